@@ -1,0 +1,371 @@
+"""Dataset versions: immutable folders of Parquet shards whose `manifest.json` is written last, so "exists" means "complete".
+
+A version is named by its recipe (inputs, config, code, libraries); its `digest` is the hash of its shard digests, so equal
+bytes have equal digests whoever made them. Each finished shard leaves a receipt (counts, digest), which is what a resume
+after a kill reads. Between steps travels a `ShardSet`, a small frozen description, never the data. Reading a shard checks its digest.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.dataset as pads
+import pyarrow.parquet as pq
+from pydantic import BaseModel, ConfigDict
+
+from infra import storage
+from infra.ids import digest_of
+from infra.settings import settings
+
+MANIFEST = "manifest.json"
+MANIFEST_FORMAT = 1
+# zstd level 3: the knee of size against time; Arrow's default row group would hold a whole shard in memory at once
+PARQUET_OPTIONS: dict[str, Any] = {"compression": "zstd", "compression_level": 3, "row_group_size": 16_384}
+EXCERPT_CHARS = 300
+
+REJECTS_SCHEMA = pa.schema(
+    [
+        ("doc_id", pa.string()),
+        ("url", pa.string()),
+        ("source", pa.string()),
+        ("rule", pa.string()),
+        ("value", pa.float64()),
+        ("threshold", pa.float64()),
+        ("detail", pa.string()),
+        ("excerpt", pa.string()),
+    ]
+)
+
+
+class ShardCorrupt(storage.StorageError):
+    """A shard whose bytes are not those its manifest names."""
+
+
+class VersionConflict(ValueError):
+    """A folder that already holds a version made by another recipe."""
+
+
+class Counts(BaseModel):
+    """What a step did with its rows: `total` = `kept` + the sum of `dropped`, which is keyed by rule."""
+
+    model_config = ConfigDict(frozen=True)
+
+    total: int = 0
+    kept: int = 0
+    dropped: dict[str, int] = {}
+
+    @classmethod
+    def summed(cls, many: Iterable[Counts]) -> Counts:
+        """The counts of several shards together; rules in alphabetical order."""
+        total = kept = 0
+        dropped: dict[str, int] = {}
+        for one in many:
+            total, kept = total + one.total, kept + one.kept
+            for rule, count in one.dropped.items():
+                dropped[rule] = dropped.get(rule, 0) + count
+        return cls(total=total, kept=kept, dropped=dict(sorted(dropped.items())))
+
+
+class Receipt(BaseModel):
+    """What one finished shard holds; written after the shard's files."""
+
+    model_config = ConfigDict(frozen=True)
+
+    index: int
+    digest: str
+    num_bytes: int
+    num_rows: int
+    counts: Counts
+    rejects_digest: str | None = None
+    facts: dict[str, float] = {}
+
+    @property
+    def name(self) -> str:
+        """The shard's file name."""
+        return part_name(self.index)
+
+
+class FileEntry(BaseModel):
+    """A file of a version that is not a Parquet shard: a tokeniser, model weights, a page."""
+
+    model_config = ConfigDict(frozen=True)
+
+    name: str
+    digest: str
+    num_bytes: int
+
+
+class Manifest(BaseModel):
+    """Everything that follows from the recipe alone; times, hosts and energy are in `run.json`."""
+
+    model_config = ConfigDict(frozen=True)
+
+    format: int = MANIFEST_FORMAT
+    step: str
+    version: str
+    digest: str
+    schema_name: str
+    recipe: dict[str, Any]
+    counts: Counts
+    shards: tuple[Receipt, ...] = ()
+    files: tuple[FileEntry, ...] = ()
+    facts: dict[str, Any] = {}
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a worker makes of one shard: rows kept, rows rejected (REJECTS_SCHEMA), and summable facts."""
+
+    kept: pa.Table
+    rejects: pa.Table | None = None
+    facts: dict[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class ShardRef:
+    """One shard of a version: where it is and which bytes it must hold."""
+
+    path: str
+    digest: str
+    index: int
+    num_rows: int
+
+    def read(self, columns: Sequence[str] | None = None) -> pa.Table:
+        """The shard's rows.
+
+        Raises:
+            ShardCorrupt: the bytes are not those of the manifest, or a column is missing.
+        """
+        data = storage.read_bytes(self.path)
+        if (found := bytes_digest(data)) != self.digest:
+            raise ShardCorrupt(
+                f"{self.path}: digest {found} where the manifest says {self.digest}; "
+                "remove the version's folder and run again: only this step and what follows is rebuilt"
+            )
+        try:
+            return pq.read_table(pa.BufferReader(data), columns=list(columns) if columns is not None else None)
+        except (KeyError, pa.ArrowInvalid) as error:
+            raise ShardCorrupt(f"{self.path}: {error}") from error
+
+
+class ShardSet(BaseModel):
+    """A dataset version as it travels between steps, flows and machines: a name and its facts, never the data."""
+
+    model_config = ConfigDict(frozen=True)
+
+    step: str
+    version: str
+    path: str
+    """Folder of the version: below the storage root, or absolute."""
+    schema_name: str
+    digest: str
+    counts: Counts
+    num_shards: int
+
+    @property
+    def folder(self) -> str:
+        """The folder as this machine reaches it."""
+        return self.path if _is_absolute(self.path) else storage.join(settings().store, self.path)
+
+    def manifest(self) -> Manifest:
+        """The version's manifest, read afresh."""
+        return read_manifest(self.folder)
+
+    def shards(self) -> list[ShardRef]:
+        """Its shards in order."""
+        return [
+            ShardRef(storage.join(self.folder, receipt.name), receipt.digest, receipt.index, receipt.num_rows)
+            for receipt in self.manifest().shards
+        ]
+
+    def file(self, name: str) -> str:
+        """Path of one of its files that is not a shard."""
+        return storage.join(self.folder, name)
+
+
+def part_name(index: int) -> str:
+    """File name of shard `index`."""
+    return f"part-{index:05d}.parquet"
+
+
+def bytes_digest(data: bytes) -> str:
+    """32 hex characters over a file's bytes."""
+    return hashlib.blake2b(data, digest_size=16).hexdigest()
+
+
+def file_entry(folder: str, name: str) -> FileEntry:
+    """Describe a file of a version by its bytes, read in blocks of 4 MiB."""
+    state, num_bytes = hashlib.blake2b(digest_size=16), 0
+    with storage.open_read(storage.join(folder, name)) as handle:
+        while block := handle.read(1 << 22):
+            state.update(block)
+            num_bytes += len(block)
+    return FileEntry(name=name, digest=state.hexdigest(), num_bytes=num_bytes)
+
+
+def write_table(path: str, table: pa.Table) -> tuple[str, int]:
+    """Write one Parquet file atomically; returns its digest and size in bytes."""
+    sink = io.BytesIO()
+    # pandas metadata and the like would put volatile words into the bytes
+    pq.write_table(table.replace_schema_metadata(None), sink, **PARQUET_OPTIONS)
+    data = sink.getvalue()
+    storage.write_bytes(path, data)
+    return bytes_digest(data), len(data)
+
+
+def write_shard(folder: str, index: int, outcome: Outcome) -> Receipt:
+    """Write a shard's rows, its rejects, and last its receipt."""
+    digest, num_bytes = write_table(storage.join(folder, part_name(index)), outcome.kept)
+    dropped: dict[str, int] = {}
+    rejects_digest = None
+    if outcome.rejects is not None and outcome.rejects.num_rows:
+        rejects = outcome.rejects.cast(REJECTS_SCHEMA)
+        rejects_digest, _ = write_table(storage.join(folder, "rejects", part_name(index)), rejects)
+        for entry in pc.value_counts(rejects["rule"]).to_pylist():
+            dropped[str(entry["values"])] = int(entry["counts"])
+    kept = outcome.kept.num_rows
+    receipt = Receipt(
+        index=index,
+        digest=digest,
+        num_bytes=num_bytes,
+        num_rows=kept,
+        counts=Counts(total=kept + sum(dropped.values()), kept=kept, dropped=dict(sorted(dropped.items()))),
+        rejects_digest=rejects_digest,
+        facts=dict(sorted(outcome.facts.items())),
+    )
+    storage.write_json(_receipt_path(folder, index), receipt.model_dump())
+    return receipt
+
+
+def finished_shards(folder: str, num_shards: int) -> dict[int, Receipt]:
+    """Receipts of the shards that are complete: receipt there, file there, size as written."""
+    finished: dict[int, Receipt] = {}
+    for name in storage.list_folder(storage.join(folder, "shards")):
+        if not name.endswith(".json"):
+            continue
+        receipt = Receipt.model_validate(storage.read_json(storage.join(folder, "shards", name)))
+        path = storage.join(folder, receipt.name)
+        if receipt.index < num_shards and storage.size_bytes(path) == receipt.num_bytes:
+            finished[receipt.index] = receipt
+    return finished
+
+
+def version_of(recipe: dict[str, Any]) -> str:
+    """16 hex characters over a recipe."""
+    return digest_of("recipe", json.dumps(recipe, sort_keys=True, ensure_ascii=False))[:16]
+
+
+def seal(
+    folder: str,
+    *,
+    step: str,
+    schema_name: str,
+    recipe: dict[str, Any],
+    receipts: Sequence[Receipt],
+    files: Sequence[FileEntry],
+    facts: dict[str, Any],
+    counts: Counts | None = None,
+) -> Manifest:
+    """Complete a version: write its manifest, the last file of all."""
+    ordered = sorted(receipts, key=lambda receipt: receipt.index)
+    named = sorted(files, key=lambda entry: entry.name)
+    manifest = Manifest(
+        step=step,
+        version=version_of(recipe),
+        digest=digest_of("version", *(r.digest for r in ordered), *(part for e in named for part in (e.name, e.digest))),
+        schema_name=schema_name,
+        recipe=recipe,
+        counts=counts or Counts.summed(receipt.counts for receipt in ordered),
+        shards=tuple(ordered),
+        files=tuple(named),
+        facts=facts,
+    )
+    storage.write_json(storage.join(folder, MANIFEST), manifest.model_dump())
+    return manifest
+
+
+def read_manifest(folder: str) -> Manifest:
+    """The manifest of a complete version.
+
+    Raises:
+        StorageError: none there, or of a format this code does not know.
+    """
+    path = storage.join(folder, MANIFEST)
+    raw = storage.read_json(path)
+    if not isinstance(raw, dict) or raw.get("format") != MANIFEST_FORMAT:
+        found = raw.get("format") if isinstance(raw, dict) else None
+        raise storage.StorageError(f"{path}: manifest format {found!r}; this code reads {MANIFEST_FORMAT}")
+    return Manifest.model_validate(raw)
+
+
+def find(folder: str, version: str) -> Manifest | None:
+    """The manifest of `version` in `folder` when it is complete with every file at its size; None when work is left.
+
+    Raises:
+        VersionConflict: the folder holds a complete version of another recipe.
+    """
+    if not storage.exists(storage.join(folder, MANIFEST)):
+        return None
+    manifest = read_manifest(folder)
+    if manifest.version != version:
+        raise VersionConflict(
+            f"{folder}: holds {manifest.step} version {manifest.version}, made by another recipe than this one ({version}); "
+            "give another folder or remove this one"
+        )
+    sizes = {entry.name: entry.num_bytes for entry in manifest.shards} | {entry.name: entry.num_bytes for entry in manifest.files}
+    whole = all(storage.size_bytes(storage.join(folder, name)) == num_bytes for name, num_bytes in sizes.items())
+    return manifest if whole else None
+
+
+def shard_set(folder: str, manifest: Manifest) -> ShardSet:
+    """Describe a complete version; its path is relative where it lies below the storage root."""
+    root = settings().store + "/"
+    return ShardSet(
+        step=manifest.step,
+        version=manifest.version,
+        path=folder[len(root) :] if folder.startswith(root) else folder,
+        schema_name=manifest.schema_name,
+        digest=manifest.digest,
+        counts=manifest.counts,
+        num_shards=len(manifest.shards),
+    )
+
+
+def open_version(folder: str) -> ShardSet:
+    """The version in a folder, by its manifest."""
+    return shard_set(folder, read_manifest(folder))
+
+
+def dataset(folder: str, *, rejects: bool = False) -> pads.Dataset | None:
+    """All shards of a folder as one lazy Arrow dataset, for look-ups and reports; None where there are none."""
+    where = storage.join(folder, "rejects") if rejects else folder
+    names = [name for name in storage.list_folder(where) if name.startswith("part-") and name.endswith(".parquet")]
+    if not names:
+        return None
+    if storage.is_local(where):
+        return pads.dataset([storage.join(where, name) for name in names], format="parquet")
+    system, root = storage._locate(where)
+    return pads.dataset([f"{root}/{name}" for name in names], format="parquet", filesystem=system)
+
+
+def rejects_table(rows: Iterable[dict[str, Any]]) -> pa.Table:
+    """Reject rows from dictionaries; missing fields are null, excerpts are cut to EXCERPT_CHARS."""
+    full = [{name: row.get(name) for name in REJECTS_SCHEMA.names} for row in rows]
+    for row in full:
+        row["excerpt"] = row["excerpt"][:EXCERPT_CHARS] if row["excerpt"] else None
+    return pa.Table.from_pylist(full, schema=REJECTS_SCHEMA)
+
+
+def _receipt_path(folder: str, index: int) -> str:
+    return storage.join(folder, "shards", f"{index:05d}.json")
+
+
+def _is_absolute(path: str) -> bool:
+    return path.startswith("/") or "://" in path

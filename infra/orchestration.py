@@ -1,0 +1,196 @@
+"""The door of Prefect for steps: a step's call inside a flow becomes one task run, with progress, lineage, energy and its counts.
+
+A step whose version is complete ends as `Cached`, so the Prefect page shows what a retry or a second run really did. The
+task keeps no result of its own: the dataset version is the result, and its manifest the proof.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, Any
+
+from pydantic import BaseModel, ConfigDict
+
+from infra import ledger, tracking
+from infra.dataset import ShardSet
+from infra.progress import watched
+from infra.settings import settings
+
+if TYPE_CHECKING:
+    from infra.steps import Result, Step
+
+PROGRESS_INTERVAL_S = 1.0
+TASK_RUN_TAG = "prefect.task_run_id"
+
+
+def in_flow() -> bool:
+    """Whether a Prefect flow run is the caller; no flow can be running where Prefect was never imported."""
+    import sys
+
+    if "prefect.context" not in sys.modules:
+        return False
+    from prefect.context import FlowRunContext
+
+    return FlowRunContext.get() is not None
+
+
+def flow_run_id() -> str:
+    """The id of the running flow, empty outside one."""
+    if not in_flow():
+        return ""
+    from prefect.context import FlowRunContext
+
+    context = FlowRunContext.get()
+    return str(context.flow_run.id) if context and context.flow_run else ""
+
+
+class Lineage(BaseModel):
+    """What a flow hands to a flow that runs for it elsewhere, so that both are one tree in MLflow."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    root: str
+    """Prefect id of the outermost flow run; a retry keeps it, so MLflow runs are taken up again and not doubled."""
+    mlflow_run_id: str = ""
+    """MLflow run to nest below; empty when nothing is tracked."""
+
+
+@contextlib.contextmanager
+def tracked_flow(name: str, config: BaseModel, lineage: Lineage | None = None) -> Iterator[Lineage]:
+    """Track the current flow run in MLflow, linked both ways; gives what its own child flows need.
+
+    Outside a Prefect flow run this does nothing, so that a flow's function can be called directly.
+    """
+    run_id = flow_run_id()
+    if not run_id:
+        yield Lineage(root="")
+        return
+    root = lineage.root if lineage else ledger.current_run() or run_id
+    page = flow_run_url(run_id)
+    tags = {tracking.FLOW_RUN_TAG: run_id, "flow": name, "mlflow.note.content": f"Prefect run: [{run_id}]({page})"}
+    above = lineage.mlflow_run_id if lineage else ""
+    with ledger.run(root), tracking.run(f"flow {name}", tags=tags, key={"gristmill.root": root}, parent_run_id=above) as track:
+        if track is not None:
+            from prefect.artifacts import create_link_artifact
+
+            track.params(_flat(config))
+            create_link_artifact(
+                track.url, link_text=f"MLflow run of {name}", key="mlflow-run", description="Lineage and metrics"
+            )
+        yield Lineage(root=root, mlflow_run_id=track.run_id if track else "")
+
+
+def flow_run_url(run_id: str) -> str:
+    """The page of a flow run in the Prefect UI."""
+    return f"{settings().prefect_api_url.removesuffix('/api')}/runs/flow-run/{run_id}"
+
+
+def run_as_task(step: Step, inputs: Sequence[ShardSet | Sequence[ShardSet]], config: BaseModel) -> ShardSet:
+    """Run a step as one Prefect task of the current flow; what the task run shows as parameters are its inputs and config."""
+    from prefect import task
+    from prefect.cache_policies import NO_CACHE
+    from prefect.states import Completed
+
+    @task(name=step.name, task_run_name=step.name, cache_policy=NO_CACHE, persist_result=False, description=step.__doc__)
+    def body(inputs: Any, config: BaseModel) -> Any:
+        tags = {"step": step.name, TASK_RUN_TAG: _task_run_id()}
+        key = {"gristmill.root": ledger.current_run() or flow_run_id()}
+        with _progress_artifact(step.name), tracking.run(step.name, tags=tags, key=key) as track:
+            result = _metered(step, inputs, config)
+            _tell(step, inputs, config, result, track)
+            page = track.url if track else ""
+            entry = ledger.Entry.of(result.shards, loaded=result.loaded, seconds=result.seconds)
+            ledger.enter(entry.model_copy(update={"flow_run_id": flow_run_id(), "mlflow_url": page}))
+        if result.loaded:
+            return Completed(name="Cached", message=f"version {result.shards.version} found complete", data=result.shards)
+        return result.shards
+
+    made: Any = body(list(inputs), config)
+    return ShardSet.model_validate(made)
+
+
+def _task_run_id() -> str:
+    from prefect.context import TaskRunContext
+
+    context = TaskRunContext.get()
+    return str(context.task_run.id) if context else ""
+
+
+def _metered(step: Step, inputs: Sequence[ShardSet | Sequence[ShardSet]], config: BaseModel) -> Result:
+    from infra import energy, storage
+
+    with energy.metered(f"{step.name}-{time.monotonic_ns()}") as electricity:
+        result = step.run(inputs, config)
+    if not result.loaded:
+        path = storage.join(result.shards.folder, "run.json")
+        storage.write_json(path, {**storage.read_json(path), "energy_joules_estimated": round(electricity.joules, 1)})
+    return result
+
+
+def _tell(step: Step, inputs: Sequence[Any], config: BaseModel, result: Result, track: tracking.Track | None) -> None:
+    """Put what the step did where people look: the Prefect run's artifacts and the MLflow run."""
+    from prefect.artifacts import create_markdown_artifact
+
+    counts = result.shards.counts
+    rows = "\n".join(f"| {rule} | {count:,} | {count / max(counts.total, 1):.1%} |" for rule, count in counts.dropped.items())
+    lines = [
+        f"**{step.name}** version `{result.shards.version}`, digest `{result.shards.digest}`"
+        + (", found complete" if result.loaded else f", {result.seconds:.1f} s")
+        + (f", {result.resumed_shards} shards were there from an earlier try" if result.resumed_shards else ""),
+        f"{counts.total:,} in, {counts.kept:,} kept, {counts.total - counts.kept:,} dropped",
+    ]
+    if rows:
+        lines.append(f"| dropped by | documents | share |\n| --- | ---: | ---: |\n{rows}")
+    if track is not None:
+        lines.append(f"[MLflow run]({track.url})")
+        track.params({"version": result.shards.version, "digest": result.shards.digest, **_flat(config)})
+        track.metrics(
+            {
+                "rows_total": counts.total,
+                "rows_kept": counts.kept,
+                "seconds": result.seconds,
+                **{f"dropped.{rule}": count for rule, count in counts.dropped.items()},
+                **{name: value for name, value in result.shards.manifest().facts.items() if isinstance(value, int | float)},
+            }
+        )
+        track.tags({"step.state": "loaded" if result.loaded else "made"})
+        for shards in _each(inputs):
+            track.dataset(shards, "input")
+        track.dataset(result.shards, "output")
+    create_markdown_artifact("\n\n".join(lines), key=f"step-{step.name}", description=f"What {step.name} did")
+
+
+def _each(inputs: Sequence[ShardSet | Sequence[ShardSet]]) -> Iterator[ShardSet]:
+    for given in inputs:
+        if isinstance(given, ShardSet):
+            yield given
+        else:
+            yield from given
+
+
+def _flat(config: BaseModel) -> dict[str, Any]:
+    """The configuration as MLflow parameters, one level deep."""
+    return {f"config.{name}": value for name, value in config.model_dump(mode="json").items()}
+
+
+@contextlib.contextmanager
+def _progress_artifact(name: str) -> Iterator[None]:
+    """Show progress reports of this block as a Prefect progress artifact, at most one update a second."""
+    from prefect.artifacts import create_progress_artifact, update_progress_artifact
+
+    # Prefect's sync_compatible wrappers are typed as possibly awaitable; in a sync task they return the value
+    artifact: Any = create_progress_artifact(progress=0.0, key=f"progress-{name}", description=name)
+    last = 0.0
+
+    def watcher(done: int, total: int, what: str) -> None:
+        nonlocal last
+        if time.monotonic() - last >= PROGRESS_INTERVAL_S or done == total:
+            last = time.monotonic()
+            update_progress_artifact(
+                artifact, progress=100.0 * done / max(total, 1), description=f"{name}: {done} of {total} {what}"
+            )
+
+    with watched(watcher):
+        yield

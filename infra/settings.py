@@ -1,0 +1,118 @@
+"""Where Gristmill lives on this machine: folders, ports, addresses. The only reader of environment variables.
+
+Every setting is an environment variable `GRISTMILL_<NAME>`; the defaults suit one machine and need no file. `settings()`
+is read afresh at each call, so that a child process and its parent agree when the environment agrees. `child_environment()`
+is what every server, worker and Dask process is started with: our settings, plus the switches that keep Prefect, MLflow, Great Expectations
+and Hugging Face from calling home.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+PROJECT = Path(__file__).resolve().parent.parent
+PREFIX = "GRISTMILL_"
+
+
+class SettingsError(ValueError):
+    """A setting that cannot be used; the message names the variable, the value and what to do."""
+
+
+class Settings(BaseModel):
+    """The settings of this process; every field is also the variable GRISTMILL_<FIELD>."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    home: Path = PROJECT / ".gristmill"
+    """Folder of this installation's state: server databases, logs, process ids, and the store unless it is elsewhere."""
+    storage: str = ""
+    """Root of all dataset versions: a folder or an fsspec URL (s3://bucket/prefix). Empty: `<home>/store`."""
+    resources: Path = PROJECT / ".resources"
+    """Folder of files that `make setup` unpacks once: the fastText language model."""
+    host: str = "127.0.0.1"
+    """Address the servers bind to. Anything but loopback exposes them without a password."""
+    prefect_port: int = Field(4200, ge=1, le=65535)
+    """Port of the Prefect server; when taken, `gristmill up` takes the next free one and says so."""
+    mlflow_port: int = Field(5000, ge=1, le=65535)
+    """Port of the MLflow server; when taken, `gristmill up` takes the next free one and says so."""
+    prefect_api_url: str = ""
+    """Address of a Prefect API that runs elsewhere. Empty: the one that `gristmill up` started."""
+    mlflow_url: str = ""
+    """Address of an MLflow server that runs elsewhere. Empty: the one that `gristmill up` started."""
+    work_pool: str = "gristmill"
+    """Name of the Prefect work pool with the queues `cpu` and `gpu`."""
+
+    @property
+    def store(self) -> str:
+        """Root of all dataset versions, without a trailing slash."""
+        return (self.storage or str(self.home / "store")).rstrip("/")
+
+    @property
+    def language_model(self) -> Path:
+        """The fastText language model lid.176.ftz, unpacked by `make setup`."""
+        return self.resources / "lid.176.ftz"
+
+
+def settings() -> Settings:
+    """The settings as the environment has them now.
+
+    Raises:
+        SettingsError: a variable holds a value that its setting does not take.
+    """
+    given = {name: os.environ[PREFIX + name.upper()] for name in Settings.model_fields if PREFIX + name.upper() in os.environ}
+    try:
+        return Settings.model_validate(given)
+    except ValidationError as error:
+        first = error.errors()[0]
+        name = str(first["loc"][0])
+        raise SettingsError(
+            f"environment: {PREFIX}{name.upper()}: {first['msg']} (got {given.get(name)!r}); unset it or give a valid value"
+        ) from error
+
+
+def quiet_environment(home: Path) -> dict[str, str]:
+    """The switches that every process of ours runs under: nothing calls home, state stays below `home`."""
+    return {
+        "PREFECT_HOME": str(home / "prefect"),
+        "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+        "DO_NOT_TRACK": "1",
+        "PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS": "120",
+        "PREFECT_SERVER_DATABASE_TIMEOUT": "60",
+        "PREFECT_FLOWS_HEARTBEAT_FREQUENCY": "60",
+        "PREFECT_WORKER_QUERY_SECONDS": "2",
+        "PREFECT_CLI_PROMPT": "false",
+        "DASK_LOGGING__DISTRIBUTED": "warning",
+        "DASK_DISTRIBUTED__ADMIN__TICK__LIMIT": "30s",
+        "DASK_DISTRIBUTED__SCHEDULER__ALLOWED_FAILURES": "1",
+        "MLFLOW_DISABLE_TELEMETRY": "true",
+        "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
+        "GX_ANALYTICS_ENABLED": "false",
+        "HF_HUB_DISABLE_TELEMETRY": "1",
+        "HF_DATASETS_CACHE": str(home / "datasets-cache"),
+        "TOKENIZERS_PARALLELISM": "true",
+        "TQDM_DISABLE": "1",
+        "TRANSFORMERS_VERBOSITY": "error",
+        "PYTHONUNBUFFERED": "1",
+    }
+
+
+def adopt_quiet_environment() -> None:
+    """Put the quiet switches into this process, before any framework is imported; what the user set stays."""
+    for name, value in quiet_environment(settings().home).items():
+        os.environ.setdefault(name, value)
+    # a profile of the user's own must not redirect us, and a child must find the interpreter's scripts
+    os.environ["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}"
+
+
+def set_for_children(name: str, value: str) -> None:
+    """Set a variable that libraries in this process and its children read (PREFECT_API_URL, OMP_NUM_THREADS…)."""
+    os.environ[name] = value
+
+
+def child_environment(**extra: str) -> dict[str, str]:
+    """A full environment for a child process: ours, the quiet switches, and `extra` on top."""
+    return {**quiet_environment(settings().home), **os.environ, **extra}

@@ -1,0 +1,194 @@
+"""A step: a named, versioned, resumable piece of work. In a flow a call of it is one Prefect task; outside it is a plain call.
+
+`@step` reads the function's own signature: its `ShardSet` parameters are the inputs, `config` is the part of the recipe, `out` is
+where results go. The version follows from the recipe, so a step whose version is complete is loaded and not run: that is what makes
+retry, rerun and a second run cheap, with no cache beside the data itself. In Prefect such a task run ends as `Cached`.
+Prefect, MLflow and the energy meter are imported only inside a flow, so workers and `gristmill step` start without them.
+"""
+
+from __future__ import annotations
+
+import inspect
+import logging
+import socket
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import Any
+
+from pydantic import BaseModel
+
+from infra import dataset, ledger, storage
+from infra.cluster import Item, map_shards
+from infra.dataset import Counts, FileEntry, Outcome, Receipt, ShardSet
+from infra.settings import settings
+from infra.versions import code_of, code_version
+
+log = logging.getLogger("gristmill")
+
+Fingerprint = Callable[[Any], Mapping[str, Any]]
+
+
+@dataclass
+class Output:
+    """Where a step leaves its results: its folder, its shards, its other files and its facts."""
+
+    folder: str
+    version: str
+    receipts: list[Receipt] = field(default_factory=list)
+    files: list[FileEntry] = field(default_factory=list)
+    facts: dict[str, Any] = field(default_factory=dict)
+    volatile: dict[str, Any] = field(default_factory=dict)
+    counts: Counts | None = None
+
+    def map(self, work: Callable[[Item], Outcome], items: Sequence[Item], what: str = "shards") -> list[Receipt]:
+        """Make the version's shards: one per item, in parallel, resuming at those that are missing."""
+        self.receipts = map_shards(work, items, self.folder, what)
+        return self.receipts
+
+    def map_aside(self, phase: str, work: Callable[[Item], Outcome], items: Sequence[Item]) -> list[dataset.ShardRef]:
+        """Make intermediate shards of a step that needs several passes; they are removed when the version is complete."""
+        folder = self.aside(phase)
+        receipts = map_shards(work, items, folder, phase)
+        return [
+            dataset.ShardRef(storage.join(folder, receipt.name), receipt.digest, receipt.index, receipt.num_rows)
+            for receipt in receipts
+        ]
+
+    def aside(self, *names: str) -> str:
+        """A folder for intermediate results."""
+        return storage.join(self.folder, "aside", *names)
+
+    def keep_file(self, name: str) -> None:
+        """Count a file written below the folder as part of the version."""
+        self.files.append(dataset.file_entry(self.folder, name))
+
+
+@dataclass(frozen=True)
+class Result:
+    """A step's version, and whether it was found complete instead of made."""
+
+    shards: ShardSet
+    loaded: bool
+    seconds: float
+    resumed_shards: int = 0
+
+
+class Step:
+    """A step function with its recipe; see the module's words."""
+
+    def __init__(self, function: Callable[..., None], schema: str, fingerprint: Fingerprint) -> None:
+        self.function = function
+        self.name = function.__name__
+        self.schema = schema
+        self.fingerprint = fingerprint
+        parameters = inspect.signature(function, eval_str=True).parameters
+        self.input_names = [name for name in parameters if name not in ("config", "out")]
+        self.config_type: type[BaseModel] = parameters["config"].annotation
+        self.__doc__ = function.__doc__
+
+    def __call__(self, *inputs: ShardSet | Sequence[ShardSet], config: BaseModel) -> ShardSet:
+        """The step's version for these inputs, loaded or made; one Prefect task when a flow is running."""
+        from infra.orchestration import in_flow, run_as_task
+
+        if in_flow():
+            return run_as_task(self, inputs, config)
+        result = self.run(inputs, config)
+        ledger.enter(ledger.Entry.of(result.shards, loaded=result.loaded, seconds=result.seconds))
+        return result.shards
+
+    def recipe(self, inputs: Sequence[ShardSet | Sequence[ShardSet]], config: BaseModel) -> dict[str, Any]:
+        """Everything the version follows from."""
+        code, libraries = code_of(self.function.__module__)
+        return {
+            "step": self.name,
+            "inputs": {name: _names(given) for name, given in zip(self.input_names, inputs, strict=True)},
+            "config": config.model_dump(mode="json"),
+            "files": dict(self.fingerprint(config)),
+            "code": code,
+            "libraries": libraries,
+        }
+
+    def run(self, inputs: Sequence[ShardSet | Sequence[ShardSet]], config: BaseModel, folder: str | None = None) -> Result:
+        """Load the version if it is complete, else make what is missing of it.
+
+        Args:
+            inputs: one per input parameter.
+            folder: where to put it; by default below the storage root, by step and version.
+        """
+        started = time.monotonic()
+        recipe = self.recipe(inputs, config)
+        version = dataset.version_of(recipe)
+        folder = folder or storage.join(settings().store, self.name, version)
+        if (manifest := dataset.find(folder, version)) is not None:
+            return Result(dataset.shard_set(folder, manifest), loaded=True, seconds=time.monotonic() - started)
+        _claim(folder, recipe, version)
+        resumed = len(storage.list_folder(storage.join(folder, "shards")))
+        began = datetime.now(UTC)
+        out = Output(folder, version)
+        self.function(*inputs, config=config, out=out)
+        manifest = dataset.seal(
+            folder,
+            step=self.name,
+            schema_name=self.schema,
+            recipe=recipe,
+            receipts=out.receipts,
+            files=out.files,
+            facts=out.facts,
+            counts=out.counts,
+        )
+        seconds = time.monotonic() - started
+        storage.remove(out.aside())
+        _write_run(folder, began, seconds, resumed, out.volatile)
+        counts = manifest.counts
+        log.info(
+            "%s: %d in, %d kept, %d dropped, %.1f s", self.name, counts.total, counts.kept, counts.total - counts.kept, seconds
+        )
+        return Result(dataset.shard_set(folder, manifest), loaded=False, seconds=seconds, resumed_shards=resumed)
+
+
+def step(*, schema: str, fingerprint: Fingerprint = lambda config: {}) -> Callable[[Callable[..., None]], Step]:
+    """Make a step of a function `(inputs…, *, config, out)`.
+
+    Args:
+        schema: name of the schema of its shards.
+        fingerprint: names what the step reads besides its inputs (model files, local folders), as {name: digest}.
+    """
+    return lambda function: Step(function, schema, fingerprint)
+
+
+def _names(given: ShardSet | Sequence[ShardSet]) -> Any:
+    if isinstance(given, ShardSet):
+        return f"{given.step}/{given.version}@{given.digest}"
+    return [_names(one) for one in given]
+
+
+def _claim(folder: str, recipe: dict[str, Any], version: str) -> None:
+    """Mark an unfinished folder with its recipe, so that shards of two recipes never mix in one `--output`."""
+    path = storage.join(folder, "recipe.json")
+    if storage.exists(path):
+        found = dataset.version_of(storage.read_json(path))
+        if found != version:
+            raise dataset.VersionConflict(
+                f"{folder}: holds unfinished work of another recipe ({found}) than this one ({version}); "
+                "give another folder or remove this one"
+            )
+        return
+    if storage.list_folder(folder):
+        raise dataset.VersionConflict(f"{folder}: not empty and not a Gristmill version; give a new or empty folder")
+    storage.write_json(path, recipe)
+
+
+def _write_run(folder: str, began: datetime, seconds: float, resumed: int, volatile: dict[str, Any]) -> None:
+    storage.write_json(
+        storage.join(folder, "run.json"),
+        {
+            "started": began.isoformat(timespec="seconds"),
+            "seconds": round(seconds, 3),
+            "host": socket.gethostname(),
+            "code_version": code_version(),
+            "resumed_shards": resumed,
+            **volatile,
+        },
+    )

@@ -1,0 +1,155 @@
+"""Files on any fsspec file system: whole-file writes under a temporary name, then a rename, so "exists" means "complete".
+
+Paths are plain folders or URLs (`s3://bucket/key`). An object store has no rename but puts whole objects atomically, so
+the promise holds there too. Costs one extra rename per file.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import posixpath
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import lru_cache
+from typing import IO, Any
+
+import fsspec
+
+LOCAL_PROTOCOLS = ("file", "local")
+
+
+class StorageError(OSError):
+    """A file that should be there and is not, or cannot be read; the message names it and what to do."""
+
+
+@lru_cache(maxsize=16)
+def _file_system(protocol: str) -> Any:
+    try:
+        return fsspec.filesystem(protocol)
+    except (ImportError, ValueError) as error:
+        raise StorageError(f"storage: no driver for {protocol}:// ({error}); install the extra, for example [s3]") from error
+
+
+def _locate(path: str) -> tuple[Any, str]:
+    protocol, separator, _ = path.partition("://")
+    if not separator:
+        return _file_system("file"), os.path.abspath(path)  # noqa: PTH100 -- a Path would fold s3:// URLs
+    system = _file_system(protocol)
+    return system, system._strip_protocol(path)
+
+
+def is_local(path: str) -> bool:
+    """Whether `path` is on a local file system (so memory maps and native writers may open it)."""
+    protocol, separator, _ = path.partition("://")
+    return not separator or protocol in LOCAL_PROTOCOLS
+
+
+def join(root: str, *parts: str) -> str:
+    """A path below `root`, which may be a URL."""
+    return posixpath.join(root, *parts)
+
+
+def exists(path: str) -> bool:
+    """Whether a file or folder is there."""
+    system, name = _locate(path)
+    return bool(system.exists(name))
+
+
+def size_bytes(path: str) -> int | None:
+    """The file's size in bytes, None where there is no such file."""
+    system, name = _locate(path)
+    try:
+        return int(system.size(name))
+    except FileNotFoundError:
+        return None
+
+
+def list_folder(path: str) -> list[str]:
+    """Base names in a folder, sorted; empty where there is no such folder."""
+    system, name = _locate(path)
+    try:
+        # another process may have written there: an object store's listing cache would hide it
+        system.invalidate_cache(name)
+        return sorted(posixpath.basename(entry.rstrip("/")) for entry in system.ls(name, detail=False))
+    except FileNotFoundError:
+        return []
+
+
+def make_folder(path: str) -> None:
+    """Create a folder and its parents."""
+    system, name = _locate(path)
+    system.makedirs(name, exist_ok=True)
+
+
+def remove(path: str) -> None:
+    """Remove a file or a whole folder; nothing happens where there is none."""
+    system, name = _locate(path)
+    if system.exists(name):
+        system.rm(name, recursive=True)
+
+
+@contextmanager
+def open_write(path: str) -> Iterator[IO[bytes]]:
+    """Write a whole file: under a temporary name beside it, synced, renamed at the end; nothing is left after an error."""
+    system, name = _locate(path)
+    if not is_local(path):
+        with system.open(name, "wb") as handle:
+            yield handle
+        return
+    folder = posixpath.dirname(name)
+    os.makedirs(folder, exist_ok=True)  # noqa: PTH103
+    temporary = f"{folder}/.tmp-{uuid.uuid4().hex}-{posixpath.basename(name)}"
+    try:
+        with open(temporary, "wb") as handle:  # noqa: PTH123
+            yield handle
+            handle.flush()
+            os.fsync(handle.fileno())
+        os.replace(temporary, name)  # noqa: PTH105
+    except BaseException:
+        if os.path.exists(temporary):  # noqa: PTH110
+            os.unlink(temporary)  # noqa: PTH108
+        raise
+
+
+def open_read(path: str) -> IO[bytes]:
+    """Open a file for reading.
+
+    Raises:
+        StorageError: no such file.
+    """
+    system, name = _locate(path)
+    try:
+        return system.open(name, "rb")
+    except FileNotFoundError as error:
+        raise StorageError(f"{path}: no such file; was it removed, or does `storage` point elsewhere?") from error
+
+
+def read_bytes(path: str) -> bytes:
+    """The whole file."""
+    with open_read(path) as handle:
+        return handle.read()
+
+
+def write_bytes(path: str, data: bytes) -> None:
+    """Write a whole file, atomically."""
+    with open_write(path) as handle:
+        handle.write(data)
+
+
+def write_json(path: str, value: Any) -> None:
+    """Write JSON with sorted keys, so that equal values give equal bytes."""
+    write_bytes(path, (json.dumps(value, sort_keys=True, indent=1, ensure_ascii=False) + "\n").encode())
+
+
+def read_json(path: str) -> Any:
+    """Read a JSON file.
+
+    Raises:
+        StorageError: no such file, or not JSON.
+    """
+    try:
+        return json.loads(read_bytes(path))
+    except json.JSONDecodeError as error:
+        raise StorageError(f"{path}: not JSON ({error}); remove it to have it made again") from error

@@ -1,0 +1,247 @@
+"""The one door of MLflow: a run per flow run, a nested run per step, datasets as inputs and outputs, models with their data.
+
+Only `MlflowClient` with explicit run ids is used: the fluent API starts stray runs in other threads. A flow that is tried again finds
+its run by the Prefect id and goes on in it. Without an MLflow address everything here does nothing. Costs 5-8 requests per step.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from infra import storage
+from infra.dataset import ShardSet
+from infra.settings import settings
+from infra.versions import code_version
+
+EXPERIMENT = "gristmill"
+FLOW_RUN_TAG = "prefect.flow_run_id"
+MAX_PARAM_CHARS = 6000  # MLflow's own limit for a parameter's value
+UI_VIEW = "?workflowType=machine_learning"  # else MLflow opens in its GenAI view and calls models "agent versions"
+
+
+@dataclass(frozen=True)
+class Track:
+    """One MLflow run that is being written."""
+
+    run_id: str
+    experiment_id: str
+
+    @property
+    def url(self) -> str:
+        """The run's page."""
+        return run_url(self.experiment_id, self.run_id)
+
+    def metrics(self, values: Mapping[str, float], step: int = 0) -> None:
+        """Log numbers, all in one request."""
+        from mlflow.entities import Metric
+
+        now_ms = int(time.time() * 1000)
+        entities = [Metric(_key(name), float(value), now_ms, step) for name, value in values.items()]
+        if entities:
+            _client().log_batch(self.run_id, metrics=entities)
+
+    def history(self, rows: Sequence[Mapping[str, float]], at: str) -> None:
+        """Log a curve: every row's numbers at its integer step `row[at]`; up to 1,000 numbers a request."""
+        from mlflow.entities import Metric
+
+        now_ms = int(time.time() * 1000)
+        entities = [
+            Metric(_key(name), float(value), now_ms, int(row[at]))
+            for row in rows
+            for name, value in row.items()
+            if name != at and value is not None
+        ]
+        for start in range(0, len(entities), 1000):
+            _client().log_batch(self.run_id, metrics=entities[start : start + 1000])
+
+    def tags(self, values: Mapping[str, str]) -> None:
+        """Set tags."""
+        from mlflow.entities import RunTag
+
+        _client().log_batch(self.run_id, tags=[RunTag(name, str(value)) for name, value in values.items()])
+
+    def params(self, values: Mapping[str, Any]) -> None:
+        """Log parameters; a parameter that is there already (a retry) stays."""
+        from mlflow.entities import Param
+
+        there = _client().get_run(self.run_id).data.params
+        new = [Param(name, str(value)[:MAX_PARAM_CHARS]) for name, value in values.items() if name not in there]
+        if new:
+            _client().log_batch(self.run_id, params=new[:100])
+
+    def dataset(self, shards: ShardSet, context: str) -> None:
+        """Log a dataset version as `input`, `output`, `training` or `evaluation` of this run."""
+        from mlflow.entities import DatasetInput, InputTag
+
+        _client().log_inputs(self.run_id, [DatasetInput(_dataset(shards), [InputTag("mlflow.data.context", context)])])
+
+    def file(self, path: Path, folder: str = "") -> None:
+        """Keep a file among the run's artifacts."""
+        _client().log_artifact(self.run_id, str(path), folder or None)
+
+
+_track: ContextVar[Track | None] = ContextVar("track", default=None)
+
+
+def enabled() -> bool:
+    """Whether runs are tracked."""
+    return bool(settings().mlflow_url)
+
+
+def current() -> Track | None:
+    """The run of the surrounding flow or step."""
+    return _track.get()
+
+
+def run_url(experiment_id: str, run_id: str) -> str:
+    """The page of a run in the MLflow UI."""
+    return f"{settings().mlflow_url}/#/experiments/{experiment_id}/runs/{run_id}{UI_VIEW}"
+
+
+@contextmanager
+def run(name: str, *, tags: Mapping[str, str], key: Mapping[str, str], parent_run_id: str = "") -> Iterator[Track | None]:
+    """Write one MLflow run for this block; ended FINISHED or FAILED with it.
+
+    Args:
+        name: the run's name.
+        tags: tags to set besides `key`.
+        key: tags that identify the run: one that carries them all (an earlier try) is taken up again.
+        parent_run_id: run to nest below; by default the surrounding one.
+    """
+    if not enabled():
+        yield None
+        return
+    client = _client()
+    parent = _track.get()
+    experiment_id = _experiment()
+    parent_id = parent_run_id or (parent.run_id if parent else "")
+    full = {**key, **tags, "code.version": code_version(), **({"mlflow.parentRunId": parent_id} if parent_id else {})}
+    wanted = " and ".join(f"tags.`{tag}` = '{value}'" for tag, value in {**key, "gristmill.name": name}.items())
+    found = client.search_runs([experiment_id], wanted, max_results=1)
+    if found:
+        run_id = found[0].info.run_id
+        client.update_run(run_id, status="RUNNING")
+    else:
+        run_id = client.create_run(experiment_id, run_name=name, tags={"gristmill.name": name, **full}).info.run_id
+    track = Track(run_id, experiment_id)
+    if found:
+        track.tags(full)
+    token = _track.set(track)
+    status = "FAILED"
+    try:
+        yield track
+        status = "FINISHED"
+    finally:
+        _track.reset(token)
+        client.set_terminated(run_id, status)
+
+
+def find_run(prefect_flow_run_id: str) -> Track | None:
+    """The MLflow run of a Prefect flow run."""
+    if not enabled():
+        return None
+    found = _client().search_runs([_experiment()], f"tags.`{FLOW_RUN_TAG}` = '{prefect_flow_run_id}'", max_results=1)
+    return Track(found[0].info.run_id, found[0].info.experiment_id) if found else None
+
+
+def register_model(
+    *,
+    name: str,
+    folder: Path,
+    trained_on: ShardSet,
+    evaluated_on: ShardSet | None,
+    params: Mapping[str, Any],
+    metrics: Mapping[str, float],
+) -> dict[str, str]:
+    """Log a model folder as a LoggedModel with its data and scores, and register it as the next version of `name`.
+
+    Returns:
+        {"model_id", "name", "version", "digest", "url"}; a model whose digest is registered already is not registered twice.
+    """
+    from mlflow.entities import LoggedModelOutput
+    from mlflow.exceptions import MlflowException
+
+    track = _track.get()
+    if track is None:
+        raise RuntimeError(
+            "register_model needs a tracked run: set GRISTMILL_MLFLOW_URL or start the servers with `gristmill up`"
+        )
+    client = _client()
+    digest = str(params["model_digest"])
+    try:
+        client.create_registered_model(name)
+    except MlflowException as error:
+        if error.error_code != "RESOURCE_ALREADY_EXISTS":
+            raise
+    for known in client.search_model_versions(f"name = '{name}'"):
+        if known.tags.get("model.digest") == digest:
+            return _model_facts(name, str(known.version), known.tags.get("model.id", ""), digest)
+    model = client.create_logged_model(
+        track.experiment_id,
+        name=name,
+        source_run_id=track.run_id,
+        params={key: str(value)[:MAX_PARAM_CHARS] for key, value in params.items()},
+        tags={"model.digest": digest, "dataset.digest": trained_on.digest},
+        model_type="causal language model",
+    )
+    client.log_model_artifacts(model.model_id, str(folder))
+    client.finalize_logged_model(model.model_id, "READY")
+    client.log_outputs(track.run_id, [LoggedModelOutput(model.model_id, step=0)])
+    track.dataset(trained_on, "training")
+    on = evaluated_on or trained_on
+    if evaluated_on is not None:
+        track.dataset(evaluated_on, "evaluation")
+    for key, value in metrics.items():
+        client.log_metric(
+            track.run_id, _key(key), float(value), model_id=model.model_id, dataset_name=on.step, dataset_digest=on.digest
+        )
+    version = client.create_model_version(name, f"models:/{model.model_id}", run_id=track.run_id, model_id=model.model_id)
+    for tag, value in {"model.digest": digest, "dataset.digest": trained_on.digest, "model.id": model.model_id}.items():
+        client.set_model_version_tag(name, version.version, tag, value)
+    return _model_facts(name, str(version.version), model.model_id, digest)
+
+
+def _model_facts(name: str, version: str, model_id: str, digest: str) -> dict[str, str]:
+    url = f"{settings().mlflow_url}/#/models/{name}/versions/{version}{UI_VIEW}"
+    return {"name": name, "version": version, "model_id": model_id, "digest": digest, "url": url}
+
+
+def _dataset(shards: ShardSet) -> Any:
+    from mlflow.entities import Dataset
+
+    recipe = shards.manifest().recipe
+    profile = {
+        "num_rows": shards.counts.kept,
+        "num_dropped": shards.counts.total - shards.counts.kept,
+        "num_shards": shards.num_shards,
+        "version": shards.version,
+        "schema": shards.schema_name,
+        "uri": shards.folder,
+        "parents": recipe["inputs"],
+    }
+    kind = "local" if storage.is_local(shards.folder) else "s3" if shards.folder.startswith("s3://") else "http"
+    source = json.dumps({"uri": shards.folder})
+    return Dataset(name=shards.step, digest=shards.digest, source_type=kind, source=source, profile=json.dumps(profile))
+
+
+def _client() -> Any:
+    from mlflow import MlflowClient
+
+    return MlflowClient(tracking_uri=settings().mlflow_url, registry_uri=settings().mlflow_url)
+
+
+def _experiment() -> str:
+    client = _client()
+    found = client.get_experiment_by_name(EXPERIMENT)
+    return str(found.experiment_id if found else client.create_experiment(EXPERIMENT))
+
+
+def _key(name: str) -> str:
+    return "".join(char if char.isalnum() or char in "_-./ " else "_" for char in name)
