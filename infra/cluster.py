@@ -17,13 +17,14 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from infra import dataset, storage
 from infra.dataset import Outcome, Receipt
+from infra.errors import GristmillError
 from infra.progress import report
 from infra.versions import code_version
 
 Item = TypeVar("Item")
 
 
-class CodeMismatch(RuntimeError):
+class CodeMismatch(GristmillError):
     """A worker that runs other code than the flow that feeds it."""
 
 

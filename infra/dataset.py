@@ -21,6 +21,7 @@ import pyarrow.parquet as pq
 from pydantic import BaseModel, ConfigDict
 
 from infra import storage
+from infra.errors import InputError
 from infra.ids import digest_of
 from infra.settings import settings
 
@@ -48,7 +49,7 @@ class ShardCorrupt(storage.StorageError):
     """A shard whose bytes are not those its manifest names."""
 
 
-class VersionConflict(ValueError):
+class VersionConflict(InputError):
     """A folder that already holds a version made by another recipe."""
 
 

@@ -20,6 +20,7 @@ import psutil
 from pydantic import BaseModel, ConfigDict
 
 from infra import storage
+from infra.errors import GristmillError
 from infra.settings import PROJECT, Settings, child_environment, set_for_children, settings
 
 START_TIMEOUT_S = 180.0
@@ -28,7 +29,7 @@ QUEUES = ("cpu", "gpu")
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
 
 
-class ServerError(RuntimeError):
+class ServerError(GristmillError):
     """A server that cannot be started; the message names it, its log and what to do."""
 
 

@@ -14,11 +14,13 @@ from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from infra.errors import GristmillError
+
 PROJECT = Path(__file__).resolve().parent.parent
 PREFIX = "GRISTMILL_"
 
 
-class SettingsError(ValueError):
+class SettingsError(GristmillError, ValueError):
     """A setting that cannot be used; the message names the variable, the value and what to do."""
 
 

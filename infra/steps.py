@@ -60,6 +60,12 @@ class Output:
         """A folder for intermediate results."""
         return storage.join(self.folder, "aside", *names)
 
+    def sum_facts(self, receipts: Sequence[Receipt]) -> None:
+        """Add up the facts of the shards into facts of the version."""
+        for receipt in receipts:
+            for name, value in receipt.facts.items():
+                self.facts[name] = self.facts.get(name, 0) + value
+
     def keep_file(self, name: str) -> None:
         """Count a file written below the folder as part of the version."""
         self.files.append(dataset.file_entry(self.folder, name))

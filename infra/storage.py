@@ -17,10 +17,12 @@ from typing import IO, Any
 
 import fsspec
 
+from infra.errors import GristmillError
+
 LOCAL_PROTOCOLS = ("file", "local")
 
 
-class StorageError(OSError):
+class StorageError(GristmillError, OSError):
     """A file that should be there and is not, or cannot be read; the message names it and what to do."""
 
 

@@ -130,7 +130,7 @@ def load(folder: str) -> tokenizers.Tokenizer:
     data = storage.read_bytes(path)
     try:
         tokeniser = tokenizers.Tokenizer.from_str(data.decode())
-    except Exception as error:  # noqa: BLE001 -- the library raises bare Exception
+    except Exception as error:
         raise ValueError(f"{path}: not a tokeniser ({error})") from error
     end_id(tokeniser)
     # a crawled page that prints "<|endoftext|>" must not forge the end of a document

@@ -8,7 +8,7 @@ Encoding runs at the speed of `tokenizers`' own batch call: about 2 MB of text p
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import chain
@@ -22,7 +22,7 @@ import pyarrow.parquet as pq
 from infra import dataset, storage
 from models import tokeniser
 
-Tokens = npt.NDArray[np.uint16] | npt.NDArray[np.uint32]
+Tokens = npt.NDArray[np.unsignedinteger[Any]]
 
 DOCS_SCHEMA = pa.schema(
     [
@@ -35,6 +35,7 @@ DOCS_SCHEMA = pa.schema(
 )
 # Documents per call into `tokenizers`: bounds the Python integers alive at once, about 40 bytes a token
 CHUNK_DOCUMENTS = 512
+COUNT_BLOCK_TOKENS = 1 << 22
 
 
 class BadTokens(ValueError):
@@ -117,8 +118,8 @@ def docs_name(index: int) -> str:
 
 def write_shard(folder: str, index: int, tokens: Tokens, docs: pa.Table) -> tuple[dataset.FileEntry, dataset.FileEntry]:
     """Write both files of a shard atomically, the stream first; returns their names, digests and sizes."""
-    little = np.ascontiguousarray(tokens, token_dtype(65_536 if tokens.dtype.itemsize == 4 else 0))
-    storage.write_bytes(storage.join(folder, bin_name(index)), little.tobytes())
+    little_endian = tokens.astype(tokens.dtype.newbyteorder("<"), copy=False)
+    storage.write_bytes(storage.join(folder, bin_name(index)), little_endian.tobytes())
     dataset.write_table(storage.join(folder, docs_name(index)), docs.cast(DOCS_SCHEMA))
     return dataset.file_entry(folder, bin_name(index)), dataset.file_entry(folder, docs_name(index))
 
@@ -140,7 +141,7 @@ def read_shard(folder: str, index: int) -> TokenShard:
         raise storage.StorageError(f"{path}: no such file; remove the version's folder and tokenise again")
     if num_bytes not in (2 * num_tokens, 4 * num_tokens):
         raise BadTokens(f"{path}: {num_bytes} bytes do not hold the {num_tokens} tokens that its documents have; tokenise again")
-    dtype = np.dtype("<u4") if num_tokens and num_bytes == 4 * num_tokens else np.dtype("<u2")
+    dtype: np.dtype[np.unsignedinteger[Any]] = np.dtype("<u4" if num_tokens and num_bytes == 4 * num_tokens else "<u2")
     if num_tokens and storage.is_local(path):
         return TokenShard(np.memmap(path.removeprefix("file://"), dtype, mode="r"), docs)
     return TokenShard(np.frombuffer(storage.read_bytes(path), dtype), docs)
@@ -153,9 +154,11 @@ def read_shards(folder: str) -> Iterator[TokenShard]:
             yield read_shard(folder, int(name.removeprefix("part-").removesuffix(".bin")))
 
 
-def token_counts(shards: list[TokenShard], vocab_size: int) -> npt.NDArray[np.int64]:
+def token_counts(shards: Iterable[TokenShard], vocab_size: int) -> npt.NDArray[np.int64]:
     """(V,) how often each token occurs, end tokens included."""
     counts = np.zeros(vocab_size, np.int64)
     for shard in shards:
-        counts += np.bincount(shard.tokens, minlength=vocab_size)
+        # bincount widens its input to 8 bytes a token: by blocks, or a mapped shard would be held whole
+        for start in range(0, len(shard.tokens), COUNT_BLOCK_TOKENS):
+            counts += np.bincount(shard.tokens[start : start + COUNT_BLOCK_TOKENS], minlength=vocab_size)
     return counts

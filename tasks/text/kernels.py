@@ -1,10 +1,10 @@
 """Compiled kernels that read the UTF-8 bytes of a whole shard: one pass, no Python object per document or word.
 
-They count, nothing else: every number is an integer, so results never depend on order or platform; `signals.py` divides.
-A line runs to the next "\\n"; a word is what `str.split()` gives; sizes are code points. Words, lines and n-grams are told
-apart by 64-bit hashes: two different words of one document collide with about 2^-64, and the price would be one n-gram or
-line wrongly called repeated. Above words nothing is hashed: n-grams are numbered as pairs of (n-1)-grams, exactly.
-Scratch memory is about 40 bytes per byte of the longest document, reserved once per call and touched only as far as used.
+They count, nothing else: every number is an integer, and `signals.py` divides. A line runs to the next "\\n", a word is what
+`str.split()` gives, sizes are code points. Words and lines are told apart by 64-bit hashes: two different words of one
+document collide with about 2^-64 (texts made to collide aside), and the price would be one line or n-gram wrongly called
+repeated. Above words nothing is hashed: an n-gram is numbered as a pair of (n-1)-grams, exactly.
+Scratch memory is at most 40 bytes per byte of the longest document, reserved once per call and touched only as far as used.
 """
 
 from __future__ import annotations
@@ -24,79 +24,664 @@ Smalls = npt.NDArray[np.int32]
 Hashes = npt.NDArray[np.uint64]
 Classes = npt.NDArray[np.uint16]
 
-# What one code point is: bits of the class table.
+SENTENCE_ENDS = ".?!"
+CLOSERS = "\"')]}”’»"  # may stand between the end mark of a sentence and the white space
+C4_ENDS = '.?!"”'  # Raffel et al. 2020, 2.2: "a period, exclamation mark, question mark, or end quotation mark"
+LINE_ENDS = C4_ENDS + "'’…。！？"  # FineWeb's released filter: . ' " ! ?; the rest is the same in typeset and CJK text
+BULLETS = "•‣⁃◦▪●-*"  # Gopher says "bullet point"; datatrove takes • and -, dolma takes * and -
+STOP_WORDS = ("the", "be", "to", "of", "and", "that", "have", "with")  # Rae et al. 2021, A.1.1
+PHRASES = (  # the public C4 code; ASCII, compared without regard to case
+    *("javascript", "lorem ipsum"),
+    *("terms of use", "privacy policy", "cookie policy", "uses cookies", "use of cookies", "use cookies"),
+)
+MAX_WORD_CHARS = 1000  # the public C4 code: a longer word removes its line
+SHORT_LINE_CHARS = 30  # FineWeb, 3.6: lines shorter than this
+MAX_CLASSED = 0x40000  # no letter, digit, punctuation mark or space lies above; a test looks
+
+# What a code point is: bits of the class table.
 SPACE, ALPHA, UPPER, DIGIT, PUNCTUATION, SENTENCE_END, CLOSER, C4_END, LINE_END, BULLET, SPECIAL = (
     1 << bit for bit in range(11)
 )
-MAX_CLASSED = 0x40000  # no letter, digit, punctuation mark or space lies above; a test looks
-
-SENTENCE_ENDS = ".?!"
-CLOSERS = "\"')]}”’»"  # may stand between the end mark of a sentence and the white space
-C4_ENDS = '.?!"”'  # Raffel et al. 2020, 2.2: "period, exclamation mark, question mark, or end quotation mark"
-LINE_ENDS = C4_ENDS + "'’…。！？"  # FineWeb's released filter takes . ' \" ! ?
-BULLETS = "•‣⁃◦▪●-*"  # Gopher says "bullet point"; datatrove takes • and -, dolma takes * and -
-SHORT_LINE_CHARS = 30  # FineWeb, 3.6: lines shorter than this
-MAX_WORD_CHARS = 1000  # the public C4 code
-
-# What is known of one line.
-IN_LAWS = ("javascript", "policy", "lorem_ipsum", "curly_bracket", "square_bracket", "bullet", "ellipsis_end")
-JAVASCRIPT, POLICY, LOREM_IPSUM, CURLY, SQUARE, HAS_BULLET, ELLIPSIS_END, HAS_C4_END, HAS_LINE_END = (
+# What holds of a line: bits of L_FLAGS.
+JAVASCRIPT, LOREM_IPSUM, POLICY, CURLY, SQUARE, HAS_BULLET, ELLIPSIS_END, HAS_C4_END, HAS_LINE_END = (
     1 << bit for bit in range(9)
 )
-(
-    L_END,  # index of the byte behind the line: its "\n", or the end of the document
-    L_CHARS,
-    L_LEADING_CHARS,  # white space before the first word
-    L_TRIM_START,  # bytes [start, end) of the line without white space around it
-    L_TRIM_END,
-    L_TRIM_CHARS,
-    L_WORDS,
-    L_WORD_CHARS,
-    L_LONGEST_WORD,
-    L_ALPHA_WORDS,
-    L_SENTENCES,
-    L_HASH,
-    L_STOP_WORDS,  # bit k: the k-th stop word occurs
-    L_HASHES,
-    L_ELLIPSES,
-    L_UPPER,
-    L_DIGITS,
-    L_PUNCTUATION,
-    L_NON_ASCII,
-    L_FLAGS,
-    NUM_LINE_FACTS,
-) = range(21)
+# What is counted of a line. L_END is the byte behind it; TRIM means without the white space around it.
+L_END, L_CHARS, L_LEADING_CHARS, L_TRIM_START, L_TRIM_END, L_TRIM_CHARS, L_HASH, L_FLAGS = range(8)
+L_WORDS, L_WORD_CHARS, L_LONGEST_WORD, L_ALPHA_WORDS, L_STOP_WORDS, L_SENTENCES, L_HASHES, L_ELLIPSES = range(8, 16)
+L_UPPER, L_DIGITS, L_PUNCTUATION, L_NON_ASCII = range(16, 20)
+NUM_LINE_FACTS = 20
 
-# Verdicts on a line in the order of the public C4 code; the first that fails names the line.
+# Verdicts on a line, in the order in which the public C4 code asks: the first that holds against it names the line.
 LINE_VERDICTS = (
-    "keep",
-    "long_word",
-    "ellipsis_end",
-    "no_terminal_punctuation",
-    "too_few_words",
-    "javascript",
-    "policy",
-    "blank",
+    *("keep", "long_word", "ellipsis_end", "no_terminal_punctuation", "too_few_words", "javascript", "policy", "blank"),
 )
 KEEP, LONG_WORD, BAD_ELLIPSIS, NO_TERMINAL, TOO_FEW_WORDS, BAD_JAVASCRIPT, BAD_POLICY, BLANK = range(8)
 CITATION_MARKS = len(LINE_VERDICTS)  # the slot behind the verdicts counts citation marks
 
-# The views of C4 that are measured: (fewest words of a line, terminal punctuation asked for).
+# C4 views that are measured: (fewest words of a line, terminal punctuation asked for).
 VIEWS = {"c4": (5, True), "c4_paper": (3, True), "c4_np": (3, False)}
-_VIEW_MIN_WORDS = np.array([words for words, _ in VIEWS.values()])
-_VIEW_TERMINAL = np.array([terminal for _, terminal in VIEWS.values()])
 _NUM_VIEWS = len(VIEWS)
-_NP_VIEW = list(VIEWS).index("c4_np")
+_NP = list(VIEWS).index("c4_np")
+_VIEW_MIN_WORDS = np.array([words for words, _ in VIEWS.values()], dtype=np.int64)
+_VIEW_TERMINAL = np.array([terminal for _, terminal in VIEWS.values()])
 
-# What is counted per document: the columns of the matrix that `count_documents` fills.
+# What is counted of a document: columns of the matrix that `count_documents` fills.
 COUNTS = (
     *("chars", "words", "newlines", "lines", "sentences", "word_chars", "alpha_words", "stop_words", "hashes"),
     *("ellipses", "upper", "digits", "punctuation", "non_ascii", "bullet_lines", "ellipsis_lines", "end_mark_lines"),
     *("short_lines", "javascript_lines", "policy_lines", "lorem_ipsum", "curly_bracket"),
     *("repeat_lines", "repeat_line_chars", "paragraphs", "repeat_paragraphs", "repeat_paragraph_chars"),
-    *(f"top_{n}gram_chars" for n in (2, 3, 4)),
-    *(f"dup_{n}gram_chars" for n in range(5, 11)),
+    *(f"{n}gram_chars" for n in range(2, 11)),
     *(f"{view}_lines" for view in VIEWS),
     *(f"{view}_sentences" for view in VIEWS),
     *("np_words", "np_chars", "np_end_mark_lines", "np_short_lines", "np_repeat_line_chars"),
 )
+K_CHARS, K_WORDS, K_NEWLINES, K_LINES, K_SENTENCES, K_WORD_CHARS, K_ALPHA_WORDS, K_STOP_WORDS, K_HASHES = range(9)
+K_ELLIPSES, K_UPPER, K_DIGITS, K_PUNCTUATION, K_NON_ASCII, K_BULLETS, K_ELLIPSIS_LINES, K_END_MARK_LINES = range(9, 17)
+K_SHORT_LINES, K_JAVASCRIPT, K_POLICY, K_LOREM_IPSUM, K_CURLY = range(17, 22)
+K_REPEAT_LINES, K_REPEAT_LINE_CHARS, K_PARAGRAPHS, K_REPEAT_PARAGRAPHS, K_REPEAT_PARAGRAPH_CHARS = range(22, 27)
+K_2GRAM = COUNTS.index("2gram_chars")
+K_VIEW_LINES = COUNTS.index("c4_lines")
+K_VIEW_SENTENCES = COUNTS.index("c4_sentences")
+K_NP_WORDS, K_NP_CHARS, K_NP_END_MARK_LINES, K_NP_SHORT_LINES, K_NP_REPEAT_LINE_CHARS = (
+    COUNTS.index("np_words") + k for k in range(5)
+)
+
+_NEWLINE, _DOT, _HASH, _CURLY, _OPEN, _CLOSE, _ELLIPSIS = (ord(char) for char in "\n.#{[]…")
+_REPLACEMENT = 0xFFFD
+_HASH_SEED, _HASH_PRIME = np.uint64(0xCBF29CE484222325), np.uint64(0x100000001B3)  # FNV-1a, 64 bits
+_MIX, _GOLDEN = np.uint64(0xFF51AFD7ED558CCD), np.uint64(0x9E3779B97F4A7C15)  # MurmurHash3's finaliser; 2^64 / phi
+_LOWER = np.arange(256, dtype=np.uint8)
+_LOWER[ord("A") : ord("Z") + 1] += 32
+
+
+def _concatenated(parts: tuple[str, ...]) -> tuple[Bytes, Ints]:
+    """ASCII `parts` as one byte array and the len(parts) + 1 offsets of the parts in it."""
+    offsets = np.cumsum([0, *map(len, parts)], dtype=np.int64)
+    return np.frombuffer("".join(parts).encode("ascii"), np.uint8), offsets
+
+
+_PHRASE_BYTES, _PHRASE_OFFSETS = _concatenated(PHRASES)
+_PHRASE_FLAGS = np.array([JAVASCRIPT, LOREM_IPSUM, *[POLICY] * 6], dtype=np.int64)
+_STOP_BYTES, _STOP_OFFSETS = _concatenated(STOP_WORDS)
+_MARK_BYTES, _MARK_OFFSETS = _concatenated(("[edit]", "[citation needed]"))  # and [digits]: the public C4 code
+
+
+class _Scratch(NamedTuple):
+    """Working arrays of one call, each as long as the longest document could have words (`slots`: 2 to 4 times that)."""
+
+    word_hash: Hashes
+    word_chars: Smalls
+    line_hash: Hashes
+    line_chars: Smalls
+    view_hash: Hashes
+    view_chars: Smalls
+    paragraph_hash: Hashes
+    paragraph_chars: Smalls
+    keys: Hashes
+    grams: Smalls
+    positions: Smalls
+    ids: Smalls
+    id_keys: Hashes
+    id_counts: Smalls
+    slots: Smalls
+    clean: Bytes
+
+
+def string_buffers(array: pa.Array) -> tuple[Bytes, Ints]:
+    """Views `data` (uint8) and `offsets` (int64, len(array) + 1) of a string or large_string array; a null reads as empty.
+
+    `data` is never copied unless there are nulls. Raises ValueError for another type.
+    """
+    if not (pa.types.is_string(array.type) or pa.types.is_large_string(array.type)):
+        raise ValueError(f"text must be a string or large_string array (got {array.type})")
+    if array.null_count:
+        array = pc.fill_null(array, "")
+    width = np.dtype(np.int32 if pa.types.is_string(array.type) else np.int64)
+    _, raw_offsets, raw_data = array.buffers()
+    data = np.frombuffer(raw_data, np.uint8) if raw_data is not None else np.empty(0, np.uint8)
+    if not len(array):
+        return data, np.zeros(1, np.int64)
+    offsets = np.frombuffer(raw_offsets, width, count=len(array) + 1, offset=array.offset * width.itemsize)
+    return data, offsets.astype(np.int64)
+
+
+@lru_cache(maxsize=1)
+def character_classes() -> Classes:
+    """The class bits of every code point below MAX_CLASSED (uint16), from this Python's Unicode tables; built in 0.1 s."""
+    import unicodedata
+
+    classes = np.zeros(MAX_CLASSED, np.uint16)
+    by_category = {"Nd": DIGIT, "Lu": ALPHA | UPPER, "Ll": ALPHA, "Lt": ALPHA, "Lm": ALPHA, "Lo": ALPHA}
+    for point, char in enumerate(map(chr, range(MAX_CLASSED))):
+        category = unicodedata.category(char)
+        bits = PUNCTUATION if category[0] == "P" else by_category.get(category, 0)
+        classes[point] = bits | (SPACE if char.isspace() else 0)
+    starts = {phrase[0] for phrase in PHRASES}
+    marks = {SENTENCE_END: SENTENCE_ENDS, CLOSER: CLOSERS, C4_END: C4_ENDS, LINE_END: LINE_ENDS, BULLET: BULLETS}
+    for bit, chars in {**marks, SPECIAL: "#{[…" + "".join(starts | {char.upper() for char in starts})}.items():
+        classes[[ord(char) for char in chars]] |= bit
+    return classes
+
+
+@njit(cache=True, nogil=True)
+def _decode(data: Bytes, pos: int, end: int) -> tuple[int, int]:
+    """(code point, width in bytes) at `pos`, where a byte >= 0x80 stands; a broken sequence is U+FFFD of one byte."""
+    lead = np.int64(data[pos])
+    if lead < 0xC2 or lead > 0xF4:
+        return _REPLACEMENT, 1
+    width = 2 if lead < 0xE0 else 3 if lead < 0xF0 else 4
+    if pos + width > end:
+        return _REPLACEMENT, 1
+    point = lead & (0x7F >> width)
+    for k in range(1, width):
+        point = (point << 6) | (np.int64(data[pos + k]) & 0x3F)
+    return point, width
+
+
+@njit(cache=True, nogil=True)
+def _matches(data: Bytes, pos: int, end: int, phrases: Bytes, start: int, stop: int) -> bool:
+    """Whether data[pos:end] begins with phrases[start:stop], without regard to ASCII case."""
+    if pos + stop - start > end:
+        return False
+    for k in range(stop - start):  # noqa: SIM110 - numba compiles the loop, not the generator
+        if _LOWER[data[pos + k]] != phrases[start + k]:
+            return False
+    return True
+
+
+@njit(cache=True, nogil=True)
+def _phrase_flags(data: Bytes, pos: int, end: int) -> int:
+    """The flag of the phrase that begins at `pos`, or 0. No phrase is the beginning of another."""
+    for k in range(_PHRASE_FLAGS.size):
+        if _matches(data, pos, end, _PHRASE_BYTES, _PHRASE_OFFSETS[k], _PHRASE_OFFSETS[k + 1]):
+            return _PHRASE_FLAGS[k]
+    return 0
+
+
+@njit(cache=True, nogil=True)
+def _stop_word(data: Bytes, start: int, end: int) -> int:
+    """The bit of the stop word that data[start:end] is, or 0."""
+    for k in range(_STOP_OFFSETS.size - 1):
+        first, last = _STOP_OFFSETS[k], _STOP_OFFSETS[k + 1]
+        if last - first == end - start and _matches(data, start, end, _STOP_BYTES, first, last):
+            return 1 << k
+    return 0
+
+
+@njit(cache=True, nogil=True)
+def _scan_line(
+    data: Bytes, start: int, end: int, classes: Classes, first: int, word_hash: Hashes, word_chars: Smalls, facts: Ints
+) -> None:
+    """Counts one line, from `start` to the next newline or `end`, into `facts`, and writes its words from index `first`."""
+    facts[:] = 0
+    pos, chars, words, sentences, open_sentence = start, 0, 0, 0, 0
+    alpha_words, word_total, longest, stops, flags = 0, 0, 0, 0, 0
+    hashes, ellipses, upper, digits, punctuation, non_ascii = 0, 0, 0, 0, 0, 0
+    trim_end, trim_end_chars, leading = start, 0, 0
+    line_hash = _HASH_SEED
+    last_point, last_kind = 0, 0
+    while True:
+        while pos < end and data[pos] != _NEWLINE:  # white space
+            point, width = np.int64(data[pos]), 1
+            if point >= 128:
+                point, width = _decode(data, pos, end)
+            if point >= MAX_CLASSED or not classes[point] & SPACE:
+                break
+            non_ascii += point >= 128
+            pos += width
+            chars += 1
+        if pos >= end or data[pos] == _NEWLINE:
+            break
+        if words == 0:
+            leading = chars
+            facts[L_TRIM_START] = pos
+        word_start, word_start_chars, all_kinds, dots, ends = pos, chars, 0, 0, False
+        fingerprint = _HASH_SEED
+        while pos < end and data[pos] != _NEWLINE:  # a word
+            point, width = np.int64(data[pos]), 1
+            if point >= 128:
+                point, width = _decode(data, pos, end)
+            kind = np.int64(classes[point]) if point < MAX_CLASSED else 0
+            if kind & SPACE:
+                break
+            fingerprint = (fingerprint ^ np.uint64(point)) * _HASH_PRIME
+            non_ascii += point >= 128
+            upper += (kind & UPPER) != 0
+            digits += (kind & DIGIT) != 0
+            punctuation += (kind & PUNCTUATION) != 0
+            ends = (kind & SENTENCE_END) != 0 or ((kind & CLOSER) != 0 and ends)
+            dots = dots + 1 if point == _DOT else 0
+            if dots == 3:
+                ellipses += 1
+                dots = 0
+            if kind & SPECIAL:
+                if point == _HASH:
+                    hashes += 1
+                elif point == _ELLIPSIS:
+                    ellipses += 1
+                elif point == _CURLY:
+                    flags |= CURLY
+                elif point == _OPEN:
+                    flags |= SQUARE
+                else:
+                    flags |= _phrase_flags(data, pos, end)
+            if words == 0 and pos == word_start and kind & BULLET:
+                flags |= HAS_BULLET
+            all_kinds |= kind
+            last_point, last_kind = point, kind
+            pos += width
+            chars += 1
+        length = chars - word_start_chars
+        fingerprint = (fingerprint ^ (fingerprint >> np.uint64(33))) * _MIX
+        fingerprint ^= fingerprint >> np.uint64(33)
+        word_hash[first + words] = fingerprint
+        word_chars[first + words] = length
+        line_hash = (line_hash ^ fingerprint) * _MIX
+        line_hash ^= line_hash >> np.uint64(32)
+        words += 1
+        word_total += length
+        longest = max(longest, length)
+        alpha_words += (all_kinds & ALPHA) != 0
+        sentences += ends
+        open_sentence = 0 if ends else 1
+        if pos - word_start <= 4:
+            stops |= _stop_word(data, word_start, pos)
+        trim_end, trim_end_chars = pos, chars
+    if last_point == _ELLIPSIS or (
+        last_point == _DOT and trim_end - start >= 3 and data[trim_end - 2] == _DOT and data[trim_end - 3] == _DOT
+    ):
+        flags |= ELLIPSIS_END
+    flags |= (HAS_C4_END if last_kind & C4_END else 0) | (HAS_LINE_END if last_kind & LINE_END else 0)
+    facts[L_END] = pos
+    facts[L_CHARS] = chars
+    facts[L_LEADING_CHARS] = leading
+    facts[L_TRIM_END] = trim_end
+    facts[L_TRIM_CHARS] = trim_end_chars - leading
+    facts[L_HASH] = np.int64(line_hash)
+    facts[L_FLAGS] = flags
+    facts[L_WORDS] = words
+    facts[L_WORD_CHARS] = word_total
+    facts[L_LONGEST_WORD] = longest
+    facts[L_ALPHA_WORDS] = alpha_words
+    facts[L_STOP_WORDS] = stops
+    facts[L_SENTENCES] = sentences + open_sentence
+    facts[L_HASHES] = hashes
+    facts[L_ELLIPSES] = ellipses
+    facts[L_UPPER] = upper
+    facts[L_DIGITS] = digits
+    facts[L_PUNCTUATION] = punctuation
+    facts[L_NON_ASCII] = non_ascii
+
+
+@njit(cache=True, nogil=True)
+def _citation_mark(data: Bytes, pos: int, end: int) -> int:
+    """Bytes of the citation mark that begins at `pos` (`[12]`, `[]`, `[edit]`, `[citation needed]`), or 0."""
+    close = pos + 1
+    while close < end and 48 <= data[close] <= 57:
+        close += 1
+    if close < end and data[close] == _CLOSE:
+        return close + 1 - pos
+    for k in range(_MARK_OFFSETS.size - 1):
+        length = _MARK_OFFSETS[k + 1] - _MARK_OFFSETS[k]
+        if pos + length <= end and np.array_equal(
+            data[pos : pos + length], _MARK_BYTES[_MARK_OFFSETS[k] : _MARK_OFFSETS[k + 1]]
+        ):
+            return length
+    return 0
+
+
+@njit(cache=True, nogil=True)
+def _drop_citations(data: Bytes, start: int, end: int, clean: Bytes) -> tuple[int, int]:
+    """Copies data[start:end] without its citation marks into `clean`; (bytes written, marks left out)."""
+    length, marks, pos = 0, 0, start
+    while pos < end:
+        skip = _citation_mark(data, pos, end) if data[pos] == _OPEN else 0
+        if skip:
+            marks += 1
+            pos += skip
+        else:
+            clean[length] = data[pos]
+            length += 1
+            pos += 1
+    return length, marks
+
+
+@njit(cache=True, nogil=True)
+def _line_verdict(facts: Ints, min_words: int, terminal: bool) -> int:
+    """The verdict on a line that is not blank, of which `facts` were taken without its citation marks."""
+    flags = facts[L_FLAGS]
+    if facts[L_LONGEST_WORD] > MAX_WORD_CHARS:
+        return LONG_WORD
+    if terminal and flags & ELLIPSIS_END:
+        return BAD_ELLIPSIS
+    if terminal and not flags & HAS_C4_END:
+        return NO_TERMINAL
+    if facts[L_WORDS] < min_words:
+        return TOO_FEW_WORDS
+    if flags & JAVASCRIPT:
+        return BAD_JAVASCRIPT
+    return BAD_POLICY if flags & POLICY else KEEP
+
+
+@njit(cache=True, nogil=True)
+def _intern(keys: Hashes, num: int, s: _Scratch) -> None:
+    """Numbers keys[:num] by first occurrence: s.ids[i] for each, s.id_counts[id] for each number. Open addressing."""
+    bits = 4
+    while (1 << bits) < 2 * num:
+        bits += 1
+    mask, shift = (1 << bits) - 1, np.uint64(64 - bits)
+    s.slots[: mask + 1] = -1
+    known = 0
+    for i in range(num):
+        key = keys[i]
+        slot = np.int64(((key ^ (key >> np.uint64(32))) * _GOLDEN) >> shift)
+        while s.slots[slot] >= 0 and s.id_keys[s.slots[slot]] != key:
+            slot = (slot + 1) & mask
+        number = s.slots[slot]
+        if number < 0:
+            number = np.int32(known)
+            s.slots[slot] = number
+            s.id_keys[known] = key
+            s.id_counts[known] = 0
+            known += 1
+        s.ids[i] = number
+        s.id_counts[number] += 1
+
+
+@njit(cache=True, nogil=True)
+def _repeats(keys: Hashes, chars: Smalls, num: int, s: _Scratch) -> tuple[int, int]:
+    """(how many, of how many characters) of keys[:num] occurred before in it."""
+    _intern(keys, num, s)
+    known, repeats, repeat_chars = 0, 0, 0
+    for i in range(num):
+        if s.ids[i] == known:
+            known += 1
+        else:
+            repeats += 1
+            repeat_chars += chars[i]
+    return repeats, repeat_chars
+
+
+@njit(cache=True, nogil=True)
+def _gram_chars(s: _Scratch, start: int, n: int) -> int:
+    """Characters of the n words from `start`, joined by one space."""
+    total = n - 1
+    for i in range(start, start + n):
+        total += s.word_chars[i]
+    return total
+
+
+@njit(cache=True, nogil=True)
+def _top_gram_chars(s: _Scratch, num_repeated: int, num_words: int, n: int) -> int:
+    """Occurrences times characters of the most common n-gram; among equally common ones, of the largest product."""
+    best_count, best_chars = 1, 0
+    for j in range(num_repeated):
+        count = s.id_counts[s.grams[j]]
+        if count >= best_count:
+            chars = count * _gram_chars(s, s.positions[j], n)
+            best_chars = chars if count > best_count else max(chars, best_chars)
+            best_count = count
+    if num_repeated == 0:
+        for start in range(num_words - n + 1):
+            best_chars = max(best_chars, _gram_chars(s, start, n))
+    return best_chars
+
+
+@njit(cache=True, nogil=True)
+def _covered_chars(s: _Scratch, num_repeated: int, n: int) -> int:
+    """Characters that lie in at least one repeated n-gram; a gap between two words of one n-gram is one character."""
+    total, covered_to = 0, 0  # words before `covered_to` are done
+    for j in range(num_repeated):
+        start = s.positions[j]
+        if start >= covered_to:
+            total -= 1  # an n-gram that touches nothing counted has one gap less than words
+        for i in range(max(start, covered_to), start + n):
+            total += s.word_chars[i] + 1
+        covered_to = start + n
+    return total
+
+
+@njit(cache=True, nogil=True)
+def _count_ngrams(num_words: int, s: _Scratch, row: Ints) -> None:
+    """Fills the n-gram columns. Only places where both (n-1)-grams repeat can repeat, so each level looks at fewer."""
+    _intern(s.word_hash, num_words, s)
+    repeated = 0
+    for i in range(num_words):
+        if s.id_counts[s.ids[i]] > 1:
+            s.positions[repeated] = i
+            s.grams[repeated] = s.ids[i]
+            repeated += 1
+    for n in range(2, 11):
+        num = 0
+        for j in range(repeated - 1):
+            if s.positions[j + 1] == s.positions[j] + 1:
+                s.keys[num] = (np.uint64(s.grams[j]) << np.uint64(32)) | np.uint64(s.grams[j + 1])
+                s.positions[num] = s.positions[j]
+                num += 1
+        _intern(s.keys, num, s)
+        repeated = 0
+        for j in range(num):
+            if s.id_counts[s.ids[j]] > 1:
+                s.positions[repeated] = s.positions[j]
+                s.grams[repeated] = s.ids[j]
+                repeated += 1
+        row[K_2GRAM + n - 2] = _top_gram_chars(s, repeated, num_words, n) if n < 5 else _covered_chars(s, repeated, n)
+
+
+@njit(cache=True, nogil=True)
+def _add_line(line: Ints, row: Ints) -> None:
+    """Adds the facts of one line, as it stands in the text, to its document."""
+    row[K_CHARS] += line[L_CHARS]
+    row[K_NON_ASCII] += line[L_NON_ASCII]
+    if line[L_WORDS] == 0:
+        return
+    flags = line[L_FLAGS]
+    row[K_LINES] += 1
+    row[K_WORDS] += line[L_WORDS]
+    row[K_SENTENCES] += line[L_SENTENCES]
+    row[K_WORD_CHARS] += line[L_WORD_CHARS]
+    row[K_ALPHA_WORDS] += line[L_ALPHA_WORDS]
+    row[K_STOP_WORDS] |= line[L_STOP_WORDS]
+    row[K_HASHES] += line[L_HASHES]
+    row[K_ELLIPSES] += line[L_ELLIPSES]
+    row[K_UPPER] += line[L_UPPER]
+    row[K_DIGITS] += line[L_DIGITS]
+    row[K_PUNCTUATION] += line[L_PUNCTUATION]
+    row[K_BULLETS] += (flags & HAS_BULLET) != 0
+    row[K_ELLIPSIS_LINES] += (flags & ELLIPSIS_END) != 0
+    row[K_END_MARK_LINES] += (flags & HAS_LINE_END) != 0
+    row[K_SHORT_LINES] += line[L_TRIM_CHARS] < SHORT_LINE_CHARS
+    row[K_LOREM_IPSUM] |= (flags & LOREM_IPSUM) != 0
+    row[K_CURLY] |= (flags & CURLY) != 0
+
+
+@njit(cache=True, nogil=True)
+def _add_views(facts: Ints, row: Ints) -> bool:
+    """Adds one line, counted without its citation marks, to the C4 views; whether the view c4_np keeps it."""
+    flags = facts[L_FLAGS]
+    row[K_JAVASCRIPT] += (flags & JAVASCRIPT) != 0
+    row[K_POLICY] += (flags & POLICY) != 0
+    kept = False
+    for view in range(_NUM_VIEWS):
+        kept = _line_verdict(facts, _VIEW_MIN_WORDS[view], _VIEW_TERMINAL[view]) == KEEP
+        if kept:
+            row[K_VIEW_LINES + view] += 1
+            row[K_VIEW_SENTENCES + view] += facts[L_SENTENCES]
+        if kept and view == _NP:
+            row[K_NP_WORDS] += facts[L_WORDS]
+            row[K_NP_CHARS] += facts[L_TRIM_CHARS]
+            row[K_NP_END_MARK_LINES] += (flags & HAS_LINE_END) != 0
+            row[K_NP_SHORT_LINES] += facts[L_TRIM_CHARS] < SHORT_LINE_CHARS
+    return kept
+
+
+@njit(cache=True, nogil=True)
+def _count_document(
+    data: Bytes, start: int, end: int, classes: Classes, s: _Scratch, line: Ints, cleaned: Ints, row: Ints
+) -> None:
+    """Fills the columns `row` of the document data[start:end]; `line` and `cleaned` are room for the facts of a line."""
+    num_lines, num_kept, num_paragraphs, pos = 0, 0, 0, start
+    paragraph_hash, paragraph_start, paragraph_end = _HASH_SEED, -1, 0  # start and end in characters of the text
+    while True:
+        _scan_line(data, pos, end, classes, row[K_WORDS], s.word_hash, s.word_chars, line)
+        line_start_chars = row[K_CHARS]
+        _add_line(line, row)
+        if line[L_WORDS] > 0:
+            line_hash = np.uint64(line[L_HASH])
+            s.line_hash[num_lines] = line_hash
+            s.line_chars[num_lines] = line[L_TRIM_CHARS]
+            num_lines += 1
+            if paragraph_start < 0:
+                paragraph_start = line_start_chars + line[L_LEADING_CHARS]
+            paragraph_end = line_start_chars + line[L_LEADING_CHARS] + line[L_TRIM_CHARS]
+            paragraph_hash = (paragraph_hash ^ line_hash) * _MIX
+            paragraph_hash ^= paragraph_hash >> np.uint64(32)
+            facts = line
+            if line[L_FLAGS] & SQUARE:
+                length, marks = _drop_citations(data, pos, line[L_END], s.clean)
+                if marks > 0:
+                    # keys and grams lie idle until the n-grams: they take the words of the cleaned line, unread
+                    _scan_line(s.clean, 0, length, classes, 0, s.keys, s.grams, cleaned)
+                    facts = cleaned
+            if _add_views(facts, row):
+                s.view_hash[num_kept] = np.uint64(facts[L_HASH])
+                s.view_chars[num_kept] = facts[L_TRIM_CHARS]
+                num_kept += 1
+        at_end = line[L_END] >= end
+        # "\n\n" ends a paragraph: the line between the two is empty, not merely white
+        if paragraph_start >= 0 and (at_end or line[L_END] == pos):
+            s.paragraph_hash[num_paragraphs] = paragraph_hash
+            s.paragraph_chars[num_paragraphs] = paragraph_end - paragraph_start
+            num_paragraphs += 1
+            paragraph_hash, paragraph_start = _HASH_SEED, -1
+        if at_end:
+            break
+        row[K_NEWLINES] += 1
+        row[K_CHARS] += 1
+        pos = line[L_END] + 1
+    row[K_REPEAT_LINES], row[K_REPEAT_LINE_CHARS] = _repeats(s.line_hash, s.line_chars, num_lines, s)
+    row[K_NP_REPEAT_LINE_CHARS] = _repeats(s.view_hash, s.view_chars, num_kept, s)[1]
+    row[K_PARAGRAPHS] = num_paragraphs
+    row[K_REPEAT_PARAGRAPHS], row[K_REPEAT_PARAGRAPH_CHARS] = _repeats(
+        s.paragraph_hash, s.paragraph_chars, num_paragraphs, s
+    )
+    _count_ngrams(row[K_WORDS], s, row)
+
+
+@njit(cache=True, nogil=True)
+def _longest(offsets: Ints) -> int:
+    longest = 0
+    for i in range(offsets.size - 1):
+        longest = max(longest, offsets[i + 1] - offsets[i])
+    return longest
+
+
+_DATA = types.Array(types.uint8, 1, "C", readonly=True)
+_CLASSES = types.Array(types.uint16, 1, "C")
+_OFFSETS = types.int64[::1]
+
+
+@njit(types.void(_DATA, _OFFSETS, _CLASSES, types.int64[:, ::1]), cache=True, nogil=True)
+def count_documents(data: Bytes, offsets: Ints, classes: Classes, counts: Ints) -> None:
+    """Fills counts[d, k], zeros before, for document d = data[offsets[d]:offsets[d + 1]] and column COUNTS[k]."""
+    longest = _longest(offsets)
+    room = longest // 2 + 2
+    slots = 16
+    while slots < 2 * room:
+        slots *= 2
+    s = _Scratch(
+        np.empty(room, np.uint64),
+        np.empty(room, np.int32),
+        np.empty(room, np.uint64),
+        np.empty(room, np.int32),
+        np.empty(room, np.uint64),
+        np.empty(room, np.int32),
+        np.empty(room, np.uint64),
+        np.empty(room, np.int32),
+        np.empty(room, np.uint64),
+        np.empty(room, np.int32),
+        np.empty(room, np.int32),
+        np.empty(room, np.int32),
+        np.empty(room, np.uint64),
+        np.empty(room, np.int32),
+        np.empty(slots, np.int32),
+        np.empty(longest, np.uint8),
+    )
+    line, cleaned = np.zeros(NUM_LINE_FACTS, np.int64), np.zeros(NUM_LINE_FACTS, np.int64)
+    for d in range(offsets.size - 1):
+        _count_document(data, offsets[d], offsets[d + 1], classes, s, line, cleaned, counts[d])
+
+
+@njit(
+    types.int64(
+        *(_DATA, _OFFSETS, _CLASSES, types.int64, types.boolean),
+        *(types.int8[::1], types.int64[::1], types.uint8[::1], types.int64[::1], types.int64[::1]),
+    ),
+    cache=True,
+    nogil=True,
+)
+def judge_lines(
+    data: Bytes,
+    offsets: Ints,
+    classes: Classes,
+    min_words: int,
+    terminal: bool,
+    verdicts: npt.NDArray[np.int8],
+    line_offsets: Ints,
+    out: Bytes,
+    out_offsets: Ints,
+    tally: Ints,
+) -> int:
+    """Writes a verdict per line and the text of the kept lines; returns the number of lines.
+
+    verdicts[line_offsets[d]:line_offsets[d + 1]] are those of document d, out[out_offsets[d]:out_offsets[d + 1]] its new
+    bytes (never more than before), tally[v] the lines with verdict v, tally[CITATION_MARKS] the marks left out of kept
+    lines. Kept lines lose the white space around them; a blank line stays, once, where at least one stood between two.
+    """
+    longest = _longest(offsets)
+    clean, word_hash, word_chars = np.empty(longest, np.uint8), np.empty(longest, np.uint64), np.empty(longest, np.int32)
+    line, cleaned = np.zeros(NUM_LINE_FACTS, np.int64), np.zeros(NUM_LINE_FACTS, np.int64)
+    num_lines, written = 0, 0
+    for d in range(offsets.size - 1):
+        pos, end, paragraph_break = offsets[d], offsets[d + 1], False
+        while True:
+            _scan_line(data, pos, end, classes, 0, word_hash, word_chars, line)
+            facts, marks, verdict = line, 0, BLANK
+            if line[L_WORDS] > 0:
+                if line[L_FLAGS] & SQUARE:
+                    length, marks = _drop_citations(data, pos, line[L_END], clean)
+                    if marks > 0:
+                        _scan_line(clean, 0, length, classes, 0, word_hash, word_chars, cleaned)
+                        facts = cleaned
+                verdict = _line_verdict(facts, min_words, terminal)
+            verdicts[num_lines] = verdict
+            num_lines += 1
+            tally[verdict] += 1
+            paragraph_break = paragraph_break or verdict == BLANK
+            if verdict == KEEP:
+                tally[CITATION_MARKS] += marks
+                if written > out_offsets[d]:
+                    for _ in range(2 if paragraph_break else 1):
+                        out[written] = _NEWLINE
+                        written += 1
+                for k in range(facts[L_TRIM_START], facts[L_TRIM_END]):
+                    out[written] = clean[k] if marks > 0 else data[k]
+                    written += 1
+                paragraph_break = False
+            if line[L_END] >= end:
+                break
+            pos = line[L_END] + 1
+        line_offsets[d + 1] = num_lines
+        out_offsets[d + 1] = written
+    return num_lines
+
+
+def compile_kernels() -> None:
+    """Compiles every kernel into numba's cache beside this file (importing does most of it) and runs each once."""
+    data, offsets = string_buffers(pa.array(["One line [1] of a few words.\n\nAnd another one."]))
+    count_documents(data, offsets, character_classes(), np.zeros((1, len(COUNTS)), np.int64))
+    spans = np.zeros((2, 2), np.int64)
+    verdicts, out, tally = np.zeros(3, np.int8), np.zeros(data.size, np.uint8), np.zeros(CITATION_MARKS + 1, np.int64)
+    judge_lines(data, offsets, character_classes(), 3, True, verdicts, spans[0], out, spans[1], tally)

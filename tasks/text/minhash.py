@@ -23,6 +23,8 @@ from numba.extending import intrinsic
 from numpy.typing import ArrayLike, NDArray
 from pydantic import BaseModel, ConfigDict, Field
 
+from tasks.text.kernels import string_buffers
+
 __all__ = [
     "DedupConfig",
     "band_keys",
@@ -34,6 +36,13 @@ __all__ = [
     "shingle_hashes",
     "signatures",
 ]
+
+Bytes = NDArray[np.uint8]
+Actions = NDArray[np.int32]
+Ints = NDArray[np.int64]
+Values = NDArray[np.uint32]
+Hashes = NDArray[np.uint64]
+Floats = NDArray[np.float64]
 
 
 class DedupConfig(BaseModel):
@@ -97,7 +106,7 @@ def normalise(text: str) -> str:
 
 
 @lru_cache(maxsize=1)
-def _fold_table() -> NDArray[np.int32]:
+def _fold_table() -> Actions:
     """`_fold` of every code point below U+20000 as int32: the lower-case code point, with a flag, or a negative action."""
     table = np.empty(_TABLE_SIZE, np.int32)
     for code in range(_TABLE_SIZE):
@@ -149,17 +158,17 @@ _load32, _load64 = _loader(32), _loader(64)
 
 
 @njit(nogil=True)
-def _rotate(lane, bits):  # type: ignore[no-untyped-def]
+def _rotate(lane: Any, bits: int) -> Any:
     return (lane << uint64(bits)) | (lane >> uint64(64 - bits))
 
 
 @njit(nogil=True)
-def _round(accumulator, lane):  # type: ignore[no-untyped-def]
+def _round(accumulator: Any, lane: Any) -> Any:
     return _rotate(accumulator + lane * _P2, 31) * _P1
 
 
 @njit(nogil=True)
-def _xxh64(data, at, end):  # type: ignore[no-untyped-def]
+def _xxh64(data: Bytes, at: int, end: int) -> Any:
     """xxh64 with seed 0 of data[at:end], as specified in xxHash's doc/xxhash_spec.md."""
     size = end - at
     value = _P5
@@ -192,7 +201,7 @@ def _xxh64(data, at, end):  # type: ignore[no-untyped-def]
 
 
 @njit(nogil=True)
-def _decode(data, at):  # type: ignore[no-untyped-def]
+def _decode(data: Bytes, at: int) -> tuple[int, int]:
     """(code point, position after it) at a lead byte of valid UTF-8, which Arrow strings are."""
     lead = np.int64(data[at])
     if lead < 0x80:
@@ -206,7 +215,7 @@ def _decode(data, at):  # type: ignore[no-untyped-def]
 
 
 @njit(nogil=True)
-def _encode(code, out, at):  # type: ignore[no-untyped-def]
+def _encode(code: int, out: Bytes, at: int) -> int:
     """Writes `code` as UTF-8 at out[at:]; the position after it."""
     if code < 0x80:
         out[at] = code
@@ -227,7 +236,7 @@ def _encode(code, out, at):  # type: ignore[no-untyped-def]
 
 
 @njit(nogil=True)
-def _normalise(data, start, end, table, out, words):  # type: ignore[no-untyped-def]
+def _normalise(data: Bytes, start: int, end: int, table: Actions, out: Bytes, words: Ints) -> int:
     """Writes the normal form into `out`; word w is out[words[w]:words[w + 1] - 1]. The number of words."""
     at, size, num_words, in_word = start, 0, 0, False
     while at < end:
@@ -254,7 +263,7 @@ def _normalise(data, start, end, table, out, words):  # type: ignore[no-untyped-
 
 
 @njit(nogil=True)
-def _hash_shingles(normal, words, num_words, ngram_words, out):  # type: ignore[no-untyped-def]
+def _hash_shingles(normal: Bytes, words: Ints, num_words: int, ngram_words: int, out: Hashes) -> int:
     """Writes the xxh64 of every shingle, in text order, into `out`; their number."""
     if num_words == 0:
         return 0
@@ -266,7 +275,7 @@ def _hash_shingles(normal, words, num_words, ngram_words, out):  # type: ignore[
 
 
 @njit(nogil=True)
-def _scratch(starts):  # type: ignore[no-untyped-def]
+def _scratch(starts: Ints) -> tuple[Bytes, Ints, Hashes]:
     """Room for the longest document: its normal form (a character at most doubles), word starts and shingle hashes."""
     longest = 0
     for doc in range(starts.size - 1):
@@ -275,7 +284,7 @@ def _scratch(starts):  # type: ignore[no-untyped-def]
 
 
 @njit(types.uint32[:, ::1](_U8, _I64, _I32, types.int64, _U32, _U32), cache=True, nogil=True)
-def _signature_kernel(data, starts, table, ngram_words, factors, offsets):  # type: ignore[no-untyped-def]
+def _signature_kernel(data: Bytes, starts: Ints, table: Actions, ngram_words: int, factors: Values, offsets: Values) -> Values:
     normal, words, shingles = _scratch(starts)
     mixed = np.empty(shingles.size, np.uint32)
     values = np.empty((starts.size - 1, factors.size), np.uint32)
@@ -296,7 +305,7 @@ def _signature_kernel(data, starts, table, ngram_words, factors, offsets):  # ty
 
 
 @njit(types.Tuple((types.uint64[::1], types.int64[::1]))(_U8, _I64, _I32, types.int64), cache=True, nogil=True)
-def _shingle_kernel(data, starts, table, ngram_words):  # type: ignore[no-untyped-def]
+def _shingle_kernel(data: Bytes, starts: Ints, table: Actions, ngram_words: int) -> tuple[Hashes, Ints]:
     normal, words, shingles = _scratch(starts)
     values, used = np.empty(1024, np.uint64), 0
     offsets = np.zeros(starts.size, np.int64)
@@ -317,7 +326,7 @@ def _shingle_kernel(data, starts, table, ngram_words):  # type: ignore[no-untype
 
 
 @njit(types.uint64[:, ::1](_frozen(types.uint8, 2), types.int64), cache=True, nogil=True)
-def _band_kernel(rows, bytes_per_band):  # type: ignore[no-untyped-def]
+def _band_kernel(rows: Bytes, bytes_per_band: int) -> Hashes:
     keys = np.empty((rows.shape[0], rows.shape[1] // bytes_per_band), np.uint64)
     for doc in range(keys.shape[0]):
         for band in range(keys.shape[1]):
@@ -326,7 +335,7 @@ def _band_kernel(rows, bytes_per_band):  # type: ignore[no-untyped-def]
 
 
 @njit(types.float64[::1](_U64, _I64, _I64, _I64), cache=True, nogil=True)
-def _jaccard_kernel(values, offsets, left, right):  # type: ignore[no-untyped-def]
+def _jaccard_kernel(values: Hashes, offsets: Ints, left: Ints, right: Ints) -> Floats:
     similarity = np.empty(left.size, np.float64)
     for pair in range(left.size):
         i, i_end = offsets[left[pair]], offsets[left[pair] + 1]
@@ -344,38 +353,26 @@ def _jaccard_kernel(values, offsets, left, right):  # type: ignore[no-untyped-de
 # --- what a step calls -----------------------------------------------------------------------------------------------
 
 
-def _string_buffers(text: pa.Array) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
-    """(data, starts) of a string or large_string array without nulls; `data` is a view, `starts` absolute in it."""
-    if text.null_count:
-        raise ValueError(f"{text.null_count} of {len(text)} texts are null")
-    width = np.int64 if pa.types.is_large_string(text.type) else np.int32
-    _, starts, data = text.buffers()
-    if starts is None or starts.size == 0 or len(text) == 0:
-        return np.zeros(0, np.uint8), np.zeros(len(text) + 1, np.int64)
-    window = np.frombuffer(starts, width)[text.offset : text.offset + len(text) + 1].astype(np.int64)
-    return np.frombuffer(data, np.uint8) if data is not None and data.size else np.zeros(0, np.uint8), window
-
-
 @lru_cache(maxsize=8)
-def _permutations(num_hashes: int, seed: int) -> tuple[NDArray[np.uint32], NDArray[np.uint32]]:
+def _permutations(num_hashes: int, seed: int) -> tuple[Values, Values]:
     factors, offsets = MinHash(num_perm=num_hashes, seed=seed, scheme="affine32").permutations
     return np.ascontiguousarray(factors), np.ascontiguousarray(offsets)
 
 
-def signatures(text: pa.Array, config: DedupConfig) -> NDArray[np.uint32]:
+def signatures(text: pa.Array, config: DedupConfig) -> Values:
     """uint32 (num_docs, num_hashes); a document without words has 2**32 - 1 everywhere, like datasketch's empty set."""
-    data, starts = _string_buffers(text)
+    data, starts = string_buffers(text)
     factors, offsets = _permutations(config.num_hashes, config.seed)
     return _signature_kernel(data, starts, _fold_table(), config.ngram_words, factors, offsets)
 
 
-def shingle_hashes(text: pa.Array, config: DedupConfig) -> tuple[NDArray[np.uint64], NDArray[np.int64]]:
+def shingle_hashes(text: pa.Array, config: DedupConfig) -> tuple[Hashes, Ints]:
     """(values, offsets): the xxh64 of document d's distinct shingles, ascending, are values[offsets[d]:offsets[d + 1]]."""
-    data, starts = _string_buffers(text)
+    data, starts = string_buffers(text)
     return _shingle_kernel(data, starts, _fold_table(), config.ngram_words)
 
 
-def band_keys(signature_values: NDArray[np.uint32], config: DedupConfig) -> NDArray[np.uint64]:
+def band_keys(signature_values: Values, config: DedupConfig) -> Hashes:
     """uint64 (num_docs, num_bands): the xxh64 of each band's little-endian rows. Equal keys in one band make a candidate.
 
     Raises ValueError when the signatures have another number of hashes than the config.
@@ -386,9 +383,7 @@ def band_keys(signature_values: NDArray[np.uint32], config: DedupConfig) -> NDAr
     return _band_kernel(rows, 4 * config.rows_per_band)
 
 
-def jaccard_pairs(
-    values: NDArray[np.uint64], offsets: NDArray[np.int64], left: NDArray[np.int64], right: NDArray[np.int64]
-) -> NDArray[np.float64]:
+def jaccard_pairs(values: Hashes, offsets: Ints, left: Ints, right: Ints) -> Floats:
     """Exact Jaccard similarity (0 to 1) of the shingle sets of documents left[p] and right[p], for every pair p.
 
     Two documents without words have similarity 0: they share nothing that could prove a duplicate.
@@ -402,7 +397,7 @@ def jaccard_pairs(
     return _jaccard_kernel(values, offsets, np.ascontiguousarray(left, np.int64), np.ascontiguousarray(right, np.int64))
 
 
-def candidate_probability(jaccard: ArrayLike, config: DedupConfig) -> NDArray[np.float64]:
+def candidate_probability(jaccard: ArrayLike, config: DedupConfig) -> Floats:
     """1 - (1 - s**rows)**bands: how likely a pair of similarity `jaccard` (0 to 1) shares at least one band key."""
     similarity = np.asarray(jaccard, np.float64)
     return 1.0 - (1.0 - similarity**config.rows_per_band) ** config.num_bands

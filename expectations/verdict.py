@@ -1,0 +1,92 @@
+"""What the gate found and what follows from it: check results, the verdict over them, and the words for people.
+
+Plain values that pickle and cross processes; no Great Expectations here. A critical expectation that failed *or could not be
+evaluated* stops the flow, any other is recorded.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+
+MAX_SAMPLES = 5
+SAMPLE_CHARS = 160
+
+
+class Verdict(StrEnum):
+    """What the gate says of a dataset."""
+
+    PASSED = "passed"
+    WARNING = "warning"
+    FAILED = "failed"
+
+
+class GateFailed(Exception):
+    """A critical expectation failed or could not be evaluated; the message says which, on what, and what to do."""
+
+
+@dataclass(frozen=True)
+class Sample:
+    """A value that an expectation did not expect, cut to SAMPLE_CHARS, and the document it is in."""
+
+    doc_id: str | None
+    value: str
+
+
+@dataclass(frozen=True)
+class CheckResult:
+    """One expectation on the whole dataset; `unexpected_percent` (0 to 100) is of the values that are not null."""
+
+    expectation: str
+    column: str
+    severity: str
+    scope: str
+    success: bool
+    evaluated: bool
+    observed: float | str | None
+    """Scope shard: the share (0 to 1) of values that hold. Scope dataset: the number itself."""
+    threshold: str
+    unexpected_count: int | None = None
+    unexpected_percent: float | None = None
+    samples: tuple[Sample, ...] = ()
+    error: str | None = None
+    note: str = ""
+
+
+def judge(checks: Sequence[CheckResult]) -> Verdict:
+    """`failed` when a critical expectation did not succeed, `warning` when another did not, else `passed`."""
+    severities = {check.severity for check in checks if not check.success}
+    return Verdict.FAILED if "critical" in severities else Verdict.WARNING if severities else Verdict.PASSED
+
+
+def require(checks: Sequence[CheckResult], suite: str) -> Verdict:
+    """The verdict, where the gate lets the dataset through; `suite` is the suite's name, for the message.
+
+    Raises:
+        GateFailed: it does not.
+    """
+    verdict = judge(checks)
+    if verdict is not Verdict.FAILED:
+        return verdict
+    stopping = [check for check in checks if check.severity == "critical" and not check.success]
+    lines = [f"suite {suite!r}: {len(stopping)} of {len(checks)} expectations stop this dataset"]
+    lines += [f"  {check.expectation} on {check.column!r}: {describe(check)}" for check in stopping]
+    lines.append(
+        f"Nothing was published. Read the failing rows in the validation page; then mend the step that made them and run again, or, "
+        f"if the data is right, change `mostly`, the bounds or the severity in the suite file of {suite!r}."
+    )
+    raise GateFailed("\n".join(lines))
+
+
+def describe(check: CheckResult) -> str:
+    """One line for people: what was observed, what was asked, an example and the suite's note."""
+    if not check.evaluated:
+        said = f"could not be evaluated: {check.error}"
+    elif check.unexpected_count is not None:
+        said = f"{check.unexpected_count:,} values ({check.unexpected_percent:.3g} %) are not as asked ({check.threshold})"
+    else:
+        said = f"observed {check.observed!r}, asked {check.threshold}"
+    example = f"; for example {check.samples[0].value!r} in document {check.samples[0].doc_id}" if check.samples else ""
+    line = f"{said}{example}"
+    return f"{line}{'' if line.endswith('?') else '.'} {check.note}".rstrip()

@@ -1,0 +1,204 @@
+"""One frozen configuration for a whole run, composed of the parts that each step owns; errors name file, key, value and the nearest key.
+
+A configuration is a YAML file plus `--set dotted.key=value` overrides. Values are YAML too: `--set filter.languages=[en,de]`.
+"""
+
+from __future__ import annotations
+
+import difflib
+import importlib.resources
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from types import UnionType
+from typing import Annotated, Any, Union, get_args, get_origin
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from tasks.crawl import CrawlConfig
+from tasks.extract import ExtractConfig
+from tasks.report import ReportConfig
+from tasks.text.rules import FilterConfig
+
+from infra.cluster import DaskConfig
+from infra.errors import GristmillError
+from models.tokeniser import TokeniserConfig
+from tasks.learn.config import EvaluateConfig, TrainConfig
+from tasks.publish import PublishConfig
+from tasks.register import RegisterConfig
+from tasks.rewrite import RewriteConfig
+from tasks.signals import SignalsConfig
+from tasks.split import SplitConfig
+from tasks.text.minhash import DedupConfig
+from tasks.text.pii import RedactConfig
+from tasks.text.readers import IngestConfig
+from tasks.validate import ValidateConfig
+
+
+class ConfigError(GristmillError, ValueError):
+    """A configuration that cannot be used; one problem a line."""
+
+
+class RunConfig(BaseModel):
+    """Everything a run follows from; each part is the configuration of the step of that name."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    name: str = Field("corpus", pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
+    """Name of the corpus and of the model that is registered."""
+    dask: DaskConfig = DaskConfig()
+    """Where shards are computed; no part of any recipe."""
+    crawl: CrawlConfig = CrawlConfig()
+    """Sites to crawl and WARC files to read."""
+    ingest: IngestConfig = IngestConfig()
+    """Folders and datasets whose rows are text already."""
+    extract: ExtractConfig = ExtractConfig()
+    """How pages become text."""
+    signals: SignalsConfig = SignalsConfig()
+    """What is measured."""
+    filter: FilterConfig = FilterConfig()
+    """Which documents stay."""
+    rewrite: RewriteConfig = RewriteConfig()
+    """Which lines go."""
+    dedup: DedupConfig = DedupConfig()
+    """What counts as a duplicate."""
+    redact: RedactConfig = RedactConfig()
+    """What is masked."""
+    validate_: ValidateConfig = Field(ValidateConfig(), alias="validate")
+    """Which expectation suite the corpus must pass."""
+    split: SplitConfig = SplitConfig()
+    """What is held out."""
+    publish: PublishConfig = PublishConfig()
+    """What the data card says."""
+    tokenise: TokeniserConfig = TokeniserConfig()
+    """How text becomes tokens."""
+    pretrain: TrainConfig = TrainConfig()
+    """Which model is trained, and how."""
+    evaluate: EvaluateConfig = EvaluateConfig()
+    """How the model is measured."""
+    register_: RegisterConfig = Field(RegisterConfig(), alias="register")
+    """Where the model is registered."""
+    report: ReportConfig = ReportConfig()
+    """What the report page shows."""
+
+
+def find_file(given: str) -> Path:
+    """The configuration file `given`, or the one of that name that ships with Gristmill.
+
+    Raises:
+        ConfigError: neither exists.
+    """
+    path = Path(given)
+    if path.is_file():
+        return path
+    shipped = Path(str(importlib.resources.files("flows.configs")))
+    if (inside := shipped / f"{given}.yaml").is_file():
+        return inside
+    names = ", ".join(sorted(one.stem for one in shipped.glob("*.yaml")))
+    raise ConfigError(f"{given}: no such file, and no configuration of that name ships with Gristmill ({names})")
+
+
+def load(given: str, overrides: Sequence[str] = ()) -> RunConfig:
+    """Read a configuration and apply `dotted.key=value` overrides.
+
+    Raises:
+        ConfigError: with one line per problem, `file: dotted.key: problem (got value)`.
+    """
+    path = find_file(given)
+    try:
+        raw = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path}: not YAML: {' '.join(str(error).split())}") from error
+    if not isinstance(raw, dict):
+        raise ConfigError(f"{path}: a configuration is a mapping of keys (got {type(raw).__name__})")
+    for override in overrides:
+        _apply(raw, override)
+    return parse(RunConfig, raw, str(path))
+
+
+def parse(model: type[Any], raw: dict[str, Any], where: str) -> Any:
+    """Validate `raw` as `model`; see `load` for the errors."""
+    try:
+        return model.model_validate(raw)
+    except ValidationError as error:
+        lines = [_problem(model, problem, where) for problem in error.errors()]
+        raise ConfigError("\n".join(dict.fromkeys(lines))) from error
+
+
+def overrides_of(model: type[Any], overrides: Sequence[str]) -> Any:
+    """A part of the configuration from overrides alone, as `gristmill step` takes it; an own part's name may lead the key."""
+    raw: dict[str, Any] = {}
+    for override in overrides:
+        _apply(raw, override)
+    return parse(model, raw, "--set")
+
+
+def _apply(raw: dict[str, Any], override: str) -> None:
+    key, separator, text = override.partition("=")
+    if not separator or not key.strip():
+        raise ConfigError(f"--set {override}: write dotted.key=value")
+    try:
+        value = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise ConfigError(f"--set {key}: the value is not YAML (got {text!r})") from error
+    *path, last = key.strip().split(".")
+    here: Any = raw
+    for number, name in enumerate([*path, last]):
+        is_last = number == len(path)
+        if isinstance(here, list):
+            if not name.isdigit() or int(name) >= len(here):
+                raise ConfigError(f"--set {key}: {'.'.join(path[:number])} is a list of {len(here)}; {name!r} is no place in it")
+            name = int(name)  # type: ignore[assignment]
+        elif not isinstance(here, dict):
+            raise ConfigError(f"--set {key}: {'.'.join(path[:number])} is a value and has no keys (got {here!r})")
+        if is_last:
+            here[name] = value
+        else:
+            here = here[name] if isinstance(here, list) else here.setdefault(name, {})
+
+
+def _problem(model: type[Any], problem: Any, where: str) -> str:
+    """One line for one of pydantic's problems."""
+    # a tagged union puts its tag in the place, which is no key of the file
+    place = [part for part in problem["loc"] if part not in _tags(model)] or list(problem["loc"])
+    key = ".".join(str(part) for part in place) or "(the whole)"
+    if problem["type"] == "extra_forbidden":
+        near = difflib.get_close_matches(str(place[-1]), list(_keys_at(model, problem["loc"][:-1])), n=1, cutoff=0.5)
+        hint = f"; did you mean {'.'.join([*map(str, place[:-1]), near[0]])}?" if near else ""
+        return f"{where}: {key}: no such key (got {problem['input']!r}){hint}"
+    text = problem["msg"].removeprefix("Value error, ")
+    return f"{where}: {key}: {text[:1].lower() + text[1:]} (got {problem['input']!r})"
+
+
+def _tags(model: type[Any]) -> set[str]:
+    """Discriminator values anywhere below a model."""
+    return {"folder", "dataset", "site", "demo", "warc"} if model is RunConfig or "sources" in model.model_fields else set()
+
+
+def _keys_at(model: type[Any], place: Sequence[Any]) -> Iterator[str]:
+    """Valid keys of the mapping at `place`."""
+    current: list[Any] = [model]
+    for part in place:
+        current = [inner for one in current for inner in _inside(one, part)]
+    for one in current:
+        if isinstance(one, type) and issubclass(one, BaseModel):
+            yield from (field.alias or name for name, field in one.model_fields.items())
+
+
+def _inside(annotation: Any, part: Any) -> list[Any]:
+    """Types of what lies at `part` below a value of type `annotation`."""
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        for name, field in annotation.model_fields.items():
+            if part in (name, field.alias):
+                return _plain(field.annotation)
+        return [annotation]  # the tag of a union
+    return [inner for one in get_args(annotation) for inner in _plain(one)] or [annotation]
+
+
+def _plain(annotation: Any) -> list[Any]:
+    if get_origin(annotation) is Annotated:
+        return _plain(get_args(annotation)[0])
+    if get_origin(annotation) in (Union, UnionType):
+        return [inner for one in get_args(annotation) for inner in _plain(one)]
+    if get_origin(annotation) in (tuple, list):
+        return [inner for one in get_args(annotation) for inner in _plain(one)]
+    return [annotation]

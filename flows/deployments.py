@@ -1,0 +1,98 @@
+"""Flows as deployments: registered on the work pool, each on the queue where it belongs, and run from one another.
+
+`cpu` takes what curates, `gpu` what trains and evaluates; a worker on any machine that shares storage and servers may take either.
+"""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+from prefect import get_client
+from prefect.client.schemas.actions import WorkPoolCreate
+from prefect.client.schemas.objects import FlowRun
+from prefect.deployments import run_deployment
+from prefect.deployments.runner import EntrypointType
+from prefect.exceptions import ObjectAlreadyExists, ObjectNotFound
+
+from flows.config import RunConfig, load
+from infra import ledger
+from infra.dataset import ShardSet
+from infra.errors import GristmillError
+from infra.orchestration import Lineage
+from infra.servers import QUEUES
+from infra.settings import settings
+from infra.versions import code_version
+
+DEPLOYMENT = "gristmill"
+FLOW_QUEUES = {"pipeline": "cpu", "curate": "cpu", "train": "gpu", "evaluate": "gpu"}
+POLL_INTERVAL_S = 2.0
+
+
+class FlowRunFailed(GristmillError):
+    """A flow run that did not complete; the message names it and its last words."""
+
+
+def deploy(default_config: str = "demo") -> None:
+    """Create the work pool, its queues and the deployments; what is there already is brought up to date."""
+    pool = settings().work_pool
+    with get_client(sync_client=True) as client:
+        try:
+            client.create_work_pool(WorkPoolCreate(name=pool, type="process", description="Gristmill's own workers"))
+        except ObjectAlreadyExists:
+            pass
+        for queue in QUEUES:
+            try:
+                client.read_work_queue_by_name(queue, pool)
+            except ObjectNotFound:
+                client.create_work_queue(queue, work_pool_name=pool)
+    config = load(default_config).model_dump(mode="json", by_alias=True)
+    for name, queue in FLOW_QUEUES.items():
+        flow = _flow(name)
+        deployment = flow.to_deployment(
+            DEPLOYMENT,
+            parameters={"config": config},
+            description=flow.description,
+            tags=["gristmill", f"queue:{queue}"],
+            version=code_version(),
+            work_pool_name=pool,
+            work_queue_name=queue,
+            entrypoint_type=EntrypointType.MODULE_PATH,
+            # the interface validates against the flow's own parameter types when the run starts
+            enforce_parameter_schema=False,
+        )
+        deployment.apply()
+
+
+def submit(name: str, config: RunConfig, **inputs: ShardSet) -> FlowRun:
+    """Ask a worker to run a deployed flow; returns at once."""
+    parameters = {"config": config.model_dump(mode="json", by_alias=True)}
+    parameters |= {key: value.model_dump(mode="json") for key, value in inputs.items()}
+    return run_deployment(f"{name}/{DEPLOYMENT}", parameters=parameters, timeout=0, as_subflow=False)  # type: ignore[return-value]
+
+
+def run_elsewhere(name: str, config: RunConfig, lineage: Lineage, **inputs: ShardSet) -> dict[str, ShardSet]:
+    """Run a deployed flow on its queue and wait; gives the versions of the run's steps so far, by step, from the shared storage.
+
+    Raises:
+        FlowRunFailed: it ended otherwise than completed.
+    """
+    parameters = {
+        "config": config.model_dump(mode="json", by_alias=True),
+        "lineage": lineage.model_dump(mode="json"),
+        **{key: value.model_dump(mode="json") for key, value in inputs.items()},
+    }
+    run: Any = run_deployment(f"{name}/{DEPLOYMENT}", parameters=parameters, timeout=0, tags=[f"run:{lineage.root}"])
+    with get_client(sync_client=True) as client:
+        while run.state is None or not run.state.is_final():
+            time.sleep(POLL_INTERVAL_S)
+            run = client.read_flow_run(run.id)
+    if not run.state.is_completed():
+        raise FlowRunFailed(f"{name}: flow run {run.name} ended {run.state.name}: {run.state.message}")
+    return {entry.step: entry.shards() for entry in ledger.entries(lineage.root)}
+
+
+def _flow(name: str) -> Any:
+    import importlib
+
+    return getattr(importlib.import_module(f"flows.{name}"), name)

@@ -1,0 +1,28 @@
+"""The whole mill: curate here, train and evaluate on the queue `gpu`, release here."""
+
+from __future__ import annotations
+
+from prefect import flow
+from tasks.report import report
+
+from flows.config import RunConfig
+from flows.curate import curate
+from flows.deployments import run_elsewhere
+from flows.release import release
+from infra.dataset import ShardSet
+from infra.orchestration import tracked_flow
+
+
+@flow(name="pipeline", description=__doc__, persist_result=False)
+def pipeline(config: RunConfig) -> ShardSet:
+    """Turn the configured sources into an evaluated, registered model and a report page.
+
+    Args:
+        config: the whole run's configuration.
+    """
+    with tracked_flow("pipeline", config) as lineage:
+        dataset = curate(config, lineage)
+        made = run_elsewhere("train", config, lineage, dataset=dataset)
+        made = run_elsewhere("evaluate", config, lineage, model=made["pretrain"], tokens=made["tokenise"])
+        made["register"] = release(made["pretrain"], dataset, made["evaluate"], config, lineage)
+        return report(list(made.values()), config=config.report)

@@ -1,0 +1,25 @@
+"""From scores to a registered model and a page to read."""
+
+from __future__ import annotations
+
+from prefect import flow
+
+from flows.config import RunConfig
+from infra.dataset import ShardSet
+from infra.orchestration import Lineage, tracked_flow
+from tasks.register import register
+
+
+@flow(name="release", description=__doc__, persist_result=False)
+def release(model: ShardSet, dataset: ShardSet, scores: ShardSet, config: RunConfig, lineage: Lineage | None = None) -> ShardSet:
+    """Register the model with its lineage.
+
+    Args:
+        model: what `train` made.
+        dataset: what it was trained on.
+        scores: what `evaluate` measured.
+        config: the whole run's configuration.
+        lineage: given by a flow that this one runs for.
+    """
+    with tracked_flow("release", config, lineage):
+        return register(model, dataset, scores, config=config.register_)

@@ -1,0 +1,149 @@
+"""What a person sees while a flow runs, and the table at its end.
+
+Asks the Prefect API once a second for the run, the runs below it and their tasks. On a terminal it redraws one table; elsewhere it
+prints a line whenever a step changes its state.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+from uuid import UUID
+
+from prefect import get_client
+from prefect.client.schemas.filters import (
+    ArtifactFilter,
+    ArtifactFilterFlowRunId,
+    ArtifactFilterType,
+    FlowRunFilter,
+    FlowRunFilterId,
+    FlowRunFilterParentFlowRunId,
+)
+from prefect.client.schemas.sorting import ArtifactSort
+from rich.console import Console
+from rich.live import Live
+from rich.table import Table
+
+from infra import ledger, storage, tracking
+from infra.orchestration import flow_run_url
+
+POLL_INTERVAL_S = 1.0
+STYLES = {"Completed": "green", "Cached": "cyan", "Running": "yellow", "Failed": "red", "Crashed": "red"}
+
+
+@dataclass(frozen=True)
+class Line:
+    """One step as it stands."""
+
+    step: str
+    state: str
+    seconds: float
+    note: str
+
+
+def follow(run_id: UUID, console: Console) -> Any:
+    """Show a flow run until it ends; returns the run in its final state."""
+    with get_client(sync_client=True) as client:
+        if console.is_terminal:
+            with Live(console=console, refresh_per_second=4) as live:
+                for run, lines in _snapshots(client, run_id):
+                    live.update(_progress_table(run, lines))
+            return run
+        shown: dict[str, str] = {}
+        for run, lines in _snapshots(client, run_id):
+            for line in lines:
+                if shown.get(line.step) != line.state:
+                    shown[line.step] = line.state
+                    console.print(f"{line.step:<10} {line.state:<10} {line.seconds:6.1f} s", highlight=False)
+        return run
+
+
+def summary(run: Any, console: Console) -> None:
+    """The closing table of a run and the links to look further."""
+    entries = ledger.entries(str(run.id))
+    table = Table(title=f"Run {run.name} ({str(run.id)[:8]})", title_justify="left")
+    for name, justify in (("step", "left"), ("in", "right"), ("kept", "right"), ("dropped", "right"), ("by rule", "left"), ("s", "right")):
+        table.add_column(name, justify=justify, overflow="fold")  # type: ignore[arg-type]
+    facts: dict[str, Any] = {}
+    for entry in entries:
+        manifest = entry.shards().manifest()
+        facts[entry.step] = manifest.facts
+        counts = manifest.counts
+        rules = sorted(counts.dropped.items(), key=lambda pair: -pair[1])
+        words = ", ".join(f"{rule} {count:,}" for rule, count in rules[:4]) + (f", {len(rules) - 4} more" if len(rules) > 4 else "")
+        seconds = "loaded" if entry.loaded else f"{entry.seconds:.1f}"
+        table.add_row(entry.step, f"{counts.total:,}", f"{counts.kept:,}", f"{counts.total - counts.kept:,}", words, seconds)
+    console.print(table)
+    minutes = run.total_run_time.total_seconds() / 60 if run.total_run_time else 0.0
+    if "pretrain" in facts:
+        trained, scores = facts["pretrain"], facts.get("evaluate", {})
+        console.print(
+            f"tokens {facts['tokenise']['num_tokens.train']:,} · train loss {trained['train_loss']:.3f} · "
+            f"held-out loss {trained['valid_loss']:.3f}"
+            + (f" · perplexity {scores['perplexity']:.1f} · bits per byte {scores['bits_per_byte']:.3f}" if scores else "")
+            + f" · {minutes:.1f} minutes",
+            highlight=False,
+        )
+    console.print(f"Prefect run  {flow_run_url(str(run.id))}", soft_wrap=True, highlight=False)
+    if track := tracking.find_run(str(run.id)):
+        console.print(f"MLflow run   {track.url}", soft_wrap=True, highlight=False)
+    for entry in entries:
+        if entry.step == "report":
+            console.print(f"Report page  {storage.join(entry.shards().folder, 'report.html')}", soft_wrap=True, highlight=False)
+
+
+def _snapshots(client: Any, run_id: UUID) -> Iterator[tuple[Any, list[Line]]]:
+    while True:
+        run = client.read_flow_run(run_id)
+        yield run, list(_lines(client, run_id))
+        if run.state is not None and run.state.is_final():
+            return
+        time.sleep(POLL_INTERVAL_S)
+
+
+def _lines(client: Any, run_id: UUID) -> Iterator[Line]:
+    """The steps of a run and of the runs below it, in the order in which they began; of several tries the last."""
+    tasks: dict[str, Any] = {}
+    for flow_run in _tree(client, run_id):
+        found = client.read_task_runs(flow_run_filter=FlowRunFilter(id=FlowRunFilterId(any_=[flow_run])))
+        for task in sorted(found, key=lambda one: one.start_time.timestamp() if one.start_time else float("inf")):
+            if task.task_key.startswith("body-") or "." not in task.name:
+                tasks[task.name] = task
+    notes = _progress_notes(client, run_id) if any(task.state_name == "Running" for task in tasks.values()) else {}
+    for name, task in tasks.items():
+        if task.state is not None and not task.task_key.startswith("prefect."):
+            seconds = task.estimated_run_time.total_seconds()
+            yield Line(name, task.state.name, seconds, notes.get(name, "") if task.state.name == "Running" else "")
+
+
+def _tree(client: Any, run_id: UUID) -> Iterator[UUID]:
+    yield run_id
+    below = client.read_flow_runs(flow_run_filter=FlowRunFilter(parent_flow_run_id=FlowRunFilterParentFlowRunId(any_=[run_id])))
+    for child in sorted(below, key=lambda run: run.created):
+        yield from _tree(client, child.id)
+
+
+def _progress_notes(client: Any, run_id: UUID) -> dict[str, str]:
+    """The newest progress note of each step, by step."""
+    runs = list(_tree(client, run_id))
+    artifacts = client.read_artifacts(
+        artifact_filter=ArtifactFilter(flow_run_id=ArtifactFilterFlowRunId(any_=runs), type=ArtifactFilterType(any_=["progress"])),
+        sort=ArtifactSort.UPDATED_DESC,
+        limit=5,
+    )
+    notes: dict[str, str] = {}
+    for artifact in artifacts:
+        notes.setdefault((artifact.key or "").removeprefix("progress-"), (artifact.description or "").partition(": ")[2])
+    return notes
+
+
+def _progress_table(run: Any, lines: list[Line]) -> Table:
+    table = Table(title=f"{run.name}: {run.state.name if run.state else 'waiting'}", title_justify="left", box=None)
+    for name in ("step", "state", "seconds", ""):
+        table.add_column(name, justify="right" if name == "seconds" else "left")
+    for line in lines:
+        style = STYLES.get(line.state, "")
+        table.add_row(line.step, f"[{style}]{line.state}[/]" if style else line.state, f"{line.seconds:.0f}", line.note)
+    return table

@@ -1,0 +1,275 @@
+"""The report page of a run: one HTML file that needs no network, no script and no other file, from plain facts.
+
+`ReportFacts` is what a run tells; every part of it may be absent (a run without training has no curve) and its section is then
+left out. Nothing is computed here but shares and bar lengths. `page_environment` and `style.html` are shared with the validation page.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+from infra import plots
+
+FOLDER = Path(__file__).resolve().parent
+SAMPLES_PER_RULE = 3
+MAX_LANGUAGES = 10
+MAX_CLUSTER_SIZES = 12
+
+
+@dataclass(frozen=True)
+class Link:
+    """A place to go on from here; shown as a link and in letters, for viewers in which links do nothing."""
+
+    label: str
+    url: str
+
+
+@dataclass(frozen=True)
+class StepCount:
+    """One step of the funnel: `total` = `kept` + the sum of `dropped` (rule → count), in `unit`."""
+
+    step: str
+    total: int
+    kept: int
+    dropped: Mapping[str, int] = field(default_factory=dict)
+    unit: str = "documents"
+
+
+@dataclass(frozen=True)
+class Drop:
+    """A dropped document to read: the rule, what was measured, and the beginning of its text."""
+
+    step: str
+    rule: str
+    url: str
+    excerpt: str
+    value: float | None = None
+    threshold: float | None = None
+    detail: str = ""
+
+
+@dataclass(frozen=True)
+class Histogram:
+    """Counts between edges: `len(edges)` = `len(counts)` + 1; edges that grow by a factor are drawn on a logarithmic axis."""
+
+    edges: Sequence[float]
+    counts: Sequence[int]
+
+
+@dataclass(frozen=True)
+class Removed:
+    """A duplicate that was removed, and its estimated similarity (0 to 1) to the one kept."""
+
+    url: str
+    similarity: float
+
+
+@dataclass(frozen=True)
+class Cluster:
+    """Documents found to be the same: the one kept, how many there are with it, and some of those removed."""
+
+    kept_url: str
+    size: int
+    removed: Sequence[Removed]
+
+
+@dataclass(frozen=True)
+class Clusters:
+    """What dedup found: cluster size → number of such clusters (sizes from 2), and the biggest to look at."""
+
+    sizes: Mapping[int, int]
+    biggest: Sequence[Cluster] = ()
+
+
+@dataclass(frozen=True)
+class Curve:
+    """Loss in nats per token by optimiser step: points (step, loss)."""
+
+    train: Sequence[tuple[int, float]]
+    valid: Sequence[tuple[int, float]] = ()
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """One measure of the model on `split`, beside the same measure of a named baseline."""
+
+    measure: str
+    value: float
+    split: str = "held out"
+    baseline: float | None = None
+    baseline_name: str = ""
+    better: Literal["lower", "higher"] = "lower"
+
+
+@dataclass(frozen=True)
+class Generation:
+    """What the model wrote after a prompt; `settings` says how it was sampled."""
+
+    prompt: str
+    text: str
+    settings: str = ""
+
+
+@dataclass(frozen=True)
+class StepCost:
+    """What a step took: wall seconds, estimated energy in watt hours, and whether it ran or its output was loaded."""
+
+    step: str
+    seconds: float
+    energy_wh: float | None = None
+    state: Literal["ran", "loaded"] = "ran"
+
+
+@dataclass(frozen=True)
+class ValidationRow:
+    """One expectation as the report shows it; `outcome` tells a failure from what could not be evaluated."""
+
+    expectation: str
+    column: str
+    outcome: Literal["passed", "failed", "not evaluated"]
+    severity: Literal["critical", "warning"]
+    observed: str
+    threshold: str
+    unexpected_percent: float | None = None
+
+
+@dataclass(frozen=True)
+class Validation:
+    """What the gate said."""
+
+    suite: str
+    verdict: Literal["passed", "warning", "failed"]
+    rows: Sequence[ValidationRow]
+
+
+@dataclass(frozen=True)
+class ReportFacts:
+    """Everything a run tells about itself; what is empty or None is left out of the page."""
+
+    run_name: str
+    started: str = ""
+    """When, as text with its time zone."""
+    summary: str = ""
+    """One sentence under the title."""
+    headline: Mapping[str, str] = field(default_factory=dict)
+    """Label → figure with its unit, the few numbers to see first."""
+    config: Mapping[str, str] = field(default_factory=dict)
+    """Dotted key → value."""
+    digests: Mapping[str, str] = field(default_factory=dict)
+    """What → digest or version: config, code, dataset, tokeniser, model."""
+    links: Sequence[Link] = ()
+    funnel: Sequence[StepCount] = ()
+    drops: Sequence[Drop] = ()
+    text_chars: Histogram | None = None
+    languages: Mapping[str, int] = field(default_factory=dict)
+    clusters: Clusters | None = None
+    curve: Curve | None = None
+    evaluation: Sequence[Evaluation] = ()
+    generations: Sequence[Generation] = ()
+    costs: Sequence[StepCost] = ()
+    validation: Validation | None = None
+
+
+def page_environment(*folders: Path) -> Environment:
+    """Jinja over `folders` and this one: everything is escaped, an undefined name is an error."""
+    environment = Environment(
+        loader=FileSystemLoader([*folders, FOLDER]),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters.update(count=_count, share=_share, figure=_figure, duration=_duration)
+    return environment
+
+
+def render_report(facts: ReportFacts) -> str:
+    """The page as text; equal facts give equal text."""
+    return (
+        page_environment()
+        .get_template("report.html")
+        .render(
+            facts=facts,
+            drops=_drops_by_rule(facts.drops),
+            lengths=_lengths(facts.text_chars),
+            languages=_languages(facts.languages),
+            cluster_sizes=_cluster_sizes(facts.clusters),
+            curve=_curve(facts.curve),
+            seconds=_bars([cost.step for cost in facts.costs], [cost.seconds for cost in facts.costs], "Seconds per step"),
+        )
+    )
+
+
+def _drops_by_rule(drops: Sequence[Drop]) -> dict[tuple[str, str], list[Drop]]:
+    grouped: dict[tuple[str, str], list[Drop]] = {}
+    for drop in drops:
+        grouped.setdefault((drop.step, drop.rule), []).append(drop)
+    return {rule: some[:SAMPLES_PER_RULE] for rule, some in grouped.items()}
+
+
+def _lengths(histogram: Histogram | None) -> str:
+    if histogram is None or not any(histogram.counts):
+        return ""
+    return plots.histogram(
+        histogram.edges[:-1], histogram.edges, "Text length of the published documents", "characters", histogram.counts
+    )
+
+
+def _bars(labels: Sequence[str], values: Sequence[float], title: str) -> str:
+    return plots.bars(labels, values, title) if labels else ""
+
+
+def _languages(languages: Mapping[str, int]) -> str:
+    ranked = sorted(languages.items(), key=lambda item: (-item[1], item[0]))
+    shown = dict(ranked[:MAX_LANGUAGES])
+    if rest := sum(count for _, count in ranked[MAX_LANGUAGES:]):
+        shown[f"{len(ranked) - MAX_LANGUAGES} others"] = rest
+    return _bars(list(shown), list(shown.values()), "Documents by language")
+
+
+def _cluster_sizes(clusters: Clusters | None) -> str:
+    if clusters is None:
+        return ""
+    sizes = sorted(clusters.sizes.items())
+    shown = {f"{size} documents": count for size, count in sizes[:MAX_CLUSTER_SIZES]}
+    if rest := sum(count for _, count in sizes[MAX_CLUSTER_SIZES:]):
+        shown[f"{sizes[MAX_CLUSTER_SIZES][0]} and more"] = rest
+    return _bars(list(shown), list(shown.values()), "Clusters by size")
+
+
+def _curve(curve: Curve | None) -> str:
+    if curve is None:
+        return ""
+    points = {name: some for name, some in (("train", curve.train), ("valid", curve.valid)) if some}
+    series = {name: ([step for step, _ in some], [loss for _, loss in some]) for name, some in points.items()}
+    return plots.lines(series, "Training and validation loss by step", "step", "nats per token") if series else ""
+
+
+def _count(value: int) -> str:
+    return f"{value:,}"
+
+
+def _share(part: float, whole: float) -> str:
+    if not whole:
+        return "–"
+    percent = 100.0 * part / whole
+    return "< 0.1 %" if 0 < percent < 0.1 else f"{percent:.1f} %"
+
+
+def _figure(value: float | None) -> str:
+    """Four digits are enough to compare by eye; whole numbers stay whole."""
+    if value is None:
+        return "–"
+    return f"{value:,.0f}" if float(value).is_integer() or abs(value) >= 10_000 else f"{value:,.4g}"
+
+
+def _duration(seconds: float) -> str:
+    if seconds < 60:
+        return f"{seconds:.1f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    return f"{minutes} min {rest:02d} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60:02d} min"

@@ -1,0 +1,47 @@
+"""filter: compare stored signals with the thresholds of a profile; verdicts only, no text is read."""
+
+from __future__ import annotations
+
+from functools import partial
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from infra.dataset import REJECTS_SCHEMA, Outcome, ShardRef, ShardSet
+from infra.steps import Output, step
+from tasks.text.rules import FilterConfig, decide
+from tasks.text.signals import SIGNALS
+
+MEASURED = {name for name, *_ in SIGNALS}
+
+
+def decide_shard(shard: ShardRef, config: FilterConfig) -> Outcome:
+    """Verdicts of one shard: the rows that stay, and for every other the first rule it breaks."""
+    table = shard.read()
+    decision = decide(table, config)
+    keep = pa.array(decision.keep)
+    kept = table.filter(keep).select([name for name in table.column_names if name not in MEASURED])
+    drop = pc.invert(keep)
+    dropped = table.filter(drop)
+    rejects = pa.table(
+        {
+            "doc_id": dropped["doc_id"],
+            "url": dropped["url"],
+            "source": dropped["source"],
+            "rule": pa.array(decision.rule, pa.string()).filter(drop),
+            "value": pa.array(decision.value, pa.float64()).filter(drop),
+            "threshold": pa.array(decision.threshold, pa.float64()).filter(drop),
+            "detail": dropped["language"].cast(pa.string()),
+            "excerpt": pc.utf8_slice_codeunits(dropped["text"], 0, 300)
+            if "text" in table.column_names
+            else pa.nulls(dropped.num_rows, pa.string()),
+        },
+        schema=REJECTS_SCHEMA,
+    )
+    return Outcome(kept, rejects)
+
+
+@step(schema="verdicts")
+def filter(signals: ShardSet, config: FilterConfig, out: Output) -> None:
+    """Decide which documents stay, by language and by the rules of the configured profile."""
+    out.map(partial(decide_shard, config=config), signals.shards())

@@ -1,0 +1,57 @@
+"""Where tensors live: resolves `auto`, says why, and sets threads and precision for it."""
+
+from __future__ import annotations
+
+import logging
+import os
+
+import torch
+
+from tasks.learn.config import Device, Precision
+
+logger = logging.getLogger(__name__)
+
+
+class NoDevice(ValueError):
+    """The device that was asked for does not work here."""
+
+
+def resolve(device: Device) -> tuple[str, str]:
+    """The device to use, `cuda` or `cpu`, and the reason in words; the choice is logged.
+
+    Raises:
+        NoDevice: `cuda` was asked for and does not work here.
+    """
+    obstacle = _cuda_obstacle()
+    if device == "cuda" and obstacle:
+        raise NoDevice(f"device: cuda does not work here: {obstacle}; set device to auto or cpu, or run on a GPU worker")
+    if device == "cpu":
+        name, reason = "cpu", "asked for by the config"
+    elif obstacle:
+        name, reason = "cpu", obstacle
+    else:
+        name, reason = "cuda", torch.cuda.get_device_name()
+    logger.info("device %s resolved to %s: %s", device, name, reason)
+    return name, reason
+
+
+def _cuda_obstacle() -> str | None:
+    if torch.version.cuda is None and torch.version.hip is None:
+        return f"this torch ({torch.__version__}) is built without CUDA"
+    if not torch.cuda.is_available():
+        return "torch finds no usable CUDA device or driver"
+    return None
+
+
+def use_threads(num_threads: int | None) -> int:
+    """Let torch compute on so many CPU threads in this process; None: on every CPU that the process may use."""
+    if num_threads is None:
+        # containers and job schedulers narrow the affinity; macOS has none
+        num_threads = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    torch.set_num_threads(num_threads)
+    return num_threads
+
+
+def autocast(device: str, precision: Precision) -> torch.autocast:
+    """A context in which matrix products run in `precision`; it must be entered anew for each forward pass."""
+    return torch.autocast(device, dtype=torch.bfloat16, enabled=precision == "bf16")

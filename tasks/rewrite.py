@@ -1,0 +1,55 @@
+"""rewrite: remove the lines and citation marks that the C4 line rules name, from the documents that were kept."""
+
+from __future__ import annotations
+
+from functools import partial
+
+import pyarrow as pa
+import pyarrow.compute as pc
+from pydantic import BaseModel, ConfigDict, Field
+
+from infra.dataset import Outcome, ShardRef, ShardSet, rejects_table
+from infra.ids import text_digest
+from infra.steps import Output, step
+from tasks.text.signals import LineRules, rewrite_lines
+
+DOCUMENT_COLUMNS = ("doc_id", "content_id", "source", "url", "host", "text", "text_digest")
+
+
+class RewriteConfig(BaseModel):
+    """Which lines go."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    lines: LineRules = LineRules(terminal_punctuation=False)
+    """The C4 line rules; FineWeb uses them without the rule of terminal punctuation."""
+    min_chars: int = Field(1, ge=1)
+    """A document of which fewer characters are left is dropped, by rule `rewritten_empty`."""
+
+
+def rewrite_shard(pair: tuple[ShardRef, ShardRef], config: RewriteConfig) -> Outcome:
+    """Rewrite the kept documents of one shard; `pair` is the documents and the verdicts on them."""
+    documents, verdicts = pair
+    table = documents.read(DOCUMENT_COLUMNS)
+    verdict = verdicts.read()
+    table = table.filter(pc.is_in(table["doc_id"], verdict["doc_id"].combine_chunks()))
+    if "language" in verdict.column_names:  # verdicts are a subsequence of the documents, so the rows match
+        table = table.append_column("language", verdict["language"]).append_column("language_score", verdict["language_score"])
+    text, removed = rewrite_lines(table["text"].combine_chunks(), config.lines)
+    digests = pa.array([text_digest(one) for one in text.to_pylist()], pa.string())
+    rewritten = table.set_column(5, "text", text).set_column(6, "text_digest", digests)
+    long_enough = pc.greater_equal(pc.utf8_length(text), config.min_chars)
+    gone = table.filter(pc.invert(long_enough))
+    rejects = rejects_table(
+        {**row, "rule": "rewritten_empty", "value": 0, "threshold": config.min_chars, "excerpt": row["text"]}
+        for row in gone.select(["doc_id", "url", "source", "text"]).to_pylist()
+    )
+    return Outcome(rewritten.filter(long_enough), rejects, {f"lines_removed.{rule}": count for rule, count in removed.items()})
+
+
+@step(schema="documents")
+def rewrite(documents: list[ShardSet], verdicts: ShardSet, config: RewriteConfig, out: Output) -> None:
+    """Remove policy, script and fragment lines and citation marks from the documents that the filter kept."""
+    shards = [shard for version in documents for shard in version.shards()]
+    receipts = out.map(partial(rewrite_shard, config=config), list(zip(shards, verdicts.shards(), strict=True)))
+    out.sum_facts(receipts)

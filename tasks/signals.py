@@ -1,0 +1,53 @@
+"""signals: measure every document once and keep the numbers; no document is dropped and no text is carried along."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from functools import partial
+
+import pyarrow as pa
+from pydantic import BaseModel, ConfigDict, Field
+
+from infra.dataset import Outcome, ShardRef, ShardSet
+from infra.ids import payload_digest
+from infra.settings import settings
+from infra.steps import Output, step
+from tasks.text.language import identify
+from tasks.text.signals import measure
+
+KEYS = ("doc_id", "content_id", "source", "url", "host")
+
+
+class SignalsConfig(BaseModel):
+    """What is measured."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    language_floor: float = Field(0.3, ge=0, le=1)
+    """Score below which a document's language is `unknown`, never silently English."""
+
+
+def language_model_digest(config: SignalsConfig) -> Mapping[str, str]:
+    """The language model is part of the recipe."""
+    path = settings().language_model
+    if not path.exists():
+        raise FileNotFoundError(f"{path}: the fastText language model is missing; run `make setup` (or set GRISTMILL_RESOURCES)")
+    return {path.name: payload_digest(path.read_bytes())}
+
+
+def measure_shard(shard: ShardRef, config: SignalsConfig) -> Outcome:
+    """All signals of one shard, row by row with its documents."""
+    documents = shard.read([*KEYS, "text"])
+    language, score = identify(documents["text"], settings().language_model, config.language_floor)
+    table = measure(documents["text"])
+    for name in reversed(KEYS):
+        table = table.add_column(0, name, documents[name])
+    table = table.append_column("language", language).append_column("language_score", pa.array(score, pa.float32()))
+    return Outcome(table)
+
+
+@step(schema="signals", fingerprint=language_model_digest)
+def signals(documents: Sequence[ShardSet], config: SignalsConfig, out: Output) -> None:
+    """Measure language, Gopher, C4 and FineWeb signals of every document, in one pass over its bytes."""
+    shards = [shard for version in documents for shard in version.shards()]
+    out.map(partial(measure_shard, config=config), shards)

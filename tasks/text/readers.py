@@ -1,0 +1,338 @@
+"""Rows that are text already, as documents: JSONL (plain, gzip, zstd), Parquet, text files, and anything `datasets` loads.
+
+The plan cuts big files into pieces and gathers small ones, from names and sizes alone, so that the same files give the same shards on
+any number of workers. A row without usable text is a reject with its reason, a broken line too; a file without the column is an
+error that names the columns it has. JSONL is parsed by Arrow; only pieces with broken or mixed rows are read line by line.
+"""
+
+from __future__ import annotations
+
+import gzip
+import io
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import pyarrow as pa
+import pyarrow.json as pajson
+import pyarrow.parquet as pq
+import zstandard
+from pydantic import BaseModel, ConfigDict, Field
+
+from infra.dataset import rejects_table
+from infra.errors import InputError
+from infra.ids import content_id, doc_id, payload_digest, text_digest
+from tasks.web.urls import UrlError, canonical, host_of
+
+JSONL = (".jsonl", ".ndjson", ".json")
+COMPRESSED = (".gz", ".zst")
+TEXT = (".txt", ".md")
+DOCUMENTS_SCHEMA = pa.schema([(name, pa.string()) for name in ("doc_id", "content_id", "source", "url", "host", "text", "text_digest")])
+
+
+class Fields(BaseModel):
+    """Names of the fields that a row brings; all but the text may be absent."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    text: str = "text"
+    """Field with the document's text."""
+    url: str = "url"
+    """Field with the address the text came from."""
+    id: str = "id"
+    """Field with the source's own key of the row."""
+    source: str = "source"
+    """Field with the name of the row's source; where absent, the source's name of this configuration."""
+
+
+class FolderSource(BaseModel):
+    """A file or a folder of JSONL, JSONL.gz, JSONL.zst, Parquet, .txt or .md files."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    kind: Literal["folder"]
+    name: str = "folder"
+    """Name of this source; part of every document's id."""
+    path: str
+    """File or folder, searched with its sub-folders."""
+    fields: Fields = Fields()
+    """Which fields of a row are used."""
+
+
+class DatasetSource(BaseModel):
+    """A dataset that `datasets.load_dataset` loads, by its hub name or from a local path."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    kind: Literal["dataset"]
+    name: str = "dataset"
+    """Name of this source; part of every document's id."""
+    dataset: str
+    """Hub name (owner/name) or local folder."""
+    subset: str | None = None
+    """Configuration of the dataset, where it has several."""
+    split: str = "train"
+    """Split to read."""
+    fields: Fields = Fields()
+    """Which fields of a row are used."""
+
+
+class IngestConfig(BaseModel):
+    """Sources whose rows are text already."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    snapshot: str = "first"
+    """Label of this import; another label is another snapshot of the same files."""
+    sources: tuple[Annotated[FolderSource | DatasetSource, Field(discriminator="kind")], ...] = ()
+    """What to import."""
+    shard_bytes: int = Field(64_000_000, ge=1)
+    """Bytes of input per shard, before decompression: bounds a worker's memory to about five times this."""
+
+
+@dataclass(frozen=True)
+class Piece:
+    """A part of a source: bytes `start` to `stop` of a JSONL file, row groups of Parquet, rows of a dataset, or a whole file."""
+
+    source: int
+    path: str
+    start: int
+    stop: int
+    num_bytes: int
+
+
+def files_of(path: str) -> list[Path]:
+    """The usable files of a file or folder, in order of their names.
+
+    Raises:
+        InputError: no such file or folder, or nothing usable in it.
+    """
+    root = Path(path).expanduser()
+    if not root.exists():
+        raise InputError(f"{path}: no such file or folder")
+    found = [root] if root.is_file() else sorted(one for one in root.rglob("*") if one.is_file() and _kind(one))
+    if not found or not _kind(found[0]):
+        kinds = ", ".join((*JSONL, *(JSONL[0] + end for end in COMPRESSED), ".parquet", *TEXT))
+        raise InputError(f"{path}: no file that can be read; these kinds can: {kinds}")
+    return found
+
+
+def fingerprint(config: IngestConfig) -> dict[str, str]:
+    """{file: size and time} of every local file, so that a changed folder is another version."""
+    seen = {}
+    for source in config.sources:
+        local = source.path if isinstance(source, FolderSource) else source.dataset
+        if isinstance(source, FolderSource) or Path(local).exists():
+            root = Path(local).expanduser()
+            files = files_of(local) if isinstance(source, FolderSource) else sorted(one for one in root.rglob("*") if one.is_file())
+            for file in files or [root]:
+                facts = file.stat()
+                seen[f"{source.name}:{file}"] = f"{facts.st_size}:{facts.st_mtime_ns}"
+    return seen
+
+
+def plan(config: IngestConfig) -> list[list[Piece]]:
+    """The pieces of each shard."""
+    shards: list[list[Piece]] = []
+    for index, source in enumerate(config.sources):
+        pieces = _file_pieces(index, source, config.shard_bytes) if isinstance(source, FolderSource) else _rows(index, source, config)
+        filled = config.shard_bytes
+        for piece in pieces:
+            if filled + piece.num_bytes > config.shard_bytes:
+                shards.append([])
+                filled = 0
+            shards[-1].append(piece)
+            filled += piece.num_bytes
+    return shards
+
+
+def read_piece(pieces: Sequence[Piece], config: IngestConfig) -> tuple[pa.Table, pa.Table]:
+    """The documents and the rejects of one shard.
+
+    Raises:
+        InputError: a file lacks the text column.
+    """
+    rows: list[dict[str, Any]] = []
+    rejects: list[dict[str, Any]] = []
+    for piece in pieces:
+        source = config.sources[piece.source]
+        for row in _read(piece, source):
+            good = _document(row, source, piece)
+            (rejects if "rule" in good else rows).append(good)
+    return pa.Table.from_pylist(rows, schema=DOCUMENTS_SCHEMA), rejects_table(rejects)
+
+
+def _document(row: dict[str, Any], source: FolderSource | DatasetSource, piece: Piece) -> dict[str, Any]:
+    """A row as a document, or as a reject with its rule."""
+    name = str(row.get("source") or source.name)
+    text = row.get("text")
+    key = str(row.get("url") or row.get("id") or "")
+    base = {"source": name, "url": key or piece.path}
+    if "broken" in row:
+        return {**base, "doc_id": payload_digest(row["raw"]), "rule": row["broken"], "detail": row["detail"]}
+    if not isinstance(text, str) or not text.strip():
+        seen = "no text" if text is None else "blank text" if isinstance(text, str) else f"text is a {type(text).__name__}"
+        payload = payload_digest(json.dumps(row, sort_keys=True, default=str).encode())
+        return {**base, "doc_id": doc_id(name, key, payload), "rule": "no_text", "detail": f"{piece.path}: {seen}"}
+    text = text.encode("utf-8", "replace").decode()  # a JSON escape can name half a surrogate pair, which no UTF-8 holds
+    payload = payload_digest(text.encode())
+    url, host = _address(row.get("url"))
+    return {
+        "doc_id": doc_id(name, key or payload, payload),
+        "content_id": content_id(text),
+        "source": name,
+        "url": url or key or f"{name}:{payload}",
+        "host": host or name,
+        "text": text,
+        "text_digest": text_digest(text),
+    }
+
+
+def _address(url: Any) -> tuple[str, str]:
+    if not isinstance(url, str) or not url:
+        return "", ""
+    try:
+        clean = canonical(url)
+        return clean, host_of(clean)
+    except UrlError:
+        return url, ""
+
+
+def _kind(path: Path) -> str:
+    suffixes = [one.lower() for one in path.suffixes]
+    last = suffixes[-1] if suffixes else ""
+    if last in COMPRESSED and len(suffixes) > 1 and suffixes[-2] in JSONL:
+        return "jsonl" + last
+    return "jsonl" if last in JSONL else "parquet" if last == ".parquet" else "text" if last in TEXT else ""
+
+
+def _file_pieces(index: int, source: FolderSource, shard_bytes: int) -> Iterator[Piece]:
+    for file in files_of(source.path):
+        size, kind = file.stat().st_size, _kind(file)
+        if kind == "jsonl":
+            for start in range(0, max(size, 1), shard_bytes):
+                stop = min(start + shard_bytes, size)
+                yield Piece(index, str(file), start, stop, stop - start)
+        elif kind == "parquet":
+            facts = _parquet(file).metadata
+            for group in range(facts.num_row_groups):
+                yield Piece(index, str(file), group, group + 1, facts.row_group(group).total_byte_size)
+        else:
+            yield Piece(index, str(file), 0, size, size)
+
+
+def _rows(index: int, source: DatasetSource, config: IngestConfig) -> Iterator[Piece]:
+    dataset = _load(source)
+    num_rows = len(dataset)
+    per_row = max(1, (dataset.data.nbytes if num_rows else 0) // max(num_rows, 1))
+    step = max(1, config.shard_bytes // per_row)
+    for start in range(0, num_rows, step):
+        stop = min(start + step, num_rows)
+        yield Piece(index, source.dataset, start, stop, (stop - start) * per_row)
+
+
+def _load(source: DatasetSource) -> Any:
+    import datasets
+
+    datasets.disable_progress_bars()
+    try:
+        return datasets.load_dataset(source.dataset, source.subset, split=source.split)
+    except (ValueError, OSError, ConnectionError) as error:
+        raise InputError(
+            f"ingest.sources: dataset {source.dataset!r}, split {source.split!r}: {error}; check the name, the split and the network, "
+            "or give a local folder"
+        ) from error
+
+
+def _read(piece: Piece, source: FolderSource | DatasetSource) -> Iterator[dict[str, Any]]:
+    """Rows as {text, url, id, source}, or {broken, raw, detail} where a row cannot be read."""
+    wanted = source.fields
+    if isinstance(source, DatasetSource):
+        table = _load(source).select(range(piece.start, piece.stop)).with_format("arrow")[:]
+        yield from _table_rows(table, wanted, piece.path)
+        return
+    kind = _kind(Path(piece.path))
+    if kind == "parquet":
+        opened = _parquet(Path(piece.path))
+        names = [name for name in (wanted.text, wanted.url, wanted.id, wanted.source) if name in opened.schema_arrow.names]
+        _require(wanted, opened.schema_arrow.names, piece.path)
+        yield from _table_rows(opened.read_row_groups(range(piece.start, piece.stop), columns=names), wanted, piece.path)
+    elif kind == "text":
+        raw = Path(piece.path).read_bytes()
+        try:
+            relative = Path(piece.path).relative_to(Path(source.path).expanduser()).as_posix()
+            yield {"text": raw.decode("utf-8-sig"), "id": relative if relative != "." else Path(piece.path).name}
+        except UnicodeDecodeError as error:
+            yield {"broken": "not_utf8", "raw": raw, "detail": f"{piece.path}: {error}", "id": piece.path}
+    else:
+        yield from _jsonl_rows(_lines(piece, kind), wanted, piece.path)
+
+
+def _parquet(path: Path) -> pq.ParquetFile:
+    try:
+        return pq.ParquetFile(path)
+    except pa.ArrowInvalid as error:
+        raise InputError(f"{path}: not a Parquet file ({error})") from error
+
+
+def _require(wanted: Fields, names: Sequence[str], path: str) -> None:
+    if wanted.text not in names:
+        raise InputError(f"{path}: no column {wanted.text!r}; it has {', '.join(names)}; name the one with the text in `fields.text`")
+
+
+def _table_rows(table: pa.Table, wanted: Fields, path: str) -> Iterator[dict[str, Any]]:
+    _require(wanted, table.column_names, path)
+    columns = {key: name for key, name in wanted.model_dump().items() if name in table.column_names}
+    for batch in table.select(list(columns.values())).to_batches(max_chunksize=4096):
+        for row in batch.to_pylist():
+            yield {key: row[name] for key, name in columns.items()}
+
+
+def _lines(piece: Piece, kind: str) -> bytes:
+    """The whole lines that begin in the piece."""
+    with Path(piece.path).open("rb") as file:
+        if kind == "jsonl.gz":
+            return gzip.decompress(file.read())
+        if kind == "jsonl.zst":
+            return zstandard.ZstdDecompressor().stream_reader(io.BytesIO(file.read()), read_across_frames=True).read()
+        if piece.start:
+            file.seek(piece.start - 1)
+            file.readline()
+        begin = file.tell()
+        data = file.read(max(0, piece.stop - begin))
+        return data + (file.readline() if data and not data.endswith(b"\n") else b"")
+
+
+def _jsonl_rows(data: bytes, wanted: Fields, path: str) -> Iterator[dict[str, Any]]:
+    names = dict.fromkeys((wanted.text, wanted.url, wanted.id, wanted.source))
+    options = pajson.ParseOptions(
+        explicit_schema=pa.schema([(name, pa.string()) for name in names]), unexpected_field_behavior="ignore"
+    )
+    try:
+        table = pajson.read_json(io.BytesIO(data), pajson.ReadOptions(block_size=len(data) + 1), options)
+        table.validate(full=True)
+    except pa.ArrowInvalid:
+        # a broken line, a number as id, or an empty piece: rare, and every line then gets its own verdict
+        yield from _each_line(data, wanted, path)
+        return
+    yield from _table_rows(table, wanted, path)
+
+
+def _each_line(data: bytes, wanted: Fields, path: str) -> Iterator[dict[str, Any]]:
+    for line in data.split(b"\n"):
+        if not line.strip():
+            continue
+        try:
+            row = json.loads(line.decode())
+        except UnicodeDecodeError as error:
+            yield {"broken": "not_utf8", "raw": line, "detail": f"{path}: {error}"}
+            continue
+        except json.JSONDecodeError as error:
+            yield {"broken": "broken_json", "raw": line, "detail": f"{path}: {error}: {line[:80]!r}"}
+            continue
+        if not isinstance(row, dict):
+            yield {"broken": "not_an_object", "raw": line, "detail": f"{path}: {line[:80]!r}"}
+            continue
+        yield {key: row.get(name) for key, name in wanted.model_dump().items()}

@@ -1,0 +1,94 @@
+from __future__ import annotations
+
+import re
+import xml.etree.ElementTree as ElementTree
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from infra import plots
+
+LIMIT_BYTES = 60_000
+
+
+def drawn() -> dict[str, str]:
+    rng = np.random.default_rng(1)
+    steps = np.arange(20_000)
+    noisy = 8 * np.exp(-steps / 3000) + 2 + rng.normal(0, 0.2, len(steps))
+    return {
+        "histogram": plots.histogram(rng.lognormal(7, 1, 30_000), 60, "Lengths", "characters"),
+        "bars": plots.bars([f"step {i}" for i in range(25)], rng.random(25) * 1000, "Seconds"),
+        "lines": plots.lines({"train": (steps, noisy), "valid": (steps[::500], noisy[::500])}, "Loss", "step", "nats"),
+    }
+
+
+@pytest.mark.parametrize("name", ["histogram", "bars", "lines"])
+def test_a_figure_is_one_small_named_svg_that_loads_nothing(name: str) -> None:
+    svg = drawn()[name]
+    root = ElementTree.fromstring(svg)
+    assert root.tag.endswith("svg") and root.get("role") == "img" and root.get("aria-label") and root.get("viewBox")
+    assert len(svg.encode()) < LIMIT_BYTES
+    for element in root.iter():
+        for attribute, value in element.attrib.items():
+            assert not attribute.endswith(("href", "src")) or value.startswith("#")
+    # text stays text in the page's own typeface
+    assert "<text" in svg and "font-family" not in svg
+
+
+@pytest.mark.parametrize("name", ["histogram", "bars", "lines"])
+def test_every_colour_is_the_pages_so_that_light_and_dark_both_read(name: str) -> None:
+    assert not re.search(r"(?:fill|stroke): ?#", drawn()[name])
+    assert "var(--series-1" in drawn()[name]
+
+
+def test_equal_input_gives_equal_bytes() -> None:
+    assert drawn() == drawn()
+
+
+def test_figures_on_one_page_share_no_id() -> None:
+    ids = [found for svg in drawn().values() for found in re.findall(r'\bid="([^"]+)"', svg)]
+    assert ids and len(ids) == len(set(ids))
+    for svg in drawn().values():
+        assert set(re.findall(r'(?:href="#|url\(#)([^")]+)', svg)) <= set(re.findall(r'\bid="([^"]+)"', svg))
+
+
+def test_counted_bins_draw_the_same_bars_as_the_values_themselves() -> None:
+    values, edges = [1.0, 1.5, 2.5, 2.6, 2.7, 9.0], [1.0, 2.0, 3.0, 10.0]
+    counts, _ = np.histogram(values, edges)
+    assert plots.histogram(values, edges, "t", "x") == plots.histogram(edges[:-1], edges, "t", "x", list(counts))
+
+
+@pytest.mark.parametrize(
+    ("edges", "logarithmic"),
+    [(list(np.geomspace(10, 10_000, 20)), True), (list(range(10, 200, 10)), False), (list(range(0, 200, 10)), False)],
+)
+def test_edges_that_grow_by_a_factor_give_a_logarithmic_axis(edges: list[float], logarithmic: bool) -> None:
+    svg = plots.histogram(edges[:-1], edges, "t", "x", [1] * (len(edges) - 1))
+    widths = [float(b) - float(a) for a, b in re.findall(r'<path d="M ([\d.]+) [\d.]+ L ([\d.]+) ', svg)]
+    assert plots._is_geometric(edges) is logarithmic
+    # on the axis that suits its edges every bar is equally wide
+    assert max(widths[: len(edges) - 1]) - min(widths[: len(edges) - 1]) < 0.1
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.lists(st.floats(-1e6, 1e6), min_size=1, max_size=3000))
+def test_a_thinned_line_keeps_its_ends_its_highest_and_its_lowest_point(values: list[float]) -> None:
+    y = np.array(values)
+    xs, ys = plots._thinned(np.arange(len(y)), y)
+    assert len(xs) <= plots.MAX_POINTS
+    assert (xs[0], xs[-1]) == (0, len(y) - 1)
+    assert ys.min() == y.min() and ys.max() == y.max()
+    assert (np.diff(xs) > 0).all() and (y[xs] == ys).all()
+
+
+def test_letters_from_the_data_stay_letters() -> None:
+    svg = plots.bars(["<b>&$x$", "plain"], [1, 2], 'a "title" <i>')
+    text = [element.text for element in ElementTree.fromstring(svg).iter() if element.tag.endswith("text")]
+    assert "<b>&$x$" in text
+
+
+def test_more_lines_than_can_be_told_apart_are_refused() -> None:
+    with pytest.raises(ValueError, match="5 series"):
+        plots.lines({str(i): ([0, 1], [0, 1]) for i in range(5)}, "t", "x", "y")

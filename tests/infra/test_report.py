@@ -1,0 +1,295 @@
+from __future__ import annotations
+
+import re
+from dataclasses import fields, replace
+from html.parser import HTMLParser
+
+import numpy as np
+import pytest
+
+from infra.report import (
+    Cluster,
+    Clusters,
+    Curve,
+    Drop,
+    Evaluation,
+    Generation,
+    Histogram,
+    Link,
+    Removed,
+    ReportFacts,
+    StepCost,
+    StepCount,
+    Validation,
+    ValidationRow,
+    render_report,
+)
+
+VOID = {"meta", "br", "link", "img", "input", "hr"}
+SECTIONS = {
+    "funnel": "funnel",
+    "drops": "drops",
+    "clusters": "duplicates",
+    "validation": "validation",
+    "curve": "training",
+    "costs": "cost",
+}
+
+
+class Page(HTMLParser):
+    """What a test asks of a page: its elements in order, its text, and whether every element is closed."""
+
+    def __init__(self, html: str) -> None:
+        super().__init__()
+        self.elements: list[tuple[str, dict[str, str | None]]] = []
+        self.open: list[str] = []
+        self.words: list[str] = []
+        self.feed(html)
+        self.text = " ".join(" ".join(self.words).split())
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.elements.append((tag, dict(attrs)))
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.elements.append((tag, dict(attrs)))
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open and self.open[-1] == tag, f"</{tag}> closes {self.open[-3:]}"
+        self.open.pop()
+
+    def handle_data(self, data: str) -> None:
+        if "style" not in self.open:
+            self.words.append(data)
+
+    def ids(self) -> list[str]:
+        return [str(attrs["id"]) for _, attrs in self.elements if "id" in attrs]
+
+
+def realistic() -> ReportFacts:
+    rng = np.random.default_rng(7)
+    edges = [float(round(edge)) for edge in np.geomspace(40, 60_000, 36)]
+    counts, _ = np.histogram(rng.lognormal(6.9, 0.9, 14_000), edges)
+    steps = np.arange(0, 600, 2)
+    train = 7.2 * np.exp(-steps / 130) + 2.35 + rng.normal(0, 0.05, len(steps))
+    url = "http://127.0.0.1:8341/s3/operations/"
+    page = "The request specifies whether Amazon S3 should replicate objects that were encrypted. "
+    return ReportFacts(
+        run_name="demo · clever-otter",
+        started="2026-11-22 10:04 UTC",
+        summary="Operation texts of botocore, crawled from four loopback hosts, curated, and a 4.1 M parameter model trained on them.",
+        headline={
+            "documents in": "6,412",
+            "kept": "3,187",
+            "tokens": "1.94 M",
+            "perplexity": "11.8",
+            "minutes": "7.4",
+            "energy": "3.1 Wh",
+        },
+        config={"crawl.delay_s": "0.0", "filter.profile": "fineweb", "dedup.num_hashes": "112", "model.num_layers": "6"},
+        digests={"config": "9f" * 16, "dataset": "3a" * 16, "tokeniser": "c1" * 16, "model": "77" * 16},
+        links=(
+            Link("Prefect run", "http://127.0.0.1:4200/runs/flow-run/0d1e8c7a"),
+            Link("MLflow run", "http://127.0.0.1:5000/#/experiments/1/runs/ab12?workflowType=machine_learning"),
+        ),
+        funnel=(
+            StepCount("crawl", 6_890, 6_412, {"robots": 330, "http status 500": 96, "unreachable host": 52}, unit="pages"),
+            StepCount("extract", 6_412, 6_388, {"no text": 21, "not UTF-8": 3}),
+            StepCount(
+                "filter",
+                6_388,
+                3_904,
+                {
+                    "gopher_num_words": 1_702,
+                    "fineweb_short_line_share": 401,
+                    "gopher_top_2gram_share": 187,
+                    "language": 122,
+                    "gopher_stop_words": 72,
+                },
+            ),
+            StepCount("rewrite", 3_904, 3_902, {"nothing left": 2}),
+            StepCount("dedup", 3_902, 3_187, {"near duplicate": 604, "exact duplicate": 111}),
+            StepCount("redact", 3_187, 3_187),
+        ),
+        drops=(
+            *(Drop("filter", "gopher_num_words", f"{url}put-{i}", page * (1 + i % 2), 12 + i, 50) for i in range(5)),
+            Drop("filter", "language", f"{url}liste", "Cette opération renvoie la liste des <objets>.", 0.41, 0.65, "fr"),
+            Drop("dedup", "near duplicate", f"{url}copy", page * 3, 0.94, 0.8, "kept " + "ab" * 16),
+            Drop("extract", "no text", f"{url}empty", ""),
+        ),
+        text_chars=Histogram(edges, [int(n) for n in counts]),
+        languages={"en": 3_150, "fr": 20, "de": 9, "es": 5, "ja": 3},
+        clusters=Clusters(
+            sizes={2: 214, 3: 71, 4: 22, 5: 9, 8: 4, 13: 2, 41: 1},
+            biggest=(
+                Cluster(f"{url}tag-resource", 41, tuple(Removed(f"{url}tag-resource-{i}", 0.99 - i / 50) for i in range(4))),
+                Cluster(f"{url}list-tags", 13, tuple(Removed(f"{url}list-tags-{i}", 0.93 - i / 50) for i in range(3))),
+            ),
+        ),
+        curve=Curve(
+            train=[(int(s), float(v)) for s, v in zip(steps, train, strict=True)],
+            valid=[(int(s), float(v + 0.11)) for s, v in zip(steps[::30], train[::30], strict=True)],
+        ),
+        evaluation=(
+            Evaluation("perplexity", 11.83, baseline=412.6, baseline_name="unigram"),
+            Evaluation("bits per byte", 1.024, baseline=2.41, baseline_name="unigram"),
+            Evaluation("next-token accuracy", 0.447, baseline=0.052, baseline_name="most frequent token", better="higher"),
+        ),
+        generations=(
+            Generation(
+                "The operation returns",
+                " a list of the resources that match the specified filters.",
+                "temperature 0.8, top-k 50, seed 1",
+            ),
+            Generation("To delete a bucket", ", you must first delete all objects in it.", "greedy"),
+        ),
+        costs=(
+            StepCost("crawl", 61.2, 0.41),
+            StepCost("extract", 22.9, 0.2),
+            StepCost("filter", 3.4, 0.03),
+            StepCost("dedup", 9.8, 0.08),
+            StepCost("tokenise", 8.1, None, "loaded"),
+            StepCost("pretrain", 312.5, 2.31),
+        ),
+        validation=Validation(
+            "published",
+            "warning",
+            (
+                ValidationRow(
+                    "expect_column_values_to_match_regex",
+                    "doc_id",
+                    "passed",
+                    "critical",
+                    "100 %",
+                    "matching '^[0-9a-f]{32}$'",
+                    0.0,
+                ),
+                ValidationRow(
+                    "expect_column_value_lengths_to_be_between",
+                    "text",
+                    "failed",
+                    "warning",
+                    "93.11 %",
+                    "at least 100, for 95 % of values",
+                    6.89,
+                ),
+                ValidationRow(
+                    "expect_column_values_to_be_between", "removal_rate_dedup", "not evaluated", "warning", "–", "at most 0.8"
+                ),
+            ),
+        ),
+    )
+
+
+@pytest.fixture(scope="module")
+def html() -> str:
+    return render_report(realistic())
+
+
+def assert_loads_nothing(html: str) -> None:
+    """No element or style of the page fetches anything: not a script, sheet, picture, font or frame."""
+    for tag, attrs in Page(html).elements:
+        assert tag not in {"script", "link", "img", "iframe", "object", "embed", "base"}, tag
+        for name in ("src", "srcset", "href", "xlink:href", "data", "poster", "background"):
+            value = attrs.get(name) or ""
+            assert not value or value.startswith("#") or (tag == "a" and name == "href"), f"<{tag} {name}={value!r}>"
+    assert not re.search(r"@import|url\((?!#)", html)
+
+
+def test_the_page_loads_nothing(html: str) -> None:
+    assert_loads_nothing(html)
+
+
+def test_every_element_is_closed_and_every_id_is_used_once(html: str) -> None:
+    page = Page(html)
+    assert page.open == []
+    ids = page.ids()
+    assert len(ids) == len(set(ids))
+    targets = [str(attrs["href"])[1:] for tag, attrs in page.elements if tag == "a" and str(attrs["href"]).startswith("#")]
+    assert targets and set(targets) <= set(ids)
+
+
+def test_figures_and_tables_say_what_they_are(html: str) -> None:
+    page = Page(html)
+    figures = [attrs for tag, attrs in page.elements if tag == "svg"]
+    assert len(figures) == 5
+    assert all(attrs.get("role") == "img" and attrs.get("aria-label") for attrs in figures)
+    tags = [tag for tag, _ in page.elements]
+    assert tags.count("caption") == tags.count("table") == 5
+    headings = [int(tag[1]) for tag in tags if re.fullmatch(r"h[1-6]", tag)]
+    assert headings[0] == 1 and headings.count(1) == 1
+    assert all(below - above <= 1 for above, below in zip(headings, headings[1:], strict=False))
+
+
+def test_the_funnel_shows_each_rule_with_its_share_of_what_the_step_was_given(html: str) -> None:
+    text = Page(html).text
+    assert "gopher_num_words 1,702 26.6 %" in text
+    assert "dedup 3,902 3,187 715 18.3 %" in text
+    # the most frequent rule first
+    assert text.index("near duplicate") < text.index("exact duplicate")
+
+
+def test_at_most_three_drops_of_a_rule_are_shown_with_value_and_threshold(html: str) -> None:
+    text = Page(html).text
+    assert text.count("/put-") == 3
+    assert "measured 12 , threshold 50" in text
+    assert "(no text)" in text
+
+
+def test_what_the_web_wrote_is_escaped() -> None:
+    hostile = "<script>alert(1)</script><img src=http://x>"
+    facts = replace(
+        realistic(),
+        run_name=hostile,
+        drops=(Drop("filter", hostile, hostile, hostile),),
+        languages={hostile: 3},
+        generations=(Generation(hostile, hostile),),
+    )
+    page = render_report(facts)
+    assert_loads_nothing(page)
+    assert Page(page).text.count("<script>alert(1)</script>") >= 5
+
+
+def test_links_are_anchors_and_letters(html: str) -> None:
+    page = Page(html)
+    for link in realistic().links:
+        assert ("a", {"href": link.url, "rel": "noreferrer"}) in page.elements
+        assert link.url in page.text
+
+
+def test_energy_is_called_estimated_and_summed_over_what_is_known(html: str) -> None:
+    text = Page(html).text
+    assert "Wh, estimated" in text
+    assert "tokenise 8.1 s – loaded" in text
+    assert "all 6 min 58 s 3.03" in text
+
+
+@pytest.mark.parametrize("name", [item.name for item in fields(ReportFacts) if item.name != "run_name"])
+def test_every_part_may_be_absent(name: str, html: str) -> None:
+    empty = ReportFacts("x")
+    page = Page(render_report(replace(realistic(), **{name: getattr(empty, name)})))
+    assert page.open == []
+    if name in SECTIONS:
+        assert SECTIONS[name] in Page(html).ids()
+        assert SECTIONS[name] not in page.ids()
+
+
+def test_a_run_that_tells_only_its_name_still_has_a_page() -> None:
+    page = Page(render_report(ReportFacts("quiet")))
+    assert page.open == [] and "quiet" in page.text
+    assert not [tag for tag, _ in page.elements if tag in {"section", "table", "svg"}]
+
+
+def test_an_empty_corpus_has_a_page() -> None:
+    facts = ReportFacts("empty", funnel=(StepCount("crawl", 0, 0),), text_chars=Histogram([1, 2], [0]), clusters=Clusters({}))
+    text = Page(render_report(facts)).text
+    assert "crawl 0 0 0 –" in text and "No document had a duplicate." in text
+
+
+def test_equal_facts_give_equal_pages(html: str) -> None:
+    assert render_report(realistic()) == html
+
+
+def test_the_page_is_small_enough_to_send(html: str) -> None:
+    assert len(html.encode()) < 200_000
