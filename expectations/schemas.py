@@ -11,6 +11,7 @@ from collections.abc import Mapping
 import pyarrow as pa
 
 from infra.dataset import REJECTS_SCHEMA
+from infra.errors import InputError
 
 CAPTURES = pa.schema(
     [
@@ -68,7 +69,7 @@ OPEN_SCHEMAS = ("signals",)
 SIGNAL_TYPES = (pa.float32(), pa.int32(), pa.bool_(), pa.string())
 
 
-class SchemaError(ValueError):
+class SchemaError(InputError):
     """A table that does not have its stage's columns; the message names the step, the column and the types."""
 
 

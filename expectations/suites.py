@@ -15,12 +15,13 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from expectations.schemas import OPEN_SCHEMAS, SCHEMAS
+from infra.errors import InputError
 from infra.ids import digest_of
 
 FOLDER = Path(__file__).resolve().parent
 
 
-class SuiteError(ValueError):
+class SuiteError(InputError):
     """A suite file that cannot be used: one problem a line, each with file, key, value and the nearest valid one."""
 
 

@@ -10,6 +10,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
+from infra.errors import GristmillError
+
 MAX_SAMPLES = 5
 SAMPLE_CHARS = 160
 
@@ -22,7 +24,7 @@ class Verdict(StrEnum):
     FAILED = "failed"
 
 
-class GateFailed(Exception):
+class GateFailed(GristmillError):
     """A critical expectation failed or could not be evaluated; the message says which, on what, and what to do."""
 
 

@@ -24,7 +24,9 @@ app = typer.Typer(
 out = Console()
 err = Console(stderr=True)
 
-ConfigOption = Annotated[str, typer.Option("--config", "-c", help="A YAML file, or the name of one that ships: demo, small, web, cluster.")]
+ConfigOption = Annotated[
+    str, typer.Option("--config", "-c", help="A YAML file, or the name of one that ships: demo, small, web, cluster.")
+]
 SetOption = Annotated[
     list[str] | None, typer.Option("--set", "-s", help="Override a key: dotted.key=value, where the value is YAML. Repeatable.")
 ]
@@ -58,17 +60,23 @@ def run(
     if ended.state is None or not ended.state.is_completed():
         message = ended.state.message if ended.state else "no state"
         err.print(f"{flow}: {ended.state_name}: {message}", highlight=False, markup=False, soft_wrap=True)
-        err.print(f"Retry it: press Retry on its Prefect page, or prefect flow-run retry {ended.id}", highlight=False, soft_wrap=True)
+        err.print(
+            f"Retry it: press Retry on its Prefect page, or prefect flow-run retry {ended.id}", highlight=False, soft_wrap=True
+        )
         raise typer.Exit(EXIT_FAILED)
 
 
 @app.command()
 def step(
     name: Annotated[str, typer.Argument(help="Name of a step: crawl, extract, signals, filter, rewrite, dedup …")],
-    output: Annotated[Path, typer.Option("--output", "-o", help="Folder for the results; an earlier start of the same step goes on in it.")],
+    output: Annotated[
+        Path, typer.Option("--output", "-o", help="Folder for the results; an earlier start of the same step goes on in it.")
+    ],
     inputs: Annotated[
         list[str] | None,
-        typer.Option("--input", "-i", help="A file or folder of JSONL, JSONL.gz/.zst, Parquet or text, or a version's folder. Repeatable."),
+        typer.Option(
+            "--input", "-i", help="A file or folder of JSONL, JSONL.gz/.zst, Parquet or text, or a version's folder. Repeatable."
+        ),
     ] = None,
     overrides: SetOption = None,
     workers: Annotated[int, typer.Option("--workers", "-w", help="Worker processes; 1: in this process, 0: one per core.")] = 0,
@@ -117,7 +125,9 @@ def trace(
 
 
 @app.command()
-def verify(run_name: Annotated[str, typer.Argument(metavar="RUN", help="A run's id, its beginning, or `latest`.")] = "latest") -> None:
+def verify(
+    run_name: Annotated[str, typer.Argument(metavar="RUN", help="A run's id, its beginning, or `latest`.")] = "latest",
+) -> None:
     """Read every file of a run's versions and compare it with its digest; exit code 1 if one differs."""
     from flows.passport import verify_run
 
@@ -152,7 +162,9 @@ def status() -> None:
     states = {name: servers.healthy(server) for name, server in running.items()}
     for name, server in running.items():
         word = "healthy" if states[name] else "[red]down[/]"
-        out.print(f"{name:<11} {word:<8} pid {server.pid:<7} {server.url or '':<24} log {server.log}", highlight=False, soft_wrap=True)
+        out.print(
+            f"{name:<11} {word:<8} pid {server.pid:<7} {server.url or '':<24} log {server.log}", highlight=False, soft_wrap=True
+        )
     if not all(states.values()):
         raise typer.Exit(EXIT_FAILED)
 
@@ -164,7 +176,10 @@ def doctor() -> None:
 
     findings = examine()
     for finding in findings:
-        out.print(f"[{'green' if finding.good else 'red' if finding.needed else 'yellow'}]{finding.mark}[/] {finding.text}", soft_wrap=True)
+        out.print(
+            f"[{'green' if finding.good else 'red' if finding.needed else 'yellow'}]{finding.mark}[/] {finding.text}",
+            soft_wrap=True,
+        )
     if any(finding.needed and not finding.good for finding in findings):
         raise typer.Exit(EXIT_FAILED)
 

@@ -14,24 +14,24 @@ from typing import Annotated, Any, Union, get_args, get_origin
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
-from tasks.crawl import CrawlConfig
-from tasks.extract import ExtractConfig
-from tasks.report import ReportConfig
-from tasks.text.rules import FilterConfig
 
 from infra.cluster import DaskConfig
 from infra.errors import GristmillError
 from models.tokeniser import TokeniserConfig
+from tasks.crawl import CrawlConfig
 from tasks.learn.config import EvaluateConfig, TrainConfig
 from tasks.publish import PublishConfig
 from tasks.register import RegisterConfig
+from tasks.report import ReportConfig
 from tasks.rewrite import RewriteConfig
 from tasks.signals import SignalsConfig
 from tasks.split import SplitConfig
 from tasks.text.minhash import DedupConfig
 from tasks.text.pii import RedactConfig
 from tasks.text.readers import IngestConfig
+from tasks.text.rules import FilterConfig
 from tasks.validate import ValidateConfig
+from tasks.web.html import HtmlConfig
 
 
 class ConfigError(GristmillError, ValueError):
@@ -51,7 +51,7 @@ class RunConfig(BaseModel):
     """Sites to crawl and WARC files to read."""
     ingest: IngestConfig = IngestConfig()
     """Folders and datasets whose rows are text already."""
-    extract: ExtractConfig = ExtractConfig()
+    extract: HtmlConfig = HtmlConfig()
     """How pages become text."""
     signals: SignalsConfig = SignalsConfig()
     """What is measured."""
@@ -143,17 +143,20 @@ def _apply(raw: dict[str, Any], override: str) -> None:
     *path, last = key.strip().split(".")
     here: Any = raw
     for number, name in enumerate([*path, last]):
-        is_last = number == len(path)
+        place: Any = name
         if isinstance(here, list):
             if not name.isdigit() or int(name) >= len(here):
                 raise ConfigError(f"--set {key}: {'.'.join(path[:number])} is a list of {len(here)}; {name!r} is no place in it")
-            name = int(name)  # type: ignore[assignment]
+            place = int(name)
         elif not isinstance(here, dict):
             raise ConfigError(f"--set {key}: {'.'.join(path[:number])} is a value and has no keys (got {here!r})")
-        if is_last:
-            here[name] = value
+        if number == len(path):
+            here[place] = value
+        elif isinstance(here, list) or here.get(place) is not None:
+            here = here[place]
         else:
-            here = here[name] if isinstance(here, list) else here.setdefault(name, {})
+            here[place] = {}
+            here = here[place]
 
 
 def _problem(model: type[Any], problem: Any, where: str) -> str:

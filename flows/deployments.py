@@ -5,6 +5,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import importlib
 import time
 from typing import Any
 
@@ -12,8 +14,8 @@ from prefect import get_client
 from prefect.client.schemas.actions import WorkPoolCreate
 from prefect.client.schemas.objects import FlowRun
 from prefect.deployments import run_deployment
-from prefect.deployments.runner import EntrypointType
 from prefect.exceptions import ObjectAlreadyExists, ObjectNotFound
+from prefect.types.entrypoint import EntrypointType
 
 from flows.config import RunConfig, load
 from infra import ledger
@@ -37,10 +39,8 @@ def deploy(default_config: str = "demo") -> None:
     """Create the work pool, its queues and the deployments; what is there already is brought up to date."""
     pool = settings().work_pool
     with get_client(sync_client=True) as client:
-        try:
+        with contextlib.suppress(ObjectAlreadyExists):
             client.create_work_pool(WorkPoolCreate(name=pool, type="process", description="Gristmill's own workers"))
-        except ObjectAlreadyExists:
-            pass
         for queue in QUEUES:
             try:
                 client.read_work_queue_by_name(queue, pool)
@@ -93,6 +93,4 @@ def run_elsewhere(name: str, config: RunConfig, lineage: Lineage, **inputs: Shar
 
 
 def _flow(name: str) -> Any:
-    import importlib
-
     return getattr(importlib.import_module(f"flows.{name}"), name)

@@ -52,7 +52,8 @@ def follow(run_id: UUID, console: Console) -> Any:
                     live.update(_progress_table(run, lines))
             return run
         shown: dict[str, str] = {}
-        for run, lines in _snapshots(client, run_id):
+        for last, lines in _snapshots(client, run_id):
+            run = last
             for line in lines:
                 if shown.get(line.step) != line.state:
                     shown[line.step] = line.state
@@ -64,7 +65,14 @@ def summary(run: Any, console: Console) -> None:
     """The closing table of a run and the links to look further."""
     entries = ledger.entries(str(run.id))
     table = Table(title=f"Run {run.name} ({str(run.id)[:8]})", title_justify="left")
-    for name, justify in (("step", "left"), ("in", "right"), ("kept", "right"), ("dropped", "right"), ("by rule", "left"), ("s", "right")):
+    for name, justify in (
+        ("step", "left"),
+        ("in", "right"),
+        ("kept", "right"),
+        ("dropped", "right"),
+        ("by rule", "left"),
+        ("s", "right"),
+    ):
         table.add_column(name, justify=justify, overflow="fold")  # type: ignore[arg-type]
     facts: dict[str, Any] = {}
     for entry in entries:
@@ -72,7 +80,9 @@ def summary(run: Any, console: Console) -> None:
         facts[entry.step] = manifest.facts
         counts = manifest.counts
         rules = sorted(counts.dropped.items(), key=lambda pair: -pair[1])
-        words = ", ".join(f"{rule} {count:,}" for rule, count in rules[:4]) + (f", {len(rules) - 4} more" if len(rules) > 4 else "")
+        words = ", ".join(f"{rule} {count:,}" for rule, count in rules[:4]) + (
+            f", {len(rules) - 4} more" if len(rules) > 4 else ""
+        )
         seconds = "loaded" if entry.loaded else f"{entry.seconds:.1f}"
         table.add_row(entry.step, f"{counts.total:,}", f"{counts.kept:,}", f"{counts.total - counts.kept:,}", words, seconds)
     console.print(table)
@@ -129,7 +139,9 @@ def _progress_notes(client: Any, run_id: UUID) -> dict[str, str]:
     """The newest progress note of each step, by step."""
     runs = list(_tree(client, run_id))
     artifacts = client.read_artifacts(
-        artifact_filter=ArtifactFilter(flow_run_id=ArtifactFilterFlowRunId(any_=runs), type=ArtifactFilterType(any_=["progress"])),
+        artifact_filter=ArtifactFilter(
+            flow_run_id=ArtifactFilterFlowRunId(any_=runs), type=ArtifactFilterType(any_=["progress"])
+        ),
         sort=ArtifactSort.UPDATED_DESC,
         limit=5,
     )

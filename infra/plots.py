@@ -60,7 +60,7 @@ def histogram(
 
 def bars(labels: Sequence[str], values: Sequence[float], title: str) -> str:
     """Horizontal bars, first label on top, each with its value written at its end."""
-    with _figure(title, 0.5 + 0.3 * max(len(labels), 1)) as (axes, parts):
+    with _figure(title, 0.4 + 0.32 * max(len(labels), 1)) as (axes, parts):
         places = range(len(labels))
         drawn = axes.barh(places, values, color=SERIES[0], height=0.62)
         # an invalid $ would be read as mathematics
@@ -134,7 +134,7 @@ def _figure(title: str, height_inches: float) -> Iterator[tuple[Any, list[str]]]
     style = {
         "svg.fonttype": "none",
         "svg.hashsalt": "gristmill",
-        "font.size": 9,
+        "font.size": 10.5,
         "text.color": INK,
         "axes.labelcolor": MUTED,
         "xtick.color": MUTED,

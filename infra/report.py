@@ -200,7 +200,8 @@ def render_report(facts: ReportFacts) -> str:
             languages=_languages(facts.languages),
             cluster_sizes=_cluster_sizes(facts.clusters),
             curve=_curve(facts.curve),
-            seconds=_bars([cost.step for cost in facts.costs], [cost.seconds for cost in facts.costs], "Seconds per step"),
+            seconds=_bars({cost.step: cost.seconds for cost in facts.costs}, "Seconds per step"),
+            energy=_bars({c.step: c.energy_wh for c in facts.costs if c.energy_wh is not None}, "Estimated energy per step"),
         )
     )
 
@@ -220,8 +221,8 @@ def _lengths(histogram: Histogram | None) -> str:
     )
 
 
-def _bars(labels: Sequence[str], values: Sequence[float], title: str) -> str:
-    return plots.bars(labels, values, title) if labels else ""
+def _bars(values: Mapping[str, float], title: str) -> str:
+    return plots.bars(list(values), list(values.values()), title) if values else ""
 
 
 def _languages(languages: Mapping[str, int]) -> str:
@@ -229,7 +230,7 @@ def _languages(languages: Mapping[str, int]) -> str:
     shown = dict(ranked[:MAX_LANGUAGES])
     if rest := sum(count for _, count in ranked[MAX_LANGUAGES:]):
         shown[f"{len(ranked) - MAX_LANGUAGES} others"] = rest
-    return _bars(list(shown), list(shown.values()), "Documents by language")
+    return _bars(shown, "Documents by language")
 
 
 def _cluster_sizes(clusters: Clusters | None) -> str:
@@ -239,7 +240,7 @@ def _cluster_sizes(clusters: Clusters | None) -> str:
     shown = {f"{size} documents": count for size, count in sizes[:MAX_CLUSTER_SIZES]}
     if rest := sum(count for _, count in sizes[MAX_CLUSTER_SIZES:]):
         shown[f"{sizes[MAX_CLUSTER_SIZES][0]} and more"] = rest
-    return _bars(list(shown), list(shown.values()), "Clusters by size")
+    return _bars(shown, "Clusters by size")
 
 
 def _curve(curve: Curve | None) -> str:

@@ -27,6 +27,9 @@ from infra.versions import code_of, code_version
 
 log = logging.getLogger("gristmill")
 
+INPUT_PREFIX = "input"
+"""Folders of these names below an `--output` hold what a single step's plain input files became."""
+
 Fingerprint = Callable[[Any], Mapping[str, Any]]
 
 
@@ -181,7 +184,7 @@ def _claim(folder: str, recipe: dict[str, Any], version: str) -> None:
                 "give another folder or remove this one"
             )
         return
-    if storage.list_folder(folder):
+    if any(not name.startswith(INPUT_PREFIX) for name in storage.list_folder(folder)):
         raise dataset.VersionConflict(f"{folder}: not empty and not a Gristmill version; give a new or empty folder")
     storage.write_json(path, recipe)
 

@@ -13,7 +13,7 @@ import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import lru_cache
-from typing import IO, Any
+from typing import Any, BinaryIO
 
 import fsspec
 
@@ -93,7 +93,7 @@ def remove(path: str) -> None:
 
 
 @contextmanager
-def open_write(path: str) -> Iterator[IO[bytes]]:
+def open_write(path: str) -> Iterator[BinaryIO]:
     """Write a whole file: under a temporary name beside it, synced, renamed at the end; nothing is left after an error."""
     system, name = _locate(path)
     if not is_local(path):
@@ -115,7 +115,7 @@ def open_write(path: str) -> Iterator[IO[bytes]]:
         raise
 
 
-def open_read(path: str) -> IO[bytes]:
+def open_read(path: str) -> BinaryIO:
     """Open a file for reading.
 
     Raises:

@@ -40,8 +40,9 @@ def propose_pairs(band: int, signed: list[ShardRef], first_of_content: str) -> O
     """Pairs of documents (global row numbers) that share this band's key; exact duplicates count once."""
     keys = np.concatenate([shard.read([f"band_{band}"])[f"band_{band}"].to_numpy() for shard in signed])
     rows = np.frombuffer(storage.read_bytes(first_of_content), dtype=np.int64)
-    left, right = clusters.candidate_pairs(keys[rows], rows)
-    return Outcome(pa.table({"left": left, "right": right}))
+    found = clusters.candidate_pairs(keys[rows], rows)
+    pairs = pa.table({"left": found.pairs[:, 0], "right": found.pairs[:, 1]})
+    return Outcome(pairs, facts={"pairs_held_back": float(found.num_skipped_pairs)})
 
 
 def shingle_shard(job: tuple[ShardRef, np.ndarray, int], config: DedupConfig) -> Outcome:
@@ -88,16 +89,15 @@ def dedup(documents: ShardSet, config: DedupConfig, out: Output) -> None:
     path = out.aside("singles.bin")
     storage.write_bytes(path, singles.tobytes())
     proposals = out.map_aside("pairs", partial(propose_pairs, signed=signed, first_of_content=path), range(config.num_bands))
-    left, right = _unique_pairs(proposals)
-    similarity = _verify(out, shards, starts, left, right, config)
-    keeper, likeness = clusters.stars(corpus.num_rows, left, right, similarity, rank, config.min_jaccard)
-    loose = similarity >= LOOSE_JACCARD
-    label = clusters.components(corpus.num_rows, left[loose], right[loose], rank)
-    fates = _fates(corpus, keeper_of_copy, keeper, likeness, label)
+    pairs = clusters.unique_pairs(*(_pairs(proposal) for proposal in proposals))
+    similarity = _verify(out, shards, starts, pairs, config)
+    chosen = clusters.stars(corpus.num_rows, pairs, similarity, rank, config.min_jaccard)
+    label = _loose_clusters(rank, pairs[similarity >= LOOSE_JACCARD])
+    fates = _fates(corpus, keeper_of_copy, chosen.keeper, chosen.similarity, label)
     write_table(out.aside("fates.parquet"), fates)
     jobs = list(zip(shards, starts[:-1].tolist(), strict=True))
     out.map(partial(remove_shard, fates=out.aside("fates.parquet"), config=config), jobs)
-    out.facts = {"num_candidate_pairs": len(left), "num_verified_pairs": int((similarity >= config.min_jaccard).sum())}
+    out.facts = {"num_candidate_pairs": len(pairs), "num_verified_pairs": int((similarity >= config.min_jaccard).sum())}
 
 
 def _columns(signed: list[ShardRef], names: list[str]) -> pa.Table:
@@ -128,18 +128,20 @@ def _first_of_content(corpus: pa.Table, rank: np.ndarray) -> np.ndarray:
     return keeper
 
 
-def _unique_pairs(proposals: list[ShardRef]) -> tuple[np.ndarray, np.ndarray]:
-    pairs = [shard.read() for shard in proposals]
-    both = np.concatenate([np.stack([pair["left"].to_numpy(), pair["right"].to_numpy()], axis=1) for pair in pairs])
-    both = np.unique(np.sort(both, axis=1), axis=0)
-    return np.ascontiguousarray(both[:, 0]), np.ascontiguousarray(both[:, 1])
+def _pairs(proposal: ShardRef) -> np.ndarray:
+    table = proposal.read()
+    return np.stack([table["left"].to_numpy(), table["right"].to_numpy()], axis=1)
 
 
-def _verify(
-    out: Output, shards: list[ShardRef], starts: np.ndarray, left: np.ndarray, right: np.ndarray, config: DedupConfig
-) -> np.ndarray:
+def _loose_clusters(rank: np.ndarray, pairs: np.ndarray) -> np.ndarray:
+    """The best-ranked document of each document's component: the same whatever the order of rows."""
+    order = np.argsort(rank)
+    return order[clusters.components(len(rank), rank[pairs])[rank]]
+
+
+def _verify(out: Output, shards: list[ShardRef], starts: np.ndarray, pairs: np.ndarray, config: DedupConfig) -> np.ndarray:
     """Exact Jaccard similarity of each pair's shingle sets."""
-    candidates = np.unique(np.concatenate([left, right]))
+    candidates = np.unique(pairs)
     cuts = np.searchsorted(candidates, starts)
     jobs = [
         (shard, candidates[cuts[i] : cuts[i + 1]] - starts[i], int(starts[i]))
@@ -152,8 +154,8 @@ def _verify(
     table = pa.concat_tables([shard.read() for shard in shingled]).combine_chunks()
     sets = table["shingles"].combine_chunks()
     values, offsets = sets.flatten().to_numpy(), sets.offsets.to_numpy() - sets.offsets[0].as_py()
-    place = np.searchsorted(table["row"].to_numpy(), np.stack([left, right]))
-    return minhash.jaccard_pairs(values, offsets, place[0], place[1])
+    place = np.searchsorted(table["row"].to_numpy(), pairs)
+    return minhash.jaccard_pairs(values, offsets, place[:, 0], place[:, 1])
 
 
 def _fates(corpus: pa.Table, keeper_of_copy: np.ndarray, keeper: np.ndarray, likeness: np.ndarray, label: np.ndarray) -> pa.Table:

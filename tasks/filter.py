@@ -28,10 +28,10 @@ def decide_shard(shard: ShardRef, config: FilterConfig) -> Outcome:
             "doc_id": dropped["doc_id"],
             "url": dropped["url"],
             "source": dropped["source"],
-            "rule": pa.array(decision.rule, pa.string()).filter(drop),
-            "value": pa.array(decision.value, pa.float64()).filter(drop),
-            "threshold": pa.array(decision.threshold, pa.float64()).filter(drop),
-            "detail": dropped["language"].cast(pa.string()),
+            "rule": decision.rule.filter(drop),
+            "value": decision.value.filter(drop),
+            "threshold": decision.threshold.filter(drop),
+            "detail": decision.detail.filter(drop),
             "excerpt": pc.utf8_slice_codeunits(dropped["text"], 0, 300)
             if "text" in table.column_names
             else pa.nulls(dropped.num_rows, pa.string()),

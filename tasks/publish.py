@@ -5,6 +5,7 @@ The folder loads with `datasets.load_dataset(folder)`: the card's head names the
 
 from __future__ import annotations
 
+import pyarrow as pa
 import pyarrow.compute as pc
 import yaml
 from pydantic import BaseModel, ConfigDict
@@ -34,6 +35,8 @@ def publish_shard(job: tuple[ShardRef, str]) -> Outcome:
     """The documents of one shard that belong to one split."""
     shard, split_name = job
     table = shard.read()
+    if "split" not in table.column_names:  # documents that were not split are all for training
+        table = table.append_column("split", pa.repeat("train", table.num_rows))
     columns = [name for name in PUBLISHED_COLUMNS if name in table.column_names]
     return Outcome(table.filter(pc.equal(table["split"], split_name)).select(columns))
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from functools import partial
 
+import numpy as np
 import pyarrow as pa
 
 from infra.dataset import Outcome, ShardRef, ShardSet
@@ -21,8 +22,8 @@ def redact_shard(shard: ShardRef, config: RedactConfig) -> Outcome:
     names = table.column_names
     masked = table.set_column(names.index("text"), "text", text).set_column(names.index("text_digest"), "text_digest", digests)
     facts = {f"masked.{kind}": float(found.sum()) for kind, found in counts.items()}
-    touched = sum(counts.values()) > 0
-    return Outcome(masked, facts={**facts, "documents_touched": float(touched.sum())})
+    touched = np.any([found > 0 for found in counts.values()], axis=0)
+    return Outcome(masked, facts={**facts, "documents_touched": float(np.sum(touched))})
 
 
 @step(schema="clustered_documents")

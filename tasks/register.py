@@ -28,7 +28,12 @@ class RegisterConfig(BaseModel):
     """Licence of the weights on the model card."""
 
 
-@step(schema="registry")
+def registry(config: RegisterConfig) -> dict[str, str]:
+    """A card written without MLflow is not a registration."""
+    return {"registry": "mlflow" if tracking.enabled() else "none"}
+
+
+@step(schema="registry", fingerprint=registry)
 def register(model: ShardSet, dataset: ShardSet, scores: ShardSet, config: RegisterConfig, out: Output) -> None:
     """Register the model as the next version of its name, with lineage; without MLflow only its card is written."""
     trained, measured = model.manifest(), scores.manifest()

@@ -6,11 +6,12 @@ from functools import partial
 
 import pyarrow as pa
 import pyarrow.compute as pc
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from infra.dataset import Outcome, ShardRef, ShardSet, rejects_table
 from infra.ids import text_digest
 from infra.steps import Output, step
+from tasks.text.rules import FilterConfig
 from tasks.text.signals import LineRules, rewrite_lines
 
 DOCUMENT_COLUMNS = ("doc_id", "content_id", "source", "url", "host", "text", "text_digest")
@@ -21,10 +22,20 @@ class RewriteConfig(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    lines: LineRules = LineRules(terminal_punctuation=False)
-    """The C4 line rules; FineWeb uses them without the rule of terminal punctuation."""
+    profile: str | None = "fineweb-code"
+    """Profile whose line rules are applied; null leaves every line as it is."""
     min_chars: int = Field(1, ge=1)
     """A document of which fewer characters are left is dropped, by rule `rewritten_empty`."""
+
+    @field_validator("profile")
+    @classmethod
+    def _known(cls, profile: str | None) -> str | None:
+        FilterConfig(profile=profile)  # the filter names the nearest valid one
+        return profile
+
+    def line_rules(self) -> LineRules | None:
+        """The line rules of the profile."""
+        return FilterConfig(profile=self.profile).line_rules()
 
 
 def rewrite_shard(pair: tuple[ShardRef, ShardRef], config: RewriteConfig) -> Outcome:
@@ -35,7 +46,10 @@ def rewrite_shard(pair: tuple[ShardRef, ShardRef], config: RewriteConfig) -> Out
     table = table.filter(pc.is_in(table["doc_id"], verdict["doc_id"].combine_chunks()))
     if "language" in verdict.column_names:  # verdicts are a subsequence of the documents, so the rows match
         table = table.append_column("language", verdict["language"]).append_column("language_score", verdict["language_score"])
-    text, removed = rewrite_lines(table["text"].combine_chunks(), config.lines)
+    text = table["text"].combine_chunks()
+    removed: dict[str, int] = {}
+    if rules := config.line_rules():
+        text, removed = rewrite_lines(text, rules)
     digests = pa.array([text_digest(one) for one in text.to_pylist()], pa.string())
     rewritten = table.set_column(5, "text", text).set_column(6, "text_digest", digests)
     long_enough = pc.greater_equal(pc.utf8_length(text), config.min_chars)

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from functools import partial
 
-import pyarrow as pa
 from pydantic import BaseModel, ConfigDict, Field
 
 from infra.dataset import Outcome, ShardRef, ShardSet
@@ -25,6 +24,8 @@ class SignalsConfig(BaseModel):
 
     language_floor: float = Field(0.3, ge=0, le=1)
     """Score below which a document's language is `unknown`, never silently English."""
+    keep_text: bool = False
+    """Carry the documents along with their signals, so that a filter of local files writes whole documents."""
 
 
 def language_model_digest(config: SignalsConfig) -> Mapping[str, str]:
@@ -37,12 +38,13 @@ def language_model_digest(config: SignalsConfig) -> Mapping[str, str]:
 
 def measure_shard(shard: ShardRef, config: SignalsConfig) -> Outcome:
     """All signals of one shard, row by row with its documents."""
-    documents = shard.read([*KEYS, "text"])
-    language, score = identify(documents["text"], settings().language_model, config.language_floor)
+    documents = shard.read()
+    language, score = identify(documents["text"], settings().language_model, min_score=config.language_floor)
     table = measure(documents["text"])
-    for name in reversed(KEYS):
+    carried = documents.column_names if config.keep_text else KEYS
+    for name in reversed(carried):
         table = table.add_column(0, name, documents[name])
-    table = table.append_column("language", language).append_column("language_score", pa.array(score, pa.float32()))
+    table = table.append_column("language", language).append_column("language_score", score)
     return Outcome(table)
 
 

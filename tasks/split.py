@@ -35,13 +35,13 @@ class SplitConfig(BaseModel):
 
 
 def _chars_by(shard: ShardRef) -> Outcome:
-    table = shard.read(["host", "cluster", "text"])
+    table = _clustered(shard.read())
     sized = pa.table({"host": table["host"], "cluster": table["cluster"], "num_chars": pc.utf8_length(table["text"])})
     return Outcome(sized.group_by(["host", "cluster"]).aggregate([("num_chars", "sum")]))
 
 
 def _split_shard(shard: ShardRef, unit: str, held_out: frozenset[str], straddling: frozenset[str]) -> Outcome:
-    table = shard.read()
+    table = _clustered(shard.read())
     in_test = pc.is_in(table[unit], pa.array(sorted(held_out), pa.string()))
     straddles = pc.and_(in_test, pc.is_in(table["cluster"], pa.array(sorted(straddling), pa.string())))
     marked = table.append_column("split", pc.if_else(in_test, "test", "train"))
@@ -83,6 +83,11 @@ def _straddling(sizes: pa.Table, held_out: frozenset[str]) -> frozenset[str]:
     test = pc.is_in(sizes["host"], pa.array(sorted(held_out), pa.string()))
     inside, outside = set(sizes["cluster"].filter(test).to_pylist()), set(sizes["cluster"].filter(pc.invert(test)).to_pylist())
     return frozenset(inside & outside)
+
+
+def _clustered(table: pa.Table) -> pa.Table:
+    """Documents that no dedup has seen are each a cluster of their own."""
+    return table if "cluster" in table.column_names else table.append_column("cluster", table["doc_id"])
 
 
 def _no_sizes() -> pa.Table:

@@ -20,14 +20,16 @@ TOKENISER = "tokeniser"
 def tokenise_shard(shard: ShardRef, tokeniser_folder: str, folder: str) -> Outcome:
     """Write the token stream of one shard; its documents' places are the shard's table."""
     stream, docs = tokens.encode_shard(shard.read(["doc_id", "source", "text"]), tokeniser_folder)
-    tokens.write_stream(folder, shard.index, stream)
+    tokens.write_shard(folder, shard.index, stream, docs)
     return Outcome(docs)
 
 
 @step(schema="token_documents")
 def tokenise(dataset: ShardSet, config: TokeniserConfig, out: Output) -> None:
     """Train the tokeniser on the training split and write memory-mapped token shards that map back to documents."""
-    shards, splits = dataset.shards(), dataset.manifest().facts["splits"]
+    shards = dataset.shards()
+    # a folder of plain documents has no splits: all of it is for training
+    splits = dataset.manifest().facts.get("splits", {"train": [shard.index for shard in shards], "test": []})
     folder = storage.join(out.folder, TOKENISER)
     if not storage.exists(storage.join(folder, "tokenizer_config.json")):
         tokeniser.save(tokeniser.train_bpe(_texts([shards[index] for index in splits["train"]]), config), folder)

@@ -64,7 +64,8 @@ def validate(documents: ShardSet, history: list[ShardSet], config: ValidateConfi
     assert rows is not None
     numbers = profile.profile(rows, _removal_rates(documents, history))
     checks = [*gate.combine(judged, suite), *gate.check_dataset(numbers, suite)]
-    facts = {"dataset": documents.step, "version": documents.version, "digest": documents.digest, **numbers}
+    named = {"dataset": documents.step, "version": documents.version, "digest": documents.digest}
+    facts = {**named, **{name: str(value) for name, value in numbers.items()}}
     storage.write_bytes(storage.join(out.folder, PAGE), page.render(checks, suite, facts).encode())
     storage.write_json(
         storage.join(out.folder, RESULTS), {"checks": [dataclasses.asdict(check) for check in checks], "facts": facts}

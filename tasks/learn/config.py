@@ -9,7 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from models.presets import ModelConfig
 
 Device = Literal["auto", "cuda", "cpu"]
-Precision = Literal["bf16", "fp32"]
+Precision = Literal["auto", "bf16", "fp32"]
 
 
 class TrainConfig(BaseModel):
@@ -37,8 +37,9 @@ class TrainConfig(BaseModel):
     """AdamW's decay of the first and second moment."""
     grad_clip: float = Field(1.0, gt=0)
     """Largest global norm of the gradient; longer ones are scaled down."""
-    precision: Precision = "bf16"
-    """bf16: matrix products in bfloat16 under autocast, weights kept in float32. fp32: all in float32."""
+    precision: Precision = "auto"
+    """bf16: matrix products in bfloat16 under autocast, weights kept in float32. fp32: all in float32. auto: bf16 where the
+    processor computes in it, else fp32, with the reason in the log: emulated bf16 is several times slower than fp32."""
     seed: int = Field(1, ge=0, lt=2**32)
     """Fixes the first weights and the order of the data."""
     eval_every_steps: int = Field(100, ge=1)
@@ -100,7 +101,7 @@ class EvalConfig(BaseModel):
     batch_tokens: int = Field(8192, ge=1)
     """Tokens in one forward pass; memory is about batch_tokens x vocabulary x 8 bytes."""
     precision: Precision = "fp32"
-    """fp32 gives figures that do not depend on the machine's bfloat16; bf16 is about twice as fast."""
+    """fp32 gives figures that do not depend on the machine's bfloat16; bf16 is faster where the processor computes in it."""
     num_threads: int | None = Field(None, ge=1)
     """CPU threads; None: all that this process may use."""
     device: Device = "auto"

@@ -59,6 +59,7 @@ class EvalResult:
     sources: tuple[Score, ...]
     device: str
     device_reason: str
+    precision: str
 
 
 @dataclass(frozen=True)
@@ -95,6 +96,7 @@ def evaluate(
         NoDevice: CUDA was asked for and does not work.
     """
     name, reason = device.resolve(config.device)
+    precision, _ = device.resolve_precision(config.precision, name)
     device.use_threads(config.num_threads)
     model = AutoModelForCausalLM.from_pretrained(model_folder, dtype=torch.float32).to(name).eval()
     chosen = _choose(shards, config.max_documents)
@@ -103,7 +105,7 @@ def evaluate(
         mine = np.flatnonzero(chosen.shard == number)
         if len(mine):
             _check_vocabulary(shard, model.config.vocab_size)
-            nats[mine], hits[mine] = _score_shard(model, shard, chosen.row[mine], config, name)
+            nats[mine], hits[mine] = _score_shard(model, shard, chosen.row[mine], config.batch_tokens, precision)
     everything = np.ones(len(nats), bool)
     return EvalResult(
         model=_score("model", chosen, nats, hits, everything),
@@ -113,6 +115,7 @@ def evaluate(
         ),
         device=name,
         device_reason=reason,
+        precision=precision,
     )
 
 
@@ -144,24 +147,25 @@ def _check_vocabulary(shard: TokenShard, vocab_size: int) -> None:
 
 @torch.no_grad()
 def _score_shard(
-    model: PreTrainedModel, shard: TokenShard, documents: Ints, config: EvalConfig, name: str
+    model: PreTrainedModel, shard: TokenShard, documents: Ints, batch_tokens: int, precision: str
 ) -> tuple[Floats, Floats]:
     """Nats (D,) and hits (D,) of the given documents of a shard."""
     rows = _rows(shard, documents, model.config.max_position_embeddings)
     end_token = int(shard.tokens[int(shard.offsets[0] + shard.lengths[0]) - 1])
     nats, hits = np.zeros(len(rows.end)), np.zeros(len(rows.end))
-    for batch in _by_length(rows.length, config.batch_tokens):
+    for batch in _by_length(rows.length, batch_tokens):
         inputs, targets, counts = _gather(shard, rows, batch, end_token)
-        wanted = torch.from_numpy(targets).to(name)
-        with device.autocast(name, config.precision):
-            logits = model(input_ids=torch.from_numpy(inputs).to(name), use_cache=False).logits
+        wanted = torch.from_numpy(targets).to(model.device)
+        with device.autocast(model.device.type, precision):
+            logits = model(input_ids=torch.from_numpy(inputs).to(model.device), use_cache=False).logits
         losses = functional.cross_entropy(logits.flatten(0, 1).float(), wanted.flatten(), reduction="none")
         right = (logits.argmax(-1) == wanted).cpu().numpy()
         nats[batch] = (losses.view(wanted.shape).double().cpu().numpy() * counts).sum(1)
         hits[batch] = (right & counts).sum(1)
-    by_document = np.zeros((2, len(documents)))
-    np.add.at(by_document, (slice(None), rows.document), np.stack([nats, hits]))
-    return by_document[0], by_document[1]
+    nats_sum, hits_sum = np.zeros(len(documents)), np.zeros(len(documents))
+    np.add.at(nats_sum, rows.document, nats)
+    np.add.at(hits_sum, rows.document, hits)
+    return nats_sum, hits_sum
 
 
 def _rows(shard: TokenShard, documents: Ints, context: int) -> _Rows:

@@ -1,6 +1,6 @@
 """Token shards: a corpus as one flat stream of token ids on disk, with the documents' places beside it.
 
-Shard N is `part-NNNNN.bin`, raw little-endian uint16 (uint32 when the vocabulary exceeds 65535), and `part-NNNNN.docs.parquet`,
+Shard N is `part-NNNNN.bin`, raw little-endian uint16 (uint32 when the vocabulary exceeds 65535), and `part-NNNNN.parquet`,
 one row per document in stream order, so that any position maps back to its document. Every document is closed by the
 end-of-text token. The same table and tokeniser give the same bytes. Reading maps the file: it costs no memory until it is touched.
 Encoding runs at the speed of `tokenizers`' own batch call: about 2 MB of text per second and core.
@@ -113,7 +113,7 @@ def bin_name(index: int) -> str:
 
 def docs_name(index: int) -> str:
     """File name of the documents of shard `index`."""
-    return f"part-{index:05d}.docs.parquet"
+    return dataset.part_name(index)
 
 
 def write_shard(folder: str, index: int, tokens: Tokens, docs: pa.Table) -> tuple[dataset.FileEntry, dataset.FileEntry]:

@@ -56,6 +56,7 @@ class TrainResult:
     tokens_per_s: float
     device: str
     device_reason: str
+    precision: str
     history: list[dict[str, float | None]]
     """Lines of step, tokens, train_loss, valid_loss (None between evaluations), lr, tokens_per_s, seconds."""
     model_folder: Path
@@ -127,7 +128,8 @@ class _Run:
         self.batches = Batches(train_windows, config.samples_per_step, config.seed)
         self.valid = Batches(valid_windows, config.batch_size, config.seed)
         self.device, self.device_reason = device.resolve(config.device)
-        self.num_threads = device.use_threads(config.num_threads)
+        self.precision, _ = device.resolve_precision(config.precision, self.device)
+        self.machine = {"device": self.device, "precision": self.precision, "threads": device.use_threads(config.num_threads)}
         words = tokeniser.load(tokeniser_folder)
         end, padding = tokeniser.end_id(words), words.token_to_id(tokeniser.PADDING)
         self.model = presets.build(config.model, words.get_vocab_size(), config.seed, end_id=end, pad_id=padding)
@@ -149,13 +151,8 @@ class _Run:
         step = self.state.step + 1
         for group in self.optimizer.param_groups:
             group["lr"] = learning_rate(self.config, step)
-        batch = self.batches.batch(step)
-        if batch.max() >= self.model.vocab_size:
-            raise TrainingError(
-                f"token {batch.max()} is beyond the tokeniser's {self.model.vocab_size}: the shards are another's"
-            )
         loss = 0.0
-        for tokens in np.split(batch, self.config.gradient_accumulation):
+        for tokens in np.split(self.batches.batch(step), self.config.gradient_accumulation):
             part = self._loss(tokens) / self.config.gradient_accumulation
             torch.autograd.backward(part)
             loss += part.item()
@@ -179,7 +176,7 @@ class _Run:
             model=self.model,
             tokeniser_folder=self.tokeniser_folder,
             optimizer=self.optimizer,
-            state={"identity": self.identity, "num_threads": self.num_threads, "training": asdict(self.state)},
+            state={"identity": self.identity, "machine": self.machine, "training": asdict(self.state)},
         )
 
     def observe(self, on_log: Callable[[dict[str, float | None]], None]) -> None:
@@ -215,14 +212,19 @@ class _Run:
             tokens_per_s=tokens / self.state.seconds,
             device=self.device,
             device_reason=self.device_reason,
+            precision=self.precision,
             history=self.state.history,
             model_folder=done / "model",
         )
 
     def _loss(self, tokens: npt.NDArray[np.int64]) -> torch.Tensor:
         """Mean nats per token of windows (B, C + 1)."""
+        if tokens.max() >= self.model.vocab_size:
+            raise TrainingError(
+                f"token {tokens.max()} is beyond the tokeniser's {self.model.vocab_size}: the shards are another's"
+            )
         batch = torch.from_numpy(tokens).to(self.device, non_blocking=True)
-        with device.autocast(self.device, self.config.precision):
+        with device.autocast(self.device, self.precision):
             logits = self.forward(input_ids=batch[:, :-1], use_cache=False).logits
             return functional.cross_entropy(logits.flatten(0, 1).float(), batch[:, 1:].flatten())
 
@@ -249,8 +251,8 @@ class _Run:
             raise TrainingError(
                 f"{path}: made with another {', '.join(changed)}; give the old values back, or train in another folder"
             )
-        if saved["num_threads"] != self.num_threads:
-            logger.warning("resumed with %d threads after %d: correct, but not bit-equal", self.num_threads, saved["num_threads"])
+        if saved["machine"] != self.machine:
+            logger.warning("resumed with %s after %s: correct, but not bit-equal", self.machine, saved["machine"])
         checkpoint.restore(path, self.model, self.optimizer)
         state = _State(**saved["training"])
         logger.info("resumed from %s at step %d of %d", path, state.step, self.config.max_steps)

@@ -135,11 +135,14 @@ def candidate_pairs(
 ) -> Candidates:
     """The pairs that one band proposes: documents `row_index[r]` whose keys `band_keys_column[r]` are equal.
 
-    `rank[r]` orders the rows (smaller is better; by default the document number). A bucket of up to `bucket_cap`
-    documents proposes all its pairs; a larger one pairs each document with the bucket's `bucket_heads` best-ranked
-    only, so 100,000 identical pages make 800,000 pairs and not 5 billion. That suffices where the bucket is one
-    group of duplicates, since the best-ranked is the one that stays; a pair missed in a mixed bucket can still be
-    proposed by another band, and the number of pairs held back is returned. Raises ValueError for columns of unequal length.
+    `rank[r]` orders the rows (smaller is better; by default the document number). It must be the order that `stars` is
+    given: else the heads of a large bucket may all be removed, and the rest of it would stay for want of a pair.
+
+    A bucket of up to `bucket_cap` documents proposes all its pairs; a larger one pairs each document with the bucket's
+    `bucket_heads` best-ranked only, so 100,000 identical pages make 800,000 pairs and not 5 billion. That suffices
+    where the bucket is one group of duplicates, since the best-ranked is the one that stays; a pair missed in a mixed
+    bucket can still be proposed by another band, and the number of pairs held back is returned. Raises ValueError for
+    columns of unequal length.
     """
     rank = row_index if rank is None else rank
     if not len(band_keys_column) == len(row_index) == len(rank):

@@ -4,11 +4,13 @@ They count, nothing else: every number is an integer, and `signals.py` divides. 
 `str.split()` gives, sizes are code points. Words and lines are told apart by 64-bit hashes: two different words of one
 document collide with about 2^-64 (texts made to collide aside), and the price would be one line or n-gram wrongly called
 repeated. Above words nothing is hashed: an n-gram is numbered as a pair of (n-1)-grams, exactly.
-Scratch memory is at most 40 bytes per byte of the longest document, reserved once per call and touched only as far as used.
+One file, long as it is: numba's cache of a kernel notices a change in its own file only.
+Scratch memory is at most 50 bytes per byte of the longest document, reserved once per call and touched only as far as used.
 """
 
 from __future__ import annotations
 
+import unicodedata
 from functools import lru_cache
 from typing import NamedTuple
 
@@ -39,18 +41,17 @@ SHORT_LINE_CHARS = 30  # FineWeb, 3.6: lines shorter than this
 MAX_CLASSED = 0x40000  # no letter, digit, punctuation mark or space lies above; a test looks
 
 # What a code point is: bits of the class table.
-SPACE, ALPHA, UPPER, DIGIT, PUNCTUATION, SENTENCE_END, CLOSER, C4_END, LINE_END, BULLET, SPECIAL = (
-    1 << bit for bit in range(11)
-)
+SPACE, ALPHA, UPPER, DIGIT, PUNCTUATION = (1 << bit for bit in range(5))
+SENTENCE_END, CLOSER, C4_END, LINE_END, BULLET, SPECIAL = (1 << bit for bit in range(5, 11))
 # What holds of a line: bits of L_FLAGS.
 JAVASCRIPT, LOREM_IPSUM, POLICY, CURLY, SQUARE, HAS_BULLET, ELLIPSIS_END, HAS_C4_END, HAS_LINE_END = (
     1 << bit for bit in range(9)
 )
 # What is counted of a line. L_END is the byte behind it; TRIM means without the white space around it.
 L_END, L_CHARS, L_LEADING_CHARS, L_TRIM_START, L_TRIM_END, L_TRIM_CHARS, L_HASH, L_FLAGS = range(8)
-L_WORDS, L_WORD_CHARS, L_LONGEST_WORD, L_ALPHA_WORDS, L_STOP_WORDS, L_SENTENCES, L_HASHES, L_ELLIPSES = range(8, 16)
-L_UPPER, L_DIGITS, L_PUNCTUATION, L_NON_ASCII = range(16, 20)
-NUM_LINE_FACTS = 20
+L_WORDS, L_WORD_CHARS, L_LONGEST_WORD, L_ALPHA_WORDS, L_STOP_WORDS, L_SENTENCES, L_ELLIPSES = range(8, 15)
+L_UPPER, L_DIGITS, L_PUNCTUATION, L_NON_ASCII = range(15, 19)  # only those outside ASCII: see `_tally_ascii`
+NUM_LINE_FACTS = 19
 
 # Verdicts on a line, in the order in which the public C4 code asks: the first that holds against it names the line.
 LINE_VERDICTS = (
@@ -88,12 +89,24 @@ K_NP_WORDS, K_NP_CHARS, K_NP_END_MARK_LINES, K_NP_SHORT_LINES, K_NP_REPEAT_LINE_
     COUNTS.index("np_words") + k for k in range(5)
 )
 
-_NEWLINE, _DOT, _HASH, _CURLY, _OPEN, _CLOSE, _ELLIPSIS = (ord(char) for char in "\n.#{[]…")
-_REPLACEMENT = 0xFFFD
+_NEWLINE, _DOT, _CURLY, _OPEN, _CLOSE, _ELLIPSIS = (ord(char) for char in "\n.{[]…")
+_REPLACEMENT = np.int64(0xFFFD)
 _HASH_SEED, _HASH_PRIME = np.uint64(0xCBF29CE484222325), np.uint64(0x100000001B3)  # FNV-1a, 64 bits
 _MIX, _GOLDEN = np.uint64(0xFF51AFD7ED558CCD), np.uint64(0x9E3779B97F4A7C15)  # MurmurHash3's finaliser; 2^64 / phi
 _LOWER = np.arange(256, dtype=np.uint8)
 _LOWER[ord("A") : ord("Z") + 1] += 32
+
+
+def _ascii_tally() -> Hashes:
+    """What one byte adds to the counters of `_tally_ascii`."""
+    tally = np.zeros(256, np.uint64)
+    for byte, char in enumerate(map(chr, range(128))):
+        kinds = (char.isupper(), char.isdigit(), unicodedata.category(char)[0] == "P", char == "#")
+        tally[byte] = sum(1 << (16 * quarter) for quarter, holds in enumerate(kinds) if holds)
+    return tally
+
+
+_ASCII_TALLY = _ascii_tally()
 
 
 def _concatenated(parts: tuple[str, ...]) -> tuple[Bytes, Ints]:
@@ -104,7 +117,9 @@ def _concatenated(parts: tuple[str, ...]) -> tuple[Bytes, Ints]:
 
 _PHRASE_BYTES, _PHRASE_OFFSETS = _concatenated(PHRASES)
 _PHRASE_FLAGS = np.array([JAVASCRIPT, LOREM_IPSUM, *[POLICY] * 6], dtype=np.int64)
-_STOP_BYTES, _STOP_OFFSETS = _concatenated(STOP_WORDS)
+# Phrases are looked for at their rarest letters: v, m, f, v, k.
+_PHRASE_ANCHORS = np.array([phrase.index(rare) for phrase, rare in zip(PHRASES, "vmfvkkkk", strict=True)], np.int64)
+_STOP_KEYS = np.array([int.from_bytes(word.encode("ascii"), "big") for word in STOP_WORDS], dtype=np.int64)
 _MARK_BYTES, _MARK_OFFSETS = _concatenated(("[edit]", "[citation needed]"))  # and [digits]: the public C4 code
 
 
@@ -150,23 +165,21 @@ def string_buffers(array: pa.Array) -> tuple[Bytes, Ints]:
 @lru_cache(maxsize=1)
 def character_classes() -> Classes:
     """The class bits of every code point below MAX_CLASSED (uint16), from this Python's Unicode tables; built in 0.1 s."""
-    import unicodedata
-
     classes = np.zeros(MAX_CLASSED, np.uint16)
     by_category = {"Nd": DIGIT, "Lu": ALPHA | UPPER, "Ll": ALPHA, "Lt": ALPHA, "Lm": ALPHA, "Lo": ALPHA}
     for point, char in enumerate(map(chr, range(MAX_CLASSED))):
         category = unicodedata.category(char)
         bits = PUNCTUATION if category[0] == "P" else by_category.get(category, 0)
         classes[point] = bits | (SPACE if char.isspace() else 0)
-    starts = {phrase[0] for phrase in PHRASES}
+    anchors = "".join({phrase[at] for phrase, at in zip(PHRASES, _PHRASE_ANCHORS, strict=True)})
     marks = {SENTENCE_END: SENTENCE_ENDS, CLOSER: CLOSERS, C4_END: C4_ENDS, LINE_END: LINE_ENDS, BULLET: BULLETS}
-    for bit, chars in {**marks, SPECIAL: "#{[…" + "".join(starts | {char.upper() for char in starts})}.items():
+    for bit, chars in {**marks, SPECIAL: ".{[" + anchors + anchors.upper()}.items():
         classes[[ord(char) for char in chars]] |= bit
     return classes
 
 
 @njit(cache=True, nogil=True)
-def _decode(data: Bytes, pos: int, end: int) -> tuple[int, int]:
+def _decode(data: Bytes, pos: int, end: int) -> tuple[np.int64, int]:
     """(code point, width in bytes) at `pos`, where a byte >= 0x80 stands; a broken sequence is U+FFFD of one byte."""
     lead = np.int64(data[pos])
     if lead < 0xC2 or lead > 0xF4:
@@ -192,88 +205,145 @@ def _matches(data: Bytes, pos: int, end: int, phrases: Bytes, start: int, stop: 
 
 
 @njit(cache=True, nogil=True)
-def _phrase_flags(data: Bytes, pos: int, end: int) -> int:
-    """The flag of the phrase that begins at `pos`, or 0. No phrase is the beginning of another."""
-    for k in range(_PHRASE_FLAGS.size):
-        if _matches(data, pos, end, _PHRASE_BYTES, _PHRASE_OFFSETS[k], _PHRASE_OFFSETS[k + 1]):
-            return _PHRASE_FLAGS[k]
-    return 0
+def _phrase_flags(data: Bytes, start: int, pos: int, end: int) -> int:
+    """The flags of the phrases in data[start:end] whose anchor letter stands at `pos`."""
+    flags, letter = 0, _LOWER[data[pos]]
+    for k in range(_PHRASE_ANCHORS.size):
+        first, anchor = _PHRASE_OFFSETS[k], _PHRASE_ANCHORS[k]
+        if (
+            letter == _PHRASE_BYTES[first + anchor]
+            and pos - anchor >= start
+            and _matches(data, pos - anchor, end, _PHRASE_BYTES, first, _PHRASE_OFFSETS[k + 1])
+        ):
+            flags |= _PHRASE_FLAGS[k]
+    return flags
 
 
 @njit(cache=True, nogil=True)
 def _stop_word(data: Bytes, start: int, end: int) -> int:
-    """The bit of the stop word that data[start:end] is, or 0."""
-    for k in range(_STOP_OFFSETS.size - 1):
-        first, last = _STOP_OFFSETS[k], _STOP_OFFSETS[k + 1]
-        if last - first == end - start and _matches(data, start, end, _STOP_BYTES, first, last):
+    """The bit of the stop word that data[start:end], of at most 4 bytes, is, or 0."""
+    key = 0
+    for pos in range(start, end):
+        key = (key << 8) | _LOWER[data[pos]]
+    for k in range(_STOP_KEYS.size):
+        if key == _STOP_KEYS[k]:
             return 1 << k
     return 0
+
+
+@njit(cache=True, nogil=True)
+def _last_kind(data: Bytes, start: int, end: int, classes: Classes) -> tuple[np.int64, int]:
+    """(class bits, first byte) of the last code point of data[start:end], which is not empty."""
+    pos = end - 1
+    while pos > start and data[pos] & 0xC0 == 0x80:
+        pos -= 1
+    point = np.int64(data[pos])
+    if point >= 128:
+        point, _ = _decode(data, pos, end)
+    return (np.int64(classes[point]) if point < MAX_CLASSED else np.int64(0)), pos
+
+
+@njit(cache=True, nogil=True)
+def _ends_sentence(data: Bytes, start: int, end: int, classes: Classes) -> int:
+    """1 when the word data[start:end] ends with . ? or !, quotation marks and brackets behind it aside."""
+    while end > start:
+        kind, end = _last_kind(data, start, end, classes)
+        if kind & SENTENCE_END:
+            return 1
+        if not kind & CLOSER:
+            return 0
+    return 0
+
+
+@njit(cache=True, nogil=True)
+def _bullet_flag(data: Bytes, start: int, end: int, classes: Classes) -> int:
+    """HAS_BULLET when a bullet stands at `start`, else 0."""
+    point = np.int64(data[start])
+    if point >= 128:
+        point, _ = _decode(data, start, end)
+    return HAS_BULLET if point < MAX_CLASSED and classes[point] & BULLET else 0
+
+
+@njit(cache=True, nogil=True)
+def _end_flags(data: Bytes, start: int, end: int, classes: Classes) -> int:
+    """What the end of the line data[start:end], stripped and not empty, says: bits of L_FLAGS."""
+    kind, pos = _last_kind(data, start, end, classes)
+    flags = (HAS_C4_END if kind & C4_END else 0) | (HAS_LINE_END if kind & LINE_END else 0)
+    three_dots = data[pos] == _DOT and pos - start >= 2 and data[pos - 1] == _DOT and data[pos - 2] == _DOT
+    typeset = end - pos == 3 and data[pos] == 0xE2 and data[pos + 1] == 0x80 and data[pos + 2] == 0xA6  # …
+    return flags | (ELLIPSIS_END if three_dots or typeset else 0)
 
 
 @njit(cache=True, nogil=True)
 def _scan_line(
     data: Bytes, start: int, end: int, classes: Classes, first: int, word_hash: Hashes, word_chars: Smalls, facts: Ints
 ) -> None:
-    """Counts one line, from `start` to the next newline or `end`, into `facts`, and writes its words from index `first`."""
+    """Counts one line, from `start` to the next newline or `end`, into `facts`, and writes its words from index `first`.
+
+    The loop over the bytes of a word does the least it can: whatever can be asked once per word, per line or of the rare
+    characters is asked there. Indices are cast to unsigned because numba else compiles a test for negative ones.
+    """
     facts[:] = 0
-    pos, chars, words, sentences, open_sentence = start, 0, 0, 0, 0
-    alpha_words, word_total, longest, stops, flags = 0, 0, 0, 0, 0
-    hashes, ellipses, upper, digits, punctuation, non_ascii = 0, 0, 0, 0, 0, 0
-    trim_end, trim_end_chars, leading = start, 0, 0
+    pos, extra_bytes, flags, words = start, 0, 0, 0  # a code point of n bytes has n - 1 extra bytes
+    trim_end, trim_end_extra, dots, last_dot, open_sentence = start, 0, 0, -1, 0
     line_hash = _HASH_SEED
-    last_point, last_kind = 0, 0
     while True:
-        while pos < end and data[pos] != _NEWLINE:  # white space
-            point, width = np.int64(data[pos]), 1
-            if point >= 128:
+        while pos < end:  # white space
+            point = np.int64(data[np.uint64(pos)])
+            if point < 128:
+                if point == _NEWLINE or not classes[np.uint64(point)] & SPACE:
+                    break
+                pos += 1
+            else:
                 point, width = _decode(data, pos, end)
-            if point >= MAX_CLASSED or not classes[point] & SPACE:
-                break
-            non_ascii += point >= 128
-            pos += width
-            chars += 1
+                if point >= MAX_CLASSED or not classes[np.uint64(point)] & SPACE:
+                    break
+                facts[L_NON_ASCII] += 1
+                extra_bytes += width - 1
+                pos += width
         if pos >= end or data[pos] == _NEWLINE:
             break
-        if words == 0:
-            leading = chars
-            facts[L_TRIM_START] = pos
-        word_start, word_start_chars, all_kinds, dots, ends = pos, chars, 0, 0, False
+        word_start, word_extra, all_kinds = pos, extra_bytes, np.int64(0)
         fingerprint = _HASH_SEED
-        while pos < end and data[pos] != _NEWLINE:  # a word
-            point, width = np.int64(data[pos]), 1
-            if point >= 128:
+        while pos < end:  # a word
+            point = np.int64(data[np.uint64(pos)])
+            if point < 128:
+                kind = np.int64(classes[np.uint64(point)])
+                if kind & (SPACE | SPECIAL):
+                    if kind & SPACE:
+                        break
+                    if point == _DOT:
+                        dots = dots + 1 if last_dot == pos - 1 else 1
+                        last_dot = pos
+                        if dots == 3:
+                            facts[L_ELLIPSES] += 1
+                            dots = 0
+                    elif point == _CURLY:
+                        flags |= CURLY
+                    elif point == _OPEN:
+                        flags |= SQUARE
+                    else:
+                        flags |= _phrase_flags(data, start, pos, end)
+                pos += 1
+            else:
                 point, width = _decode(data, pos, end)
-            kind = np.int64(classes[point]) if point < MAX_CLASSED else 0
-            if kind & SPACE:
-                break
+                kind = np.int64(classes[np.uint64(point)]) if point < MAX_CLASSED else np.int64(0)
+                if kind & SPACE:
+                    break
+                facts[L_NON_ASCII] += 1
+                facts[L_UPPER] += (kind & UPPER) != 0
+                facts[L_DIGITS] += (kind & DIGIT) != 0
+                facts[L_PUNCTUATION] += (kind & PUNCTUATION) != 0
+                facts[L_ELLIPSES] += point == _ELLIPSIS
+                extra_bytes += width - 1
+                pos += width
             fingerprint = (fingerprint ^ np.uint64(point)) * _HASH_PRIME
-            non_ascii += point >= 128
-            upper += (kind & UPPER) != 0
-            digits += (kind & DIGIT) != 0
-            punctuation += (kind & PUNCTUATION) != 0
-            ends = (kind & SENTENCE_END) != 0 or ((kind & CLOSER) != 0 and ends)
-            dots = dots + 1 if point == _DOT else 0
-            if dots == 3:
-                ellipses += 1
-                dots = 0
-            if kind & SPECIAL:
-                if point == _HASH:
-                    hashes += 1
-                elif point == _ELLIPSIS:
-                    ellipses += 1
-                elif point == _CURLY:
-                    flags |= CURLY
-                elif point == _OPEN:
-                    flags |= SQUARE
-                else:
-                    flags |= _phrase_flags(data, pos, end)
-            if words == 0 and pos == word_start and kind & BULLET:
-                flags |= HAS_BULLET
             all_kinds |= kind
-            last_point, last_kind = point, kind
-            pos += width
-            chars += 1
-        length = chars - word_start_chars
+        if words == 0:
+            facts[L_TRIM_START] = word_start
+            facts[L_LEADING_CHARS] = word_start - start - word_extra
+            flags |= _bullet_flag(data, word_start, end, classes)
+        length = pos - word_start - (extra_bytes - word_extra)
         fingerprint = (fingerprint ^ (fingerprint >> np.uint64(33))) * _MIX
         fingerprint ^= fingerprint >> np.uint64(33)
         word_hash[first + words] = fingerprint
@@ -281,38 +351,25 @@ def _scan_line(
         line_hash = (line_hash ^ fingerprint) * _MIX
         line_hash ^= line_hash >> np.uint64(32)
         words += 1
-        word_total += length
-        longest = max(longest, length)
-        alpha_words += (all_kinds & ALPHA) != 0
-        sentences += ends
-        open_sentence = 0 if ends else 1
+        facts[L_WORD_CHARS] += length
+        facts[L_LONGEST_WORD] = max(facts[L_LONGEST_WORD], length)
+        facts[L_ALPHA_WORDS] += (all_kinds & ALPHA) != 0
+        ends = _ends_sentence(data, word_start, pos, classes)
+        facts[L_SENTENCES] += ends
+        open_sentence = 1 - ends
         if pos - word_start <= 4:
-            stops |= _stop_word(data, word_start, pos)
-        trim_end, trim_end_chars = pos, chars
-    if last_point == _ELLIPSIS or (
-        last_point == _DOT and trim_end - start >= 3 and data[trim_end - 2] == _DOT and data[trim_end - 3] == _DOT
-    ):
-        flags |= ELLIPSIS_END
-    flags |= (HAS_C4_END if last_kind & C4_END else 0) | (HAS_LINE_END if last_kind & LINE_END else 0)
+            facts[L_STOP_WORDS] |= _stop_word(data, word_start, pos)
+        trim_end, trim_end_extra = pos, extra_bytes
     facts[L_END] = pos
-    facts[L_CHARS] = chars
-    facts[L_LEADING_CHARS] = leading
-    facts[L_TRIM_END] = trim_end
-    facts[L_TRIM_CHARS] = trim_end_chars - leading
+    facts[L_CHARS] = pos - start - extra_bytes
+    if words > 0:
+        flags |= _end_flags(data, facts[L_TRIM_START], trim_end, classes)
+        facts[L_TRIM_END] = trim_end
+        facts[L_TRIM_CHARS] = trim_end - start - trim_end_extra - facts[L_LEADING_CHARS]
+    facts[L_SENTENCES] += open_sentence
     facts[L_HASH] = np.int64(line_hash)
     facts[L_FLAGS] = flags
     facts[L_WORDS] = words
-    facts[L_WORD_CHARS] = word_total
-    facts[L_LONGEST_WORD] = longest
-    facts[L_ALPHA_WORDS] = alpha_words
-    facts[L_STOP_WORDS] = stops
-    facts[L_SENTENCES] = sentences + open_sentence
-    facts[L_HASHES] = hashes
-    facts[L_ELLIPSES] = ellipses
-    facts[L_UPPER] = upper
-    facts[L_DIGITS] = digits
-    facts[L_PUNCTUATION] = punctuation
-    facts[L_NON_ASCII] = non_ascii
 
 
 @njit(cache=True, nogil=True)
@@ -325,9 +382,7 @@ def _citation_mark(data: Bytes, pos: int, end: int) -> int:
         return close + 1 - pos
     for k in range(_MARK_OFFSETS.size - 1):
         length = _MARK_OFFSETS[k + 1] - _MARK_OFFSETS[k]
-        if pos + length <= end and np.array_equal(
-            data[pos : pos + length], _MARK_BYTES[_MARK_OFFSETS[k] : _MARK_OFFSETS[k + 1]]
-        ):
+        if pos + length <= end and np.array_equal(data[pos : pos + length], _MARK_BYTES[_MARK_OFFSETS[k] : _MARK_OFFSETS[k + 1]]):
             return length
     return 0
 
@@ -471,6 +526,19 @@ def _count_ngrams(num_words: int, s: _Scratch, row: Ints) -> None:
 
 
 @njit(cache=True, nogil=True)
+def _tally_ascii(data: Bytes, start: int, end: int, row: Ints) -> None:
+    """Counts capitals, digits, punctuation marks and '#' of ASCII, four counters in the 16-bit quarters of one word."""
+    for block in range(start, end, 0xFFFF):
+        total = np.uint64(0)
+        for pos in range(block, min(block + 0xFFFF, end)):
+            total += _ASCII_TALLY[data[pos]]
+        row[K_UPPER] += np.int64(total & np.uint64(0xFFFF))
+        row[K_DIGITS] += np.int64((total >> np.uint64(16)) & np.uint64(0xFFFF))
+        row[K_PUNCTUATION] += np.int64((total >> np.uint64(32)) & np.uint64(0xFFFF))
+        row[K_HASHES] += np.int64(total >> np.uint64(48))
+
+
+@njit(cache=True, nogil=True)
 def _add_line(line: Ints, row: Ints) -> None:
     """Adds the facts of one line, as it stands in the text, to its document."""
     row[K_CHARS] += line[L_CHARS]
@@ -484,7 +552,6 @@ def _add_line(line: Ints, row: Ints) -> None:
     row[K_WORD_CHARS] += line[L_WORD_CHARS]
     row[K_ALPHA_WORDS] += line[L_ALPHA_WORDS]
     row[K_STOP_WORDS] |= line[L_STOP_WORDS]
-    row[K_HASHES] += line[L_HASHES]
     row[K_ELLIPSES] += line[L_ELLIPSES]
     row[K_UPPER] += line[L_UPPER]
     row[K_DIGITS] += line[L_DIGITS]
@@ -522,6 +589,7 @@ def _count_document(
     data: Bytes, start: int, end: int, classes: Classes, s: _Scratch, line: Ints, cleaned: Ints, row: Ints
 ) -> None:
     """Fills the columns `row` of the document data[start:end]; `line` and `cleaned` are room for the facts of a line."""
+    _tally_ascii(data, start, end, row)
     num_lines, num_kept, num_paragraphs, pos = 0, 0, 0, start
     paragraph_hash, paragraph_start, paragraph_end = _HASH_SEED, -1, 0  # start and end in characters of the text
     while True:
@@ -564,9 +632,7 @@ def _count_document(
     row[K_REPEAT_LINES], row[K_REPEAT_LINE_CHARS] = _repeats(s.line_hash, s.line_chars, num_lines, s)
     row[K_NP_REPEAT_LINE_CHARS] = _repeats(s.view_hash, s.view_chars, num_kept, s)[1]
     row[K_PARAGRAPHS] = num_paragraphs
-    row[K_REPEAT_PARAGRAPHS], row[K_REPEAT_PARAGRAPH_CHARS] = _repeats(
-        s.paragraph_hash, s.paragraph_chars, num_paragraphs, s
-    )
+    row[K_REPEAT_PARAGRAPHS], row[K_REPEAT_PARAGRAPH_CHARS] = _repeats(s.paragraph_hash, s.paragraph_chars, num_paragraphs, s)
     _count_ngrams(row[K_WORDS], s, row)
 
 

@@ -72,11 +72,15 @@ class DedupConfig(BaseModel):
 
 _TABLE_SIZE = 0x20000
 _SEPARATES, _VANISHES, _ALONE = -1, -2, 1 << 21
-# Scripts written without spaces: each character is a word, as UAX #29 does for ideographs and kana-free text would need
-# a dictionary otherwise. Thai, Lao, Tibetan, Myanmar, Khmer, kana, CJK; planes 2 and 3 are ideographs throughout.
-_UNSPACED = (
-    (0x0E00, 0x0EFF), (0x0F00, 0x0FFF), (0x1000, 0x109F), (0x1780, 0x17FF), (0x3005, 0x3007), (0x3040, 0x30FF),
-    (0x31F0, 0x31FF), (0x3400, 0x4DBF), (0x4E00, 0x9FFF), (0xF900, 0xFAFF),
+# Scripts written without spaces: each character is a word, as UAX #29 has it for ideographs (words proper would need
+# a dictionary). Thai, Lao, Tibetan, Myanmar, Khmer, kana, CJK; planes 2 and 3 are ideographs throughout.
+_UNSPACED = frozenset(
+    point
+    for first, last in (
+        (0x0E00, 0x0FFF), (0x1000, 0x109F), (0x1780, 0x17FF), (0x3005, 0x3007), (0x3040, 0x30FF), (0x31F0, 0x31FF),
+        (0x3400, 0x4DBF), (0x4E00, 0x9FFF), (0xF900, 0xFAFF),
+    )
+    for point in range(first, last + 1)
 )  # fmt: skip
 
 
@@ -91,7 +95,7 @@ def _fold(char: str) -> str:
     if category[0] not in "LMN":
         return " "
     lower = char.lower()[0]
-    return f" {lower} " if any(first <= code <= last for first, last in _UNSPACED) else lower
+    return f" {lower} " if code in _UNSPACED else lower
 
 
 def normalise(text: str) -> str:
@@ -201,7 +205,7 @@ def _xxh64(data: Bytes, at: int, end: int) -> Any:
 
 
 @njit(nogil=True)
-def _decode(data: Bytes, at: int) -> tuple[int, int]:
+def _decode(data: Bytes, at: int) -> tuple[np.int64, int]:
     """(code point, position after it) at a lead byte of valid UTF-8, which Arrow strings are."""
     lead = np.int64(data[at])
     if lead < 0x80:

@@ -1,4 +1,4 @@
-"""Masks e-mail addresses and public IP addresses, as FineWeb does (arXiv 2406.17557, section 3 and datatrove's PIIFormatter).
+"""Masks e-mail addresses and public IP addresses, as FineWeb does (arXiv 2406.17557; datatrove's PIIFormatter).
 
 E-mail addresses are found, counted and replaced by vectorised RE2 over the whole array; only documents that hold something
 of the shape of an IP address are looked at in Python, where `ipaddress` tells public from private. Redacting twice changes
@@ -27,18 +27,18 @@ _DOMAIN = r"@(?:[A-Za-z0-9](?:[A-Za-z0-9-]*[A-Za-z0-9])?\.)+(?:xn--[A-Za-z0-9-]+
 _EMAIL = rf"[A-Za-z0-9_]{_LOCAL}{_DOMAIN}(?:{_LOCAL}{_DOMAIN})*"
 # Begins with a literal, so RE2 skips with memchr: 5 GB/s measured, where _EMAIL itself runs at 0.3 GB/s.
 _EMAIL_SHAPE = r"@[A-Za-z0-9-]+\."
-# What RE2 asks of a document before Python looks at it: four numbers, eight groups, or "::" after a group of 2000::/3,
+# What RE2 asks of a document before Python looks at it: four numbers; eight groups, or "::" after a group of 2000::/3,
 # the only allocated public range (a bare "::" would be every C++ and Rust page).
-_IP_SHAPE = (
-    r"[0-9]{1,3}\.[0-9]{1,3}\.[0-9]{1,3}\.[0-9]{1,3}"
-    r"|(?:[0-9A-Fa-f]{1,4}:){7}[0-9A-Fa-f]{1,4}"
-    r"|[23][0-9A-Fa-f]{3}(?::[0-9A-Fa-f]{1,4})*::"
-)
+_V4_SHAPE = r"[0-9]{1,3}\.[0-9]{1,3}\.[0-9]{1,3}\.[0-9]{1,3}"
+_V6_SHAPE = r"(?:[0-9A-Fa-f]{1,4}:){7}[0-9A-Fa-f]{1,4}|[23][0-9A-Fa-f]{3}(?::[0-9A-Fa-f]{1,4})*::"
 # The same with context: 1.2.3.4.5, v1.2.3.4 and 1.2.3.4a are versions; nine groups of hexadecimals are a fingerprint.
-_IP = re.compile(
-    r"(?<![A-Za-z0-9_.])(?P<v4>[0-9]{1,3}(?:\.[0-9]{1,3}){3})(?![A-Za-z0-9_]|\.[0-9])"
-    r"|(?<![A-Za-z0-9_:.])(?P<v6>(?:[0-9A-Fa-f]{1,4}:){7}[0-9A-Fa-f]{1,4}"
-    r"|[23][0-9A-Fa-f]{3}(?::[0-9A-Fa-f]{1,4})*::(?:[0-9A-Fa-f]{1,4}(?::[0-9A-Fa-f]{1,4})*)?)(?![A-Za-z0-9_]|:[0-9A-Fa-f])"
+# The look-behind stands after the first character: Python can then skip to a digit: 90 MB/s instead of 6, measured.
+_V4 = re.compile(r"[0-9](?<![A-Za-z0-9_.].)[0-9]{0,2}(?:\.[0-9]{1,3}){3}(?![A-Za-z0-9_]|\.[0-9])", re.DOTALL)
+_V6 = re.compile(
+    r"[0-9A-Fa-f](?<![A-Za-z0-9_:.].)(?:[0-9A-Fa-f]{0,3}:(?:[0-9A-Fa-f]{1,4}:){6}[0-9A-Fa-f]{1,4}"
+    r"|(?<=[23])[0-9A-Fa-f]{3}(?::[0-9A-Fa-f]{1,4})*::(?:[0-9A-Fa-f]{1,4}(?::[0-9A-Fa-f]{1,4})*)?)"
+    r"(?![A-Za-z0-9_]|:[0-9A-Fa-f])",
+    re.DOTALL,
 )
 
 Counts = NDArray[np.int64]
@@ -62,14 +62,10 @@ class RedactConfig(BaseModel):
 
     @model_validator(mode="after")
     def _replacements_stay(self) -> RedactConfig:
-        """A replacement that is masked in turn, alone or by what can stand beside it, would make a second run differ."""
-        for name, value, contexts in (
-            ("email_replacement", self.email_replacement, ("{}",)),
-            ("ip_replacement", self.ip_replacement, ("{}", "a@{}", "a@b.{}")),
-        ):
-            examples = pa.array([context.format(value) for context in contexts])
-            if not redact(examples, self)[0].equals(examples):
-                raise ValueError(f"{name} would be masked in turn where it stands beside an address (got {value!r})")
+        """A replacement that is masked in turn would be replaced for ever."""
+        for name, value in (("email_replacement", self.email_replacement), ("ip_replacement", self.ip_replacement)):
+            if _redact_once(pa.array([value]), self)[0][0].as_py() != value:
+                raise ValueError(f"{name} contains an address that would be masked in turn (got {value!r})")
         return self
 
 
@@ -114,18 +110,20 @@ def _redact_emails(text: pa.Array, replacement: str, counts: Counts) -> pa.Array
 
 
 def _redact_ips(text: pa.Array, config: RedactConfig, counts: Counts) -> pa.Array:
-    rows = _rows(pc.match_substring_regex(text, _IP_SHAPE))
-    redacted = []
-    for row, document in zip(rows, text.take(rows).to_pylist(), strict=True):
-        matches = [match for match in _IP.finditer(document) if _is_masked(match, config)]
-        counts[row] = len(matches)
-        redacted.append(_cut(document, matches, config.ip_replacement))
-    return _replaced(text, rows, pa.array(redacted, text.type))
+    rows = _rows(pc.match_substring_regex(text, f"{_V6_SHAPE}|{_V4_SHAPE}"))
+    found = text.take(rows)
+    for shape, pattern in ((_V6_SHAPE, _V6), (_V4_SHAPE, _V4)):
+        shaped, redacted = _rows(pc.match_substring_regex(found, shape)), []
+        for row, document in zip(rows[shaped], found.take(shaped).to_pylist(), strict=True):
+            matches = [match for match in pattern.finditer(document) if _is_masked(match.group(), config)]
+            counts[row] += len(matches)
+            redacted.append(_cut(document, matches, config.ip_replacement))
+        found = _replaced(found, shaped, pa.array(redacted, text.type))
+    return _replaced(text, rows, found)
 
 
-def _is_masked(match: re.Match[str], config: RedactConfig) -> bool:
-    found = match.group()
-    if found == config.ip_replacement or (match["v6"] and "::" not in found and max(map(len, found.split(":"))) < 3):
+def _is_masked(found: str, config: RedactConfig) -> bool:
+    if found == config.ip_replacement or (found.count(":") == 7 and max(map(len, found.split(":"))) < 3):
         return False  # eight groups of two digits: a hardware address or a key, not an IPv6 address
     try:
         address = ipaddress.ip_address(found)

@@ -29,7 +29,9 @@ from tasks.web.urls import UrlError, canonical, host_of
 JSONL = (".jsonl", ".ndjson", ".json")
 COMPRESSED = (".gz", ".zst")
 TEXT = (".txt", ".md")
-DOCUMENTS_SCHEMA = pa.schema([(name, pa.string()) for name in ("doc_id", "content_id", "source", "url", "host", "text", "text_digest")])
+DOCUMENTS_SCHEMA = pa.schema(
+    [(name, pa.string()) for name in ("doc_id", "content_id", "source", "url", "host", "text", "text_digest")]
+)
 
 
 class Fields(BaseModel):
@@ -126,7 +128,9 @@ def fingerprint(config: IngestConfig) -> dict[str, str]:
         local = source.path if isinstance(source, FolderSource) else source.dataset
         if isinstance(source, FolderSource) or Path(local).exists():
             root = Path(local).expanduser()
-            files = files_of(local) if isinstance(source, FolderSource) else sorted(one for one in root.rglob("*") if one.is_file())
+            files = (
+                files_of(local) if isinstance(source, FolderSource) else sorted(one for one in root.rglob("*") if one.is_file())
+            )
             for file in files or [root]:
                 facts = file.stat()
                 seen[f"{source.name}:{file}"] = f"{facts.st_size}:{facts.st_mtime_ns}"
@@ -137,7 +141,9 @@ def plan(config: IngestConfig) -> list[list[Piece]]:
     """The pieces of each shard."""
     shards: list[list[Piece]] = []
     for index, source in enumerate(config.sources):
-        pieces = _file_pieces(index, source, config.shard_bytes) if isinstance(source, FolderSource) else _rows(index, source, config)
+        pieces = (
+            _file_pieces(index, source, config.shard_bytes) if isinstance(source, FolderSource) else _rows(index, source, config)
+        )
         filled = config.shard_bytes
         for piece in pieces:
             if filled + piece.num_bytes > config.shard_bytes:
@@ -279,7 +285,9 @@ def _parquet(path: Path) -> pq.ParquetFile:
 
 def _require(wanted: Fields, names: Sequence[str], path: str) -> None:
     if wanted.text not in names:
-        raise InputError(f"{path}: no column {wanted.text!r}; it has {', '.join(names)}; name the one with the text in `fields.text`")
+        raise InputError(
+            f"{path}: no column {wanted.text!r}; it has {', '.join(names)}; name the one with the text in `fields.text`"
+        )
 
 
 def _table_rows(table: pa.Table, wanted: Fields, path: str) -> Iterator[dict[str, Any]]:

@@ -1,0 +1,45 @@
+# The words that the README names. Every one works from a clean checkout: `setup` is made once and again when its inputs change.
+PYTHON ?= python3.11
+VENV := .venv
+BIN := $(VENV)/bin
+CONFIG ?= demo
+SET ?=
+SEED ?= 0
+READY := $(VENV)/.ready
+
+.PHONY: run test soak check bench up down status setup clean
+
+run: setup            ## the whole demo pipeline, from raw pages to an evaluated model
+	$(BIN)/gristmill run pipeline --config $(CONFIG) $(foreach one,$(SET),--set '$(one)')
+
+test: setup           ## units, properties and one served flow; under 8 minutes
+	$(BIN)/python -m pytest -m "not soak" -q
+
+soak: setup           ## the slow proofs; SLICE=1 runs a seeded slice of them
+	$(BIN)/python -m pytest -m soak -q $(if $(SLICE),--soak-slice=$(SEED))
+
+check: setup          ## style, types, floors and doors, clean dependencies
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+	$(BIN)/python -m pip check
+
+bench: setup          ## speed against peers, each in an environment of its own
+	$(BIN)/python -m benchmarks.signals
+
+up down status: setup ## servers and workers
+	$(BIN)/gristmill $@
+
+setup: $(READY)       ## the environment, the language model, the compiled kernels
+
+$(READY): pyproject.toml constraints.txt
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt torch==2.13.0
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[demo,s3,postgres,dev]'
+	$(BIN)/gristmill setup
+	touch $@
+
+clean:                ## forget all state: servers, store, environment
+	-test -x $(BIN)/gristmill && $(BIN)/gristmill down
+	rm -rf .gristmill $(VENV) .resources

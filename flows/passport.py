@@ -1,0 +1,111 @@
+"""A document's passport: what each step of a run did with it; and the proof that a run's files are those its manifests name."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import pyarrow.compute as pc
+from rich.console import Console
+
+from infra import dataset, ledger
+from infra.dataset import ShardSet
+from infra.errors import InputError
+
+LOOKED_UP = ("doc_id", "content_id", "url")
+
+
+def trace_document(what: str, run_name: str, console: Console) -> None:
+    """Print every step's verdict on the documents that `what` (URL, doc_id, content_id) names.
+
+    Raises:
+        InputError: the run knows no such document.
+    """
+    name = ledger.find_run(run_name)
+    versions = [entry.shards() for entry in ledger.entries(name)]
+    ids = _doc_ids(what, versions)
+    if not ids:
+        raise InputError(f"{what}: no step of run {name} has seen it; is it the canonical URL, and the right run (--run)?")
+    console.print(f"run {name}", highlight=False)
+    for doc in sorted(ids):
+        console.print(f"document {doc}", highlight=False)
+        for version, verdict in passport(doc, versions):
+            console.print(f"  {version.step:<10} {verdict}  [dim](version {version.version})[/]", highlight=False, soft_wrap=True)
+
+
+def passport(doc: str, versions: list[ShardSet]) -> Iterator[tuple[ShardSet, str]]:
+    """Each version that has a row for the document, and what it says."""
+    for version in versions:
+        for row in _rows(version, doc, rejects=False):
+            yield version, _kept_words(version, row)
+        for row in _rows(version, doc, rejects=True):
+            yield version, _dropped_words(row)
+
+
+def verify_run(run_name: str, console: Console) -> bool:
+    """Compare every file of a run with its digest; True when all are whole."""
+    good = True
+    for entry in ledger.entries(ledger.find_run(run_name)):
+        version = entry.shards()
+        manifest = version.manifest()
+        wanted = {
+            **{shard.name: shard.digest for shard in manifest.shards},
+            **{file.name: file.digest for file in manifest.files},
+        }
+        bad = [name for name, digest in wanted.items() if _digest(version, name) != digest]
+        console.print(f"{entry.step:<10} {len(wanted) - len(bad)} of {len(wanted)} files whole", highlight=False)
+        for name in bad:
+            good = False
+            console.print(
+                f"  [red]{version.file(name)}: not the bytes of its manifest[/]; remove {version.folder} and run again",
+                soft_wrap=True,
+            )
+    return good
+
+
+def _digest(version: ShardSet, name: str) -> str:
+    try:
+        return dataset.file_entry(version.folder, name).digest
+    except OSError as error:
+        return f"unreadable: {error}"
+
+
+def _doc_ids(what: str, versions: list[ShardSet]) -> set[str]:
+    found: set[str] = set()
+    for version in versions:
+        for rejects in (False, True):
+            table = dataset.dataset(version.folder, rejects=rejects)
+            if table is None or "doc_id" not in table.schema.names:
+                continue
+            for column in LOOKED_UP:
+                if column in table.schema.names:
+                    found.update(table.to_table(["doc_id"], filter=pc.field(column) == what)["doc_id"].to_pylist())
+    return found
+
+
+def _rows(version: ShardSet, doc: str, *, rejects: bool) -> list[dict[str, Any]]:
+    table = dataset.dataset(version.folder, rejects=rejects)
+    if table is None or "doc_id" not in table.schema.names:
+        return []
+    columns = [name for name in table.schema.names if name not in ("text", "excerpt")]
+    rows: list[dict[str, Any]] = table.to_table(columns, filter=pc.field("doc_id") == doc).to_pylist()
+    return rows
+
+
+def _kept_words(version: ShardSet, row: dict[str, Any]) -> str:
+    if version.schema_name == "token_documents":
+        return f"{row['num_tokens']} tokens from offset {row['offset']}"
+    if version.schema_name == "captures":
+        return f"fetched {row['url']}, status {row['status']}, {row['num_bytes']:,} bytes"
+    extra = ", ".join(f"{name} {row[name]}" for name in ("language", "split", "cluster") if row.get(name))
+    return f"kept{': ' + extra if extra else ''}"
+
+
+def _dropped_words(row: dict[str, Any]) -> str:
+    numbers = (
+        f" (value {row['value']:.4g}, threshold {row['threshold']:.4g})"
+        if row["value"] is not None and row["threshold"] is not None
+        else ""
+    )
+    detail = f": {row['detail']}" if row["detail"] else ""
+    return f"[red]dropped[/] by {row['rule']}{numbers}{detail}"

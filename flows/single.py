@@ -1,0 +1,165 @@
+"""One step on local files, with no server: `gristmill step`.
+
+Plain files become documents first (below `input` in the output folder), and a step that wants signals or pages has them made from these.
+Everything else is what a flow does: same versions, same shards, same resume.
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, get_origin
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+import tasks
+from flows.config import overrides_of
+from infra import dataset, storage
+from infra.cluster import DaskConfig, pool
+from infra.dataset import ShardSet, open_version
+from infra.errors import InputError
+from infra.progress import watched
+from infra.steps import INPUT_PREFIX, Step
+
+WARC = (".warc", ".warc.gz", ".warc.zst", ".arc", ".arc.gz")
+
+
+def step_names() -> list[str]:
+    """All steps: one file each."""
+    return sorted(path.stem for path in Path(tasks.__path__[0]).glob("*.py") if not path.stem.startswith("_"))
+
+
+def find_step(name: str) -> Step:
+    """The step of that name.
+
+    Raises:
+        InputError: there is none.
+    """
+    if name not in step_names():
+        raise InputError(f"step {name!r}: there is none of that name; these are: {', '.join(step_names())}")
+    found: Step = getattr(importlib.import_module(f"tasks.{name}"), name)
+    return found
+
+
+def run_step(name: str, inputs: Sequence[str], output: Path, overrides: Sequence[str], workers: int, console: Console) -> None:
+    """Run a step on `inputs` into `output` and print its counts.
+
+    Raises:
+        InputError: the inputs are not what the step takes.
+        ConfigError: an override is wrong.
+    """
+    step = find_step(name)
+    folder = str(output.expanduser().resolve())
+    config = overrides_of(step.config_type, [_own_key(name, override) for override in overrides])
+    kind = "none" if workers == 1 else "local"
+    bars = Progress(TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), console=console)
+    with bars, pool(DaskConfig(kind=kind, workers=workers)), watched(_bar(bars, name)):
+        if not step.input_names:
+            config = _with_sources(step, config, inputs)
+            result = step.run([], config, folder)
+        else:
+            result = step.run(_bind(step, [_version(path, step, folder) for path in inputs]), config, folder)
+    _tell(result.shards, result.loaded, result.seconds, result.resumed_shards, console)
+
+
+def _own_key(name: str, override: str) -> str:
+    """`filter.profile=…` means the same as `profile=…` for the step `filter`."""
+    return override.removeprefix(f"{name}.")
+
+
+def _bar(bars: Progress, name: str) -> Any:
+    known: dict[str, Any] = {}
+
+    def watcher(done: int, total: int, what: str) -> None:
+        if what not in known:
+            known[what] = bars.add_task(f"{name}: {what}", total=total)
+        bars.update(known[what], completed=done, total=total)
+
+    return watcher
+
+
+def _bind(step: Step, versions: list[ShardSet]) -> list[ShardSet | list[ShardSet]]:
+    """The versions as the step's parameters: a list takes one here, and `history` none."""
+    import inspect
+
+    parameters = inspect.signature(step.function, eval_str=True).parameters
+    wanted = [name for name in step.input_names if name not in ("history", "verdicts")]
+    if len(versions) != len(wanted):
+        raise InputError(f"step {step.name}: takes {len(wanted)} --input ({', '.join(wanted)}; got {len(versions)})")
+    given = dict(zip(wanted, versions, strict=True))
+    bound: list[ShardSet | list[ShardSet]] = []
+    for name in step.input_names:
+        if name == "history":
+            bound.append([])
+        elif name == "verdicts":  # without a filter's verdicts every document stays
+            bound.append(versions[0])
+        else:
+            bound.append([given[name]] if get_origin(parameters[name].annotation) is list else given[name])
+    return bound
+
+
+def _with_sources(step: Step, config: Any, inputs: Sequence[str]) -> Any:
+    """The configuration of a step that reads sources, with the files on the command line as sources."""
+    if not inputs:
+        return config
+    if step.name == "ingest":
+        added = [{"kind": "folder", "path": str(Path(path).expanduser().resolve())} for path in inputs]
+    else:
+        added = [_crawl_source(path) for path in inputs]
+    raw = config.model_dump(mode="json")
+    return type(config).model_validate({**raw, "sources": [*raw["sources"], *added]})
+
+
+def _crawl_source(path: str) -> dict[str, Any]:
+    full = str(Path(path).expanduser().resolve())
+    return {"kind": "warc", "path": full} if _has_warc(Path(full)) else {"kind": "site", "url_file": full}
+
+
+def _has_warc(path: Path) -> bool:
+    files = [path] if path.is_file() else list(path.rglob("*"))
+    return any(file.name.lower().endswith(WARC) for file in files)
+
+
+def _version(path: str, step: Step, folder: str) -> ShardSet:
+    """A version's folder as it is; plain files through `ingest`, WARC files through `crawl`, and on to what the step takes."""
+    given = path if "://" in path else str(Path(path).expanduser().resolve())
+    if storage.exists(storage.join(given, dataset.MANIFEST)):
+        version = open_version(given)
+    elif "://" not in given and not Path(given).exists():
+        raise InputError(f"{path}: no such file or folder")
+    elif step.name == "extract" or _has_warc(Path(given)):
+        crawl = find_step("crawl")
+        config = overrides_of(crawl.config_type, [f"sources=[{{kind: warc, path: {given!r}}}]"])
+        version = crawl.run([], config, storage.join(folder, f"{INPUT_PREFIX}-pages")).shards
+    else:
+        ingest = find_step("ingest")
+        config = overrides_of(ingest.config_type, [f"sources=[{{kind: folder, path: {given!r}}}]"])
+        version = ingest.run([], config, storage.join(folder, INPUT_PREFIX)).shards
+    return _as_wanted(version, step, folder)
+
+
+def _as_wanted(version: ShardSet, step: Step, folder: str) -> ShardSet:
+    if version.schema_name == "captures" and step.name != "extract":
+        extract = find_step("extract")
+        version = extract.run([version], extract.config_type(), storage.join(folder, f"{INPUT_PREFIX}-text")).shards
+    if step.name == "filter" and version.schema_name != "signals":
+        signals = find_step("signals")
+        config = signals.config_type.model_validate({"keep_text": True})
+        version = signals.run([[version]], config, storage.join(folder, f"{INPUT_PREFIX}-signals")).shards
+    return version
+
+
+def _tell(shards: ShardSet, loaded: bool, seconds: float, resumed: int, console: Console) -> None:
+    counts = shards.counts
+    how = "found complete" if loaded else f"{seconds:.1f} s"
+    if resumed:
+        how += f", {resumed} shards from an earlier start"
+    console.print(
+        f"{shards.step}: {counts.total:,} in, {counts.kept:,} kept, {counts.total - counts.kept:,} dropped ({how})",
+        highlight=False,
+    )
+    for rule, count in sorted(counts.dropped.items(), key=lambda pair: -pair[1]):
+        console.print(f"  {rule:<36} {count:>10,}  {count / max(counts.total, 1):.1%}", highlight=False)
+    console.print(f"version {shards.version}, digest {shards.digest}\n{shards.folder}", highlight=False, soft_wrap=True)

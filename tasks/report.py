@@ -1,0 +1,276 @@
+"""report: one page that shows what a run did: the funnel with texts to read, the plots, the scores, the costs.
+
+Everything comes from the versions' own files, so the page of any run can be made again at any time.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from pydantic import BaseModel, ConfigDict, Field
+
+from expectations.page import for_report
+from expectations.suites import read_suite
+from expectations.verdict import CheckResult, Sample
+from infra import dataset, ledger, storage, tracking
+from infra.dataset import EXCERPT_CHARS, Counts, ShardSet
+from infra.orchestration import flow_run_url
+from infra.report import (
+    Cluster,
+    Clusters,
+    Curve,
+    Drop,
+    Evaluation,
+    Generation,
+    Histogram,
+    Link,
+    Removed,
+    ReportFacts,
+    StepCost,
+    StepCount,
+    Validation,
+    render_report,
+)
+from infra.steps import Output, step
+
+PAGE = "report.html"
+UNITS = {"crawl": "pages", "pretrain": "tokens"}
+# steps that every row passes, which would only repeat their neighbour in the funnel
+UNCOUNTED = ("signals", "validate", "publish", "tokenise", "pretrain", "evaluate", "register", "report")
+LENGTH_EDGES = [10.0 * 10 ** (exponent / 5) for exponent in range(0, 26)]  # 10 to 1,000,000 characters, five bins a decade
+
+
+class ReportConfig(BaseModel):
+    """How much the page shows."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    samples_per_rule: int = Field(3, ge=0)
+    """Dropped documents to read, per step and rule."""
+    biggest_clusters: int = Field(5, ge=0)
+    """Duplicate clusters to read."""
+
+
+@step(schema="page")
+def report(versions: list[ShardSet], config: ReportConfig, out: Output) -> None:
+    """Write the report page of the run so far."""
+    storage.write_bytes(storage.join(out.folder, PAGE), render_run(ledger.current_run(), versions, config).encode())
+    out.keep_file(PAGE)
+    out.counts = Counts(total=len(versions), kept=len(versions))
+
+
+def render_run(run_name: str, versions: Sequence[ShardSet], config: ReportConfig | None = None) -> str:
+    """The report page of a run made of these versions; parts that the run does not have are left out."""
+    config = config or ReportConfig()
+    made = {version.step: version for version in versions}
+    entries = ledger.entries(run_name) if run_name else []
+    facts = {name: version.manifest().facts for name, version in made.items()}
+    return render_report(
+        ReportFacts(
+            run_name=run_name or "a single step",
+            started=min((_run(version).get("started", "") for version in versions), default=""),
+            summary=_summary(made),
+            headline=_headline(made, facts),
+            config=_config(made),
+            digests={name: version.digest for name, version in made.items()},
+            links=_links(run_name),
+            funnel=[_count(version) for version in versions if version.step not in UNCOUNTED and version.counts.total],
+            drops=[drop for version in versions for drop in _drops(version, made, config.samples_per_rule)],
+            text_chars=_lengths(made.get("publish")),
+            languages=_languages(made.get("signals")),
+            clusters=_clusters(made.get("dedup"), made.get("rewrite"), config.biggest_clusters),
+            curve=_curve(made.get("pretrain")),
+            evaluation=_evaluation(made.get("evaluate")),
+            generations=_generations(made.get("evaluate")),
+            costs=[_cost(version, entries) for version in versions if version.step != "report"],
+            validation=_validation(made.get("validate")),
+        )
+    )
+
+
+def _summary(made: Mapping[str, ShardSet]) -> str:
+    published, pages = made.get("publish"), made.get("crawl")
+    if published is None:
+        return ""
+    return f"{pages.counts.total if pages else 0:,} pages asked for, {published.counts.kept:,} documents published."
+
+
+def _headline(made: Mapping[str, ShardSet], facts: Mapping[str, dict[str, Any]]) -> dict[str, str]:
+    shown: dict[str, str] = {}
+    if "publish" in made:
+        shown["Documents published"] = f"{made['publish'].counts.kept:,}"
+    if "tokenise" in facts:
+        shown["Training tokens"] = f"{facts['tokenise']['num_tokens.train']:,}"
+    if "pretrain" in facts:
+        shown["Parameters"] = f"{facts['pretrain']['num_parameters']:,}"
+        shown["Held-out loss"] = f"{facts['pretrain']['valid_loss']:.3f} nats"
+    if "evaluate" in facts:
+        shown["Perplexity"] = f"{facts['evaluate']['perplexity']:.1f}"
+        shown["Bits per byte"] = f"{facts['evaluate']['bits_per_byte']:.3f}"
+    shown["Minutes of work"] = f"{sum(_run(version).get('seconds', 0.0) for version in made.values()) / 60:.1f}"
+    return shown
+
+
+def _config(made: Mapping[str, ShardSet]) -> dict[str, str]:
+    return {
+        f"{name}.{key}": str(value)
+        for name, version in made.items()
+        for key, value in version.manifest().recipe["config"].items()
+        if value not in (None, [], "")
+    }
+
+
+def _links(run_name: str) -> list[Link]:
+    links = [Link("Prefect run", flow_run_url(run_name))] if run_name and not run_name.startswith("local-") else []
+    track = tracking.find_run(run_name) if run_name else None
+    return [*links, *([Link("MLflow run", track.url)] if track else [])]
+
+
+def _count(version: ShardSet) -> StepCount:
+    counts = version.counts
+    return StepCount(version.step, counts.total, counts.kept, counts.dropped, UNITS.get(version.step, "documents"))
+
+
+def _drops(version: ShardSet, made: Mapping[str, ShardSet], per_rule: int) -> Iterator[Drop]:
+    rejects = dataset.dataset(version.folder, rejects=True)
+    if rejects is None or not per_rule:
+        return
+    chosen: list[dict[str, Any]] = []
+    seen: Counter[str] = Counter()
+    for batch in rejects.to_batches():
+        for row in batch.to_pylist():
+            if seen[row["rule"]] < per_rule:
+                seen[row["rule"]] += 1
+                chosen.append(row)
+        if seen.keys() >= version.counts.dropped.keys() and min(seen.values()) >= per_rule:
+            break
+    texts = _texts([row["doc_id"] for row in chosen if not row["excerpt"]], made)
+    for row in chosen:
+        yield Drop(
+            step=version.step,
+            rule=row["rule"],
+            url=row["url"] or "",
+            excerpt=row["excerpt"] or texts.get(row["doc_id"], ""),
+            value=row["value"],
+            threshold=row["threshold"],
+            detail=row["detail"] or "",
+        )
+
+
+def _texts(ids: list[str], made: Mapping[str, ShardSet]) -> dict[str, str]:
+    """Beginnings of documents that a step rejected without reading their text."""
+    found: dict[str, str] = {}
+    for name in ("extract", "ingest"):
+        rows = dataset.dataset(made[name].folder) if name in made and ids else None
+        if rows is not None:
+            table = rows.to_table(["doc_id", "text"], filter=pc.field("doc_id").isin(ids))
+            found |= {row["doc_id"]: row["text"][:EXCERPT_CHARS] for row in table.to_pylist()}
+    return found
+
+
+def _lengths(published: ShardSet | None) -> Histogram | None:
+    if published is None or not published.counts.kept:
+        return None
+    counts = np.zeros(len(LENGTH_EDGES) - 1, np.int64)
+    for shard in published.shards():
+        counts += np.histogram(pc.utf8_length(shard.read(["text"])["text"]).to_numpy(), LENGTH_EDGES)[0]
+    used = np.flatnonzero(counts)
+    if not len(used):
+        return None
+    first, last = used[0], used[-1]
+    return Histogram(LENGTH_EDGES[first : last + 2], counts[first : last + 1].tolist())
+
+
+def _languages(measured: ShardSet | None) -> dict[str, int]:
+    total: Counter[str] = Counter()
+    for shard in measured.shards() if measured else ():
+        for entry in pc.value_counts(shard.read(["language"])["language"]).to_pylist():
+            total[entry["values"]] += entry["counts"]
+    return dict(total.most_common())
+
+
+def _clusters(deduped: ShardSet | None, before: ShardSet | None, how_many: int) -> Clusters | None:
+    rejects = dataset.dataset(deduped.folder, rejects=True) if deduped else None
+    if rejects is None or before is None:
+        return None
+    removed = rejects.to_table(["detail", "url", "value"])
+    grouped = removed.group_by("detail").aggregate([("url", "count")])
+    sizes = Counter(count + 1 for count in grouped["url_count"].to_pylist())
+    order = pc.sort_indices(grouped, [("url_count", "descending"), ("detail", "ascending")])[:how_many]
+    biggest = grouped.take(order).to_pylist()
+    return Clusters(dict(sorted(sizes.items())), [_cluster(row, removed, before) for row in biggest])
+
+
+def _cluster(group: dict[str, Any], removed: pa.Table, before: ShardSet) -> Cluster:
+    members = removed.filter(pc.equal(removed["detail"], group["detail"])).slice(0, 5).to_pylist()
+    rows = dataset.dataset(before.folder)
+    assert rows is not None
+    kept = rows.to_table(["url"], filter=pc.field("doc_id") == group["detail"])["url"].to_pylist()
+    return Cluster(
+        kept[0] if kept else group["detail"], group["url_count"] + 1, [Removed(one["url"], one["value"]) for one in members]
+    )
+
+
+def _curve(trained: ShardSet | None) -> Curve | None:
+    if trained is None:
+        return None
+    rows = storage.read_json(trained.file("history.json"))
+    points = {
+        name: [(int(row["step"]), float(row[name])) for row in rows if row.get(name) is not None]
+        for name in ("train_loss", "valid_loss")
+    }
+    return Curve(points["train_loss"], points["valid_loss"])
+
+
+def _evaluation(scored: ShardSet | None) -> list[Evaluation]:
+    if scored is None:
+        return []
+    scores = storage.read_json(scored.file("scores.json"))
+    baseline = next((one for one in scores["baselines"] if one["name"] == "unigram"), None)
+    rows = []
+    for measure, key, better in (
+        ("perplexity per token", "perplexity", "lower"),
+        ("bits per byte", "bits_per_byte", "lower"),
+        ("next-token accuracy", "accuracy", "higher"),
+    ):
+        against = baseline[key] if baseline else None
+        rows.append(Evaluation(measure, scores["model"][key], "held-out hosts", against, "unigram", better))  # type: ignore[arg-type]
+    return rows
+
+
+def _generations(scored: ShardSet | None) -> list[Generation]:
+    if scored is None:
+        return []
+    how = scored.manifest().recipe["config"]["samples"]
+    words = f"temperature {how['temperature']}, seed {how['seed']}, at most {how['max_new_tokens']} tokens"
+    return [Generation(one["prompt"], one["text"], words) for one in storage.read_json(scored.file("scores.json"))["samples"]]
+
+
+def _cost(version: ShardSet, entries: Sequence[ledger.Entry]) -> StepCost:
+    run = _run(version)
+    joules = run.get("energy_joules_estimated")
+    loaded = any(entry.step == version.step and entry.loaded for entry in entries)
+    return StepCost(
+        version.step, run.get("seconds", 0.0), joules / 3600 if joules is not None else None, "loaded" if loaded else "ran"
+    )
+
+
+def _validation(validated: ShardSet | None) -> Validation | None:
+    if validated is None:
+        return None
+    checks = [
+        CheckResult(**{**one, "samples": tuple(Sample(**sample) for sample in one["samples"])})
+        for one in storage.read_json(validated.file("validation.json"))["checks"]
+    ]
+    return for_report(checks, read_suite(validated.manifest().recipe["config"]["suite"]))
+
+
+def _run(version: ShardSet) -> dict[str, Any]:
+    path = version.file("run.json")
+    facts: dict[str, Any] = storage.read_json(path) if storage.exists(path) else {}
+    return facts

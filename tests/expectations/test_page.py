@@ -1,0 +1,104 @@
+from __future__ import annotations
+
+import re
+from html.parser import HTMLParser
+
+from expectations.page import for_report, outcome, render
+from expectations.suites import Expectation, Suite
+from expectations.verdict import CheckResult, Sample
+from infra.report import ReportFacts, render_report
+
+SUITE = Suite(
+    name="published",
+    schema="published",
+    meta={"about": "What a dataset about to be published must look like."},
+    expectations=(Expectation(type="expect_column_values_to_not_be_null", kwargs={"column": "text"}),),
+)
+PASSED = CheckResult(
+    "expect_column_values_to_not_be_null", "doc_id", "critical", "shard", True, True, 1.0, "for 100 % of values", 0, 0.0
+)
+WARNED = CheckResult(
+    "expect_column_value_lengths_to_be_between",
+    "text",
+    "warning",
+    "shard",
+    False,
+    True,
+    0.9311,
+    "at least 100, for 95 % of values",
+    220,
+    6.89,
+    (Sample("0a" * 16, "Deletes the <b>bucket</b>."), Sample(None, "")),
+    note="Texts below 100 characters mean that rewrite took most of them.",
+)
+STOPPED = CheckResult(
+    "expect_column_values_to_be_between", "duplicate_doc_ids", "critical", "dataset", False, True, 12, "at most 0"
+)
+UNKNOWN = CheckResult(
+    "expect_column_values_to_be_between",
+    "removal_rate_dedup",
+    "warning",
+    "dataset",
+    False,
+    False,
+    None,
+    "at most 0.8",
+    error="the profile has no column 'removal_rate_dedup'",
+)
+FACTS = {"dataset": "3a" * 16, "rows": "3,187", "shards": "8"}
+
+
+def words(html: str) -> str:
+    found: list[str] = []
+    parser = HTMLParser()
+    parser.handle_data = found.append  # type: ignore[method-assign]
+    parser.feed(html[html.index("<body>") :])
+    return " ".join(" ".join(found).split())
+
+
+def test_the_page_shows_the_verdict_the_counts_and_the_facts() -> None:
+    text = words(render([PASSED, WARNED, UNKNOWN], SUITE, FACTS))
+    assert text.startswith("Gristmill validation published warning")
+    for said in ("passed 1", "failed 1", "not evaluated 1", "3,187", "3a" * 16, "220 (6.9 %)", "93.11 %"):
+        assert said in text
+
+
+def test_failures_come_first_with_their_samples_and_notes() -> None:
+    text = words(render([PASSED, WARNED, UNKNOWN, STOPPED], SUITE, {}))
+    places = [
+        text.index(word)
+        for word in (
+            "duplicate_doc_ids",
+            "Deletes the <b>bucket</b>.",
+            "removal_rate_dedup",
+            "doc_id expect_column_values_to_not",
+        )
+    ]
+    assert places == sorted(places)
+    assert "so the flow stopped here" in text
+    assert "Texts below 100 characters mean" in text and "no doc_id (empty)" in text
+
+
+def test_what_could_not_be_evaluated_is_not_called_failed() -> None:
+    text = words(render([UNKNOWN], SUITE, {}))
+    assert outcome(UNKNOWN) == "not evaluated" and outcome(STOPPED) == "failed" and outcome(PASSED) == "passed"
+    assert "Could not be evaluated: the profile has no column" in text and "failed 0" in text
+
+
+def test_the_page_loads_nothing_and_escapes_what_documents_say() -> None:
+    page = render([WARNED], SUITE, {"<script>": "<img src=x>"})
+    assert not re.search(r"<(script|link|img|iframe)\b|@import|url\((?!#)|<[^>]*\b(src|href)=", page)
+    assert "&lt;b&gt;bucket" in page
+
+
+def test_one_bad_value_among_millions_is_not_shown_as_all_good() -> None:
+    nearly = CheckResult("e", "c", "warning", "shard", False, True, 0.9999999, "t", 1, 0.00001)
+    text = words(render([nearly], SUITE, {}))
+    assert "99.99 %" in text and "1 (< 0.1 %)" in text and "100 %" not in text
+
+
+def test_the_run_report_shows_the_same_verdict_in_the_suites_order() -> None:
+    validation = for_report([PASSED, WARNED, UNKNOWN], SUITE)
+    assert [row.outcome for row in validation.rows] == ["passed", "failed", "not evaluated"]
+    assert validation.verdict == "warning"
+    assert "93.11 %" in words(render_report(ReportFacts("run", validation=validation)))

@@ -1,0 +1,82 @@
+from pathlib import Path
+
+import pytest
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaForCausalLM
+
+from models import presets, tokeniser
+from models.presets import ModelConfig
+from tasks.learn import checkpoint
+from tasks.learn.checkpoint import BadCheckpoint
+
+TINY = ModelConfig(preset="nano", hidden_size=32, num_layers=2, num_heads=4, num_kv_heads=2, intermediate_size=64)
+INPUT = torch.arange(40).reshape(2, 20)
+
+
+def trained(seed: int = 1) -> tuple[LlamaForCausalLM, torch.optim.AdamW]:
+    model = presets.build(TINY, 300, seed)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2, fused=True)
+    model(input_ids=INPUT, labels=INPUT).loss.backward()
+    optimizer.step()
+    return model, optimizer
+
+
+def save(folder: Path, step: int, tokeniser_folder: str) -> tuple[Path, LlamaForCausalLM, torch.optim.AdamW]:
+    model, optimizer = trained()
+    state = {"step": step, "loss": 0.1 + 0.2}
+    saved = checkpoint.save(folder, step, model=model, tokeniser_folder=tokeniser_folder, optimizer=optimizer, state=state)
+    return saved, model, optimizer
+
+
+@pytest.fixture
+def folder(checkpoints: Path) -> Path:
+    checkpoints.mkdir()
+    return checkpoints
+
+
+def test_transformers_loads_a_checkpoint_with_the_very_same_logits(folder: Path, tokeniser_folder: str) -> None:
+    path, model, _ = save(folder, 5, tokeniser_folder)
+    loaded = AutoModelForCausalLM.from_pretrained(path / "model", local_files_only=True)
+    assert torch.equal(loaded(input_ids=INPUT).logits, model(input_ids=INPUT).logits)
+    words = AutoTokenizer.from_pretrained(path / "model", local_files_only=True)
+    assert words("read the file")["input_ids"] == tokeniser.load(tokeniser_folder).encode("read the file").ids
+    assert (loaded.config.eos_token_id, words.eos_token_id) == (0, 0)
+
+
+def test_weights_moments_random_state_and_state_come_back_bit_for_bit(folder: Path, tokeniser_folder: str) -> None:
+    torch.manual_seed(11)
+    path, model, optimizer = save(folder, 5, tokeniser_folder)
+    drawn = torch.rand(3)
+    other = presets.build(TINY, 300, seed=2)
+    other_optimizer = torch.optim.AdamW(other.parameters(), lr=1.0, fused=True)
+    checkpoint.restore(path, other, other_optimizer)
+    assert torch.equal(torch.rand(3), drawn)
+    assert checkpoint.read_state(path) == {"step": 5, "loss": 0.1 + 0.2}
+    for mine, theirs in zip(model.parameters(), other.parameters(), strict=True):
+        assert torch.equal(mine, theirs)
+        for name, value in optimizer.state[mine].items():
+            assert torch.equal(value, other_optimizer.state[theirs][name])
+
+
+def test_only_the_newest_two_are_kept_and_the_newest_is_found(folder: Path, tokeniser_folder: str) -> None:
+    assert checkpoint.latest(folder) is None
+    for step in (1, 20, 100):
+        save(folder, step, tokeniser_folder)
+    assert [path.name for path in sorted(folder.iterdir())] == ["checkpoint-00000020", "checkpoint-00000100"]
+    assert checkpoint.latest(folder) == folder / "checkpoint-00000100"
+
+
+def test_a_half_written_checkpoint_is_not_seen_and_is_removed(folder: Path, tokeniser_folder: str) -> None:
+    save(folder, 1, tokeniser_folder)
+    half = folder / ".tmp-checkpoint-00000002"
+    (half / "model").mkdir(parents=True)
+    assert checkpoint.latest(folder) == folder / "checkpoint-00000001" and not half.exists()
+
+
+@pytest.mark.parametrize("name", ["optimizer.pt", "state.json", "model/model.safetensors"])
+def test_a_damaged_file_is_an_error_that_says_what_to_do(folder: Path, tokeniser_folder: str, name: str) -> None:
+    path, model, optimizer = save(folder, 1, tokeniser_folder)
+    (path / name).write_bytes((path / name).read_bytes()[:10])
+    with pytest.raises(BadCheckpoint, match="remove it to go on from the one before"):
+        checkpoint.read_state(path)
+        checkpoint.restore(path, model, optimizer)

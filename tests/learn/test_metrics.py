@@ -1,0 +1,153 @@
+import math
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pytest
+import torch
+from torch.nn import functional
+from transformers import AutoModelForCausalLM
+
+from models import presets, tokeniser
+from models.presets import ModelConfig
+from models.tokeniser import TokeniserConfig
+from tasks.learn import metrics, tokens
+from tasks.learn.config import EvalConfig
+from tasks.learn.metrics import EvaluationError
+from tasks.learn.tokens import TokenShard
+
+CONTEXT = 16
+TINY = ModelConfig(
+    preset="nano", hidden_size=32, num_layers=2, num_heads=4, num_kv_heads=2, intermediate_size=64, context_length=CONTEXT
+)
+CONFIG = EvalConfig(num_threads=1, device="cpu")
+
+
+def save_model(folder: Path, tokeniser_folder: str, *, zero: bool = False) -> Path:
+    words = tokeniser.load(tokeniser_folder)
+    model = presets.build(TINY, words.get_vocab_size(), seed=4, end_id=0, pad_id=1)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            # far from the flat start, so that a wrong token or mask shows in the figures
+            parameter.mul_(0.0 if zero else 4.0)
+    model.save_pretrained(folder)
+    tokeniser.save(words, str(folder))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def model_folder(tmp_path_factory: pytest.TempPathFactory, tokeniser_folder: str) -> Path:
+    return save_model(tmp_path_factory.mktemp("model"), tokeniser_folder)
+
+
+def document_nats(model: torch.nn.Module, ids: list[int]) -> tuple[float, int]:
+    """One document the slow way: every token alone, from the tokens that its window shows."""
+    stream, nats, hits = [0, *ids], 0.0, 0
+    for place in range(1, len(stream)):
+        window = (place - 1) // CONTEXT
+        end = min((window + 1) * CONTEXT, len(ids))
+        start = 0 if window == 0 else end - CONTEXT
+        logits = model(input_ids=torch.tensor([stream[start:place]])).logits[0, -1]
+        nats += float(functional.cross_entropy(logits, torch.tensor(stream[place])))
+        hits += int(logits.argmax()) == stream[place]
+    return nats, hits
+
+
+@torch.no_grad()
+def test_the_figures_equal_those_of_scoring_token_by_token(shards: list[TokenShard], model_folder: Path) -> None:
+    model = AutoModelForCausalLM.from_pretrained(model_folder)
+    config = CONFIG.model_copy(update={"max_documents": 6, "batch_tokens": 50})
+    result = metrics.evaluate(model_folder, shards, config)
+    documents = [
+        (
+            row["doc_id"],
+            row["source"],
+            shard.tokens[row["offset"] : row["offset"] + row["num_tokens"] - 1].tolist(),
+            row["num_bytes"],
+        )
+        for shard in shards
+        for row in shard.docs.to_pylist()
+    ]
+    chosen = sorted(documents)[:6]
+    assert max(len(ids) for _, _, ids, _ in chosen) > 3 * CONTEXT
+    for score in (result.model, *result.sources):
+        mine = [(ids, size) for _, source, ids, size in chosen if score.name in ("model", source)]
+        scored = [document_nats(model, ids) for ids, _ in mine]
+        nats, num_tokens = sum(one[0] for one in scored), sum(len(ids) for ids, _ in mine)
+        assert (score.num_documents, score.num_tokens, score.num_bytes) == (len(mine), num_tokens, sum(s for _, s in mine))
+        assert score.perplexity == pytest.approx(math.exp(nats / num_tokens), rel=1e-5)
+        assert score.bits_per_byte == pytest.approx(nats / math.log(2) / score.num_bytes, rel=1e-5)
+        assert score.accuracy == pytest.approx(sum(one[1] for one in scored) / num_tokens, abs=1e-9)
+    assert [score.name for score in result.sources] == ["a", "b"]
+
+
+def test_batching_does_not_change_the_figures(shards: list[TokenShard], model_folder: Path) -> None:
+    scores = [
+        metrics.evaluate(model_folder, shards, CONFIG.model_copy(update={"batch_tokens": size})).model for size in (1, 77, 8192)
+    ]
+    for other in scores[1:]:
+        assert other.perplexity == pytest.approx(scores[0].perplexity, rel=1e-5)
+        assert other.accuracy == scores[0].accuracy
+
+
+def test_a_model_that_knows_nothing_needs_log2_of_the_vocabulary_for_each_token(tmp_path: Path) -> None:
+    # 260 tokens: 256 bytes and 4 special ones, so a token is a byte and bits per byte are log2(260) by hand
+    tokeniser.save(tokeniser.train_bpe(["x"], TokeniserConfig(vocab_size=260)), str(tmp_path / "bytes"))
+    folder = save_model(tmp_path / "model", str(tmp_path / "bytes"), zero=True)
+    table = pa.table({"doc_id": ["1", "2"], "source": ["s", "s"], "text": ["hello world", "é" * 20]})
+    shard = TokenShard(*tokens.encode_shard(table, str(tmp_path / "bytes")))
+    result = metrics.evaluate(folder, [shard], CONFIG)
+    for score in (result.model, result.baselines[0]):
+        assert (score.num_documents, score.num_tokens, score.num_bytes) == (2, 51, 51)
+        assert score.perplexity == pytest.approx(260.0, rel=1e-6)
+        assert score.bits_per_byte == pytest.approx(8.022367813, rel=1e-6)
+
+
+def test_the_unigram_baseline_is_the_smoothed_frequency_of_each_token(
+    shards: list[TokenShard], model_folder: Path, tokeniser_folder: str
+) -> None:
+    size = tokeniser.load(tokeniser_folder).get_vocab_size()
+    counts = tokens.token_counts(shards[2:], size)
+    result = metrics.evaluate(model_folder, shards[:1], CONFIG, train_counts=counts)
+    held_out = [token for token in shards[0].tokens.tolist() if token]
+    nats = [-math.log((counts[token] + 1) / (counts.sum() + size)) for token in held_out]
+    uniform, unigram = result.baselines
+    assert (uniform.name, unigram.name, unigram.num_tokens) == ("uniform", "unigram", len(held_out))
+    assert unigram.perplexity == pytest.approx(math.exp(np.mean(nats)), rel=1e-9)
+    assert unigram.accuracy == pytest.approx(np.mean([token == counts.argmax() for token in held_out]))
+    assert uniform.perplexity == pytest.approx(size)
+
+
+def test_nothing_to_score_and_alien_shards_are_errors(shards: list[TokenShard], model_folder: Path) -> None:
+    with pytest.raises(EvaluationError, match="no held-out documents"):
+        metrics.evaluate(model_folder, shards[1:2], CONFIG)
+    row = {"doc_id": ["1"], "source": ["s"], "offset": [0], "num_tokens": [1], "num_bytes": [0]}
+    with pytest.raises(EvaluationError, match="all empty"):
+        metrics.evaluate(model_folder, [TokenShard(np.zeros(1, np.uint16), pa.table(row))], CONFIG)
+    row["num_tokens"] = [2]
+    with pytest.raises(EvaluationError, match="token 5000 is beyond"):
+        metrics.evaluate(model_folder, [TokenShard(np.array([5000, 0], np.uint16), pa.table(row))], CONFIG)
+    with pytest.raises(EvaluationError, match="7 token counts for a vocabulary of 300"):
+        metrics.evaluate(model_folder, shards, CONFIG, train_counts=np.zeros(7, np.int64))
+
+
+def test_equal_seeds_give_equal_samples_and_a_prompt_does_not_change_its_neighbours(model_folder: Path) -> None:
+    prompts = ["read the file", "", "write " * 30]
+    first = metrics.sample_texts(model_folder, prompts, 10, seed=3, temperature=0.9, device_name="cpu")
+    again = metrics.sample_texts(model_folder, prompts, 10, seed=3, temperature=0.9, device_name="cpu")
+    other = metrics.sample_texts(model_folder, prompts, 10, seed=30, temperature=0.9, device_name="cpu")
+    alone = metrics.sample_texts(model_folder, prompts[:1], 10, seed=3, temperature=0.9, device_name="cpu")
+    assert first == again and first != other and alone == first[:1]
+    assert [sample["prompt"] for sample in first] == prompts and any(sample["text"] for sample in first)
+
+
+def test_without_temperature_the_seed_does_not_matter_and_the_random_state_is_kept(model_folder: Path) -> None:
+    before = torch.get_rng_state()
+    greedy = [metrics.sample_texts(model_folder, ["read"], 8, seed, 0.0, device_name="cpu") for seed in (1, 2)]
+    assert greedy[0] == greedy[1] and torch.equal(before, torch.get_rng_state())
+
+
+@pytest.mark.parametrize(("length", "temperature"), [(CONTEXT, 1.0), (4, -1.0)])
+def test_samples_that_cannot_be_made_are_refused(model_folder: Path, length: int, temperature: float) -> None:
+    with pytest.raises(EvaluationError, match="max_new_tokens must be below the context of 16"):
+        metrics.sample_texts(model_folder, ["a"], length, 1, temperature, device_name="cpu")

@@ -1,0 +1,113 @@
+"""The demo site is real, deterministic, served on several hosts, and crawled politely from end to end."""
+
+import hashlib
+import http.client
+import json
+import re
+from pathlib import Path
+
+import pytest
+
+from tasks.web import demo, html, urls, warc
+from tasks.web.fetch import FetchConfig, crawl_batch, fetch_robots
+from tasks.web.frontier import Frontier, FrontierConfig, Seen
+from tasks.web.robots import Robots
+
+PORT = 18790
+SERVICES = ("acm", "account", "sts", "sqs")
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, demo.SiteFacts]:
+    folder = tmp_path_factory.mktemp("site") / "out"
+    return folder, demo.build_site(folder, SERVICES, num_hosts=4, port=PORT)
+
+
+def _digest(folder: Path) -> str:
+    files = sorted(path for path in folder.rglob("*") if path.is_file())
+    return hashlib.sha256(b"".join(str(path.relative_to(folder)).encode() + path.read_bytes() for path in files)).hexdigest()
+
+
+def test_the_same_settings_give_the_same_bytes_and_other_settings_another_site(
+    site: tuple[Path, demo.SiteFacts], tmp_path: Path
+) -> None:
+    folder, facts = site
+    assert demo.build_site(tmp_path / "again", SERVICES, num_hosts=4, port=PORT) == facts
+    assert _digest(tmp_path / "again") == _digest(folder)
+    before = (folder / "site.json").stat().st_mtime_ns
+    assert demo.build_site(folder, SERVICES, num_hosts=4, port=PORT) == facts
+    assert (folder / "site.json").stat().st_mtime_ns == before
+    assert demo.build_site(tmp_path / "again", 1, num_hosts=4, port=PORT).services == ("accessanalyzer",)
+    with pytest.raises(demo.DemoError, match="no service nosuch"):
+        demo.build_site(tmp_path / "again", ["nosuch"])
+
+
+def test_the_fragments_of_botocore_are_untouched(site: tuple[Path, demo.SiteFacts]) -> None:
+    folder, _ = site
+    service = json.loads(json.dumps(demo._read_service("acm")))
+    (built,) = folder.glob("*/acm/AddTagsToCertificate.html")
+    text = built.read_text()
+    assert service["operations"]["AddTagsToCertificate"]["documentation"] in text
+    assert service["shapes"]["AddTagsToCertificateRequest"]["members"]["CertificateArn"]["documentation"] in text
+
+
+def test_a_taken_port_is_a_clear_error(site: tuple[Path, demo.SiteFacts]) -> None:
+    folder, facts = site
+    with (
+        demo.serve_site(folder, facts.hosts),
+        pytest.raises(demo.DemoError, match="cannot be served"),
+        demo.serve_site(folder, facts.hosts),
+    ):
+        pass
+
+
+def test_the_server_keeps_connections_and_stays_within_its_folder(site: tuple[Path, demo.SiteFacts]) -> None:
+    folder, facts = site
+    with demo.serve_site(folder, facts.hosts):
+        connection = http.client.HTTPConnection(facts.hosts[0], timeout=5)
+        answers = []
+        for method, path in (
+            ("GET", "/"),
+            ("HEAD", "/"),
+            ("GET", "/../site.json"),
+            ("GET", "/%2e%2e/site.json"),
+            ("GET", "/none"),
+            ("POST", "/"),
+        ):
+            connection.request(method, path)
+            answer = connection.getresponse()
+            answers.append((answer.status, len(answer.read()) > 0))
+        connection.close()
+    assert answers == [(200, True), (200, False), (404, True), (404, True), (404, True), (404, True)]
+
+
+def test_a_crawl_fetches_every_allowed_page_once_and_no_disallowed_one(site: tuple[Path, demo.SiteFacts], tmp_path: Path) -> None:
+    folder, facts = site
+    config = FetchConfig(
+        agent="Gristmill/0.1 (+https://example.org/bot)", delay_s=0.0, concurrency_per_host=4, allowed_private_hosts=facts.hosts
+    )
+    frontier, robots, captured = Frontier(FrontierConfig(seeds=facts.seeds, round_pages=40)), dict[str, Robots](), []
+    with demo.serve_site(folder, facts.hosts):
+        while not frontier.finished:
+            while needed := frontier.origins_needed():
+                robots |= fetch_robots(needed, config)
+                frontier.learn({origin: robots[origin] for origin in needed})
+            for batch in frontier.batches().values():
+                got = crawl_batch(batch, robots, config)
+                captured += got
+                frontier.take(
+                    Seen(g.url, html.sitemap_urls(g.body) or html.links(g.body, g.header("Content-Type"), g.url)) for g in got
+                )
+    assert {item.error for item in captured} == {None}
+    pages = {item.url for item in captured if not item.url.endswith(".xml")}
+    assert len(captured) == facts.num_pages - facts.num_disallowed_pages + len(facts.hosts)
+    assert len(pages) == facts.num_pages - facts.num_disallowed_pages
+    assert {urls.host_of(url) for url in pages} == set(facts.hosts)
+    assert sorted(reject.rule for reject in frontier.rejects) == ["robots"] * facts.num_disallowed_pages
+    path = tmp_path / "crawl.warc.gz"
+    warc.write(path, captured, config.agent)
+    records = [item for item in warc.scan(path) if isinstance(item, warc.Record)]
+    texts = [html.extract(r.content(10**7), r.content_type) for r in records if r.url.endswith("AddTagsToCertificate.html")]
+    assert [
+        re.match(r"AddTagsToCertificate\n\nAdds one or more tags", getattr(text, "text", "")) is not None for text in texts
+    ] == [True]
