@@ -51,9 +51,13 @@ class Output:
         return self.receipts
 
     def map_aside(self, phase: str, work: Callable[[Item], Outcome], items: Sequence[Item]) -> list[dataset.ShardRef]:
-        """Make intermediate shards of a step that needs several passes; they are removed when the version is complete."""
+        """Make intermediate shards of a step that needs several passes; their facts are summed into those of the version.
+
+        They are removed when the version is complete.
+        """
         folder = self.aside(phase)
         receipts = map_shards(work, items, folder, phase)
+        self.sum_facts(receipts)
         return [
             dataset.ShardRef(storage.join(folder, receipt.name), receipt.digest, receipt.index, receipt.num_rows)
             for receipt in receipts

@@ -36,13 +36,15 @@ def sign_shard(shard: ShardRef, config: DedupConfig) -> Outcome:
     return Outcome(pa.table({"doc_id": table["doc_id"], "content_id": table["content_id"], "num_chars": length, **columns}))
 
 
-def propose_pairs(band: int, signed: list[ShardRef], first_of_content: str) -> Outcome:
-    """Pairs of documents (global row numbers) that share this band's key; exact duplicates count once."""
+def propose_pairs(band: int, signed: list[ShardRef], singles: str) -> Outcome:
+    """Pairs of documents (global row numbers) that share this band's key; of exact copies only one takes part."""
     keys = np.concatenate([shard.read([f"band_{band}"])[f"band_{band}"].to_numpy() for shard in signed])
-    rows = np.frombuffer(storage.read_bytes(first_of_content), dtype=np.int64)
-    found = clusters.candidate_pairs(keys[rows], rows)
+    rows, rank = np.frombuffer(storage.read_bytes(singles), dtype=np.int64).reshape(2, -1)
+    found = clusters.candidate_pairs(keys[rows], rows, rank)
     pairs = pa.table({"left": found.pairs[:, 0], "right": found.pairs[:, 1]})
-    return Outcome(pairs, facts={"pairs_held_back": float(found.num_skipped_pairs)})
+    return Outcome(
+        pairs, facts={"capped_buckets": float(found.num_capped_buckets), "skipped_pairs": float(found.num_skipped_pairs)}
+    )
 
 
 def shingle_shard(job: tuple[ShardRef, np.ndarray, int], config: DedupConfig) -> Outcome:
@@ -87,8 +89,8 @@ def dedup(documents: ShardSet, config: DedupConfig, out: Output) -> None:
     keeper_of_copy = _first_of_content(corpus, rank)
     singles = np.flatnonzero(keeper_of_copy < 0)
     path = out.aside("singles.bin")
-    storage.write_bytes(path, singles.tobytes())
-    proposals = out.map_aside("pairs", partial(propose_pairs, signed=signed, first_of_content=path), range(config.num_bands))
+    storage.write_bytes(path, np.stack([singles, rank[singles]]).tobytes())
+    proposals = out.map_aside("pairs", partial(propose_pairs, signed=signed, singles=path), range(config.num_bands))
     pairs = clusters.unique_pairs(*(_pairs(proposal) for proposal in proposals))
     similarity = _verify(out, shards, starts, pairs, config)
     chosen = clusters.stars(corpus.num_rows, pairs, similarity, rank, config.min_jaccard)
@@ -97,7 +99,7 @@ def dedup(documents: ShardSet, config: DedupConfig, out: Output) -> None:
     write_table(out.aside("fates.parquet"), fates)
     jobs = list(zip(shards, starts[:-1].tolist(), strict=True))
     out.map(partial(remove_shard, fates=out.aside("fates.parquet"), config=config), jobs)
-    out.facts = {"num_candidate_pairs": len(pairs), "num_verified_pairs": int((similarity >= config.min_jaccard).sum())}
+    out.facts |= {"num_candidate_pairs": len(pairs), "num_verified_pairs": int((similarity >= config.min_jaccard).sum())}
 
 
 def _columns(signed: list[ShardRef], names: list[str]) -> pa.Table:

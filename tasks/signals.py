@@ -11,6 +11,7 @@ from infra.dataset import Outcome, ShardRef, ShardSet
 from infra.ids import payload_digest
 from infra.settings import settings
 from infra.steps import Output, step
+from infra.storage import StorageError
 from tasks.text.language import identify
 from tasks.text.signals import measure
 
@@ -32,7 +33,7 @@ def language_model_digest(config: SignalsConfig) -> Mapping[str, str]:
     """The language model is part of the recipe."""
     path = settings().language_model
     if not path.exists():
-        raise FileNotFoundError(f"{path}: the fastText language model is missing; run `make setup` (or set GRISTMILL_RESOURCES)")
+        raise StorageError(f"{path}: the fastText language model is missing; run `make setup` (or set GRISTMILL_RESOURCES)")
     return {path.name: payload_digest(path.read_bytes())}
 
 

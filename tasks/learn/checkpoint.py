@@ -20,6 +20,7 @@ from safetensors.torch import load_model
 from transformers import PreTrainedModel
 
 from infra import storage
+from infra.errors import InputError
 
 PREFIX = "checkpoint-"
 TEMPORARY_PREFIX = ".tmp-"
@@ -27,7 +28,7 @@ KEEP = 2
 TOKENISER_FILES = frozenset({"tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "chat_template.jinja"})
 
 
-class BadCheckpoint(ValueError):
+class BadCheckpoint(InputError):
     """A checkpoint that cannot be read."""
 
 

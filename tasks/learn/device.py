@@ -7,12 +7,13 @@ import os
 
 import torch
 
+from infra.errors import InputError
 from tasks.learn.config import Device, Precision
 
 logger = logging.getLogger(__name__)
 
 
-class NoDevice(ValueError):
+class NoDevice(InputError):
     """The device that was asked for does not work here."""
 
 

@@ -19,6 +19,7 @@ import torch
 from torch.nn import functional
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 
+from infra.errors import InputError
 from tasks.learn import device
 from tasks.learn.config import Device, EvalConfig
 from tasks.learn.tokens import TokenShard
@@ -27,7 +28,7 @@ Floats = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int64]
 
 
-class EvaluationError(ValueError):
+class EvaluationError(InputError):
     """Documents or prompts that cannot be evaluated with this model."""
 
 

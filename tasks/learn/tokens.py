@@ -20,6 +20,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from infra import dataset, storage
+from infra.errors import InputError
 from models import tokeniser
 
 Tokens = npt.NDArray[np.unsignedinteger[Any]]
@@ -38,7 +39,7 @@ CHUNK_DOCUMENTS = 512
 COUNT_BLOCK_TOKENS = 1 << 22
 
 
-class BadTokens(ValueError):
+class BadTokens(InputError):
     """A table that cannot be encoded, or a token shard whose two files do not belong together."""
 
 

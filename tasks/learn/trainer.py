@@ -21,6 +21,7 @@ import numpy.typing as npt
 import torch
 from torch.nn import functional
 
+from infra.errors import InputError
 from models import presets, tokeniser
 from tasks.learn import checkpoint, device
 from tasks.learn.batches import Batches, TokenWindows
@@ -33,7 +34,7 @@ FREE_ON_RESUME = frozenset({"device", "num_threads"})
 MAX_NAMED_DOCUMENTS = 8
 
 
-class TrainingError(ValueError):
+class TrainingError(InputError):
     """Training that cannot start or go on as configured."""
 
 

@@ -249,7 +249,8 @@ class _Answers(asyncio.Protocol):
             self._transport.write(self._answer(method, rest.partition(" ")[0].partition("?")[0]))
 
     def _answer(self, method: str, path: str) -> bytes:
-        file = self._root / unquote(path).lstrip("/")
+        path = unquote(path)
+        file = self._root / path.lstrip("/")
         if path.endswith("/"):
             file /= "index.html"
         status, kind, body = "404 Not Found", "text/plain", b"not found\n"

@@ -34,7 +34,7 @@ _ATTRIBUTE = r"""[^\s/>][^\s/>=]*+(?:\s*+=\s*+(?:"[^"]*+(?:"|\Z)|'[^']*+(?:'|\Z)
 _TAGS = re.compile(
     r"<!--.*?(?:-->|\Z)"
     r"|<(script|style|textarea|title|template|iframe|noembed|noframes|xmp)(?=[\s/>]).*?(?:</\1(?=[\s/>])|\Z)"
-    rf"|<(a|area|base|meta)(?=[\s/])((?:[\s/]++|{_ATTRIBUTE})*+)",
+    rf"|<(a|area|base|meta)(?=[\s/])((?:[\s/]++|{_ATTRIBUTE})*+)(>?)",
     re.IGNORECASE | re.DOTALL,
 )
 _ATTRIBUTES = re.compile(r"""([^\s/>][^\s/>=]*+)(?:\s*+=\s*+(?:"([^"]*+)|'([^']*+)|([^\s>]*+)))?+["']?+""")
@@ -191,10 +191,9 @@ def _extracted(text: str, encoding: str, content_type: str | None, config: HtmlC
     if not _is_html(content_type, text):
         return Rejected("not_html", f"content type {content_type}")
     tree = HTMLTree.parse(text)
-    if text.count("<") > _NUM_TAGS_HARMLESS and _maybe_nested(text) > config.max_nesting:
-        nesting = _nesting(tree)
-        if nesting > config.max_nesting:
-            return Rejected("too_nested", f"{nesting} elements within each other, more than {config.max_nesting}")
+    suspicious = text.count("<") > _NUM_TAGS_HARMLESS and _maybe_nested(text) > config.max_nesting
+    if suspicious and _is_nested(tree, config.max_nesting):
+        return Rejected("too_nested", f"more than {config.max_nesting} elements within each other")
     main = extract_plain_text(tree, main_content=True) or extract_plain_text(tree, main_content=False)
     main = _TRAILING_SPACE.sub("", main).strip("\n")
     return Extracted(main, (tree.title or "").strip(), encoding) if main.strip() else Rejected("empty", "no text")
@@ -207,16 +206,21 @@ def _maybe_nested(text: str) -> int:
     return int(np.where(after == ord("/"), -1, 1).cumsum().max(initial=0))
 
 
-def _nesting(tree: HTMLTree) -> int:
-    deepest = 0
+class _TooNestedError(Exception):
+    """Ends the walk through a tree."""
 
+
+def _is_nested(tree: HTMLTree, max_nesting: int) -> bool:
     def visit(context: DOMContext) -> None:
-        nonlocal deepest
-        deepest = max(deepest, context.depth)
+        if context.depth > max_nesting:
+            raise _TooNestedError
 
-    if tree.document is not None:
-        traverse_dom(tree.document, visit, elements_only=True)
-    return deepest
+    try:
+        if tree.body is not None:
+            traverse_dom(tree.body, visit, elements_only=True)
+    except _TooNestedError:
+        return True
+    return False
 
 
 @dataclass(frozen=True)
@@ -232,7 +236,7 @@ class _Head:
         base, hrefs, orders = None, [], set()
         for match in _TAGS.finditer(text):
             tag = (match[2] or "").lower()
-            if not tag or (base_url is None and tag != "meta"):
+            if not tag or not match[4] or (base_url is None and tag != "meta"):
                 continue
             values = {m[1].lower(): html.unescape(m[2] or m[3] or m[4] or "") for m in _ATTRIBUTES.finditer(match[3])}
             if tag == "meta" and values.get("name", "").lower() == "robots":

@@ -27,7 +27,8 @@ def _html(text: str, meta: str = "") -> str:
         (FRENCH, "cp1252", "iso-8859-1", ""), (FRENCH, "cp1252", "", "windows-1252"), ("déjà vu, façade", "latin-1", "latin1", ""),
         (FRENCH, "utf-8-sig", "iso-8859-1", ""), (FRENCH, "utf-16", "", ""), (FRENCH, "utf-8", "", ""),
         # a declaration that is plainly wrong is not believed
-        (FRENCH, "utf-8", "us-nonsense", ""), (KOREAN * 5, "utf-8", "euc-kr", ""), ("Привет, мир! Это текст страницы. " * 20, "cp1251", "utf-8", ""),
+        (FRENCH, "utf-8", "us-nonsense", ""), (KOREAN * 5, "utf-8", "euc-kr", ""),
+        ("Привет, мир! Это текст страницы. " * 20, "cp1251", "utf-8", ""),
     ],
 )  # fmt: skip
 def test_pages_in_old_encodings_come_out_right(text: str, codec: str, header: str, meta: str) -> None:
@@ -65,7 +66,9 @@ def test_deep_nesting_is_rejected_in_bounded_time_and_wide_pages_are_not() -> No
 
 
 def test_navigation_and_footer_are_left_out_and_a_page_without_main_content_is_kept_whole() -> None:
-    framed = "<body><nav><a href=/>Home</a></nav><main><h1>Head</h1><p>Body text.  \n</p><pre>a\n  b</pre></main><footer>Foot</footer></body>"
+    framed = (
+        "<body><nav><a href=/>Home</a></nav><main><h1>Head</h1><p>Body text.  \n</p><pre>a\n  b</pre></main><footer>Foot</footer>"
+    )
     got = extract(framed.encode(), "text/html")
     assert isinstance(got, Extracted)
     assert got.text == "Head\n\nBody text.\n\na\n  b"

@@ -67,10 +67,8 @@ def test_any_body_survives(body: bytes, status: int) -> None:
 def test_warcio_reads_what_we_write_and_finds_its_digests_right(tmp_path: Path) -> None:
     path, _ = _written(tmp_path)
     with path.open("rb") as stream:
-        found = []
-        for record in ArchiveIterator(stream, check_digests="raise"):
-            if record.rec_type == "response":
-                found.append((record.rec_headers["WARC-Target-URI"], record.content_stream().read()))
+        responses = (record for record in ArchiveIterator(stream, check_digests="raise") if record.rec_type == "response")
+        found = [(record.rec_headers["WARC-Target-URI"], record.content_stream().read()) for record in responses]
     assert found == [(page.url, page.body) for page in PAGES]
 
 
