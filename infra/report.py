@@ -63,7 +63,7 @@ class Histogram:
 
 @dataclass(frozen=True)
 class Removed:
-    """A duplicate that was removed, and its estimated similarity (0 to 1) to the one kept."""
+    """A duplicate that was removed, and its Jaccard similarity (0 to 1) to the one kept."""
 
     url: str
     similarity: float
@@ -152,6 +152,8 @@ class ReportFacts:
     """Everything a run tells about itself; what is empty or None is left out of the page."""
 
     run_name: str
+    title: str = ""
+    """What the run made, in words; the run's name stands above it then."""
     started: str = ""
     """When, as text with its time zone."""
     summary: str = ""

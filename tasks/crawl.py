@@ -9,7 +9,6 @@ shards hold what follows from the site alone (URL, status, payload digest), in t
 from __future__ import annotations
 
 import contextlib
-import importlib.metadata
 from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -128,7 +127,7 @@ def source_files(config: CrawlConfig) -> Mapping[str, str]:
         elif isinstance(source, WarcSource):
             found |= {str(path): f"{path.stat().st_size}:{path.stat().st_mtime_ns}" for path in _warc_files(source.path)}
         elif isinstance(source, DemoSource):
-            found["botocore"] = importlib.metadata.version("botocore")
+            found["botocore"] = demo.botocore_version()
     return found
 
 
@@ -202,7 +201,7 @@ def _crawl_site(number: int, source: str, config: CrawlConfig, out: Output, refu
     frontier, logs, robots = Frontier(config.scope), [], _RobotsLog(out.aside(f"{number}-{ROBOTS_LOG}"), config.fetch)
     round_number = 0
     while not frontier.finished:
-        if needed := frontier.origins_needed():
+        while needed := frontier.origins_needed():
             frontier.learn(robots.of(needed))
         batches = frontier.batches()
         if not batches:
@@ -276,6 +275,7 @@ def _log_row(result: Fetched, source: str, config: FetchConfig, path: str, offse
         row = _reject_row(source, result.url, result.error, result.detail)
         return {**row, "status": result.status, "redirect_to": result.redirect_to}
     content_type = result.header("Content-Type")
+    sitemap, links = _links(result, content_type, config)
     digest = payload_digest(result.body)
     return {
         "doc_id": doc_id(source, result.url, digest),
@@ -286,19 +286,21 @@ def _log_row(result: Fetched, source: str, config: FetchConfig, path: str, offse
         "content_type": content_type,
         "payload_digest": digest,
         "num_bytes": len(result.body),
-        "links": _links(result, content_type, config),
+        "links": sitemap or links,
+        "rule": "sitemap" if sitemap else None,
+        "detail": f"lists {len(sitemap)} pages" if sitemap else None,
         "file": path,
         "offset": offset,
     }
 
 
-def _links(result: Fetched, content_type: str | None, config: FetchConfig) -> list[str]:
-    """Where the page leads: the targets of its links, or what a sitemap lists."""
+def _links(result: Fetched, content_type: str | None, config: FetchConfig) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Where the answer leads: what it lists if it is a sitemap, and the targets of its links if it is a page."""
     try:
         content = result.content(config.max_bytes)
     except CodingError:
-        return []  # a page that cannot be decoded leads nowhere; extract rejects it with the reason
-    return [*html.sitemap_urls(content), *html.links(content, content_type, result.url)]
+        return (), ()  # a page that cannot be decoded leads nowhere; extract rejects it with the reason
+    return html.sitemap_urls(content), html.links(content, content_type, result.url)
 
 
 def _warc_row(record: warc.Record, source: str, path: str) -> dict[str, Any]:

@@ -73,6 +73,7 @@ def render_run(run_name: str, versions: Sequence[ShardSet], config: ReportConfig
     return render_report(
         ReportFacts(
             run_name=run_name or "a single step",
+            title=made["publish"].manifest().recipe["config"]["title"] if "publish" in made else "",
             started=min((_run(version).get("started", "") for version in versions), default=""),
             summary=_summary(made),
             headline=_headline(made, facts),

@@ -12,6 +12,8 @@ from __future__ import annotations
 import asyncio
 import gzip
 import hashlib
+import importlib.metadata
+import importlib.util
 import json
 import shutil
 import socket
@@ -25,7 +27,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import unquote
 
-import botocore
+from infra.errors import GristmillError
 
 DEFAULT_PORT = 8790
 _FRAME_VERSION = "1"
@@ -33,7 +35,7 @@ _MAX_SHAPE_DEPTH = 3  # parameters of parameters of parameters; deeper ones have
 _READY = "ready"
 
 
-class DemoError(RuntimeError):
+class DemoError(GristmillError):
     """The demo site cannot be built or served; the message says what to change."""
 
 
@@ -64,6 +66,12 @@ def site_hosts(num_hosts: int, port: int = DEFAULT_PORT) -> tuple[str, ...]:
     return tuple(f"127.0.0.{i + 1}:{port}" for i in range(num_hosts))
 
 
+def botocore_version() -> str:
+    """Version of the wheel that the texts come from."""
+    _data_folder()
+    return importlib.metadata.version("botocore")
+
+
 def service_names() -> list[str]:
     """Every service that botocore documents, sorted."""
     return sorted({path.parent.parent.name for path in _data_folder().glob("*/*/service-2.json*")})
@@ -77,17 +85,24 @@ def build_site(
     known = service_names()
     chosen = known if services is None else known[:services] if isinstance(services, int) else sorted(set(services))
     if unknown := sorted(set(chosen) - set(known)):
-        raise DemoError(f"botocore {botocore.__version__} has no service {', '.join(unknown)}")
+        raise DemoError(f"botocore {botocore_version()} has no service {', '.join(unknown)}")
     hosts = site_hosts(num_hosts, port)
     facts_file = folder / "site.json"
-    plan = {"botocore_version": botocore.__version__, "frame_version": _FRAME_VERSION, "services": chosen, "hosts": list(hosts)}
+    plan = {"botocore_version": botocore_version(), "frame_version": _FRAME_VERSION, "services": chosen, "hosts": list(hosts)}
     if facts_file.exists() and plan.items() <= (found := json.loads(facts_file.read_text())).items():
         return SiteFacts(**(found | {"services": tuple(chosen), "hosts": hosts}))
     shutil.rmtree(folder, ignore_errors=True)
     site = _Site(folder, hosts, {name: _read_service(name) for name in chosen})
     site.write()
-    sums = {"num_pages": site.num_pages, "num_disallowed_pages": site.num_disallowed_pages, "num_bytes": site.num_bytes}
-    facts = SiteFacts(**(plan | sums | {"services": tuple(chosen), "hosts": hosts}))
+    facts = SiteFacts(
+        botocore_version=botocore_version(),
+        frame_version=_FRAME_VERSION,
+        services=tuple(chosen),
+        hosts=hosts,
+        num_pages=site.num_pages,
+        num_disallowed_pages=site.num_disallowed_pages,
+        num_bytes=site.num_bytes,
+    )
     facts_file.write_text(json.dumps(asdict(facts)))
     return facts
 
@@ -182,7 +197,10 @@ _SITEMAP = '<?xml version="1.0" encoding="UTF-8"?><urlset xmlns="http://www.site
 
 
 def _data_folder() -> Path:
-    return Path(botocore.__file__).parent / "data"
+    found = importlib.util.find_spec("botocore")
+    if found is None or found.origin is None:
+        raise DemoError("the demo source needs the botocore wheel: pip install -e '.[demo]' (make setup does)")
+    return Path(found.origin).parent / "data"
 
 
 def _read_service(name: str) -> dict[str, Any]:
