@@ -1,0 +1,99 @@
+"""The project is what it says: packages listed, dependencies declared, names free, and the README's tree true."""
+
+from __future__ import annotations
+
+import ast
+import importlib.metadata
+import re
+import sys
+import tomllib
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+PACKAGES = ("flows", "tasks", "models", "expectations", "infra")
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
+
+
+def sources() -> list[Path]:
+    return [path for package in PACKAGES for path in (ROOT / package).rglob("*.py")]
+
+
+def name_of(requirement: str) -> str:
+    return re.split(r"[<>=\[; ]", requirement)[0].lower().replace("_", "-")
+
+
+def test_the_package_list_is_that_of_the_folders() -> None:
+    listed = PROJECT["tool"]["setuptools"]["packages"]
+    found = {path.parent.relative_to(ROOT).as_posix().replace("/", ".") for path in sources() if path.name == "__init__.py"}
+    assert set(listed) == found
+    assert {path.parent for path in sources()} == {ROOT / name.replace(".", "/") for name in listed}
+
+
+def test_no_module_shadows_the_standard_library() -> None:
+    assert not [package for package in PACKAGES if package in sys.stdlib_module_names]
+
+
+def test_every_import_is_a_declared_dependency() -> None:
+    declared = {name_of(one) for one in PROJECT["project"]["dependencies"]}
+    owners = importlib.metadata.packages_distributions()
+    used: dict[str, set[str]] = {}
+    for path in sources():
+        for node in ast.walk(ast.parse(path.read_text())):
+            names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+            names += [node.module] if isinstance(node, ast.ImportFrom) and node.module and not node.level else []
+            for top in {name.split(".")[0] for name in names} - set(PACKAGES) - sys.stdlib_module_names:
+                used.setdefault(top, set()).add(path.relative_to(ROOT).as_posix())
+    for top, where in used.items():
+        distributions = {name.lower().replace("_", "-") for name in owners.get(top, [])}
+        assert distributions & declared, f"{top} is imported by {sorted(where)} and not declared in pyproject.toml"
+
+
+def test_every_declared_dependency_is_pinned_and_used() -> None:
+    pinned = {name_of(line) for line in (ROOT / "constraints.txt").read_text().splitlines() if "==" in line}
+    groups = [PROJECT["project"]["dependencies"], *PROJECT["project"]["optional-dependencies"].values()]
+    missing = {name_of(one) for group in groups for one in group} - pinned
+    assert not missing
+
+
+@pytest.mark.parametrize("step", sorted(path.stem for path in (ROOT / "tasks").glob("*.py") if path.stem != "__init__"))
+def test_every_file_of_tasks_is_one_step_of_that_name(step: str) -> None:
+    text = (ROOT / "tasks" / f"{step}.py").read_text()
+    assert len(re.findall(r"^@step\(", text, re.MULTILINE)) == 1
+    assert re.search(rf"^@step\(.*\)\ndef {step}\(", text, re.MULTILINE)
+
+
+def test_the_tree_in_the_readme_is_that_of_the_disk() -> None:
+    readme = (ROOT / "README.md").read_text()
+    tree = re.search(r"```tree\n(.*?)```", readme, re.DOTALL)
+    assert tree, "README.md has no ```tree block"
+    named: set[str] = set()
+    folders: list[str] = []
+    for line in tree[1].splitlines():
+        entry = re.match(r"^( *)(\S+)", line)
+        if entry is None:
+            continue
+        depth = len(entry[1]) // 2
+        folders = [*folders[:depth], entry[2].rstrip("/")]
+        named.add("/".join(folders))
+    for path in named:
+        assert (ROOT / path).exists(), f"README.md names {path}, which is not there"
+    for package in (
+        *PACKAGES,
+        "tasks/web",
+        "tasks/text",
+        "tasks/learn",
+        "flows/configs",
+        "docs",
+        "docs/decisions",
+        "tests",
+        "benchmarks",
+        "infra/deploy",
+    ):
+        if (ROOT / package).exists():
+            assert package in named, f"README.md does not name {package}"
+    for path in sources():
+        relative = path.relative_to(ROOT).as_posix()
+        if path.name != "__init__.py":
+            assert relative in named, f"README.md does not name {relative}"
