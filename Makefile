@@ -26,7 +26,7 @@ check: setup          ## style, types, floors and doors, clean dependencies
 	$(BIN)/python -m pip check
 
 bench: setup          ## speed against peers, each in an environment of its own
-	$(BIN)/python -m benchmarks.signals
+	$(BIN)/python -m benchmarks.minhash
 
 up down status: setup ## servers and workers
 	$(BIN)/gristmill $@
