@@ -33,6 +33,16 @@ from tasks.text.rules import FilterConfig
 from tasks.validate import ValidateConfig
 from tasks.web.html import HtmlConfig
 
+TAGS = ("folder", "dataset", "site", "demo", "warc")
+"""Kinds of sources."""
+# where pydantic speaks of its own types
+IN_PLAIN_WORDS = {
+    "model_type": "must be a mapping of keys; leave it out to keep what is usual",
+    "model_attributes_type": "must be a mapping of keys",
+    "tuple_type": "must be a list, as in [a, b]",
+    "union_tag_not_found": "needs the key `kind`",
+}
+
 
 class ConfigError(GristmillError, ValueError):
     """A configuration that cannot be used; one problem a line."""
@@ -161,20 +171,19 @@ def _apply(raw: dict[str, Any], override: str) -> None:
 
 def _problem(model: type[Any], problem: Any, where: str) -> str:
     """One line for one of pydantic's problems."""
-    # a tagged union puts its tag in the place, which is no key of the file
-    place = [part for part in problem["loc"] if part not in _tags(model)] or list(problem["loc"])
+    loc = problem["loc"]
+    # a tagged union puts its tag behind the number of the item, which is no key of the file
+    place = [part for at, part in enumerate(loc) if not (at and isinstance(loc[at - 1], int) and part in TAGS)]
+    if problem["type"] == "union_tag_invalid":
+        known = problem["ctx"]["expected_tags"]
+        return f"{where}: {'.'.join(map(str, place))}.kind: must be one of {known} (got {problem['ctx']['tag']!r})"
     key = ".".join(str(part) for part in place) or "(the whole)"
     if problem["type"] == "extra_forbidden":
-        near = difflib.get_close_matches(str(place[-1]), list(_keys_at(model, problem["loc"][:-1])), n=1, cutoff=0.5)
+        near = difflib.get_close_matches(str(place[-1]), list(_keys_at(model, place[:-1])), n=1, cutoff=0.5)
         hint = f"; did you mean {'.'.join([*map(str, place[:-1]), near[0]])}?" if near else ""
         return f"{where}: {key}: no such key (got {problem['input']!r}){hint}"
-    text = problem["msg"].removeprefix("Value error, ")
+    text = IN_PLAIN_WORDS.get(problem["type"], problem["msg"].removeprefix("Value error, "))
     return f"{where}: {key}: {text[:1].lower() + text[1:]} (got {problem['input']!r})"
-
-
-def _tags(model: type[Any]) -> set[str]:
-    """Discriminator values anywhere below a model."""
-    return {"folder", "dataset", "site", "demo", "warc"} if model is RunConfig or "sources" in model.model_fields else set()
 
 
 def _keys_at(model: type[Any], place: Sequence[Any]) -> Iterator[str]:
@@ -193,7 +202,7 @@ def _inside(annotation: Any, part: Any) -> list[Any]:
         for name, field in annotation.model_fields.items():
             if part in (name, field.alias):
                 return _plain(field.annotation)
-        return [annotation]  # the tag of a union
+        return [annotation]  # the number of an item: _plain has opened the list
     return [inner for one in get_args(annotation) for inner in _plain(one)] or [annotation]
 
 
