@@ -88,9 +88,9 @@ def unpack_language_model(tell: Callable[[str], None]) -> None:
 
 def compile_kernels(tell: Callable[[str], None]) -> None:
     """Compile all numba kernels into their cache, so that no worker does."""
-    from tasks.text import clusters, kernels, minhash
-
     started = time.monotonic()
+    from tasks.text import clusters, kernels, minhash  # kernels with explicit signatures compile when they are imported
+
     for module in (kernels, minhash, clusters):
         module.compile_kernels()
     tell(f"kernels: compiled in {time.monotonic() - started:.1f} s")

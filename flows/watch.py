@@ -27,7 +27,7 @@ from rich.live import Live
 from rich.table import Table
 
 from infra import ledger, storage, tracking
-from infra.orchestration import flow_run_url
+from infra.orchestration import STEP_TAG, flow_run_url
 
 POLL_INTERVAL_S = 1.0
 STYLES = {"Completed": "green", "Cached": "cyan", "Running": "yellow", "Failed": "red", "Crashed": "red"}
@@ -119,11 +119,11 @@ def _lines(client: Any, run_id: UUID) -> Iterator[Line]:
     for flow_run in _tree(client, run_id):
         found = client.read_task_runs(flow_run_filter=FlowRunFilter(id=FlowRunFilterId(any_=[flow_run])))
         for task in sorted(found, key=lambda one: one.start_time.timestamp() if one.start_time else float("inf")):
-            if task.task_key.startswith("body-") or "." not in task.name:
+            if STEP_TAG in task.tags:
                 tasks[task.name] = task
     notes = _progress_notes(client, run_id) if any(task.state_name == "Running" for task in tasks.values()) else {}
     for name, task in tasks.items():
-        if task.state is not None and not task.task_key.startswith("prefect."):
+        if task.state is not None and not task.state.is_pending():
             seconds = task.estimated_run_time.total_seconds()
             yield Line(name, task.state.name, seconds, notes.get(name, "") if task.state.name == "Running" else "")
 

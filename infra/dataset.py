@@ -249,8 +249,8 @@ def finished_shards(folder: str, num_shards: int) -> dict[int, Receipt]:
     """Receipts of the shards that are complete: receipt there, file there, size as written."""
     finished: dict[int, Receipt] = {}
     for name in storage.list_folder(storage.join(folder, "shards")):
-        if not name.endswith(".json"):
-            continue
+        if name.startswith(".") or not name.endswith(".json"):
+            continue  # a kill can leave a receipt under its temporary name
         receipt = Receipt.model_validate(storage.read_json(storage.join(folder, "shards", name)))
         path = storage.join(folder, receipt.name)
         if receipt.index < num_shards and storage.size_bytes(path) == receipt.num_bytes:

@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 
 PROGRESS_INTERVAL_S = 1.0
 TASK_RUN_TAG = "prefect.task_run_id"
+STEP_TAG = "step"
+"""Prefect tag of the task runs that are steps; the others only stand for flows that run below."""
 
 
 def in_flow() -> bool:
@@ -93,7 +95,16 @@ def run_as_task(step: Step, inputs: Sequence[ShardSet | Sequence[ShardSet]], con
     from prefect.cache_policies import NO_CACHE
     from prefect.states import Completed
 
-    @task(name=step.name, task_run_name=step.name, cache_policy=NO_CACHE, persist_result=False, description=step.__doc__)
+    made: list[ShardSet] = []  # a task that names its own state returns that state to its caller, so the version goes this way
+
+    @task(
+        name=step.name,
+        task_run_name=step.name,
+        tags={STEP_TAG},
+        cache_policy=NO_CACHE,
+        persist_result=False,
+        description=step.__doc__,
+    )
     def body(inputs: Any, config: BaseModel) -> Any:
         tags = {"step": step.name, TASK_RUN_TAG: _task_run_id()}
         key = {"gristmill.root": ledger.current_run() or flow_run_id()}
@@ -103,12 +114,13 @@ def run_as_task(step: Step, inputs: Sequence[ShardSet | Sequence[ShardSet]], con
             page = track.url if track else ""
             entry = ledger.Entry.of(result.shards, loaded=result.loaded, seconds=result.seconds)
             ledger.enter(entry.model_copy(update={"flow_run_id": flow_run_id(), "mlflow_url": page}))
+        made.append(result.shards)
         if result.loaded:
-            return Completed(name="Cached", message=f"version {result.shards.version} found complete", data=result.shards)
-        return result.shards
+            return Completed(name="Cached", message=f"version {result.shards.version} found complete")
+        return Completed(message=f"version {result.shards.version} made")
 
-    made: Any = body(list(inputs), config)
-    return ShardSet.model_validate(made)
+    body(list(inputs), config)
+    return made[-1]
 
 
 def _task_run_id() -> str:

@@ -92,6 +92,7 @@ def quiet_environment(home: Path) -> dict[str, str]:
         "DASK_DISTRIBUTED__SCHEDULER__ALLOWED_FAILURES": "1",
         "MLFLOW_DISABLE_TELEMETRY": "true",
         "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
+        "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
         "GX_ANALYTICS_ENABLED": "false",
         "HF_HUB_DISABLE_TELEMETRY": "1",
         "HF_DATASETS_CACHE": str(home / "datasets-cache"),

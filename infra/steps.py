@@ -137,7 +137,7 @@ class Step:
         if (manifest := dataset.find(folder, version)) is not None:
             return Result(dataset.shard_set(folder, manifest), loaded=True, seconds=time.monotonic() - started)
         _claim(folder, recipe, version)
-        resumed = len(storage.list_folder(storage.join(folder, "shards")))
+        resumed = len(_visible(storage.join(folder, "shards")))
         began = datetime.now(UTC)
         out = Output(folder, version)
         self.function(*inputs, config=config, out=out)
@@ -188,9 +188,14 @@ def _claim(folder: str, recipe: dict[str, Any], version: str) -> None:
                 "give another folder or remove this one"
             )
         return
-    if any(not name.startswith(INPUT_PREFIX) for name in storage.list_folder(folder)):
+    if any(not name.startswith(INPUT_PREFIX) for name in _visible(folder)):
         raise dataset.VersionConflict(f"{folder}: not empty and not a Gristmill version; give a new or empty folder")
     storage.write_json(path, recipe)
+
+
+def _visible(folder: str) -> list[str]:
+    """Names in a folder without what a kill left under a temporary name."""
+    return [name for name in storage.list_folder(folder) if not name.startswith(".")]
 
 
 def _write_run(folder: str, began: datetime, seconds: float, resumed: int, volatile: dict[str, Any]) -> None:

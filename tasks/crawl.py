@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import pyarrow as pa
+import pyarrow.compute as pc
 from pydantic import BaseModel, ConfigDict, Field
 
 from infra import storage
@@ -144,7 +145,7 @@ def crawl(config: CrawlConfig, out: Output) -> None:
                 logs += _crawl_site(number, source.name, _with_seeds(config, seeds, hosts), out, refused)
     table = pa.concat_tables([log.read() for log in logs]) if logs else LOG_SCHEMA.empty_table()
     # one order for all, whatever the rounds were: by id, and of a page found twice with equal bytes only the first
-    table = table.sort_by([("doc_id", "ascending"), ("file", "ascending"), ("offset", "ascending")])
+    table = _first_of_each(table.sort_by([("doc_id", "ascending"), ("file", "ascending"), ("offset", "ascending")]))
     refused.sort(key=lambda row: (row["url"], row["rule"]))
     size = config.shard_pages
     pieces = [(table.slice(start, size), index) for index, start in enumerate(range(0, max(table.num_rows, 1), size))]
@@ -157,7 +158,7 @@ def fetch_round(
     """Fetch one partition's batch of one round: the bodies into a WARC file, the facts and links into the log."""
     round_number, partition, orders = job
     results = crawl_batch(orders, robots, config)
-    path = storage.join(folder, f"{source}-{round_number:05d}-{partition:03d}.warc.gz")
+    path = storage.join(folder, f"round-{round_number:05d}-{partition:03d}.warc.gz")
     kept = [result for result in results if result.error is None]
     with storage.open_write(path) as file:
         places = warc.write(file, kept, config.agent)
@@ -184,16 +185,20 @@ def seal_captures(piece: tuple[pa.Table, int], folder: str, refused: list[dict[s
     """One shard of the version; the URLs that the frontier refused are rejects of the first."""
     table, index = piece
     rejects: list[dict[str, Any]] = list(refused) if index == 0 else []
-    keep, last = [], ""
-    for row in table.select(["doc_id", "url", "source", "rule", "detail", "status"]).to_pylist():
-        rule = row["rule"] or ("same_capture" if row["doc_id"] == last else None)
-        keep.append(rule is None)
-        last = row["doc_id"] if rule is None else last
-        if rule is not None:
-            rejects.append({**row, "rule": rule, "value": row["status"]})
-    kept = table.filter(pa.array(keep, pa.bool_()))
+    dropped = table.filter(pc.is_valid(table["rule"])).select(["doc_id", "url", "source", "rule", "detail", "status"])
+    rejects += ({**row, "value": row["status"]} for row in dropped.to_pylist())
+    kept = table.filter(pc.is_null(table["rule"]))
     write_table(storage.join(folder, f"index-{index:05d}.parquet"), kept.select(INDEX_COLUMNS))
     return Outcome(kept.select(CAPTURES_SCHEMA.names), rejects_table(rejects))
+
+
+def _first_of_each(table: pa.Table) -> pa.Table:
+    """Give every further row of equal `doc_id` the rule `same_capture`; the table is in the order of ids."""
+    ids, rules = table["doc_id"].combine_chunks(), table["rule"]
+    again = pa.concat_arrays([pa.array([False] * min(len(ids), 1)), pc.equal(ids[1:], ids[:-1])])
+    return table.set_column(
+        table.column_names.index("rule"), "rule", pc.if_else(pc.and_(again, pc.is_null(rules)), "same_capture", rules)
+    )
 
 
 def _crawl_site(number: int, source: str, config: CrawlConfig, out: Output, refused: list[dict[str, Any]]) -> list[ShardRef]:
@@ -207,7 +212,9 @@ def _crawl_site(number: int, source: str, config: CrawlConfig, out: Output, refu
         if not batches:
             break
         known = robots.of(sorted({urls.origin_of(order.url) for orders in batches.values() for order in orders}))
-        work = partial(fetch_round, source=source, robots=known, config=config.fetch, folder=storage.join(out.folder, "warc"))
+        # by number: two sources may bear the same name, and a name may hold a slash
+        folder = storage.join(out.folder, "warc", f"site-{number}")
+        work = partial(fetch_round, source=source, robots=known, config=config.fetch, folder=folder)
         jobs = [(round_number, partition, orders) for partition, orders in batches.items()]
         done = out.map_aside(f"site-{number}-round-{round_number:05d}", work, jobs)
         for log in done:
