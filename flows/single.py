@@ -96,7 +96,7 @@ def _bind(step: Step, versions: list[ShardSet]) -> list[ShardSet | list[ShardSet
         elif name == "verdicts":  # without a filter's verdicts every document stays
             bound.append(versions[0])
         else:
-            bound.append([given[name]] if get_origin(parameters[name].annotation) is list else given[name])
+            bound.append([given[name]] if get_origin(parameters[name].annotation) else given[name])
     return bound
 
 

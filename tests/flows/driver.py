@@ -11,6 +11,7 @@ import json
 import os
 import subprocess
 import sys
+import traceback
 from pathlib import Path
 from typing import NamedTuple
 
@@ -48,6 +49,9 @@ def _run(arguments: list[str]) -> tuple[int, str]:
         except SystemExit as ended:
             code = ended.code
             return (code if isinstance(code, int) else int(code is not None)), said.getvalue()
+        except Exception:  # noqa: BLE001 -- what Python itself would do
+            traceback.print_exc()
+            return 1, said.getvalue()
     return 0, said.getvalue()
 
 

@@ -1,0 +1,179 @@
+"""`gristmill step` on local files: shards, rejects and manifest that agree, found again, resumed after a kill, never mixed."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import pytest
+
+from infra.dataset import Manifest, read_manifest
+
+from . import english
+from .driver import Ended, commands
+from .processes import finished_parts, kill_when, receipts, start
+
+STEPS = ("signals", "filter", "rewrite", "dedup", "redact", "split", "publish", "tokenise")
+NUM_PLAIN, NUM_COPIES, NUM_NEAR, NUM_SHORT, NUM_BROKEN = 60, 5, 4, 3, 2
+NUM_ROWS = NUM_PLAIN + NUM_COPIES + NUM_NEAR + NUM_SHORT + NUM_BROKEN
+NUM_GOOD = NUM_ROWS - NUM_BROKEN
+
+
+def _corpus(path: Path) -> Path:
+    texts = [english.text(seed) for seed in range(NUM_PLAIN)]
+    texts[7] += " Write to jane.doe@mill-town.org about the bridge."
+    texts[8] += " Her address was 8.8.8.8 in that summer, and his was john@harbour.net of old."
+    texts += [texts[seed].upper() for seed in range(10, 10 + NUM_COPIES)]
+    texts += [texts[seed] + " Nobody answered." for seed in range(20, 20 + NUM_NEAR)]
+    texts += [f"Short {number}." for number in range(NUM_SHORT)]
+    rows = [{"text": text, "url": f"http://h{number % 7}.example/{number}"} for number, text in enumerate(texts)]
+    broken = ['{"text": ', '{"title": "no text"}']
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("\n".join([json.dumps(row) for row in rows] + broken), encoding="utf-8")
+    return path
+
+
+class Made:
+    """What every step left, and what was said at the first start, at the second, and with another configuration."""
+
+    def __init__(self, root: Path) -> None:
+        self.root, self.source = root, _corpus(root / "docs.jsonl")
+        changed = {
+            "signals": "language_floor=0.5",
+            "filter": "filter.profile=gopher",
+            "rewrite": "min_chars=5",
+            "dedup": "min_jaccard=0.9",
+            "redact": "ips=false",
+            "split": "test_share=0.5",
+            "publish": "title=Another",
+            "tokenise": "vocab_size=500",
+        }
+        first = [self._words(name) for name in STEPS]
+        other = [[*self._words(name), "--set", changed[name]] for name in STEPS]
+        ended = commands(root / "home", *first, *first, *other)
+        self.first, self.second, self.other = (dict(zip(STEPS, ended[at : at + 8], strict=True)) for at in (0, 8, 16))
+
+    def _words(self, name: str) -> list[str]:
+        extra = ["--set", "vocab_size=600"] if name == "tokenise" else []
+        return ["step", name, "--input", str(self.source), "--output", str(self.folder(name)), "--workers", "1", *extra]
+
+    def folder(self, name: str) -> Path:
+        return self.root / "out" / name
+
+    def manifest(self, name: str) -> Manifest:
+        return read_manifest(str(self.folder(name)))
+
+    def kept(self, name: str) -> list[dict[str, object]]:
+        return [row for path in sorted(self.folder(name).glob("part-*.parquet")) for row in pq.read_table(path).to_pylist()]
+
+    def rejects(self, name: str) -> list[dict[str, object]]:
+        paths = sorted((self.folder(name) / "rejects").glob("part-*.parquet"))
+        return [row for path in paths for row in pq.read_table(path).to_pylist()]
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Made:
+    return Made(tmp_path_factory.mktemp("steps"))
+
+
+def _ended_well(one: Ended) -> None:
+    assert one.code == 0, one.output
+    assert "Traceback" not in one.output
+
+
+@pytest.mark.parametrize("name", STEPS)
+def test_what_a_step_wrote_agrees_with_what_it_counted(made: Made, name: str) -> None:
+    _ended_well(made.first[name])
+    counts = made.manifest(name).counts
+    assert counts.total == counts.kept + sum(counts.dropped.values()) == NUM_GOOD
+    assert len(made.kept(name)) == counts.kept > 0
+    assert Counter(row["rule"] for row in made.rejects(name)) == counts.dropped
+    assert f"{name}: {counts.total} in, {counts.kept} kept, {counts.total - counts.kept} dropped" in made.first[name].output
+
+
+def test_the_rows_that_are_no_documents_are_rejects_of_the_import(made: Made) -> None:
+    counts = read_manifest(str(made.folder("signals") / "input")).counts
+    assert (counts.total, counts.kept, counts.dropped) == (NUM_ROWS, NUM_GOOD, {"broken_json": 1, "no_text": 1})
+
+
+def test_planted_duplicates_are_found_and_name_the_document_that_was_kept(made: Made) -> None:
+    dropped = made.manifest("dedup").counts.dropped
+    assert dropped == {"exact_duplicate": NUM_COPIES, "near_duplicate": NUM_NEAR}
+    kept = {row["doc_id"] for row in made.kept("dedup")}
+    assert all(row["detail"] in kept for row in made.rejects("dedup"))
+    # the longest of a group stays: of the near duplicates, the one with a sentence more
+    assert sum(str(row["text"]).endswith("Nobody answered.") for row in made.kept("dedup")) == NUM_NEAR
+
+
+def test_short_documents_are_filtered_and_whole_documents_are_written(made: Made) -> None:
+    assert sum(str(row["excerpt"]).startswith("Short") for row in made.rejects("filter")) == NUM_SHORT
+    assert all(len(str(row["text"]).split()) > 50 for row in made.kept("filter"))
+
+
+def test_addresses_are_masked_and_counted(made: Made) -> None:
+    whole = "\n".join(str(row["text"]) for row in made.kept("redact"))
+    assert not any(word in whole for word in ("jane.doe", "john@harbour", "8.8.8.8"))
+    assert made.manifest("redact").facts["documents_touched"] == 2
+
+
+def test_split_keeps_hosts_whole_and_publish_takes_all_for_training_without_one(made: Made) -> None:
+    sides: dict[object, set[object]] = {}
+    for row in made.kept("split"):
+        sides.setdefault(row["host"], set()).add(row["split"])
+    assert all(len(found) == 1 for found in sides.values())
+    assert set.union(*sides.values()) == {"train", "test"}
+    assert made.manifest("publish").facts["num_documents.train"] == NUM_GOOD
+    assert "README.md" in {file.name for file in made.manifest("publish").files}
+
+
+def test_tokens_are_counted_and_the_tokeniser_is_part_of_the_version(made: Made) -> None:
+    manifest = made.manifest("tokenise")
+    assert manifest.facts["vocab_size"] == 600
+    assert manifest.facts["num_tokens.train"] > 10_000
+    assert {"tokeniser/tokenizer.json", "part-00000.bin"} <= {file.name for file in manifest.files}
+
+
+@pytest.mark.parametrize("name", STEPS)
+def test_a_second_start_finds_the_version_complete(made: Made, name: str) -> None:
+    _ended_well(made.second[name])
+    assert "found complete" in made.second[name].output
+    assert "found complete" not in made.first[name].output
+
+
+@pytest.mark.parametrize("name", STEPS)
+def test_another_configuration_is_refused_in_the_same_folder(made: Made, name: str) -> None:
+    ended = made.other[name]
+    assert ended.code == 2
+    assert f"{made.folder(name)}: holds {name} version {made.manifest(name).version}" in ended.output
+    assert "give another folder" in ended.output
+    assert "Traceback" not in ended.output
+
+
+def test_a_killed_step_goes_on_where_it_stood_and_ends_with_the_same_digest(tmp_path: Path) -> None:
+    num_files, home = 250, tmp_path / "home"
+    for number in range(num_files):
+        (tmp_path / "many").mkdir(exist_ok=True)
+        (tmp_path / "many" / f"{number:03d}.jsonl").write_text(json.dumps({"text": english.text(number), "id": number}))
+    killed, calm = tmp_path / "killed", tmp_path / "calm"
+    words = ["step", "ingest", "--input", str(tmp_path / "many"), "--set", "shard_bytes=1000", "--output"]
+    process = start(home, "-m", "flows", *words, str(killed), "--workers", "2")
+    kill_when(process, lambda: len(receipts(killed)) >= 20)
+    before = finished_parts(killed)
+    assert 20 <= len(before) < num_files
+    assert not (killed / "manifest.json").exists()
+    # as if the kill had fallen between writing and renaming
+    (killed / "shards" / ".tmp-0-00249.json").write_text('{"index": 2')
+    (killed / ".tmp-0-part-00249.parquet").write_bytes(b"PAR1")
+
+    again, undisturbed = commands(home, [*words, str(killed), "--workers", "1"], [*words, str(calm), "--workers", "1"])
+    _ended_well(again)
+    _ended_well(undisturbed)
+    assert json.loads((killed / "run.json").read_text())["resumed_shards"] == len(before)
+    assert f"{len(before)} shards from an earlier start" in again.output
+    assert {path: path.stat().st_mtime_ns for path in before} == before
+    resumed, whole = read_manifest(str(killed)), read_manifest(str(calm))
+    assert resumed.digest == whole.digest
+    assert resumed.counts == whole.counts
+    assert resumed.counts.kept == num_files
