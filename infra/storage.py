@@ -13,13 +13,23 @@ import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import lru_cache
-from typing import Any, BinaryIO
+from pathlib import Path
+from typing import Annotated, Any, BinaryIO
 
 import fsspec
+from pydantic import AfterValidator
 
 from infra.errors import GristmillError
 
 LOCAL_PROTOCOLS = ("file", "local")
+
+
+def _absolute(path: str) -> str:
+    return str(Path(path).expanduser().absolute()) if path and "://" not in path else path
+
+
+LocalPath = Annotated[str, AfterValidator(_absolute)]
+"""A path in a configuration: made absolute where it is read, because a worker runs in another folder."""
 
 
 class StorageError(GristmillError, OSError):

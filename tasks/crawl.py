@@ -25,6 +25,7 @@ from infra.ids import doc_id, payload_digest
 from infra.progress import report
 from infra.settings import settings
 from infra.steps import Output, step
+from infra.storage import LocalPath
 from tasks.web import demo, html, urls, warc
 from tasks.web.coding import CodingError
 from tasks.web.fetch import FetchConfig, Fetched, crawl_batch, fetch_robots
@@ -70,7 +71,7 @@ class SiteSource(BaseModel):
     """Name of this source; part of every document's id."""
     urls: tuple[str, ...] = ()
     """URLs to begin with; the crawl stays on their hosts unless `crawl.scope` allows others."""
-    url_file: str = ""
+    url_file: LocalPath = ""
     """A text file of such URLs, one a line; `#` begins a comment."""
 
 
@@ -98,7 +99,7 @@ class WarcSource(BaseModel):
     kind: Literal["warc"]
     name: str = "warc"
     """Name of this source; part of every document's id."""
-    path: str
+    path: LocalPath
     """A WARC file, or a folder that is searched for them."""
 
 
@@ -195,7 +196,7 @@ def seal_captures(piece: tuple[pa.Table, int], folder: str, refused: list[dict[s
 def _first_of_each(table: pa.Table) -> pa.Table:
     """Give every further row of equal `doc_id` the rule `same_capture`; the table is in the order of ids."""
     ids, rules = table["doc_id"].combine_chunks(), table["rule"]
-    again = pa.concat_arrays([pa.array([False] * min(len(ids), 1)), pc.equal(ids[1:], ids[:-1])])
+    again = pa.concat_arrays([pa.array([False] * min(len(ids), 1), pa.bool_()), pc.equal(ids[1:], ids[:-1])])
     return table.set_column(
         table.column_names.index("rule"), "rule", pc.if_else(pc.and_(again, pc.is_null(rules)), "same_capture", rules)
     )

@@ -9,10 +9,11 @@ from __future__ import annotations
 import dataclasses
 import json
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, field_validator
 
 from expectations.suites import Suite, suite_digest
 from infra import dataset, storage
@@ -31,6 +32,11 @@ class ValidateConfig(BaseModel):
 
     suite: str = "published"
     """Name of a suite in `expectations/`, or path of a suite file."""
+
+    @field_validator("suite")
+    @classmethod
+    def _absolute_if_a_file(cls, suite: str) -> str:
+        return str(Path(suite).absolute()) if Path(suite).is_file() else suite
 
 
 def suite_file(config: ValidateConfig) -> dict[str, str]:

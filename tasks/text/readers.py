@@ -15,11 +15,12 @@ from typing import Annotated, Any, Literal
 
 import pyarrow as pa
 import pyarrow.parquet as pq
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from infra.dataset import rejects_table
 from infra.errors import InputError
 from infra.ids import content_id, doc_id, payload_digest, text_digest
+from infra.storage import LocalPath
 from tasks.web.urls import UrlError, canonical, host_of
 
 JSONL = (".jsonl", ".ndjson", ".json")
@@ -53,7 +54,7 @@ class FolderSource(BaseModel):
     kind: Literal["folder"]
     name: str = "folder"
     """Name of this source; part of every document's id."""
-    path: str
+    path: LocalPath
     """File or folder, searched with its sub-folders."""
     fields: Fields = Fields()
     """Which fields of a row are used."""
@@ -75,6 +76,11 @@ class DatasetSource(BaseModel):
     """Split to read."""
     fields: Fields = Fields()
     """Which fields of a row are used."""
+
+    @field_validator("dataset")
+    @classmethod
+    def _absolute_if_local(cls, dataset: str) -> str:
+        return str(Path(dataset).absolute()) if Path(dataset).exists() else dataset
 
 
 class IngestConfig(BaseModel):
