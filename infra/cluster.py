@@ -75,6 +75,8 @@ class Pool:
                 index = position[future.key]
                 result = future.result()
                 future.release()
+                if isinstance(result, GristmillError):
+                    raise result
                 yield index, result
         finally:
             client.cancel(futures, force=True)
@@ -97,6 +99,8 @@ class Pool:
                     threads_per_worker=1,
                     memory_limit=self.config.memory_limit,
                     dashboard_address=None,
+                    # without a dashboard its server still asks for port 8787, and every second cluster would warn
+                    scheduler_kwargs={"dashboard_address": ":0"},
                 )
             self._client = Client(self._cluster or self.config.address, set_as_default=False)
         return self._client
@@ -146,4 +150,8 @@ def _write_shard(job: tuple[Callable[[Any], Outcome], Any, str, int]) -> Receipt
 def _checked(work: Callable[[Any], Any], item: Any, expected: str) -> Any:
     if (found := code_version()) != expected:
         raise CodeMismatch(f"Dask worker runs code {found}, the flow {expected}; restart the workers from the same checkout")
-    return work(item)
+    try:
+        return work(item)
+    except GristmillError as error:
+        # raised in the worker it would be tried again and logged with its traceback, for what the user alone can mend
+        return error

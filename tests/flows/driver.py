@@ -28,6 +28,7 @@ def commands(home: Path, *many: list[str]) -> list[Ended]:
     text = subprocess.run(
         [sys.executable, __file__, json.dumps(many)], env=environment(home), check=True, capture_output=True, text=True
     )
+    assert "Traceback" not in text.stderr, text.stderr  # of a worker process
     return [Ended(*one) for one in json.loads(text.stdout.splitlines()[-1])]
 
 
