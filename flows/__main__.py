@@ -11,7 +11,7 @@ import typer
 from rich.console import Console
 
 from infra.errors import GristmillError
-from infra.settings import adopt_quiet_environment
+from infra.settings import adopt_quiet_environment, settings
 
 app = typer.Typer(
     name="gristmill",
@@ -61,7 +61,10 @@ def run(
         message = ended.state.message if ended.state else "no state"
         err.print(f"{flow}: {ended.state_name}: {message}", highlight=False, markup=False, soft_wrap=True)
         err.print(
-            f"Retry it: press Retry on its Prefect page, or prefect flow-run retry {ended.id}", highlight=False, soft_wrap=True
+            f"Retry it: press Retry on its Prefect page, or: PREFECT_API_URL={settings().prefect_api_url} "
+            f"{Path(sys.executable).with_name('prefect')} flow-run retry {ended.id}",
+            highlight=False,
+            soft_wrap=True,
         )
         raise typer.Exit(EXIT_FAILED)
 

@@ -7,13 +7,15 @@ task keeps no result of its own: the dataset version is the result, and its mani
 from __future__ import annotations
 
 import contextlib
+import os
+import socket
 import time
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 from pydantic import BaseModel, ConfigDict
 
-from infra import ledger, tracking
+from infra import ledger, storage, tracking
 from infra.dataset import ShardSet
 from infra.progress import watched
 from infra.settings import settings
@@ -106,7 +108,7 @@ def run_as_task(step: Step, inputs: Sequence[ShardSet | Sequence[ShardSet]], con
         description=step.__doc__,
     )
     def body(inputs: Any, config: BaseModel) -> Any:
-        tags = {"step": step.name, TASK_RUN_TAG: _task_run_id()}
+        tags = {"step": step.name, TASK_RUN_TAG: _task_run_id(), "process": f"{socket.gethostname()}:{os.getpid()}"}
         key = {"gristmill.root": ledger.current_run() or flow_run_id()}
         with _progress_artifact(step.name), tracking.run(step.name, tags=tags, key=key) as track:
             result = _metered(step, inputs, config)
@@ -131,7 +133,7 @@ def _task_run_id() -> str:
 
 
 def _metered(step: Step, inputs: Sequence[ShardSet | Sequence[ShardSet]], config: BaseModel) -> Result:
-    from infra import energy, storage
+    from infra import energy
 
     with energy.metered(f"{step.name}-{time.monotonic_ns()}") as electricity:
         result = step.run(inputs, config)
@@ -167,7 +169,10 @@ def _tell(step: Step, inputs: Sequence[Any], config: BaseModel, result: Result, 
                 **{name: value for name, value in result.shards.manifest().facts.items() if isinstance(value, int | float)},
             }
         )
-        track.tags({"step.state": "loaded" if result.loaded else "made"})
+        path = result.shards.file("run.json")
+        made = storage.read_json(path) if storage.exists(path) else {}  # a kill can fall between the manifest and this file
+        where = {f"made.{name}": made[name] for name in ("host", "device", "device_reason") if name in made}
+        track.tags({"step.state": "loaded" if result.loaded else "made", **where})
         for shards in _each(inputs):
             track.dataset(shards, "input")
         track.dataset(result.shards, "output")

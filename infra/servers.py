@@ -77,15 +77,15 @@ def up(tell: Callable[[str], None]) -> dict[str, Server]:
 
 
 def up_workers(tell: Callable[[str], None]) -> dict[str, Server]:
-    """Start a Prefect process worker on each queue; the work pool must exist."""
+    """Start a Prefect process worker on each queue that the settings give to this machine; the work pool must exist."""
     now, running = settings(), known()
-    for queue in QUEUES:
+    for queue in (queue for queue in QUEUES if queue in now.queues):
         name = f"worker-{queue}"
         if name in running and running[name].alive():
             continue
         command = [
             *(sys.executable, "-m", "prefect", "worker", "start", "--type", "process"),
-            *("--pool", now.work_pool, "--work-queue", queue, "--name", name),
+            *("--pool", now.work_pool, "--work-queue", queue, "--name", f"{queue} on {socket.gethostname()}"),
         ]
         running[name] = _spawn(now, name, command, "")
         tell(f"{name}: started (log {running[name].log})")
@@ -147,7 +147,8 @@ def _start_prefect(now: Settings, tell: Callable[[str], None]) -> Server:
     port = _port(now, "Prefect", now.prefect_port, tell)
     command = [sys.executable, "-m", "prefect", "server", "start", "--host", now.host, "--port", str(port)]
     url = f"http://{now.host}:{port}"
-    return _spawn(now, "prefect", command, url, PREFECT_SERVER_API_HOST=now.host, PREFECT_UI_API_URL=f"{url}/api")
+    database = {"PREFECT_SERVER_DATABASE_CONNECTION_URL": now.prefect_database} if now.prefect_database else {}
+    return _spawn(now, "prefect", command, url, PREFECT_SERVER_API_HOST=now.host, PREFECT_UI_API_URL=f"{url}/api", **database)
 
 
 def _start_mlflow(now: Settings, tell: Callable[[str], None]) -> Server:
@@ -156,9 +157,11 @@ def _start_mlflow(now: Settings, tell: Callable[[str], None]) -> Server:
     folder.mkdir(parents=True, exist_ok=True)
     command = [
         *(sys.executable, "-m", "mlflow", "server", "--host", now.host, "--port", str(port), "--workers", "1"),
-        *("--backend-store-uri", f"sqlite:///{folder / 'mlflow.db'}", "--artifacts-destination", str(folder / "artifacts")),
+        *("--artifacts-destination", str(folder / "artifacts")),
     ]
-    return _spawn(now, "mlflow", command, f"http://{now.host}:{port}")
+    # by the environment and not on the command line: a password there could be read by everybody on the machine
+    database = now.mlflow_database or f"sqlite:///{folder / 'mlflow.db'}"
+    return _spawn(now, "mlflow", command, f"http://{now.host}:{port}", MLFLOW_BACKEND_STORE_URI=database)
 
 
 def _port(now: Settings, name: str, wanted: int, tell: Callable[[str], None]) -> int:

@@ -45,8 +45,15 @@ class Settings(BaseModel):
     """Address of a Prefect API that runs elsewhere. Empty: the one that `gristmill up` started."""
     mlflow_url: str = ""
     """Address of an MLflow server that runs elsewhere. Empty: the one that `gristmill up` started."""
+    prefect_database: str = ""
+    """Database of the Prefect server, postgresql+asyncpg://user:password@host/name. Empty: SQLite below `home`, good for about three
+    flows at a time."""
+    mlflow_database: str = ""
+    """Database of the MLflow server, postgresql://user:password@host/name (extra [postgres]). Empty: SQLite below `home`."""
     work_pool: str = "gristmill"
     """Name of the Prefect work pool with the queues `cpu` and `gpu`."""
+    queues: str = Field("cpu,gpu", pattern=r"^(cpu|gpu|cpu,gpu|none)$")
+    """Work queues that the workers started here serve: cpu,gpu; or `cpu` on one machine and `gpu` on another; `none`: no worker here."""
 
     @property
     def store(self) -> str:

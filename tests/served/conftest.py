@@ -1,0 +1,90 @@
+"""Mills that start once per session and stop with it, whatever happens."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+sys.path.insert(0, str(Path(__file__).parent))  # test folders are no packages, so what they share is found by path
+
+from served_mill import PROJECT, Mill, free_port, tiny_config, watch_the_network
+
+IMPOSSIBLE = {
+    "type": "expect_column_values_to_be_between",
+    "kwargs": {"column": "num_rows", "min_value": 10**9},
+    "severity": "critical",
+    "scope": "dataset",
+    "note": "No corpus of this test is that big.",
+}
+
+
+@pytest.fixture(scope="session")
+def demo_port() -> int:
+    """Port of the demo site: part of its URLs, so one for all runs whose digests are compared."""
+    return free_port()
+
+
+@pytest.fixture(scope="session")
+def new_mill(tmp_path_factory: pytest.TempPathFactory, demo_port: int) -> Iterator[Callable[..., Mill]]:
+    """Make mills; all are stopped with the session."""
+    made: list[Mill] = []
+
+    def make(extra: Mapping[str, str] | None = None, **changes: Any) -> Mill:
+        folder = tmp_path_factory.mktemp("mill")
+        made.append(Mill(folder / "home", tiny_config(folder, demo_port, **changes), free_port(), free_port(), dict(extra or {})))
+        return made[-1]
+
+    try:
+        yield make
+    finally:
+        for one in made:
+            one.cli("down")
+
+
+@pytest.fixture(scope="session")
+def mill(new_mill: Callable[..., Mill], tmp_path_factory: pytest.TempPathFactory) -> Mill:
+    """A mill whose servers run, and whose every process notes what it asks of the network."""
+    made = new_mill(watch_the_network(tmp_path_factory.mktemp("watch")))
+    started = made.cli("up")
+    assert started.returncode == 0, started.stdout + started.stderr + made.logs()
+    return made
+
+
+@pytest.fixture(scope="session")
+def undisturbed(mill: Mill) -> str:
+    """A run of the tiny pipeline that nothing disturbed: what the others are compared with."""
+    said = mill.run()
+    assert said.returncode == 0, said.stdout + said.stderr + mill.logs()
+    return mill.newest_run()
+
+
+@pytest.fixture(scope="session")
+def suite(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A suite file with one expectation that cannot hold."""
+    path = tmp_path_factory.mktemp("suite") / "strict.json"
+    raw = json.loads((PROJECT / "expectations" / "published.json").read_text())
+    path.write_text(json.dumps({**raw, "name": "strict", "expectations": [*raw["expectations"], IMPOSSIBLE]}))
+    return path
+
+
+@pytest.fixture(scope="session")
+def failed(mill: Mill, suite: Path) -> tuple[Any, str]:
+    """A run that the gate stops: what the command said, and the run's id."""
+    said = mill.run(f"validate.suite={suite}")
+    return said, mill.newest_run()
+
+
+@pytest.fixture(scope="session")
+def retried(mill: Mill, suite: Path, failed: tuple[Any, str]) -> str:
+    """The same run, tried again after the suite was mended."""
+    raw = json.loads(suite.read_text())
+    suite.write_text(json.dumps({**raw, "expectations": raw["expectations"][:-1]}))
+    mill.retry(failed[1])
+    run = mill.ended(failed[1], attempt=2)
+    assert run["state_name"] == "Completed", run["state"]["message"] + mill.logs()
+    return failed[1]
