@@ -28,6 +28,10 @@ class CodeMismatch(GristmillError):
     """A worker that runs other code than the flow that feeds it."""
 
 
+class ShardKilledWorkers(GristmillError):
+    """A shard that ended every worker that took it."""
+
+
 class DaskConfig(BaseModel):
     """Where shards are computed."""
 
@@ -65,7 +69,7 @@ class Pool:
         if self.config.kind == "none" or not items:
             yield from ((position, work(item)) for position, item in enumerate(items))
             return
-        from distributed import as_completed
+        from distributed import KilledWorker, as_completed
 
         client = self._connect()
         futures = client.map(_checked, [work] * len(items), items, [code_version()] * len(items), pure=False, retries=2)
@@ -73,7 +77,13 @@ class Pool:
         try:
             for future in as_completed(futures, loop=client.loop):
                 index = position[future.key]
-                result = future.result()
+                try:
+                    result = future.result()
+                except KilledWorker as error:
+                    raise ShardKilledWorkers(
+                        f"shard {index} of {len(items)} ended every worker that took it, most likely for want of memory: "
+                        f"give workers more (dask.memory_limit), use fewer (dask.workers) or smaller shards. {error}"
+                    ) from error
                 future.release()
                 if isinstance(result, GristmillError):
                     raise result
@@ -119,6 +129,16 @@ def pool(config: DaskConfig) -> Iterator[Pool]:
     finally:
         _pool.reset(token)
         opened.close()
+
+
+@contextmanager
+def in_this_process() -> Iterator[None]:
+    """Compute the shards of this block here: for work that is done sooner than workers import what it needs."""
+    token = _pool.set(None)
+    try:
+        yield
+    finally:
+        _pool.reset(token)
 
 
 def current() -> Pool:

@@ -114,7 +114,7 @@ class CrawlConfig(BaseModel):
     """Where pages come from."""
     scope: FrontierConfig = FrontierConfig()
     """Where a crawl ends and what it may not enter."""
-    fetch: FetchConfig = FetchConfig(agent="gristmill/0.1 (+https://example.org/set-crawl.fetch.agent-to-your-contact)")
+    fetch: FetchConfig = FetchConfig()
     """How the crawler presents itself and how gently it knocks."""
     shard_pages: int = Field(2000, ge=1)
     """Pages per shard of the version, and so of all that is made from it."""

@@ -11,7 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator
 from infra.dataset import Outcome, ShardRef, ShardSet, rejects_table
 from infra.ids import text_digest
 from infra.steps import Output, step
-from tasks.text.rules import FilterConfig
+from tasks.text.rules import PROFILE_LINE_RULES, check_profile
 from tasks.text.signals import LineRules, rewrite_lines
 
 DOCUMENT_COLUMNS = ("doc_id", "content_id", "source", "url", "host", "text", "text_digest")
@@ -30,12 +30,11 @@ class RewriteConfig(BaseModel):
     @field_validator("profile")
     @classmethod
     def _known(cls, profile: str | None) -> str | None:
-        FilterConfig(profile=profile)  # the filter names the nearest valid one
-        return profile
+        return check_profile(profile)
 
     def line_rules(self) -> LineRules | None:
         """The line rules of the profile."""
-        return FilterConfig(profile=self.profile).line_rules()
+        return PROFILE_LINE_RULES[self.profile] if self.profile else None
 
 
 def rewrite_shard(pair: tuple[ShardRef, ShardRef], config: RewriteConfig) -> Outcome:

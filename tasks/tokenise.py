@@ -31,9 +31,11 @@ def tokenise(dataset: ShardSet, config: TokeniserConfig, out: Output) -> None:
     # a folder of plain documents has no splits: all of it is for training
     splits = dataset.manifest().facts.get("splits", {"train": [shard.index for shard in shards], "test": []})
     folder = storage.join(out.folder, TOKENISER)
-    if not storage.exists(storage.join(folder, "tokenizer_config.json")):
-        tokeniser.save(tokeniser.train_bpe(_texts([shards[index] for index in splits["train"]]), config), folder)
-    for name in storage.list_folder(folder):
+    done = out.aside("trained.json")
+    if not storage.exists(done):
+        names = tokeniser.save(tokeniser.train_bpe(_texts([shards[index] for index in splits["train"]]), config), folder)
+        storage.write_json(done, names)
+    for name in storage.read_json(done):
         out.keep_file(f"{TOKENISER}/{name}")
     receipts = out.map(partial(tokenise_shard, tokeniser_folder=folder, folder=out.folder), shards)
     for receipt in receipts:

@@ -137,6 +137,13 @@ def _unknown(kind: str, name: str, valid: Iterable[str]) -> str:
     return f"unknown {kind} {name!r}; " + (f"nearest: {', '.join(near)}" if near else f"valid: {', '.join(names)}")
 
 
+def check_profile(profile: str | None) -> str | None:
+    """The name itself, if it is one of PROFILES or None; a ValueError with the nearest ones if not."""
+    if profile is not None and profile not in PROFILES:
+        raise ValueError(_unknown("profile", profile, PROFILES))
+    return profile
+
+
 class FilterConfig(BaseModel):
     """Which documents are kept."""
 
@@ -156,9 +163,7 @@ class FilterConfig(BaseModel):
     @field_validator("profile")
     @classmethod
     def _known_profile(cls, profile: str | None) -> str | None:
-        if profile is not None and profile not in PROFILES:
-            raise ValueError(_unknown("profile", profile, PROFILES))
-        return profile
+        return check_profile(profile)
 
     @model_validator(mode="after")
     def _known_rules(self) -> FilterConfig:

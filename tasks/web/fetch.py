@@ -40,7 +40,7 @@ class FetchConfig(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    agent: str
+    agent: str = "gristmill/0.1 (+https://example.org/set-crawl.fetch.agent-to-your-contact)"
     """The User-Agent; begins with the product token that robots.txt rules address and holds a contact (URL or e-mail)."""
     delay_s: float = Field(default=1.0, ge=0)
     """Seconds between an answer of a host and the next request to it; a longer Crawl-delay wins. 0 waits never."""

@@ -107,7 +107,18 @@ def test_common_crawl_warc_files(mill: Mill, site: str, tmp_path: Path) -> None:
         pytest.skip("needs wget, whose WARC files these are")
     warc = tmp_path / "warc"
     warc.mkdir()
-    fetch = ["wget", "-q", "-r", "-l", "1", "-A", "html", "--warc-file", str(warc / "sample"), f"http://{site}/library/text.html"]
+    fetch = [
+        "wget",
+        "-q",
+        "-r",
+        "-l",
+        "1",
+        "-A",
+        "html",
+        "--warc-file",
+        str(warc / "sample"),
+        f"http://{site}/library/index.html",
+    ]
     subprocess.run(fetch, cwd=warc, check=False, timeout=PATIENCE_S)
     for page in warc.glob("127.0.0.1*"):
         shutil.rmtree(page)
