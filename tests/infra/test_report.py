@@ -85,6 +85,7 @@ def realistic() -> ReportFacts:
     page = "The request specifies whether Amazon S3 should replicate objects that were encrypted. "
     return ReportFacts(
         run_name="demo · clever-otter",
+        title="Operation texts of an API",
         started="2026-11-22 10:04 UTC",
         summary="Operation texts of botocore, crawled from four loopback hosts, curated, and a 4.1 M parameter model trained on them.",
         headline={
