@@ -48,7 +48,7 @@ def test_what_is_written_is_read_and_mapped_and_equal_shards_have_equal_bytes(to
     stream, docs = tokens.encode_shard(table_of(["one", "", "three words here"]), tokeniser_folder)
     first = tokens.write_shard(str(tmp_path / "a"), 3, stream, docs)
     second = tokens.write_shard(str(tmp_path / "b"), 3, stream, docs)
-    assert first == second and [entry.name for entry in first] == ["part-00003.bin", "part-00003.docs.parquet"]
+    assert first == second and [entry.name for entry in first] == ["part-00003.bin", "part-00003.parquet"]
     assert (tmp_path / "a" / "part-00003.bin").read_bytes() == stream.astype("<u2").tobytes()
     (shard,) = tokens.read_shards(str(tmp_path / "a"))
     assert isinstance(shard.tokens, np.memmap)
