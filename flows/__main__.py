@@ -30,6 +30,7 @@ ConfigOption = Annotated[
 SetOption = Annotated[
     list[str] | None, typer.Option("--set", "-s", help="Override a key: dotted.key=value, where the value is YAML. Repeatable.")
 ]
+FLOWS = ("pipeline", "curate", "train", "evaluate")
 EXIT_USER_ERROR = 2
 EXIT_FAILED = 1
 
@@ -45,12 +46,12 @@ def run(
     """Run a flow on its work queue, show its progress, and end with a table and links. Starts the servers if need be."""
     from flows.config import load
 
+    if flow not in FLOWS:
+        raise _UsageError(f"flow {flow!r}: there is none of that name; these are: {', '.join(FLOWS)}")
     loaded = load(config, overrides or [])
     _start_servers()
     from flows import deployments, watch
 
-    if flow not in deployments.FLOW_QUEUES:
-        raise _UsageError(f"flow {flow!r}: there is none of that name; these are: {', '.join(deployments.FLOW_QUEUES)}")
     submitted = deployments.submit(flow, loaded, **_flow_inputs(flow, source_run))
     out.print(f"{flow}: flow run {submitted.name} ({submitted.id})", highlight=False)
     if detach:
@@ -227,7 +228,9 @@ def _flow_inputs(flow: str, source_run: str) -> dict[str, Any]:
     wanted = {"train": {"dataset": "publish"}, "evaluate": {"model": "pretrain", "tokens": "tokenise"}}.get(flow, {})
     if not wanted:
         return {}
-    name = ledger.find_run(source_run)
+    names = list(reversed(ledger.runs())) if source_run == "latest" else [ledger.find_run(source_run)]
+    # of `latest` the newest run that has what is wanted: a run of `train` alone published nothing
+    name = next((one for one in names if set(wanted.values()) <= {entry.step for entry in ledger.entries(one)}), source_run)
     made = {entry.step: entry.shards() for entry in ledger.entries(name)}
     if missing := [step for step in wanted.values() if step not in made]:
         raise _UsageError(f"run {name}: has no {', '.join(missing)}; run the flow before it, or name another run with --from")
@@ -240,7 +243,7 @@ def main() -> None:
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
     try:
         app()
-    except GristmillError as error:
+    except (GristmillError, OSError) as error:  # OSError names the file and what the system said
         err.print(str(error), style="red", highlight=False, markup=False, soft_wrap=True)
         sys.exit(EXIT_USER_ERROR)
 

@@ -12,7 +12,8 @@ from typing import Any
 
 from prefect import get_client
 from prefect.client.schemas.actions import WorkPoolCreate
-from prefect.client.schemas.objects import FlowRun
+from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterState, FlowRunFilterStateType, FlowRunFilterTags
+from prefect.client.schemas.objects import FlowRun, StateType
 from prefect.deployments import run_deployment
 from prefect.exceptions import ObjectAlreadyExists, ObjectNotFound
 from prefect.types.entrypoint import EntrypointType
@@ -27,6 +28,7 @@ from infra.settings import settings
 from infra.versions import code_version
 
 DEPLOYMENT = "gristmill"
+FINAL = [StateType.COMPLETED, StateType.FAILED, StateType.CRASHED, StateType.CANCELLED]
 FLOW_QUEUES = {"pipeline": "cpu", "curate": "cpu", "train": "gpu", "evaluate": "gpu"}
 POLL_INTERVAL_S = 2.0
 
@@ -82,8 +84,14 @@ def run_elsewhere(name: str, config: RunConfig, lineage: Lineage, **inputs: Shar
         "lineage": lineage.model_dump(mode="json"),
         **{key: value.model_dump(mode="json") for key, value in inputs.items()},
     }
-    run: Any = run_deployment(f"{name}/{DEPLOYMENT}", parameters=parameters, timeout=0, tags=[f"run:{lineage.root}"])
+    tags = [f"run:{lineage.root}", f"flow:{name}"]
     with get_client(sync_client=True) as client:
+        # a retry of a flow that died finds what it had started still at work, and must not start a second one beside it
+        live = FlowRunFilter(
+            tags=FlowRunFilterTags(all_=tags), state=FlowRunFilterState(type=FlowRunFilterStateType(not_any_=FINAL))
+        )
+        found = client.read_flow_runs(flow_run_filter=live, limit=1)
+        run: Any = found[0] if found else run_deployment(f"{name}/{DEPLOYMENT}", parameters=parameters, timeout=0, tags=tags)
         while run.state is None or not run.state.is_final():
             time.sleep(POLL_INTERVAL_S)
             run = client.read_flow_run(run.id)

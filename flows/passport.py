@@ -8,9 +8,11 @@ from typing import Any
 import pyarrow.compute as pc
 from rich.console import Console
 
-from infra import dataset, ledger
+from infra import dataset, ledger, storage
 from infra.dataset import ShardSet
 from infra.errors import InputError
+from infra.steps import BESIDE
+from tasks.web.urls import UrlError, canonical
 
 LOOKED_UP = ("doc_id", "content_id", "url")
 
@@ -23,14 +25,23 @@ def trace_document(what: str, run_name: str, console: Console) -> None:
     """
     name = ledger.find_run(run_name)
     versions = [entry.shards() for entry in ledger.entries(name)]
-    ids = _doc_ids(what, versions)
+    ids = _doc_ids(_canonical(what), versions) or _doc_ids(what, versions)
     if not ids:
         raise InputError(f"{what}: no step of run {name} has seen it; is it the canonical URL, and the right run (--run)?")
     console.print(f"run {name}", highlight=False)
     for doc in sorted(ids):
         console.print(f"document {doc}", highlight=False)
         for version, verdict in passport(doc, versions):
-            console.print(f"  {version.step:<10} {verdict}  [dim](version {version.version})[/]", highlight=False, soft_wrap=True)
+            console.print(
+                f"  {version.step:<10} {verdict}  (version {version.version})", highlight=False, markup=False, soft_wrap=True
+            )
+
+
+def _canonical(what: str) -> str:
+    try:
+        return canonical(what)
+    except UrlError:
+        return what  # an id
 
 
 def passport(doc: str, versions: list[ShardSet]) -> Iterator[tuple[ShardSet, str]]:
@@ -51,6 +62,8 @@ def verify_run(run_name: str, console: Console) -> bool:
         wanted = {
             **{shard.name: shard.digest for shard in manifest.shards},
             **{file.name: file.digest for file in manifest.files},
+            **{f"rejects/{shard.name}": shard.rejects_digest for shard in manifest.shards if shard.rejects_digest},
+            **{file["name"]: file["digest"] for file in storage.read_json(version.file("run.json")).get(BESIDE, [])},
         }
         bad = [name for name, digest in wanted.items() if _digest(version, name) != digest]
         console.print(f"{entry.step:<10} {len(wanted) - len(bad)} of {len(wanted)} files whole", highlight=False)
@@ -108,4 +121,4 @@ def _dropped_words(row: dict[str, Any]) -> str:
         else ""
     )
     detail = f": {row['detail']}" if row["detail"] else ""
-    return f"[red]dropped[/] by {row['rule']}{numbers}{detail}"
+    return f"dropped by {row['rule']}{numbers}{detail}"

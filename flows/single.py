@@ -52,7 +52,10 @@ def run_step(name: str, inputs: Sequence[str], output: Path, overrides: Sequence
     """
     step = find_step(name)
     folder = str(output.expanduser().resolve())
-    config = overrides_of(step.config_type, [_own_key(name, override) for override in overrides])
+    keys = [_own_key(name, override) for override in overrides]
+    if name == "validate" and not any(key.startswith("suite=") for key in keys):
+        keys.append("suite=documents")  # plain files have not been through the steps whose work the other suite asks for
+    config = overrides_of(step.config_type, keys)
     kind = "none" if workers == 1 else "local"
     bars = Progress(TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), console=console)
     with bars, pool(DaskConfig(kind=kind, workers=workers)), watched(_bar(bars, name)):

@@ -87,8 +87,11 @@ def summary(run: Any, console: Console) -> None:
         table.add_row(entry.step, f"{counts.total:,}", f"{counts.kept:,}", f"{counts.total - counts.kept:,}", words, seconds)
     console.print(table)
     minutes = run.total_run_time.total_seconds() / 60 if run.total_run_time else 0.0
+    scores = facts.get("evaluate", {})
+    if "pretrain" not in facts and scores:
+        console.print(f"perplexity {scores['perplexity']:.1f} · bits per byte {scores['bits_per_byte']:.3f}", highlight=False)
     if "pretrain" in facts:
-        trained, scores = facts["pretrain"], facts.get("evaluate", {})
+        trained = facts["pretrain"]
         console.print(
             f"tokens {facts['tokenise']['num_tokens.train']:,} · train loss {trained['train_loss']:.3f} · "
             f"held-out loss {trained['valid_loss']:.3f}"

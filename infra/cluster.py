@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import Any, Literal, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from infra import dataset, storage
 from infra.dataset import Outcome, Receipt
@@ -45,6 +45,12 @@ class DaskConfig(BaseModel):
     """Scheduler address for kind `address`, for example tcp://10.0.0.5:8786."""
     memory_limit: str = "auto"
     """Memory of one local worker before Dask spills and then restarts it, for example 4GiB."""
+
+    @model_validator(mode="after")
+    def _knows_its_scheduler(self) -> DaskConfig:
+        if self.kind == "address" and not self.address:
+            raise ValueError("kind address needs `address`, for example tcp://10.0.0.5:8786")
+        return self
 
 
 class Pool:

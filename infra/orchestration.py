@@ -7,6 +7,7 @@ task keeps no result of its own: the dataset version is the result, and its mani
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 import socket
 import time
@@ -74,6 +75,8 @@ def tracked_flow(name: str, config: BaseModel, lineage: Lineage | None = None) -
     root = lineage.root if lineage else ledger.current_run() or run_id
     page = flow_run_url(run_id)
     tags = {tracking.FLOW_RUN_TAG: run_id, "flow": name, "mlflow.note.content": f"Prefect run: [{run_id}]({page})"}
+    for logger in ("gristmill", "tasks"):  # their words go to the run's page, as PREFECT_LOGGING_EXTRA_LOGGERS asks
+        logging.getLogger(logger).setLevel(logging.INFO)
     above = lineage.mlflow_run_id if lineage else ""
     with ledger.run(root), tracking.run(f"flow {name}", tags=tags, key={"gristmill.root": root}, parent_run_id=above) as track:
         if track is not None:

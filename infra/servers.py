@@ -65,6 +65,7 @@ def up(tell: Callable[[str], None]) -> dict[str, Server]:
     running = known()
     for name, start in (("prefect", _start_prefect), ("mlflow", _start_mlflow)):
         if _address(now, name):
+            _require_answer(name, _address(now, name))
             tell(f"{name}: using {_address(now, name)}, as the settings say")
         elif not (name in running and running[name].alive()):
             running[name] = start(now, tell)
@@ -147,7 +148,8 @@ def _start_prefect(now: Settings, tell: Callable[[str], None]) -> Server:
     port = _port(now, "Prefect", now.prefect_port, tell)
     command = [sys.executable, "-m", "prefect", "server", "start", "--host", now.host, "--port", str(port)]
     url = f"http://{now.host}:{port}"
-    database = {"PREFECT_SERVER_DATABASE_CONNECTION_URL": now.prefect_database} if now.prefect_database else {}
+    address = _with_driver(now.prefect_database, "asyncpg")
+    database = {"PREFECT_SERVER_DATABASE_CONNECTION_URL": address} if address else {}
     return _spawn(now, "prefect", command, url, PREFECT_SERVER_API_HOST=now.host, PREFECT_UI_API_URL=f"{url}/api", **database)
 
 
@@ -160,8 +162,13 @@ def _start_mlflow(now: Settings, tell: Callable[[str], None]) -> Server:
         *("--artifacts-destination", str(folder / "artifacts")),
     ]
     # by the environment and not on the command line: a password there could be read by everybody on the machine
-    database = now.mlflow_database or f"sqlite:///{folder / 'mlflow.db'}"
+    database = _with_driver(now.mlflow_database, "psycopg2") or f"sqlite:///{folder / 'mlflow.db'}"
     return _spawn(now, "mlflow", command, f"http://{now.host}:{port}", MLFLOW_BACKEND_STORE_URI=database)
+
+
+def _with_driver(address: str, driver: str) -> str:
+    """A PostgreSQL address that names the driver we ship: SQLAlchemy's own choice is another one, and each server needs its own."""
+    return address.replace("postgresql://", f"postgresql+{driver}://", 1)
 
 
 def _port(now: Settings, name: str, wanted: int, tell: Callable[[str], None]) -> int:
@@ -192,6 +199,14 @@ def _wait_for(server: Server) -> None:
         if time.monotonic() > deadline:
             raise ServerError(f"{server.name}: no answer at {server.url} within {START_TIMEOUT_S:.0f} s; see {server.log}")
         time.sleep(0.3)
+
+
+def _require_answer(name: str, address: str) -> None:
+    """A server that runs elsewhere must answer before anything is sent to it."""
+    if not _answers(address.removesuffix("/api") + _health_path(name)):
+        raise ServerError(
+            f"{name}: no answer at {address}, which GRISTMILL_{'PREFECT_API_URL' if name == 'prefect' else 'MLFLOW_URL'} names"
+        )
 
 
 def _health_path(name: str) -> str:

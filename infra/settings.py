@@ -12,7 +12,7 @@ import os
 import sys
 from pathlib import Path
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from infra.errors import GristmillError
 
@@ -46,14 +46,24 @@ class Settings(BaseModel):
     mlflow_url: str = ""
     """Address of an MLflow server that runs elsewhere. Empty: the one that `gristmill up` started."""
     prefect_database: str = ""
-    """Database of the Prefect server, postgresql+asyncpg://user:password@host/name. Empty: SQLite below `home`, good for about three
-    flows at a time."""
+    """Database of the Prefect server, postgresql://user:password@host/name. Empty: SQLite below `home`, good for about three flows at
+    a time."""
     mlflow_database: str = ""
     """Database of the MLflow server, postgresql://user:password@host/name (extra [postgres]). Empty: SQLite below `home`."""
     work_pool: str = "gristmill"
     """Name of the Prefect work pool with the queues `cpu` and `gpu`."""
     queues: str = Field("cpu,gpu", pattern=r"^(cpu|gpu|cpu,gpu|none)$")
     """Work queues that the workers started here serve: cpu,gpu; or `cpu` on one machine and `gpu` on another; `none`: no worker here."""
+
+    @field_validator("home", "resources")
+    @classmethod
+    def _absolute_folder(cls, folder: Path) -> Path:
+        return folder.expanduser().absolute()  # servers and workers run in another folder
+
+    @field_validator("storage")
+    @classmethod
+    def _absolute_root(cls, root: str) -> str:
+        return str(Path(root).expanduser().absolute()) if root and "://" not in root else root
 
     @property
     def store(self) -> str:
@@ -94,6 +104,7 @@ def quiet_environment(home: Path) -> dict[str, str]:
         "PREFECT_FLOWS_HEARTBEAT_FREQUENCY": "60",
         "PREFECT_WORKER_QUERY_SECONDS": "2",
         "PREFECT_CLI_PROMPT": "false",
+        "PREFECT_LOGGING_EXTRA_LOGGERS": "gristmill,tasks",
         "DASK_LOGGING__DISTRIBUTED": "warning",
         "DASK_DISTRIBUTED__ADMIN__TICK__LIMIT": "30s",
         "DASK_DISTRIBUTED__SCHEDULER__ALLOWED_FAILURES": "1",

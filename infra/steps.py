@@ -27,6 +27,8 @@ from infra.versions import code_of, code_version
 
 log = logging.getLogger("gristmill")
 
+BESIDE = "beside"
+"""Folder of what belongs to a version and cannot be made again, and the key of such files in `run.json`."""
 INPUT_PREFIX = "input"
 """Folders of these names below an `--output` hold what a single step's plain input files became."""
 
@@ -62,6 +64,20 @@ class Output:
             dataset.ShardRef(storage.join(folder, receipt.name), receipt.digest, receipt.index, receipt.num_rows)
             for receipt in receipts
         ]
+
+    def map_beside(self, phase: str, work: Callable[[Item], Outcome], items: Sequence[Item]) -> list[dataset.ShardRef]:
+        """As `map_aside`, but what is made stays: it cannot be made again, such as the log of a crawl."""
+        folder = storage.join(self.folder, BESIDE, phase)
+        receipts = map_shards(work, items, folder, phase)
+        return [
+            dataset.ShardRef(storage.join(folder, receipt.name), receipt.digest, receipt.index, receipt.num_rows)
+            for receipt in receipts
+        ]
+
+    def keep_beside(self, *names: str) -> None:
+        """Note files that belong to the version but hold volatile facts (dates, offsets): in `run.json`, not in the digest."""
+        noted = self.volatile.setdefault(BESIDE, [])
+        noted += [dataset.file_entry(self.folder, name).model_dump() for name in names]
 
     def aside(self, *names: str) -> str:
         """A folder for intermediate results."""

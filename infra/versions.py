@@ -1,7 +1,7 @@
 """Which code made this: the digest of a step's first-party sources, and the versions of the libraries they import.
 
 The closure follows `import` statements statically, from the step's module down through `tasks`, `models` and `expectations`.
-Sources are compared as syntax trees without docstrings, so that a reworded comment recomputes nothing and a changed kernel
+Sources are compared as syntax trees without docstrings (of fields too), so that a reworded comment recomputes nothing and a changed kernel
 does. Of `infra` only the modules that decide bytes count. Costs some tens of milliseconds once per process.
 """
 
@@ -88,9 +88,8 @@ def _source(module: str) -> str:
 def _meaning(module: str) -> str:
     tree = ast.parse(_source(module))
     for node in ast.walk(tree):
-        body = getattr(node, "body", None)
-        if isinstance(body, list) and body and isinstance(body[0], ast.Expr) and isinstance(body[0].value, ast.Constant):
-            body[0] = ast.Pass()
+        if isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant):
+            node.value = ast.Constant(None)  # a docstring, of a module, class, function or field
     return ast.dump(tree)
 
 

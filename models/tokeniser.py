@@ -15,6 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from tokenizers import decoders, models, pre_tokenizers, trainers
 
 from infra import storage
+from infra.errors import InputError
 
 END_OF_TEXT = "<|endoftext|>"
 PADDING = "<|pad|>"
@@ -77,7 +78,7 @@ def train_bpe(texts: Iterable[str], config: TokeniserConfig) -> tokenizers.Token
     sample = _Sample(texts, config.sample_bytes)
     tokeniser.train_from_iterator(sample, trainer)
     if not sample.num_bytes:
-        raise ValueError("tokeniser: there is no text to learn from; the training split is empty")
+        raise InputError("tokeniser: there is no text to learn from; the training split is empty")
     return tokeniser
 
 

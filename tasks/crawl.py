@@ -24,7 +24,7 @@ from infra.errors import InputError
 from infra.ids import doc_id, payload_digest
 from infra.progress import report
 from infra.settings import settings
-from infra.steps import Output, step
+from infra.steps import BESIDE, Output, step
 from infra.storage import LocalPath
 from tasks.web import demo, html, urls, warc
 from tasks.web.coding import CodingError
@@ -109,7 +109,7 @@ class CrawlConfig(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     snapshot: str = "first"
-    """Label of this crawl. Another label crawls again; the same one is never fetched twice."""
+    """Label of this crawl. Another label crawls again; the same label and configuration are not fetched twice."""
     sources: tuple[Annotated[SiteSource | DemoSource | WarcSource, Field(discriminator="kind")], ...] = ()
     """Where pages come from."""
     scope: FrontierConfig = FrontierConfig()
@@ -140,17 +140,21 @@ def crawl(config: CrawlConfig, out: Output) -> None:
     refused: list[dict[str, Any]] = []
     for number, source in enumerate(config.sources):
         if isinstance(source, WarcSource):
-            logs += out.map_aside(f"warc-{number}", partial(index_warc, source=source.name), _warc_files(source.path))
+            logs += out.map_beside(f"warc-{number}", partial(index_warc, source=source.name), _warc_files(source.path))
         else:
             with _site(source, out) as (seeds, hosts):
                 logs += _crawl_site(number, source.name, _with_seeds(config, seeds, hosts), out, refused)
-    table = pa.concat_tables([log.read() for log in logs]) if logs else LOG_SCHEMA.empty_table()
+    names = [name for name in LOG_SCHEMA.names if name not in ("links", "redirect_to")]
+    table = pa.concat_tables([log.read(names) for log in logs]) if logs else LOG_SCHEMA.empty_table().select(names)
     # one order for all, whatever the rounds were: by id, and of a page found twice with equal bytes only the first
     table = _first_of_each(table.sort_by([("doc_id", "ascending"), ("file", "ascending"), ("offset", "ascending")]))
     refused.sort(key=lambda row: (row["url"], row["rule"]))
-    size = config.shard_pages
-    pieces = [(table.slice(start, size), index) for index, start in enumerate(range(0, max(table.num_rows, 1), size))]
-    out.map(partial(seal_captures, folder=storage.join(out.folder, "warc"), refused=refused), pieces if config.sources else [])
+    starts = range(0, max(table.num_rows, 1), config.shard_pages) if config.sources else ()
+    # `take` copies: a slice would travel to its worker with the whole table behind it
+    rows = [table.take(pa.array(range(start, min(start + config.shard_pages, table.num_rows)), pa.int64())) for start in starts]
+    pieces = [(piece, index, refused if index == 0 else []) for index, piece in enumerate(rows)]
+    out.map(partial(seal_captures, folder=storage.join(out.folder, "warc")), pieces)
+    out.keep_beside(*_own_files(out, table, len(pieces)))
 
 
 def fetch_round(
@@ -182,15 +186,22 @@ def index_warc(path: Path, source: str) -> Outcome:
     return Outcome(pa.Table.from_pylist(rows, schema=LOG_SCHEMA))
 
 
-def seal_captures(piece: tuple[pa.Table, int], folder: str, refused: list[dict[str, Any]]) -> Outcome:
-    """One shard of the version; the URLs that the frontier refused are rejects of the first."""
-    table, index = piece
-    rejects: list[dict[str, Any]] = list(refused) if index == 0 else []
+def seal_captures(piece: tuple[pa.Table, int, list[dict[str, Any]]], folder: str) -> Outcome:
+    """One shard of the version: its rows, its number, and the URLs that the frontier refused, as further rejects."""
+    table, index, refused = piece
+    rejects = list(refused)
     dropped = table.filter(pc.is_valid(table["rule"])).select(["doc_id", "url", "source", "rule", "detail", "status"])
     rejects += ({**row, "value": row["status"]} for row in dropped.to_pylist())
     kept = table.filter(pc.is_null(table["rule"]))
     write_table(storage.join(folder, f"index-{index:05d}.parquet"), kept.select(INDEX_COLUMNS))
     return Outcome(kept.select(CAPTURES_SCHEMA.names), rejects_table(rejects))
+
+
+def _own_files(out: Output, table: pa.Table, num_shards: int) -> list[str]:
+    """The WARC files that this crawl wrote, and the indexes into them: volatile bytes, but no less a part of the version."""
+    root = out.folder + "/"
+    files = [path.removeprefix(root) for path in pc.unique(table["file"]).to_pylist() if path and path.startswith(root)]
+    return [*sorted(files), *(f"warc/index-{index:05d}.parquet" for index in range(num_shards))]
 
 
 def _first_of_each(table: pa.Table) -> pa.Table:
@@ -204,20 +215,21 @@ def _first_of_each(table: pa.Table) -> pa.Table:
 
 def _crawl_site(number: int, source: str, config: CrawlConfig, out: Output, refused: list[dict[str, Any]]) -> list[ShardRef]:
     """Rounds until the frontier has nothing left; returns their logs and adds what was refused."""
-    frontier, logs, robots = Frontier(config.scope), [], _RobotsLog(out.aside(f"{number}-{ROBOTS_LOG}"), config.fetch)
+    robots = _RobotsLog(storage.join(out.folder, BESIDE, f"{number}-{ROBOTS_LOG}"), config.fetch)
+    frontier, logs = Frontier(config.scope), []
     round_number = 0
     while not frontier.finished:
         while needed := frontier.origins_needed():
             frontier.learn(robots.of(needed))
         batches = frontier.batches()
         if not batches:
-            break
+            continue  # all of a level was refused, and the next one needs the robots of new hosts
         known = robots.of(sorted({urls.origin_of(order.url) for orders in batches.values() for order in orders}))
         # by number: two sources may bear the same name, and a name may hold a slash
         folder = storage.join(out.folder, "warc", f"site-{number}")
         work = partial(fetch_round, source=source, robots=known, config=config.fetch, folder=folder)
         jobs = [(round_number, partition, orders) for partition, orders in batches.items()]
-        done = out.map_aside(f"site-{number}-round-{round_number:05d}", work, jobs)
+        done = out.map_beside(f"site-{number}-round-{round_number:05d}", work, jobs)
         for log in done:
             frontier.take(_seen(log))
         logs += done

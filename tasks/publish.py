@@ -49,8 +49,10 @@ def publish(documents: ShardSet, history: list[ShardSet], config: PublishConfig,
     per_split = len(jobs) // len(SPLITS)
     splits = {name: list(range(at * per_split, (at + 1) * per_split)) for at, name in enumerate(SPLITS)}
     rows = {name: sum(receipts[index].num_rows for index in indices) for name, indices in splits.items()}
-    out.facts = {"splits": splits, **{f"num_documents.{name}": count for name, count in rows.items()}}
-    card = data_card(config, splits, rows, [version.manifest() for version in (*history, documents)])
+    made = [version.manifest() for version in (*history, documents)]
+    held_out_by = made[-1].facts.get("unit", "none")
+    out.facts = {"splits": splits, "held_out_by": held_out_by, **{f"num_documents.{name}": count for name, count in rows.items()}}
+    card = data_card(config, splits, rows, made)
     storage.write_bytes(storage.join(out.folder, "README.md"), card.encode())
     out.keep_file("README.md")
 
@@ -70,8 +72,17 @@ def data_card(config: PublishConfig, splits: dict[str, list[int]], rows: dict[st
         "## How it was made\n\n| step | in | kept | dropped by rule | version |\n| --- | ---: | ---: | --- | --- |\n"
         f"{funnel}\n\n"
         "Columns: `doc_id` names the capture, `content_id` is equal for exact duplicates, `text` is the text after rewriting and "
-        "redaction. E-mail addresses and public IP addresses are masked by their form; names and other personal data are not.\n"
+        f"redaction. {_privacy(history)}\n"
     )
+
+
+def _privacy(history: list[Manifest]) -> str:
+    """What was masked, as the redact step's own recipe says."""
+    config = next((one.recipe["config"] for one in history if one.step == "redact"), {"emails": False, "ips": False})
+    masked = [words for name, words in (("emails", "e-mail addresses"), ("ips", "IP addresses")) if config[name]]
+    if not masked:
+        return "No personal data was masked."
+    return f"Masked by their form: {' and '.join(masked)}. Names and other personal data are not masked."
 
 
 def _dropped(manifest: Manifest) -> str:

@@ -10,6 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from infra import storage, tracking
 from infra.dataset import Counts, Manifest, ShardSet
+from infra.settings import settings
 from infra.steps import Output, step
 from tasks.pretrain import MODEL
 
@@ -29,8 +30,8 @@ class RegisterConfig(BaseModel):
 
 
 def registry(config: RegisterConfig) -> dict[str, str]:
-    """A card written without MLflow is not a registration."""
-    return {"registry": "mlflow" if tracking.enabled() else "none"}
+    """A card written without MLflow, or a version in another registry, is not a registration in this one."""
+    return {"registry": settings().mlflow_url or "none"}
 
 
 @step(schema="registry", fingerprint=registry)
@@ -60,6 +61,13 @@ def register(model: ShardSet, dataset: ShardSet, scores: ShardSet, config: Regis
     out.volatile = {"registered": registered}
 
 
+def _held_out(unit: str) -> str:
+    return {
+        "host": "Held out by host: the model has seen no page of the hosts it is measured on.",
+        "cluster": "Held out by duplicate cluster: hosts may be on both sides, near copies are not.",
+    }.get(unit, "How the test split was held out is not known.")
+
+
 def model_card(config: RegisterConfig, trained: Manifest, dataset: ShardSet, measured: Manifest) -> str:
     """A model card in the Hugging Face format; every number on it comes from a manifest."""
     facts, got = trained.facts, measured.facts
@@ -72,7 +80,7 @@ def model_card(config: RegisterConfig, trained: Manifest, dataset: ShardSet, mea
         "| measured on the held-out split | model | unigram baseline |\n| --- | ---: | ---: |\n"
         f"| perplexity per token | {got['perplexity']:.2f} | {got.get('perplexity.unigram', float('nan')):.2f} |\n"
         f"| bits per byte | {got['bits_per_byte']:.3f} | |\n| next-token accuracy | {got['accuracy']:.1%} | |\n\n"
-        "Held out by host: the model has seen no page of the hosts it is measured on. Nothing here says how it does on other text. It was "
+        f"{_held_out(dataset.manifest().facts.get('held_out_by', 'none'))} Nothing here says how it does on other text. It was "
         "not tuned to follow instructions, not tested for bias, hallucination or memorisation, and has no guardrails.\n\n"
         f"Weights: version `{trained.version}`, digest `{trained.digest}`. Code `{trained.recipe['code']}`.\n"
     )

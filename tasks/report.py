@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -17,8 +18,9 @@ from pydantic import BaseModel, ConfigDict, Field
 from expectations.page import for_report
 from expectations.suites import read_suite
 from expectations.verdict import CheckResult, Sample
-from infra import dataset, ledger, storage, tracking
+from infra import dataset, ledger, plots, storage, tracking
 from infra.dataset import EXCERPT_CHARS, Counts, ShardSet
+from infra.ids import payload_digest
 from infra.orchestration import flow_run_url
 from infra.report import (
     Cluster,
@@ -56,7 +58,13 @@ class ReportConfig(BaseModel):
     """Duplicate clusters to read."""
 
 
-@step(schema="page")
+def page_sources(config: ReportConfig) -> dict[str, str]:
+    """The page's own code and templates decide its bytes, though they lie in `infra`."""
+    folder = Path(plots.__file__).parent
+    return {name: payload_digest((folder / name).read_bytes()) for name in ("report.py", "plots.py", "report.html", "style.html")}
+
+
+@step(schema="page", fingerprint=page_sources)
 def report(versions: list[ShardSet], config: ReportConfig, out: Output) -> None:
     """Write the report page of the run so far."""
     storage.write_bytes(storage.join(out.folder, PAGE), render_run(ledger.current_run(), versions, config).encode())
@@ -86,7 +94,7 @@ def render_run(run_name: str, versions: Sequence[ShardSet], config: ReportConfig
             languages=_languages(made.get("signals")),
             clusters=_clusters(made.get("dedup"), made.get("rewrite"), config.biggest_clusters),
             curve=_curve(made.get("pretrain")),
-            evaluation=_evaluation(made.get("evaluate")),
+            evaluation=_evaluation(made.get("evaluate"), made.get("publish")),
             generations=_generations(made.get("evaluate")),
             costs=[_cost(version, entries) for version in versions if version.step != "report"],
             validation=_validation(made.get("validate")),
@@ -95,10 +103,11 @@ def render_run(run_name: str, versions: Sequence[ShardSet], config: ReportConfig
 
 
 def _summary(made: Mapping[str, ShardSet]) -> str:
-    published, pages = made.get("publish"), made.get("crawl")
+    published = made.get("publish")
     if published is None:
         return ""
-    return f"{pages.counts.total if pages else 0:,} pages asked for, {published.counts.kept:,} documents published."
+    given = sum(made[name].counts.kept for name in ("extract", "ingest") if name in made)
+    return f"{given:,} documents taken in, {published.counts.kept:,} published."
 
 
 def _headline(made: Mapping[str, ShardSet], facts: Mapping[str, dict[str, Any]]) -> dict[str, str]:
@@ -228,11 +237,13 @@ def _curve(trained: ShardSet | None) -> Curve | None:
     return Curve(points["train_loss"], points["valid_loss"])
 
 
-def _evaluation(scored: ShardSet | None) -> list[Evaluation]:
+def _evaluation(scored: ShardSet | None, published: ShardSet | None) -> list[Evaluation]:
     if scored is None:
         return []
     scores = storage.read_json(scored.file("scores.json"))
     baseline = next((one for one in scores["baselines"] if one["name"] == "unigram"), None)
+    unit = published.manifest().facts.get("held_out_by", "") if published else ""
+    split = f"held out by {unit}" if unit else "held out"
     rows = []
     for measure, key, better in (
         ("perplexity per token", "perplexity", "lower"),
@@ -240,7 +251,7 @@ def _evaluation(scored: ShardSet | None) -> list[Evaluation]:
         ("next-token accuracy", "accuracy", "higher"),
     ):
         against = baseline[key] if baseline else None
-        rows.append(Evaluation(measure, scores["model"][key], "held-out hosts", against, "unigram", better))  # type: ignore[arg-type]
+        rows.append(Evaluation(measure, scores["model"][key], split, against, "unigram", better))  # type: ignore[arg-type]
     return rows
 
 

@@ -138,11 +138,10 @@ class Frontier:
 
     def batches(self) -> dict[int, tuple[FetchOrder, ...]]:
         """The next round by partition, at most `round_pages` each, hosts taking turns; the same until `take` is called.
-        Needs the robots of every origin in `origins_needed()`."""
+        Empty while the next level needs the robots of `origins_needed()`, and at the end."""
         while not self._open and self._next_level() is not None:
-            missing = self.origins_needed()
-            if missing:
-                raise ValueError(f"robots.txt not learnt of {', '.join(missing)}")
+            if self.origins_needed():
+                break
             self._open_level()
         queues: defaultdict[int, list[tuple[int, FetchOrder]]] = defaultdict(list)
         turn_of: Counter[str] = Counter()

@@ -135,3 +135,16 @@ def test_bad_seeds_are_rejects_and_bad_patterns_config_errors() -> None:
     assert frontier.rejects == [UrlReject("ftp://h/x", "bad_url", "scheme 'ftp' is not http or https")]
     with pytest.raises(ValidationError, match="no regular expression"):
         FrontierConfig(seeds=("http://h/",), deny=("(",))
+
+
+def test_a_level_of_which_all_is_refused_does_not_hide_that_the_next_needs_robots() -> None:
+    frontier = Frontier(FrontierConfig(seeds=("http://a/", "http://a/r"), allowed_hosts=("a",)))
+    frontier.learn({"http://a": Robots.parse("User-agent: *\nDisallow: /no", "mill")})
+    assert len(frontier.batches()[next(iter(frontier.batches()))]) == 2
+    frontier.take([Seen("http://a/", links=("https://a/x",)), Seen("http://a/r", redirect_to="/no")])
+    assert frontier.batches() == {}
+    assert not frontier.finished
+    assert frontier.origins_needed() == ["https://a"]
+    frontier.learn({"https://a": Robots.parse("", "mill")})
+    assert [order.url for orders in frontier.batches().values() for order in orders] == ["https://a/x"]
+    assert [(reject.url, reject.rule) for reject in frontier.rejects] == [("http://a/no", "robots")]
