@@ -54,7 +54,7 @@ class RunConfig(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     name: str = Field("corpus", pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
-    """Name of the corpus and of the model that is registered."""
+    """Name of the corpus: a tag of the run in MLflow."""
     dask: DaskConfig = DaskConfig()
     """Where shards are computed; no part of any recipe."""
     crawl: CrawlConfig = CrawlConfig()

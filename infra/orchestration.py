@@ -74,7 +74,12 @@ def tracked_flow(name: str, config: BaseModel, lineage: Lineage | None = None) -
         return
     root = lineage.root if lineage else ledger.current_run() or run_id
     page = flow_run_url(run_id)
-    tags = {tracking.FLOW_RUN_TAG: run_id, "flow": name, "mlflow.note.content": f"Prefect run: [{run_id}]({page})"}
+    tags = {
+        tracking.FLOW_RUN_TAG: run_id,
+        "flow": name,
+        "corpus": str(getattr(config, "name", "")),
+        "mlflow.note.content": f"Prefect run: [{run_id}]({page})",
+    }
     for logger in ("gristmill", "tasks"):  # their words go to the run's page, as PREFECT_LOGGING_EXTRA_LOGGERS asks
         logging.getLogger(logger).setLevel(logging.INFO)
     above = lineage.mlflow_run_id if lineage else ""
