@@ -39,7 +39,8 @@ class StorageError(GristmillError, OSError):
 @lru_cache(maxsize=16)
 def _file_system(protocol: str) -> Any:
     try:
-        return fsspec.filesystem(protocol)
+        # other processes write there too: a remembered listing would hide what they have just written
+        return fsspec.filesystem(protocol, use_listings_cache=False)
     except (ImportError, ValueError) as error:
         raise StorageError(f"storage: no driver for {protocol}:// ({error}); install the extra, for example [s3]") from error
 
@@ -82,8 +83,6 @@ def list_folder(path: str) -> list[str]:
     """Base names in a folder, sorted; empty where there is no such folder."""
     system, name = _locate(path)
     try:
-        # another process may have written there: an object store's listing cache would hide it
-        system.invalidate_cache(name)
         return sorted(posixpath.basename(entry.rstrip("/")) for entry in system.ls(name, detail=False))
     except FileNotFoundError:
         return []

@@ -136,6 +136,15 @@ class Mill:
             found += self.ask("/flow_runs/filter", flow_runs={"parent_flow_run_id": {"any_": [run["id"]]}})
         return found
 
+    def flow_below(self, run_id: str, flow: str, patience_s: float = 120) -> str:
+        """Id of the run of `flow` that runs for a run, or of that run itself, as soon as there is one."""
+
+        def found() -> str:
+            names = {self.ask(f"/flows/{run['flow_id']}")["name"]: run["id"] for run in self.below(run_id)}
+            return str(names.get(flow, ""))
+
+        return str(wait_until(found, patience_s, f"a run of {flow}; {self.logs()}"))
+
     def step_runs(self, run_id: str) -> list[dict[str, Any]]:
         """All task runs of a run that are steps, oldest first."""
         ids = [run["id"] for run in self.below(run_id)]
@@ -177,7 +186,7 @@ class Mill:
     def forget(self, run_id: str, first: str) -> None:
         """Remove the versions of a run's step and of all that follow it, as if they had never been made."""
         for step in STEPS[STEPS.index(first) :]:
-            shutil.rmtree(self.store / self.entries(run_id)[step]["path"])
+            shutil.rmtree(self.store / self.entries(run_id)[step]["path"], ignore_errors=True)
 
     def logs(self) -> str:
         """The last words of every log, for a failure's message."""
