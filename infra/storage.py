@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import os
 import posixpath
+import tempfile
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -141,6 +142,18 @@ def read_bytes(path: str) -> bytes:
     """The whole file."""
     with open_read(path) as handle:
         return handle.read()
+
+
+@contextmanager
+def local_folder(path: str) -> Iterator[str]:
+    """A folder of files as local files, for libraries that open nothing else: itself, or a copy for the time of the block."""
+    if is_local(path):
+        yield path
+        return
+    with tempfile.TemporaryDirectory(prefix="gristmill-") as folder:
+        for name in list_folder(path):
+            write_bytes(join(folder, name), read_bytes(join(path, name)))
+        yield folder
 
 
 def write_bytes(path: str, data: bytes) -> None:

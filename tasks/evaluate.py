@@ -22,11 +22,12 @@ def evaluate(model: ShardSet, tokens: ShardSet, config: EvaluateConfig, out: Out
     facts = tokens.manifest().facts
     shards = {name: [read_shard(tokens.folder, index) for index in indices] for name, indices in facts["splits"].items()}
     counts = token_counts(shards["train"], facts["vocab_size"])
-    result = metrics.evaluate(model.file(MODEL), shards["test"], config, train_counts=counts)
     prompts = config.samples
-    texts = metrics.sample_texts(
-        model.file(MODEL), prompts.prompts, prompts.max_new_tokens, prompts.seed, prompts.temperature, device_name=config.device
-    )
+    with storage.local_folder(model.file(MODEL)) as folder:
+        result = metrics.evaluate(folder, shards["test"], config, train_counts=counts)
+        texts = metrics.sample_texts(
+            folder, prompts.prompts, prompts.max_new_tokens, prompts.seed, prompts.temperature, device_name=config.device
+        )
     rows = {
         "model": dataclasses.asdict(result.model),
         "baselines": [dataclasses.asdict(one) for one in result.baselines],
