@@ -22,7 +22,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     items[:] = [item for item in items if item in chosen]
 
 
-SLICE_SIZE = 3
+SLICE_SIZE = 2
 
 
 @pytest.fixture
