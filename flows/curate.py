@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from prefect import flow
-from tasks.crawl import crawl
-from tasks.extract import extract
 
 from flows.config import RunConfig
 from infra.cluster import pool
 from infra.dataset import ShardSet
 from infra.orchestration import Lineage, tracked_flow
+from tasks.crawl import crawl
 from tasks.dedup import dedup
+from tasks.extract import extract
 from tasks.filter import filter
 from tasks.ingest import ingest
 from tasks.publish import publish

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from prefect import flow
-from tasks.report import report
 
 from flows.config import RunConfig
 from flows.curate import curate
@@ -11,6 +10,7 @@ from flows.deployments import run_elsewhere
 from flows.release import release
 from infra.dataset import ShardSet
 from infra.orchestration import tracked_flow
+from tasks.report import report
 
 
 @flow(name="pipeline", description=__doc__, persist_result=False)

@@ -15,7 +15,7 @@ from served_mill import PROJECT, STEPS, Mill
 CHROMIUM = shutil.which("chromium")
 pytestmark = [
     pytest.mark.soak,
-    pytest.mark.timeout(600),
+    pytest.mark.timeout(360, func_only=True),  # the run that the tests share is not counted
     pytest.mark.skipif(CHROMIUM is None, reason="no chromium here: apt-get install chromium"),
 ]
 

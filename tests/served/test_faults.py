@@ -12,7 +12,7 @@ import psutil
 import pytest
 from served_mill import STEPS, Mill, wait_until
 
-pytestmark = [pytest.mark.soak, pytest.mark.timeout(360)]
+pytestmark = [pytest.mark.soak, pytest.mark.timeout(360, func_only=True)]
 
 
 @pytest.fixture

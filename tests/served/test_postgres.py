@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 from served_mill import STEPS, Mill, free_port
 
-pytestmark = [pytest.mark.soak, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.soak, pytest.mark.timeout(360, func_only=True)]
 
 
 def binaries() -> Path | None:

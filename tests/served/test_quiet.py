@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from served_mill import Mill
 
-pytestmark = pytest.mark.timeout(600)
+pytestmark = pytest.mark.timeout(360, func_only=True)
 
 
 def test_no_process_of_a_mill_asks_for_an_outside_host(mill: Mill, retried: str) -> None:

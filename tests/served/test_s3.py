@@ -13,7 +13,7 @@ import pytest
 import s3fs
 from served_mill import STEPS, Mill, free_port, wait_until
 
-pytestmark = [pytest.mark.soak, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.soak, pytest.mark.timeout(360, func_only=True)]
 
 
 @pytest.fixture

@@ -16,7 +16,7 @@ import pyarrow.parquet as pq
 import pytest
 from served_mill import AFTER_GATE, CURATED, STEPS, Mill
 
-pytestmark = pytest.mark.timeout(600)
+pytestmark = pytest.mark.timeout(360, func_only=True)
 
 
 @pytest.fixture(scope="module")
