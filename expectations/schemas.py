@@ -1,17 +1,14 @@
-"""What the tables between steps look like: one Arrow schema per stage, and the check that a table has it.
+"""What the tables between steps look like: one Arrow schema per stage, by the name that manifests and suites use.
 
 Ids are 32 lower-case hex characters (`infra/ids.py`). Fields are nullable throughout: which of them may really be null is
-said by the suites beside this file, where a hand can change it. Costs nothing until `conform` casts a table.
+said by the suites beside this file, where a hand can change it. The steps that make a table take its schema from here.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
 import pyarrow as pa
 
 from infra.dataset import REJECTS_SCHEMA
-from infra.errors import InputError
 
 CAPTURES = pa.schema(
     [
@@ -25,7 +22,7 @@ CAPTURES = pa.schema(
         ("num_bytes", pa.int64()),
     ]
 )
-"""One fetched page or imported row, in `doc_id` order; `num_bytes` is the payload before decoding."""
+"""One fetched page, in `doc_id` order; `num_bytes` is the payload before decoding."""
 
 DOCUMENTS = pa.schema(
     [
@@ -38,68 +35,39 @@ DOCUMENTS = pa.schema(
         ("text_digest", pa.string()),
     ]
 )
-"""One text. From extract to redact the columns stay; rewrite and redact change `text` and its `text_digest`, never the ids."""
+"""One text. Rewrite and redact change `text` and its `text_digest`, never the ids."""
 
-PUBLISHED = DOCUMENTS.append(pa.field("language", pa.string()))
-"""What the gate sees and publish writes: documents with the language that `signals` found."""
+PUBLISHED = DOCUMENTS.append(pa.field("language", pa.string())).append(pa.field("language_score", pa.float32()))
+"""Documents with the language that `signals` found; what rewrite hands on, and publish writes."""
+
+CLUSTERED = PUBLISHED.append(pa.field("cluster", pa.string()))
+"""The same with the loose duplicate cluster, named by its best-ranked document."""
+
+SPLIT = CLUSTERED.append(pa.field("split", pa.string()))
+"""The same with `train` or `test`."""
 
 TOKEN_DOCS = pa.schema(
     [
         ("doc_id", pa.string()),
-        ("shard", pa.int32()),
-        ("offset", pa.int64()),
-        ("num_tokens", pa.int32()),
-        ("num_bytes", pa.int32()),
+        ("source", pa.string()),
+        ("offset", pa.int64()),  # of its first token in the shard
+        ("num_tokens", pa.int32()),  # with the closing end-of-text token
+        ("num_bytes", pa.int32()),  # of its UTF-8 text
     ]
 )
-"""Where a document's tokens lie: `offset` in tokens from the start of token shard `shard`; `num_bytes` of its UTF-8 text."""
+"""Where a document's tokens lie in its token shard."""
 
 SCHEMAS: dict[str, pa.Schema] = {
     "captures": CAPTURES,
     "documents": DOCUMENTS,
-    "rewritten": DOCUMENTS,
-    "redacted": DOCUMENTS,
+    "rewritten": PUBLISHED,
+    "clustered_documents": CLUSTERED,
+    "split_documents": SPLIT,
     "published": PUBLISHED,
     "rejects": REJECTS_SCHEMA,
-    "token_docs": TOKEN_DOCS,
+    "token_documents": TOKEN_DOCS,
 }
-"""Schemas by the name that manifests and suites use; `signals` is open, see `signals_schema`."""
+"""What the steps of a flow write; a single step on plain files has the columns it was given beside those it adds."""
 
 OPEN_SCHEMAS = ("signals",)
-SIGNAL_TYPES = (pa.float32(), pa.int32(), pa.bool_(), pa.string())
-
-
-class SchemaError(InputError):
-    """A table that does not have its stage's columns; the message names the step, the column and the types."""
-
-
-def signals_schema(columns: Mapping[str, pa.DataType]) -> pa.Schema:
-    """The schema of `signals`: who the document is, then one column per signal in the order given.
-
-    Raises:
-        SchemaError: a signal takes the name of an identity column, or has a type that signals do not use.
-    """
-    identity = [DOCUMENTS.field(name) for name in ("doc_id", "content_id", "source", "url", "host")]
-    for name, kind in columns.items():
-        if name in DOCUMENTS.names:
-            raise SchemaError(f"signals: {name}: a signal cannot have the name of a document column")
-        if kind not in SIGNAL_TYPES:
-            raise SchemaError(f"signals: {name}: type {kind}; a signal is {', '.join(map(str, SIGNAL_TYPES))}")
-    return pa.schema([*identity, *(pa.field(name, kind) for name, kind in columns.items())])
-
-
-def conform(table: pa.Table, schema: pa.Schema, where: str) -> pa.Table:
-    """`table` with exactly the columns of `schema`, in its order and types.
-
-    Raises:
-        SchemaError: a column is missing, unknown, or does not cast without loss; `where` opens the message.
-    """
-    missing = [name for name in schema.names if name not in table.column_names]
-    unknown = [name for name in table.column_names if name not in schema.names]
-    if missing or unknown:
-        problems = [f"column {name!r} is missing" for name in missing] + [f"column {name!r} is unknown" for name in unknown]
-        raise SchemaError(f"{where}: {'; '.join(problems)} (expected {', '.join(schema.names)})")
-    try:
-        return table.select(schema.names).cast(schema)
-    except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
-        raise SchemaError(f"{where}: {error}") from error
+"""Stages whose columns grow with what is measured."""

@@ -173,7 +173,7 @@ class ShardSet(BaseModel):
     @property
     def folder(self) -> str:
         """The folder as this machine reaches it."""
-        return self.path if _is_absolute(self.path) else storage.join(settings().store, self.path)
+        return folder_of(self.path)
 
     def manifest(self) -> Manifest:
         """The version's manifest, read afresh."""
@@ -181,14 +181,21 @@ class ShardSet(BaseModel):
 
     def shards(self) -> list[ShardRef]:
         """Its shards in order."""
-        return [
-            ShardRef(storage.join(self.folder, receipt.name), receipt.digest, receipt.index, receipt.num_rows)
-            for receipt in self.manifest().shards
-        ]
+        return shard_refs(self.folder, self.manifest().shards)
 
     def file(self, name: str) -> str:
         """Path of one of its files that is not a shard."""
         return storage.join(self.folder, name)
+
+
+def shard_refs(folder: str, receipts: Sequence[Receipt]) -> list[ShardRef]:
+    """The shards that these receipts describe."""
+    return [ShardRef(storage.join(folder, one.name), one.digest, one.index, one.num_rows) for one in receipts]
+
+
+def folder_of(path: str) -> str:
+    """Where this machine reaches a version whose path travelled: below its own storage root, unless it is absolute."""
+    return path if path.startswith("/") or "://" in path else storage.join(settings().store, path)
 
 
 def part_name(index: int) -> str:
@@ -352,7 +359,7 @@ def dataset(folder: str, *, rejects: bool = False) -> pads.Dataset | None:
         return None
     if storage.is_local(where):
         return pads.dataset([storage.join(where, name) for name in names], format="parquet")
-    system, root = storage._locate(where)
+    system, root = storage.locate(where)
     return pads.dataset([f"{root}/{name}" for name in names], format="parquet", filesystem=system)
 
 
@@ -366,7 +373,3 @@ def rejects_table(rows: Iterable[dict[str, Any]]) -> pa.Table:
 
 def _receipt_path(folder: str, index: int) -> str:
     return storage.join(folder, "shards", f"{index:05d}.json")
-
-
-def _is_absolute(path: str) -> bool:
-    return path.startswith("/") or "://" in path

@@ -15,7 +15,7 @@ from datetime import UTC, datetime
 from pydantic import BaseModel, ConfigDict
 
 from infra import storage
-from infra.dataset import ShardSet, open_version
+from infra.dataset import ShardSet, folder_of, open_version
 from infra.settings import settings
 from infra.versions import code_version
 
@@ -56,8 +56,7 @@ class Entry(BaseModel):
 
     def shards(self) -> ShardSet:
         """The version this step ended with."""
-        folder = self.path if self.path.startswith("/") or "://" in self.path else storage.join(settings().store, self.path)
-        return open_version(folder)
+        return open_version(folder_of(self.path))
 
 
 @contextmanager

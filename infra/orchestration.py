@@ -167,7 +167,7 @@ def _tell(step: Step, inputs: Sequence[Any], config: BaseModel, result: Result, 
         lines.append(f"| dropped by | documents | share |\n| --- | ---: | ---: |\n{rows}")
     if track is not None:
         lines.append(f"[MLflow run]({track.url})")
-        track.params({"version": result.shards.version, "digest": result.shards.digest, **_flat(config)})
+        track.params(_flat(config))
         track.metrics(
             {
                 "rows_total": counts.total,
@@ -177,10 +177,11 @@ def _tell(step: Step, inputs: Sequence[Any], config: BaseModel, result: Result, 
                 **{name: value for name, value in result.shards.manifest().facts.items() if isinstance(value, int | float)},
             }
         )
-        path = result.shards.file("run.json")
-        made = storage.read_json(path) if storage.exists(path) else {}  # a kill can fall between the manifest and this file
+        made = storage.read_json(result.shards.file("run.json"))
         where = {f"made.{name}": made[name] for name in ("host", "device", "device_reason") if name in made}
-        track.tags({"step.state": "loaded" if result.loaded else "made", **where})
+        state = "loaded" if result.loaded else "made"
+        # tags and not parameters, which MLflow never changes: a retry may make another version
+        track.tags({"step.state": state, "version": result.shards.version, "digest": result.shards.digest, **where})
         for shards in _each(inputs):
             track.dataset(shards, "input")
         track.dataset(result.shards, "output")

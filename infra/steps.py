@@ -27,6 +27,8 @@ from infra.versions import code_of, code_version
 
 log = logging.getLogger("gristmill")
 
+ASIDE = "aside"
+"""Folder of intermediate results, which are removed when the version is complete."""
 BESIDE = "beside"
 """Folder of what belongs to a version and cannot be made again, and the key of such files in `run.json`."""
 INPUT_PREFIX = "input"
@@ -60,19 +62,12 @@ class Output:
         folder = self.aside(phase)
         receipts = map_shards(work, items, folder, phase)
         self.sum_facts(receipts)
-        return [
-            dataset.ShardRef(storage.join(folder, receipt.name), receipt.digest, receipt.index, receipt.num_rows)
-            for receipt in receipts
-        ]
+        return dataset.shard_refs(folder, receipts)
 
     def map_beside(self, phase: str, work: Callable[[Item], Outcome], items: Sequence[Item]) -> list[dataset.ShardRef]:
         """As `map_aside`, but what is made stays: it cannot be made again, such as the log of a crawl."""
         folder = storage.join(self.folder, BESIDE, phase)
-        receipts = map_shards(work, items, folder, phase)
-        return [
-            dataset.ShardRef(storage.join(folder, receipt.name), receipt.digest, receipt.index, receipt.num_rows)
-            for receipt in receipts
-        ]
+        return dataset.shard_refs(folder, map_shards(work, items, folder, phase))
 
     def keep_beside(self, *names: str) -> None:
         """Note files that belong to the version but hold volatile facts (dates, offsets): in `run.json`, not in the digest."""
@@ -81,7 +76,7 @@ class Output:
 
     def aside(self, *names: str) -> str:
         """A folder for intermediate results."""
-        return storage.join(self.folder, "aside", *names)
+        return storage.join(self.folder, ASIDE, *names)
 
     def sum_facts(self, receipts: Sequence[Receipt]) -> None:
         """Add up the facts of the shards into facts of the version."""
@@ -151,12 +146,15 @@ class Step:
         version = dataset.version_of(recipe)
         folder = folder or storage.join(settings().store, self.name, version)
         if (manifest := dataset.find(folder, version)) is not None:
+            storage.remove(storage.join(folder, ASIDE))  # what a kill right after the manifest left
             return Result(dataset.shard_set(folder, manifest), loaded=True, seconds=time.monotonic() - started)
         _claim(folder, recipe, version)
         resumed = len(_visible(storage.join(folder, "shards")))
         began = datetime.now(UTC)
         out = Output(folder, version)
         self.function(*inputs, config=config, out=out)
+        seconds = time.monotonic() - started
+        _write_run(folder, began, seconds, resumed, out.volatile)
         manifest = dataset.seal(
             folder,
             step=self.name,
@@ -167,9 +165,7 @@ class Step:
             facts=out.facts,
             counts=out.counts,
         )
-        seconds = time.monotonic() - started
         storage.remove(out.aside())
-        _write_run(folder, began, seconds, resumed, out.volatile)
         counts = manifest.counts
         log.info(
             "%s: %d in, %d kept, %d dropped, %.1f s", self.name, counts.total, counts.kept, counts.total - counts.kept, seconds

@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import lru_cache
 from pathlib import Path
-from typing import Annotated, Any, BinaryIO
+from typing import Annotated, Any, BinaryIO, cast
 
 import fsspec
 from pydantic import AfterValidator
@@ -46,7 +46,8 @@ def _file_system(protocol: str) -> Any:
         raise StorageError(f"storage: no driver for {protocol}:// ({error}); install the extra, for example [s3]") from error
 
 
-def _locate(path: str) -> tuple[Any, str]:
+def locate(path: str) -> tuple[Any, str]:
+    """The fsspec file system of a path, and its name there."""
     protocol, separator, _ = path.partition("://")
     if not separator:
         return _file_system("file"), os.path.abspath(path)  # noqa: PTH100 -- a Path would fold s3:// URLs
@@ -67,13 +68,13 @@ def join(root: str, *parts: str) -> str:
 
 def exists(path: str) -> bool:
     """Whether a file or folder is there."""
-    system, name = _locate(path)
+    system, name = locate(path)
     return bool(system.exists(name))
 
 
 def size_bytes(path: str) -> int | None:
     """The file's size in bytes, None where there is no such file."""
-    system, name = _locate(path)
+    system, name = locate(path)
     try:
         return int(system.size(name))
     except FileNotFoundError:
@@ -82,7 +83,7 @@ def size_bytes(path: str) -> int | None:
 
 def list_folder(path: str) -> list[str]:
     """Base names in a folder, sorted; empty where there is no such folder."""
-    system, name = _locate(path)
+    system, name = locate(path)
     try:
         return sorted(posixpath.basename(entry.rstrip("/")) for entry in system.ls(name, detail=False))
     except FileNotFoundError:
@@ -91,13 +92,13 @@ def list_folder(path: str) -> list[str]:
 
 def make_folder(path: str) -> None:
     """Create a folder and its parents."""
-    system, name = _locate(path)
+    system, name = locate(path)
     system.makedirs(name, exist_ok=True)
 
 
 def remove(path: str) -> None:
     """Remove a file or a whole folder; nothing happens where there is none."""
-    system, name = _locate(path)
+    system, name = locate(path)
     if system.exists(name):
         system.rm(name, recursive=True)
 
@@ -105,10 +106,13 @@ def remove(path: str) -> None:
 @contextmanager
 def open_write(path: str) -> Iterator[BinaryIO]:
     """Write a whole file: under a temporary name beside it, synced, renamed at the end; nothing is left after an error."""
-    system, name = _locate(path)
+    system, name = locate(path)
     if not is_local(path):
-        with system.open(name, "wb") as handle:
-            yield handle
+        # closing an object store's handle commits what was written so far, after an error too: so the whole file is made first
+        with tempfile.NamedTemporaryFile(prefix="gristmill-") as whole:
+            yield cast(BinaryIO, whole)
+            whole.flush()
+            system.put_file(whole.name, name)
         return
     folder = posixpath.dirname(name)
     os.makedirs(folder, exist_ok=True)  # noqa: PTH103
@@ -131,7 +135,7 @@ def open_read(path: str) -> BinaryIO:
     Raises:
         StorageError: no such file.
     """
-    system, name = _locate(path)
+    system, name = locate(path)
     try:
         return system.open(name, "rb")
     except FileNotFoundError as error:

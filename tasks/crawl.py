@@ -18,10 +18,11 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from pydantic import BaseModel, ConfigDict, Field
 
+from expectations.schemas import CAPTURES
 from infra import storage
 from infra.dataset import Outcome, ShardRef, rejects_table, write_table
 from infra.errors import InputError
-from infra.ids import doc_id, payload_digest
+from infra.ids import digest_of, doc_id, payload_digest
 from infra.progress import report
 from infra.settings import settings
 from infra.steps import BESIDE, Output, step
@@ -32,22 +33,10 @@ from tasks.web.fetch import FetchConfig, Fetched, crawl_batch, fetch_robots
 from tasks.web.frontier import FetchOrder, Frontier, FrontierConfig, Seen
 from tasks.web.robots import Robots
 
-CAPTURES_SCHEMA = pa.schema(
-    [
-        ("doc_id", pa.string()),
-        ("source", pa.string()),
-        ("url", pa.string()),
-        ("host", pa.string()),
-        ("status", pa.int32()),
-        ("content_type", pa.string()),
-        ("payload_digest", pa.string()),
-        ("num_bytes", pa.int64()),
-    ]
-)
 # what a round's log adds to a capture: what the frontier learns from it, and where the payload lies
 LOG_SCHEMA = pa.schema(
     [
-        *CAPTURES_SCHEMA,
+        *CAPTURES,
         ("links", pa.list_(pa.string())),
         ("redirect_to", pa.string()),
         ("rule", pa.string()),
@@ -142,7 +131,7 @@ def crawl(config: CrawlConfig, out: Output) -> None:
         if isinstance(source, WarcSource):
             logs += out.map_beside(f"warc-{number}", partial(index_warc, source=source.name), _warc_files(source.path))
         else:
-            with _site(source, out) as (seeds, hosts):
+            with _site(source) as (seeds, hosts):
                 logs += _crawl_site(number, source.name, _with_seeds(config, seeds, hosts), out, refused)
     names = [name for name in LOG_SCHEMA.names if name not in ("links", "redirect_to")]
     table = pa.concat_tables([log.read(names) for log in logs]) if logs else LOG_SCHEMA.empty_table().select(names)
@@ -194,7 +183,7 @@ def seal_captures(piece: tuple[pa.Table, int, list[dict[str, Any]]], folder: str
     rejects += ({**row, "value": row["status"]} for row in dropped.to_pylist())
     kept = table.filter(pc.is_null(table["rule"]))
     write_table(storage.join(folder, f"index-{index:05d}.parquet"), kept.select(INDEX_COLUMNS))
-    return Outcome(kept.select(CAPTURES_SCHEMA.names), rejects_table(rejects))
+    return Outcome(kept.select(CAPTURES.names), rejects_table(rejects))
 
 
 def _own_files(out: Output, table: pa.Table, num_shards: int) -> list[str]:
@@ -260,12 +249,14 @@ class _RobotsLog:
 
 
 @contextlib.contextmanager
-def _site(source: SiteSource | DemoSource, out: Output) -> Iterator[tuple[list[str], list[str]]]:
+def _site(source: SiteSource | DemoSource) -> Iterator[tuple[list[str], list[str]]]:
     """The URLs to begin with, and the private hosts that may be fetched; the demo's site is up inside the block."""
     if isinstance(source, SiteSource):
         yield _seeds(source), []
         return
-    folder = settings().home / "demo-site"
+    # one folder a site: another run may be serving its own
+    plan = digest_of(demo.botocore_version(), str(source.services), str(source.num_hosts), str(source.port))
+    folder = settings().home / "demo-site" / plan[:8]
     site = demo.build_site(folder, source.services, source.num_hosts, source.port)
     with demo.serve_site(folder, site.hosts):
         yield list(site.seeds), list(site.hosts)

@@ -15,7 +15,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from infra import storage
-from infra.dataset import Outcome, ShardRef, ShardSet, write_table
+from infra.dataset import EXCERPT_CHARS, Outcome, ShardRef, ShardSet, write_table
 from infra.steps import Output, step
 from tasks.text import clusters, minhash
 from tasks.text.minhash import DedupConfig
@@ -72,7 +72,7 @@ def remove_shard(job: tuple[ShardRef, int], fates: str, config: DedupConfig) -> 
             "value": why["similarity"],
             "threshold": pa.repeat(config.min_jaccard, gone.num_rows),
             "detail": why["keeper"],
-            "excerpt": pc.utf8_slice_codeunits(gone["text"], 0, 300),
+            "excerpt": pc.utf8_slice_codeunits(gone["text"], 0, EXCERPT_CHARS),
         }
     )
     return Outcome(table.filter(keep).append_column("cluster", fate["cluster"].filter(keep)), rejects)

@@ -7,8 +7,7 @@ import dataclasses
 from infra import storage, tracking
 from infra.dataset import Counts, ShardSet
 from infra.steps import Output, step
-from tasks.learn.config import EvaluateConfig
-from tasks.pretrain import MODEL
+from tasks.learn.config import MODEL, EvaluateConfig
 
 SCORES = "scores.json"
 

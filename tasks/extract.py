@@ -10,11 +10,11 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from expectations.schemas import DOCUMENTS
 from infra import storage
 from infra.dataset import EXCERPT_CHARS, Outcome, ShardRef, ShardSet, rejects_table
 from infra.ids import content_id, text_digest
 from infra.steps import Output, step
-from tasks.text.readers import DOCUMENTS_SCHEMA
 from tasks.web import html, warc
 from tasks.web.coding import CodingError
 from tasks.web.html import HtmlConfig
@@ -35,7 +35,7 @@ def extract_shard(job: tuple[ShardRef, str], config: HtmlConfig) -> Outcome:
             continue
         names = {name: capture[name] for name in ("doc_id", "source", "url", "host")}
         rows.append({**names, "content_id": content_id(found.text), "text": found.text, "text_digest": text_digest(found.text)})
-    documents = pa.Table.from_pylist(rows, schema=DOCUMENTS_SCHEMA).sort_by("doc_id")
+    documents = pa.Table.from_pylist(rows, schema=DOCUMENTS).sort_by("doc_id")
     return Outcome(documents, rejects_table(sorted(rejects, key=lambda row: row["doc_id"])))
 
 

@@ -7,7 +7,7 @@ from functools import partial
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from infra.dataset import REJECTS_SCHEMA, Outcome, ShardRef, ShardSet
+from infra.dataset import EXCERPT_CHARS, REJECTS_SCHEMA, Outcome, ShardRef, ShardSet
 from infra.steps import Output, step
 from tasks.text.rules import FilterConfig, decide
 from tasks.text.signals import SIGNALS
@@ -32,7 +32,7 @@ def decide_shard(shard: ShardRef, config: FilterConfig) -> Outcome:
             "value": decision.value.filter(drop),
             "threshold": decision.threshold.filter(drop),
             "detail": decision.detail.filter(drop),
-            "excerpt": pc.utf8_slice_codeunits(dropped["text"], 0, 300)
+            "excerpt": pc.utf8_slice_codeunits(dropped["text"], 0, EXCERPT_CHARS)
             if "text" in table.column_names
             else pa.nulls(dropped.num_rows, pa.string()),
         },

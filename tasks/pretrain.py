@@ -13,12 +13,10 @@ from infra.progress import report
 from infra.settings import settings
 from infra.steps import Output, step
 from models.presets import flops_per_token, num_parameters
-from tasks.learn.config import TrainConfig
-from tasks.tokenise import TOKENISER
+from tasks.learn.config import MODEL, TOKENISER, TrainConfig
 
 log = logging.getLogger("gristmill")
 
-MODEL = "model"
 HISTORY = "history.json"
 # what the clock decides is no part of a version
 VOLATILE = ("seconds", "tokens_per_s")

@@ -10,12 +10,12 @@ import pyarrow.compute as pc
 import yaml
 from pydantic import BaseModel, ConfigDict
 
+from expectations.schemas import PUBLISHED
 from infra import storage
 from infra.dataset import Manifest, Outcome, ShardRef, ShardSet, part_name
 from infra.steps import Output, step
 
 SPLITS = ("train", "test")
-PUBLISHED_COLUMNS = ("doc_id", "content_id", "source", "url", "host", "language", "language_score", "text", "text_digest")
 
 
 class PublishConfig(BaseModel):
@@ -37,7 +37,7 @@ def publish_shard(job: tuple[ShardRef, str]) -> Outcome:
     table = shard.read()
     if "split" not in table.column_names:  # documents that were not split are all for training
         table = table.append_column("split", pa.repeat("train", table.num_rows))
-    columns = [name for name in PUBLISHED_COLUMNS if name in table.column_names]
+    columns = [name for name in PUBLISHED.names if name in table.column_names]
     return Outcome(table.filter(pc.equal(table["split"], split_name)).select(columns))
 
 

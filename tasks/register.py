@@ -12,7 +12,7 @@ from infra import storage, tracking
 from infra.dataset import Counts, Manifest, ShardSet
 from infra.settings import settings
 from infra.steps import Output, step
-from tasks.pretrain import MODEL
+from tasks.learn.config import MODEL
 
 CARD = "README.md"
 REGISTRY = "registry.json"

@@ -283,6 +283,5 @@ def _validation(validated: ShardSet | None) -> Validation | None:
 
 
 def _run(version: ShardSet) -> dict[str, Any]:
-    path = version.file("run.json")
-    facts: dict[str, Any] = storage.read_json(path) if storage.exists(path) else {}
+    facts: dict[str, Any] = storage.read_json(version.file("run.json"))
     return facts

@@ -8,13 +8,12 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
+from expectations.schemas import DOCUMENTS
 from infra.dataset import Outcome, ShardRef, ShardSet, rejects_table
 from infra.ids import text_digest
 from infra.steps import Output, step
 from tasks.text.rules import PROFILE_LINE_RULES, check_profile
 from tasks.text.signals import LineRules, rewrite_lines
-
-DOCUMENT_COLUMNS = ("doc_id", "content_id", "source", "url", "host", "text", "text_digest")
 
 
 class RewriteConfig(BaseModel):
@@ -40,7 +39,7 @@ class RewriteConfig(BaseModel):
 def rewrite_shard(pair: tuple[ShardRef, ShardRef], config: RewriteConfig) -> Outcome:
     """Rewrite the kept documents of one shard; `pair` is the documents and the verdicts on them."""
     documents, verdicts = pair
-    table = documents.read(DOCUMENT_COLUMNS)
+    table = documents.read(DOCUMENTS.names)
     verdict = verdicts.read()
     table = table.filter(pc.is_in(table["doc_id"], verdict["doc_id"].combine_chunks()))
     if "language" in verdict.column_names:  # verdicts are a subsequence of the documents, so the rows match
@@ -60,7 +59,7 @@ def rewrite_shard(pair: tuple[ShardRef, ShardRef], config: RewriteConfig) -> Out
     return Outcome(rewritten.filter(long_enough), rejects, {f"lines_removed.{rule}": count for rule, count in removed.items()})
 
 
-@step(schema="documents")
+@step(schema="rewritten")
 def rewrite(documents: list[ShardSet], verdicts: ShardSet, config: RewriteConfig, out: Output) -> None:
     """Remove policy, script and fragment lines and citation marks from the documents that the filter kept."""
     shards = [shard for version in documents for shard in version.shards()]

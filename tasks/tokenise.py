@@ -13,8 +13,7 @@ from infra.steps import Output, step
 from models import tokeniser
 from models.tokeniser import TokeniserConfig
 from tasks.learn import tokens
-
-TOKENISER = "tokeniser"
+from tasks.learn.config import TOKENISER
 
 
 def tokenise_shard(shard: ShardRef, tokeniser_folder: str, folder: str) -> Outcome:

@@ -8,6 +8,11 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from models.presets import ModelConfig
 
+MODEL = "model"
+"""Folder of a trained version that holds the Hugging Face model."""
+TOKENISER = "tokeniser"
+"""Folder of a token version that holds the tokeniser."""
+
 Device = Literal["auto", "cuda", "cpu"]
 Precision = Literal["auto", "bf16", "fp32"]
 

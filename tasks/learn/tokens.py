@@ -19,21 +19,13 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from expectations.schemas import TOKEN_DOCS
 from infra import dataset, storage
 from infra.errors import InputError
 from models import tokeniser
 
 Tokens = npt.NDArray[np.unsignedinteger[Any]]
 
-DOCS_SCHEMA = pa.schema(
-    [
-        ("doc_id", pa.string()),
-        ("source", pa.string()),
-        ("offset", pa.int64()),  # of its first token in the shard
-        ("num_tokens", pa.int32()),  # with the closing end-of-text token
-        ("num_bytes", pa.int32()),  # of its UTF-8 text
-    ]
-)
 # Documents per call into `tokenizers`: bounds the Python integers alive at once, about 40 bytes a token
 CHUNK_DOCUMENTS = 512
 COUNT_BLOCK_TOKENS = 1 << 22
@@ -45,7 +37,7 @@ class BadTokens(InputError):
 
 @dataclass(frozen=True, eq=False)
 class TokenShard:
-    """One shard: `tokens` (T,) unsigned, usually a memory map; `docs` as DOCS_SCHEMA, covering the tokens without a gap."""
+    """One shard: `tokens` (T,) unsigned, usually a memory map; `docs` as TOKEN_DOCS, covering the tokens without a gap."""
 
     tokens: Tokens
     docs: pa.Table
@@ -69,7 +61,7 @@ def token_dtype(vocab_size: int) -> np.dtype[Any]:
 def encode_shard(table: pa.Table, tokeniser_folder: str) -> tuple[Tokens, pa.Table]:
     """Encode the documents of `table` (doc_id, source, text) in row order.
 
-    Returns the token stream (T,) and its documents as DOCS_SCHEMA. Special tokens' names inside a text stay plain text.
+    Returns the token stream (T,) and its documents as TOKEN_DOCS. Special tokens' names inside a text stay plain text.
 
     Raises:
         BadTokens: a column is missing, or a text is null.
@@ -99,7 +91,7 @@ def encode_shard(table: pa.Table, tokeniser_folder: str) -> tuple[Tokens, pa.Tab
             "num_bytes": _byte_lengths(texts),
         }
     )
-    return np.concatenate(pieces), docs.select(DOCS_SCHEMA.names).cast(DOCS_SCHEMA)
+    return np.concatenate(pieces), docs.select(TOKEN_DOCS.names).cast(TOKEN_DOCS)
 
 
 def _byte_lengths(texts: pa.LargeStringArray) -> npt.NDArray[np.int64]:
@@ -121,7 +113,7 @@ def write_shard(folder: str, index: int, tokens: Tokens, docs: pa.Table) -> tupl
     """Write both files of a shard atomically, the stream first; returns their names, digests and sizes."""
     little_endian = tokens.astype(tokens.dtype.newbyteorder("<"), copy=False)
     storage.write_bytes(storage.join(folder, bin_name(index)), little_endian.tobytes())
-    dataset.write_table(storage.join(folder, docs_name(index)), docs.cast(DOCS_SCHEMA))
+    dataset.write_table(storage.join(folder, docs_name(index)), docs.cast(TOKEN_DOCS))
     return dataset.file_entry(folder, bin_name(index)), dataset.file_entry(folder, docs_name(index))
 
 
@@ -134,8 +126,8 @@ def read_shard(folder: str, index: int) -> TokenShard:
     """
     path = storage.join(folder, bin_name(index))
     docs = pq.read_table(pa.BufferReader(storage.read_bytes(storage.join(folder, docs_name(index)))))
-    if docs.schema.names != DOCS_SCHEMA.names:
-        raise BadTokens(f"{storage.join(folder, docs_name(index))}: columns {docs.schema.names}, expected {DOCS_SCHEMA.names}")
+    if docs.schema.names != TOKEN_DOCS.names:
+        raise BadTokens(f"{storage.join(folder, docs_name(index))}: columns {docs.schema.names}, expected {TOKEN_DOCS.names}")
     num_tokens = int(docs["num_tokens"].to_numpy().sum())
     num_bytes = storage.size_bytes(path)
     if num_bytes is None:

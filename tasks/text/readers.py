@@ -17,6 +17,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
+from expectations.schemas import DOCUMENTS
 from infra.dataset import rejects_table
 from infra.errors import InputError
 from infra.ids import content_id, doc_id, payload_digest, text_digest
@@ -26,9 +27,6 @@ from tasks.web.urls import UrlError, canonical, host_of
 JSONL = (".jsonl", ".ndjson", ".json")
 COMPRESSED = {".gz": "gzip", ".zst": "zstd"}
 TEXT = (".txt", ".md")
-DOCUMENTS_SCHEMA = pa.schema(
-    [(name, pa.string()) for name in ("doc_id", "content_id", "source", "url", "host", "text", "text_digest")]
-)
 
 
 class Fields(BaseModel):
@@ -172,7 +170,7 @@ def read_piece(pieces: Sequence[Piece], config: IngestConfig) -> tuple[pa.Table,
         for row in _read(piece, source):
             good = _document(row, source, piece)
             (rejects if "rule" in good else rows).append(good)
-    return pa.Table.from_pylist(rows, schema=DOCUMENTS_SCHEMA), rejects_table(rejects)
+    return pa.Table.from_pylist(rows, schema=DOCUMENTS), rejects_table(rejects)
 
 
 def _document(row: dict[str, Any], source: FolderSource | DatasetSource, piece: Piece) -> dict[str, Any]:

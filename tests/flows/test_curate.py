@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 import yaml
 
+from expectations.schemas import SCHEMAS
 from flows.single import find_step
 from infra import ledger
 from infra.dataset import ShardSet
@@ -203,6 +204,17 @@ def test_every_document_is_accounted_for_from_page_to_split(story: Story) -> Non
         assert counts[after].total == counts[before].kept, after
     assert counts["dedup"].dropped == {"exact_duplicate": NUM_ROWS // 5}
     assert counts["publish"].kept > 40
+
+
+def test_every_shard_has_the_columns_of_the_schema_that_its_manifest_names(story: Story) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("GRISTMILL_HOME", str(story.calm))
+        made = {entry.step: entry.shards() for entry in ledger.entries("first")}
+        for version in made.values():
+            if version.schema_name in SCHEMAS:
+                for shard in version.shards():
+                    assert shard.read().schema == SCHEMAS[version.schema_name], version.step
+    assert {version.schema_name for version in made.values()} >= SCHEMAS.keys() - {"rejects", "token_documents"}
 
 
 def test_a_changed_threshold_makes_only_the_filter_and_what_follows(story: Story) -> None:

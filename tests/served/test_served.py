@@ -94,7 +94,7 @@ def test_mlflow_names_the_datasets_of_every_step_by_their_manifests(mill: Mill, 
         ]
         assert given == {(one.partition("/")[0], one.partition("@")[2]) for one in recipe}, step
         assert tracked[step].data.metrics["rows_kept"] == manifest["counts"]["kept"]
-        assert tracked[step].data.params["digest"] == manifest["digest"]
+        assert tracked[step].data.tags["digest"] == manifest["digest"]
     assert tracked["pretrain"].data.metrics["valid_loss"] > 0
 
 
