@@ -6,13 +6,15 @@ addresses and log files, is in `servers.json` below the home folder. Everything 
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import os
 import signal
 import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import httpx
@@ -44,6 +46,8 @@ class Server(BaseModel):
     """Time the process was created, as the system tells it: a reused process id has another one."""
     url: str = ""
     log: str = ""
+    api: str = ""
+    """Of a worker, the Prefect API it asks for work."""
 
     def alive(self) -> bool:
         """Whether this very process still runs."""
@@ -83,12 +87,14 @@ def up_workers(tell: Callable[[str], None]) -> dict[str, Server]:
     for queue in (queue for queue in QUEUES if queue in now.queues):
         name = f"worker-{queue}"
         if name in running and running[name].alive():
-            continue
+            if running[name].api == now.prefect_api_url:
+                continue
+            _stop(running[name])  # it listens to a server that is no longer the one in use
         command = [
             *(sys.executable, "-m", "prefect", "worker", "start", "--type", "process"),
             *("--pool", now.work_pool, "--work-queue", queue, "--name", f"{queue} on {socket.gethostname()}"),
         ]
-        running[name] = _spawn(now, name, command, "")
+        running[name] = _spawn(now, name, command, "").model_copy(update={"api": now.prefect_api_url})
         tell(f"{name}: started (log {running[name].log})")
         _remember(running)
     return running
@@ -98,10 +104,19 @@ def down(tell: Callable[[str], None]) -> None:
     """Stop everything that `up` started, workers first."""
     running = known()
     for name in sorted(running, key=lambda name: not name.startswith("worker")):
-        if running[name].alive():
-            _stop(running[name])
+        if _stop(running[name]):
             tell(f"{name}: stopped")
     _remember({})
+
+
+@contextlib.contextmanager
+def alone() -> Iterator[None]:
+    """Keep a second `up` of the same home folder waiting, so that nothing is started twice."""
+    path = settings().home / "servers.lock"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)  # the system gives it back when this process ends, however it ends
+        yield
 
 
 def known() -> dict[str, Server]:
@@ -220,18 +235,31 @@ def _answers(url: str) -> bool:
         return False
 
 
-def _stop(server: Server) -> None:
-    """Ask the whole process group to end, then make it."""
-    for number, patience_s in ((signal.SIGTERM, STOP_TIMEOUT_S), (signal.SIGKILL, STOP_TIMEOUT_S)):
-        try:
-            os.killpg(server.pid, number)
-        except ProcessLookupError:
-            return
-        deadline = time.monotonic() + patience_s
-        while server.alive() and time.monotonic() < deadline:
+def _stop(server: Server) -> bool:
+    """Ask the server and its children to end, then make them; False if nothing of it was left."""
+    left = _group(server)
+    found = bool(left)
+    for number in (signal.SIGTERM, signal.SIGKILL):
+        if left:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(server.pid, number)
+        deadline = time.monotonic() + STOP_TIMEOUT_S
+        while left and time.monotonic() < deadline:
             time.sleep(0.1)
-        if not server.alive():
-            return
+            left = _group(server)
+    return found
+
+
+def _group(server: Server) -> list[psutil.Process]:
+    """What lives in the process group that the server leads, or led before it died."""
+    members = []
+    for process in psutil.process_iter(["status"]):
+        with contextlib.suppress(ProcessLookupError, psutil.NoSuchProcess):
+            if os.getpgid(process.pid) == server.pid and process.info["status"] != psutil.STATUS_ZOMBIE:
+                if process.pid == server.pid and not server.alive():
+                    return []  # another process has its number
+                members.append(process)
+    return members
 
 
 def _address(now: Settings, name: str) -> str:
