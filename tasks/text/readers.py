@@ -7,8 +7,9 @@ cannot be decompressed to its end, is an error that names it. JSONL costs about 
 
 from __future__ import annotations
 
+import io
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -45,7 +46,7 @@ class Fields(BaseModel):
 
 
 class FolderSource(BaseModel):
-    """A file or a folder of JSONL, JSONL.gz, JSONL.zst, Parquet, .txt or .md files."""
+    """A file or a folder of JSONL (plain, .gz, .zst), .json (a row a line or one array), Parquet, .txt or .md files."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -91,7 +92,7 @@ class IngestConfig(BaseModel):
     sources: tuple[Annotated[FolderSource | DatasetSource, Field(discriminator="kind")], ...] = ()
     """What to import."""
     shard_bytes: int = Field(64_000_000, ge=1)
-    """Bytes of input per shard, before decompression: bounds a worker's memory to about five times this."""
+    """Bytes of input per shard: bounds a worker's memory to about five times this. A compressed file is one shard, however big."""
 
 
 @dataclass(frozen=True)
@@ -238,7 +239,7 @@ def _kind(path: Path) -> str:
 def _file_pieces(index: int, source: FolderSource, shard_bytes: int) -> Iterator[Piece]:
     for file in files_of(source.path):
         size, kind = file.stat().st_size, _kind(file)
-        if kind == "jsonl":
+        if kind == "jsonl" and not _is_array(file):
             for start in range(0, max(size, 1), shard_bytes):
                 stop = min(start + shard_bytes, size)
                 yield Piece(index, str(file), start, stop, stop - start)
@@ -299,7 +300,7 @@ def _read(piece: Piece, source: FolderSource | DatasetSource) -> Iterator[dict[s
         except UnicodeDecodeError as error:
             yield {"broken": "not_utf8", "raw": raw, "detail": f"{piece.path}: {error}", "id": piece.path}
     else:
-        yield from _jsonl_rows(_lines(piece, kind), wanted, piece.path)
+        yield from _json_rows(_lines(piece, kind), wanted, piece.path)
 
 
 def _parquet(path: Path) -> pq.ParquetFile:
@@ -324,30 +325,46 @@ def _table_rows(table: pa.Table, wanted: Fields, path: str) -> Iterator[dict[str
             yield {key: row[name] for key, name in columns.items()}
 
 
-def _lines(piece: Piece, kind: str) -> bytes:
-    """The whole lines that begin in the piece.
+def _is_array(path: Path) -> bool:
+    """Whether a `.json` file is one array of rows, as such sets are often published, and not a row a line."""
+    with path.open("rb") as file:
+        return path.suffix.lower() == ".json" and file.read(64).removeprefix(b"\xef\xbb\xbf").lstrip().startswith(b"[")
+
+
+def _lines(piece: Piece, kind: str) -> Iterator[bytes]:
+    """The whole lines that begin in the piece; of an array, its rows.
 
     Raises:
-        InputError: a compressed file that is damaged or ends early.
+        InputError: a compressed file that is damaged or ends early, or an array that is no JSON.
     """
     if compression := COMPRESSED.get(kind.removeprefix("jsonl")):
         try:
             with pa.input_stream(piece.path, compression=compression) as stream:
-                return stream.read()
+                yield from io.BufferedReader(stream)
         except OSError as error:
             raise InputError(f"{piece.path}: cannot be decompressed ({error}); copy it again or leave it out") from error
-    with Path(piece.path).open("rb") as file:
-        if piece.start:
-            file.seek(piece.start - 1)
-            file.readline()
-        begin = file.tell()
-        data = file.read(max(0, piece.stop - begin))
-        return data + (file.readline() if data and not data.endswith(b"\n") else b"")
+    elif _is_array(Path(piece.path)):
+        try:
+            yield from (json.dumps(row).encode() for row in json.loads(Path(piece.path).read_bytes()))
+        except (ValueError, RecursionError) as error:
+            raise InputError(
+                f"{piece.path}: begins as an array, but is no JSON ({error}); mend it, or write a row a line"
+            ) from error
+    else:
+        with Path(piece.path).open("rb") as file:
+            if piece.start:
+                file.seek(piece.start - 1)
+                file.readline()
+            at = file.tell()
+            while at < piece.stop and (line := file.readline()):
+                at += len(line)
+                yield line
 
 
-def _jsonl_rows(data: bytes, wanted: Fields, path: str) -> Iterator[dict[str, Any]]:
+def _json_rows(lines: Iterable[bytes], wanted: Fields, path: str) -> Iterator[dict[str, Any]]:
     # not Arrow's reader: 25.0 takes two objects on a line for two rows, crashes on a line `null`, and is slower beside `_document`
-    for line in data.split(b"\n"):
+    for raw in lines:
+        line = raw.removesuffix(b"\n")
         if not line.strip():
             continue
         try:

@@ -61,6 +61,14 @@ def test_json_lines_are_read_from_every_packing(tmp_path: Path, name: str, pack:
     assert not gone
 
 
+@pytest.mark.parametrize("data", [json.dumps(TWO).encode(), b"\xef\xbb\xbf\n" + json.dumps(TWO, indent=2).encode()])
+def test_a_json_file_that_is_one_array_has_a_row_for_each_of_its_items(tmp_path: Path, data: bytes) -> None:
+    _put(tmp_path / "a.json", data)
+    kept, gone = _read(_config(tmp_path, shard_bytes=16))
+    assert sorted(row["text"] for row in kept) == sorted(row["text"] for row in TWO)
+    assert not gone
+
+
 def test_parquet_is_read_by_row_groups_and_other_columns_are_left_alone(tmp_path: Path) -> None:
     table = pa.table({"text": [f"text {i}" for i in range(10)], "label": list(range(10))})
     pq.write_table(table, tmp_path / "a.parquet", row_group_size=3)
@@ -245,6 +253,7 @@ def test_a_damaged_file_is_an_error_that_names_it_and_never_a_shorter_corpus(tmp
         "cut.jsonl.zst": zstandard.compress(data)[:-20],
         "second.jsonl.zst": zstandard.compress(data) + zstandard.compress(data)[:-20],
         "none.jsonl.zst": b"this is no zstd",
+        "cut.json": json.dumps(TWO).encode()[:-5],
         "text.parquet": b"this is no parquet",
         "empty.parquet": b"",
     }
