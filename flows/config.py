@@ -15,6 +15,7 @@ from typing import Annotated, Any, Union, get_args, get_origin
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from expectations.suites import SuiteError, read_suite
 from infra.cluster import DaskConfig
 from infra.errors import GristmillError
 from models.tokeniser import TokeniserConfig
@@ -91,6 +92,18 @@ class RunConfig(BaseModel):
     """What the report page shows."""
 
 
+class _OnceLoader(yaml.SafeLoader):
+    """YAML in which no mapping has a key twice, of which the plain loader would take the last without a word."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        seen = set()
+        for key, _ in node.value:
+            if isinstance(key, yaml.ScalarNode) and key.value in seen:
+                raise yaml.constructor.ConstructorError(None, None, f"the key {key.value!r} is there twice", key.start_mark)
+            seen.add(key.value if isinstance(key, yaml.ScalarNode) else id(key))
+        return super().construct_mapping(node, deep)
+
+
 def find_file(given: str) -> Path:
     """The configuration file `given`, or the one of that name that ships with Gristmill.
 
@@ -115,14 +128,19 @@ def load(given: str, overrides: Sequence[str] = ()) -> RunConfig:
     """
     path = find_file(given)
     try:
-        raw = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
+        raw = yaml.load(path.read_text(encoding="utf-8"), _OnceLoader) or {}
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path}: not YAML: {' '.join(str(error).split())}") from error
     if not isinstance(raw, dict):
         raise ConfigError(f"{path}: a configuration is a mapping of keys (got {type(raw).__name__})")
     for override in overrides:
         _apply(raw, override)
-    return parse(RunConfig, raw, str(path))
+    config: RunConfig = parse(RunConfig, raw, str(path))
+    try:
+        read_suite(config.validate_.suite)
+    except SuiteError as error:  # not a matter of the model: another machine, which only trains, has no need of the file
+        raise ConfigError(f"{path}: validate.suite: {error}") from error
+    return config
 
 
 def parse(model: type[Any], raw: dict[str, Any], where: str) -> Any:

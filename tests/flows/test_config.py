@@ -68,6 +68,8 @@ def test_an_unknown_key_names_the_nearest_valid_one(tmp_path: Path, text: str, t
         ("crawl: {sources: [{kind: warc, path: 5}]}", "FILE: crawl.sources.0.path: input should be a valid string (got 5)"),
         ("[1, 2]", "FILE: a configuration is a mapping of keys (got list)"),
         ("a: [b", "FILE: not YAML: "),
+        ("filter:\n  languages: [en]\n  languages: [de]", "FILE: not YAML: the key 'languages' is there twice"),
+        ("validate: {suite: publishd}", "FILE: validate.suite: publishd: no such suite, did you mean 'published'?"),
         ("\tname: x", "FILE: not YAML: "),
         ("name: !!python/object:os.system x", "FILE: not YAML: "),
     ],
