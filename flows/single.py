@@ -7,6 +7,7 @@ Everything else is what a flow does: same versions, same shards, same resume.
 from __future__ import annotations
 
 import importlib
+import inspect
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, get_origin
@@ -23,6 +24,8 @@ from infra.errors import InputError
 from infra.progress import watched
 from infra.steps import INPUT_PREFIX, Step
 
+# parameters of steps that no plain files can stand for, with the step that makes them
+MAKERS = {"model": "pretrain", "tokens": "tokenise", "scores": "evaluate"}
 WARC = (".warc", ".warc.gz", ".warc.zst", ".arc", ".arc.gz")
 
 
@@ -84,23 +87,39 @@ def _bar(bars: Progress, name: str) -> Any:
 
 
 def _bind(step: Step, versions: list[ShardSet]) -> list[ShardSet | list[ShardSet]]:
-    """The versions as the step's parameters: a list takes one here, and `history` none."""
-    import inspect
+    """The versions as the step's parameters, `history` empty; what only one step makes finds its place in any order.
 
+    Raises:
+        InputError: too many, too few, or one that the step cannot use.
+    """
     parameters = inspect.signature(step.function, eval_str=True).parameters
+    lists = [name for name in step.input_names if get_origin(parameters[name].annotation)]
+    if lists == step.input_names and versions:
+        return [versions]
     wanted = [name for name in step.input_names if name not in ("history", "verdicts")]
     if len(versions) != len(wanted):
-        raise InputError(f"step {step.name}: takes {len(wanted)} --input ({', '.join(wanted)}; got {len(versions)})")
-    given = dict(zip(wanted, versions, strict=True))
-    bound: list[ShardSet | list[ShardSet]] = []
-    for name in step.input_names:
-        if name == "history":
-            bound.append([])
-        elif name == "verdicts":  # without a filter's verdicts every document stays
-            bound.append(versions[0])
-        else:
-            bound.append([given[name]] if get_origin(parameters[name].annotation) else given[name])
-    return bound
+        raise InputError(
+            f"step {step.name}: takes {len(wanted)} --input ({', '.join(map(_meaning, wanted))}; got {len(versions)})"
+        )
+    left, given = list(versions), {}
+    for name in sorted(wanted, key=lambda name: name not in MAKERS):
+        fit = [version for version in left if MAKERS.get(name, version.step) == version.step]
+        if not fit:
+            got = ", ".join(f"{version.folder}, by {version.step}" for version in left)
+            raise InputError(f"step {step.name}: one --input must be {_meaning(name)} (got {got})")
+        given[name] = fit[0]
+        left.remove(fit[0])
+    # without a filter's verdicts every document stays
+    found: list[Any] = [
+        [] if name == "history" else versions[0] if name == "verdicts" else given[name] for name in step.input_names
+    ]
+    return [
+        [one] if name in lists and isinstance(one, ShardSet) else one for name, one in zip(step.input_names, found, strict=True)
+    ]
+
+
+def _meaning(name: str) -> str:
+    return f"{name}, which `gristmill step {MAKERS[name]}` writes" if name in MAKERS else name
 
 
 def _with_sources(step: Step, config: Any, inputs: Sequence[str]) -> Any:

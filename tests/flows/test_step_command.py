@@ -177,3 +177,36 @@ def test_a_killed_step_goes_on_where_it_stood_and_ends_with_the_same_digest(tmp_
     assert resumed.digest == whole.digest
     assert resumed.counts == whole.counts
     assert resumed.counts.kept == num_files
+
+
+def test_a_model_is_made_scored_and_described_by_single_steps(made: Made, tmp_path: Path) -> None:
+    folders = {name: str(tmp_path / name) for name in ("publish", "tokenise", "pretrain", "evaluate", "register", "report")}
+    nano = ("model.preset=nano", "model.hidden_size=32", "model.num_layers=1", "model.intermediate_size=64")
+    training = (*nano, "model.context_length=32", "max_steps=4", "warmup_steps=1", "eval_batches=1", "num_threads=1")
+    chain: dict[str, tuple[list[str], tuple[str, ...]]] = {
+        "publish": ([str(made.folder("split"))], ()),
+        "tokenise": ([folders["publish"]], ("vocab_size=400",)),
+        "pretrain": ([folders["tokenise"]], training),
+        "evaluate": (
+            [folders["tokenise"], folders["pretrain"]],
+            ("max_documents=2", "num_threads=1", "samples.max_new_tokens=2"),
+        ),
+        # in an order of its own: what only one step makes is known by its manifest
+        "register": ([folders["evaluate"], folders["publish"], folders["pretrain"]], ()),
+        "report": ([folders["evaluate"], folders["pretrain"], folders["publish"]], ()),
+    }
+    words = [
+        ["step", name, "--output", folders[name], "--workers", "1"]
+        + [word for path in inputs for word in ("--input", path)]
+        + [word for one in settings for word in ("--set", one)]
+        for name, (inputs, settings) in chain.items()
+    ]
+    refused = ["step", "pretrain", "--input", str(made.source), "--output", str(tmp_path / "refused"), "--workers", "1"]
+    *ended, wrong = commands(tmp_path / "home", *words, refused)
+    for one in ended:
+        _ended_well(one)
+    assert read_manifest(folders["evaluate"]).facts["perplexity"] > 1
+    assert read_manifest(folders["pretrain"]).digest in (Path(folders["register"]) / "README.md").read_text()
+    assert "<svg" in (Path(folders["report"]) / "report.html").read_text()
+    assert wrong.code == 2
+    assert "one --input must be tokens, which `gristmill step tokenise` writes" in wrong.output
