@@ -40,6 +40,6 @@ $(READY): pyproject.toml constraints.txt
 	$(BIN)/gristmill setup
 	touch $@
 
-clean:                ## forget all state: servers, store, environment
+clean:                ## stop the servers, remove the environment; data, runs and databases below .gristmill stay
 	-test -x $(BIN)/gristmill && $(BIN)/gristmill down
-	rm -rf .gristmill $(VENV) .resources
+	rm -rf $(VENV) .resources

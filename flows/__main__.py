@@ -33,6 +33,7 @@ SetOption = Annotated[
 FLOWS = ("pipeline", "curate", "train", "evaluate")
 EXIT_USER_ERROR = 2
 EXIT_FAILED = 1
+EXIT_INTERRUPTED = 130  # as shells say of Ctrl-C
 
 
 @app.command()
@@ -51,22 +52,26 @@ def run(
     loaded = load(config, overrides or [])
     _start_servers()
     from flows import deployments, watch
+    from infra.orchestration import flow_run_url
 
     submitted = deployments.submit(flow, loaded, **_flow_inputs(flow, source_run))
     out.print(f"{flow}: flow run {submitted.name} ({submitted.id})", highlight=False)
     if detach:
         return
-    ended = watch.follow(submitted.id, out)
+    try:
+        ended = watch.follow(submitted.id, out)
+    except KeyboardInterrupt:
+        words = f"The run goes on without this terminal; follow or cancel it on its page: {flow_run_url(str(submitted.id))}"
+        err.print(words, highlight=False, soft_wrap=True)
+        raise typer.Exit(EXIT_INTERRUPTED) from None
     watch.summary(ended, out)
     if ended.state is None or not ended.state.is_completed():
         message = ended.state.message if ended.state else "no state"
         err.print(f"{flow}: {ended.state_name}: {message}", highlight=False, markup=False, soft_wrap=True)
-        err.print(
-            f"Retry it: press Retry on its Prefect page, or: PREFECT_API_URL={settings().prefect_api_url} "
-            f"{Path(sys.executable).with_name('prefect')} flow-run retry {ended.id}",
-            highlight=False,
-            soft_wrap=True,
+        command = (
+            f"PREFECT_API_URL={settings().prefect_api_url} {Path(sys.executable).with_name('prefect')} flow-run retry {ended.id}"
         )
+        err.print(f"Retry it: press Retry on its Prefect page, or: {command}", highlight=False, soft_wrap=True)
         raise typer.Exit(EXIT_FAILED)
 
 
@@ -151,7 +156,8 @@ def down() -> None:
     """Stop the servers and workers that `up` started."""
     from infra import servers
 
-    servers.down(lambda line: out.print(line, highlight=False))
+    with servers.alone():
+        servers.down(lambda line: out.print(line, highlight=False))
 
 
 @app.command()
@@ -207,12 +213,13 @@ def _start_servers() -> None:
     def tell(line: str) -> None:
         out.print(line, highlight=False, soft_wrap=True)
 
-    with out.status("starting Prefect and MLflow"):
-        servers.up(tell)
-    from flows.deployments import deploy
+    with servers.alone():
+        with out.status("starting Prefect and MLflow"):
+            servers.up(tell)
+        from flows.deployments import deploy
 
-    deploy()
-    servers.up_workers(tell)
+        deploy()
+        servers.up_workers(tell)
 
 
 def _adopt_servers() -> None:

@@ -48,12 +48,16 @@ def follow(run_id: UUID, console: Console) -> Any:
     with get_client(sync_client=True) as client:
         if console.is_terminal:
             with Live(console=console, refresh_per_second=4) as live:
-                for run, lines in _snapshots(client, run_id):
-                    live.update(_progress_table(run, lines))
+                for run, lines, late in _snapshots(client, run_id):
+                    live.update(_progress_table(run, lines, late))
             return run
         shown: dict[str, str] = {}
-        for last, lines in _snapshots(client, run_id):
+        told = ""
+        for last, lines, late in _snapshots(client, run_id):
             run = last
+            if late != told:
+                told = late
+                console.print(late, highlight=False, soft_wrap=True)
             for line in lines:
                 if shown.get(line.step) != line.state:
                     shown[line.step] = line.state
@@ -107,43 +111,50 @@ def summary(run: Any, console: Console) -> None:
             console.print(f"Report page  {storage.join(entry.shards().folder, 'report.html')}", soft_wrap=True, highlight=False)
 
 
-def _snapshots(client: Any, run_id: UUID) -> Iterator[tuple[Any, list[Line]]]:
+def _snapshots(client: Any, run_id: UUID) -> Iterator[tuple[Any, list[Line], str]]:
+    """The run, its steps, and what it waits for, once a second until it ends."""
     while True:
-        run = client.read_flow_run(run_id)
-        yield run, list(_lines(client, run_id))
+        run, *below = _tree(client, run_id)
+        yield run, list(_lines(client, [run, *below])), _lateness([run, *below])
         if run.state is not None and run.state.is_final():
             return
         time.sleep(POLL_INTERVAL_S)
 
 
-def _lines(client: Any, run_id: UUID) -> Iterator[Line]:
+def _lateness(runs: list[Any]) -> str:
+    """Which runs no worker has taken yet, and what to do."""
+    late = [f"{run.name} waits for a worker on queue `{run.work_queue_name}`" for run in runs if run.state_name == "Late"]
+    return "; ".join(late) + "; is one alive? `gristmill status` tells, `gristmill up` starts it" if late else ""
+
+
+def _lines(client: Any, runs: list[Any]) -> Iterator[Line]:
     """The steps of a run and of the runs below it, in the order in which they began; of several tries the last."""
     tasks: dict[str, Any] = {}
-    for flow_run in _tree(client, run_id):
-        found = client.read_task_runs(flow_run_filter=FlowRunFilter(id=FlowRunFilterId(any_=[flow_run])))
+    for flow_run in runs:
+        found = client.read_task_runs(flow_run_filter=FlowRunFilter(id=FlowRunFilterId(any_=[flow_run.id])))
         for task in sorted(found, key=lambda one: one.start_time.timestamp() if one.start_time else float("inf")):
             if STEP_TAG in task.tags:
                 tasks[task.name] = task
-    notes = _progress_notes(client, run_id) if any(task.state_name == "Running" for task in tasks.values()) else {}
+    notes = _progress_notes(client, runs) if any(task.state_name == "Running" for task in tasks.values()) else {}
     for name, task in tasks.items():
         if task.state is not None and not task.state.is_pending():
             seconds = task.estimated_run_time.total_seconds()
             yield Line(name, task.state.name, seconds, notes.get(name, "") if task.state.name == "Running" else "")
 
 
-def _tree(client: Any, run_id: UUID) -> Iterator[UUID]:
-    yield run_id
+def _tree(client: Any, run_id: UUID) -> Iterator[Any]:
+    """The run, then those below it in the order of their making."""
+    yield client.read_flow_run(run_id)
     below = client.read_flow_runs(flow_run_filter=FlowRunFilter(parent_flow_run_id=FlowRunFilterParentFlowRunId(any_=[run_id])))
     for child in sorted(below, key=lambda run: run.created):
         yield from _tree(client, child.id)
 
 
-def _progress_notes(client: Any, run_id: UUID) -> dict[str, str]:
+def _progress_notes(client: Any, runs: list[Any]) -> dict[str, str]:
     """The newest progress note of each step, by step."""
-    runs = list(_tree(client, run_id))
     artifacts = client.read_artifacts(
         artifact_filter=ArtifactFilter(
-            flow_run_id=ArtifactFilterFlowRunId(any_=runs), type=ArtifactFilterType(any_=["progress"])
+            flow_run_id=ArtifactFilterFlowRunId(any_=[run.id for run in runs]), type=ArtifactFilterType(any_=["progress"])
         ),
         sort=ArtifactSort.UPDATED_DESC,
         limit=5,
@@ -154,8 +165,9 @@ def _progress_notes(client: Any, run_id: UUID) -> dict[str, str]:
     return notes
 
 
-def _progress_table(run: Any, lines: list[Line]) -> Table:
-    table = Table(title=f"{run.name}: {run.state.name if run.state else 'waiting'}", title_justify="left", box=None)
+def _progress_table(run: Any, lines: list[Line], late: str) -> Table:
+    title = f"{run.name}: {run.state.name if run.state else 'waiting'}"
+    table = Table(title=title, title_justify="left", caption=late, caption_justify="left", box=None)
     for name in ("step", "state", "seconds", ""):
         table.add_column(name, justify="right" if name == "seconds" else "left")
     for line in lines:

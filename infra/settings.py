@@ -113,6 +113,7 @@ def quiet_environment(home: Path) -> dict[str, str]:
         "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
         "GX_ANALYTICS_ENABLED": "false",
         "HF_HUB_DISABLE_TELEMETRY": "1",
+        "HF_HUB_DISABLE_PROGRESS_BARS": "1",
         "HF_DATASETS_CACHE": str(home / "datasets-cache"),
         "TOKENIZERS_PARALLELISM": "false",
         "TQDM_DISABLE": "1",

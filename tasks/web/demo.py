@@ -289,7 +289,7 @@ async def _serve(folder: Path, hosts: Sequence[str]) -> None:
         try:
             await loop.create_server(lambda root=root: _Answers(root), address, int(port))  # type: ignore[misc]
         except OSError as error:
-            print(f"{host} cannot be served ({error.strerror}): choose another port for the demo site", flush=True)
+            print(f"{host} cannot be served ({error.strerror}): give the demo's source another `port`", flush=True)
             return
     print(_READY, flush=True)
     await loop.run_in_executor(None, sys.stdin.read)

@@ -16,6 +16,8 @@ import pyarrow.parquet as pq
 import pytest
 from served_mill import AFTER_GATE, CURATED, STEPS, Mill
 
+from tasks.text.rules import FilterConfig
+
 pytestmark = pytest.mark.timeout(360, func_only=True)
 
 
@@ -96,6 +98,12 @@ def test_mlflow_names_the_datasets_of_every_step_by_their_manifests(mill: Mill, 
         assert tracked[step].data.metrics["rows_kept"] == manifest["counts"]["kept"]
         assert tracked[step].data.tags["digest"] == manifest["digest"]
     assert tracked["pretrain"].data.metrics["valid_loss"] > 0
+
+
+def test_the_demo_source_makes_five_rules_fire_at_the_published_thresholds(mill: Mill, retried: str) -> None:
+    manifest = mill.manifest(mill.entries(retried)["filter"])
+    assert manifest["recipe"]["config"] == FilterConfig().model_dump(mode="json")
+    assert len(manifest["counts"]["dropped"]) >= 5
 
 
 def test_the_model_is_registered_with_its_lineage(mill: Mill, retried: str) -> None:
