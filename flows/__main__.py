@@ -216,10 +216,12 @@ def _start_servers() -> None:
     with servers.alone():
         with out.status("starting Prefect and MLflow"):
             servers.up(tell)
-        from flows.deployments import deploy
+        from flows.deployments import deploy, mend_lost
 
         deploy()
         servers.up_workers(tell)
+        for name in mend_lost():
+            tell(f"{name}: this flow run lost its process and its worker; it is marked Crashed now and can be retried")
 
 
 def _adopt_servers() -> None:

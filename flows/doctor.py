@@ -98,7 +98,7 @@ def compile_kernels(tell: Callable[[str], None]) -> None:
 
 def examine() -> list[Finding]:
     """Look at everything a run needs."""
-    return [*_python(), *_files(), *_machine(), *_servers()]
+    return [*_python(), *_files(), *_machine(), *_servers(), *_runs()]
 
 
 def _python() -> Iterator[Finding]:
@@ -165,6 +165,23 @@ def _servers() -> Iterator[Finding]:
         yield Finding(good, f"{name}: " + ("healthy" if good else f"down; see {server.log}; `gristmill up` starts it again"))
     if not running:
         yield Finding(True, "servers: none started here; `gristmill up` or `gristmill run` starts them", needed=False)
+
+
+def _runs() -> Iterator[Finding]:
+    """Flow runs that only seem to run."""
+    server = servers.known().get("prefect")
+    if settings().prefect_api_url or (server is not None and servers.healthy(server)):
+        servers.adopt()
+        from flows.deployments import mend_lost  # Prefect takes 2 s to import
+
+        lost = mend_lost()
+        yield Finding(
+            not lost,
+            f"flow runs: {', '.join(lost)} had lost process and worker; now marked Crashed, retry what you need"
+            if lost
+            else "flow runs: each that is said to run here does",
+            needed=False,
+        )
 
 
 def _constraints() -> dict[str, str]:

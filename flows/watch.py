@@ -19,13 +19,13 @@ from prefect.client.schemas.filters import (
     ArtifactFilterType,
     FlowRunFilter,
     FlowRunFilterId,
-    FlowRunFilterParentFlowRunId,
 )
 from prefect.client.schemas.sorting import ArtifactSort
 from rich.console import Console
 from rich.live import Live
 from rich.table import Table
 
+from flows.deployments import tree
 from infra import ledger, storage, tracking
 from infra.orchestration import STEP_TAG, flow_run_url
 
@@ -114,7 +114,7 @@ def summary(run: Any, console: Console) -> None:
 def _snapshots(client: Any, run_id: UUID) -> Iterator[tuple[Any, list[Line], str]]:
     """The run, its steps, and what it waits for, once a second until it ends."""
     while True:
-        run, *below = _tree(client, run_id)
+        run, *below = tree(client, run_id)
         yield run, list(_lines(client, [run, *below])), _lateness([run, *below])
         if run.state is not None and run.state.is_final():
             return
@@ -140,14 +140,6 @@ def _lines(client: Any, runs: list[Any]) -> Iterator[Line]:
         if task.state is not None and not task.state.is_pending():
             seconds = task.estimated_run_time.total_seconds()
             yield Line(name, task.state.name, seconds, notes.get(name, "") if task.state.name == "Running" else "")
-
-
-def _tree(client: Any, run_id: UUID) -> Iterator[Any]:
-    """The run, then those below it in the order of their making."""
-    yield client.read_flow_run(run_id)
-    below = client.read_flow_runs(flow_run_filter=FlowRunFilter(parent_flow_run_id=FlowRunFilterParentFlowRunId(any_=[run_id])))
-    for child in sorted(below, key=lambda run: run.created):
-        yield from _tree(client, child.id)
 
 
 def _progress_notes(client: Any, runs: list[Any]) -> dict[str, str]:

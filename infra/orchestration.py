@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 
 PROGRESS_INTERVAL_S = 1.0
 TASK_RUN_TAG = "prefect.task_run_id"
+HOST_TAG = f"host:{socket.gethostname()}"
+"""Prefect tag of the flow runs that this machine executes."""
 STEP_TAG = "step"
 """Prefect tag of the task runs that are steps; the others only stand for flows that run below."""
 
@@ -72,6 +74,7 @@ def tracked_flow(name: str, config: BaseModel, lineage: Lineage | None = None) -
     if not run_id:
         yield Lineage(root="")
         return
+    _tag_with_host()
     root = lineage.root if lineage else ledger.current_run() or run_id
     page = flow_run_url(run_id)
     tags = {
@@ -92,6 +95,18 @@ def tracked_flow(name: str, config: BaseModel, lineage: Lineage | None = None) -
                 track.url, link_text=f"MLflow run of {name}", key="mlflow-run", description="Lineage and metrics"
             )
         yield Lineage(root=root, mlflow_run_id=track.run_id if track else "")
+
+
+def _tag_with_host() -> None:
+    """Say on the current flow run where it is executed; of a run that was tried elsewhere before, that machine's tag goes."""
+    from prefect import get_client
+    from prefect.context import FlowRunContext
+
+    context = FlowRunContext.get()
+    if context is not None and context.flow_run is not None:
+        tags = {tag for tag in context.flow_run.tags if not tag.startswith("host:")} | {HOST_TAG}
+        with get_client(sync_client=True) as client:
+            client.update_flow_run(context.flow_run.id, tags=sorted(tags))
 
 
 def flow_run_url(run_id: str) -> str:

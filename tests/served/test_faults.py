@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
@@ -76,6 +77,25 @@ def test_a_dask_worker_that_dies_is_replaced_and_nobody_notices(mill: Mill, undi
     assert len(workers) >= 2
     os.kill(workers[-1].pid, signal.SIGKILL)
     assert mill.ended(run_id)["state_name"] == "Completed", mill.logs()
+    assert mill.digests(run_id) == digests
+
+
+def test_a_power_cut_leaves_no_run_that_seems_to_run_for_ever(mill: Mill, undisturbed: str, digests: dict[str, str]) -> None:
+    mill.forget(undisturbed, "dedup")
+    run_id = mill.submit()
+    flow = mill.flow_process(run_id)
+    wait_until(lambda: at_work(mill, undisturbed, "dedup"), 120, f"dedup at work; {mill.logs()}")
+    worker = psutil.Process(json.loads((mill.home / "servers.json").read_text())["worker-cpu"]["pid"])
+    for process in (worker, *worker.children(recursive=True), *flow.children(recursive=True), flow):
+        with contextlib.suppress(psutil.NoSuchProcess):
+            process.kill()
+    assert mill.flow_run(run_id)["state_type"] == "RUNNING"  # nobody is left who could tell
+
+    started = mill.cli("up")
+    assert started.returncode == 0 and mill.flow_run(run_id)["name"] in started.stdout, started.stdout + started.stderr
+    assert {run["state_type"] for run in mill.below(run_id)} == {"CRASHED"}
+    mill.retry(run_id)
+    assert mill.ended(run_id, attempt=2)["state_name"] == "Completed", mill.logs()
     assert mill.digests(run_id) == digests
 
 
