@@ -181,7 +181,10 @@ def status() -> None:
 
 @app.command()
 def doctor() -> None:
-    """Check this environment: what is missing, what it is needed for, and how to mend it; exit code 1 if something is broken."""
+    """Check this environment: what is missing and how to mend it; exit code 1 if something is broken.
+
+    Flow runs that lost their process and their worker, as in a power cut, are marked Crashed so that they can be retried.
+    """
     from flows.doctor import examine
 
     findings = examine()
