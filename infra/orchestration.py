@@ -95,6 +95,23 @@ def tracked_flow(name: str, config: BaseModel, lineage: Lineage | None = None) -
                 track.url, link_text=f"MLflow run of {name}", key="mlflow-run", description="Lineage and metrics"
             )
         yield Lineage(root=root, mlflow_run_id=track.run_id if track else "")
+        if track is not None:
+            _sum_up(track, [entry for entry in ledger.entries(root) if run_id in (root, entry.flow_run_id)])
+
+
+def _sum_up(track: tracking.Track, entries: Sequence[ledger.Entry]) -> None:
+    """Put the figures of a flow's steps and the corpus they published on the flow's own run, so that whole runs can be compared."""
+    for entry in entries:
+        version = entry.shards()
+        track.metrics({f"{entry.step}.{name}": value for name, value in _figures(version).items()})
+        if entry.step == "publish":
+            track.dataset(version, "output")
+
+
+def _figures(version: ShardSet) -> dict[str, float]:
+    """Counts and numeric facts of a version."""
+    facts = {name: value for name, value in version.manifest().facts.items() if isinstance(value, int | float)}
+    return {"rows_total": version.counts.total, "rows_kept": version.counts.kept, **facts}
 
 
 def _tag_with_host() -> None:
@@ -185,11 +202,9 @@ def _tell(step: Step, inputs: Sequence[Any], config: BaseModel, result: Result, 
         track.params(_flat(config))
         track.metrics(
             {
-                "rows_total": counts.total,
-                "rows_kept": counts.kept,
+                **_figures(result.shards),
                 "seconds": result.seconds,
                 **{f"dropped.{rule}": count for rule, count in counts.dropped.items()},
-                **{name: value for name, value in result.shards.manifest().facts.items() if isinstance(value, int | float)},
             }
         )
         made = storage.read_json(result.shards.file("run.json"))

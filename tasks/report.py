@@ -118,7 +118,7 @@ def _headline(made: Mapping[str, ShardSet], facts: Mapping[str, dict[str, Any]])
         shown["Training tokens"] = f"{facts['tokenise']['num_tokens.train']:,}"
     if "pretrain" in facts:
         shown["Parameters"] = f"{facts['pretrain']['num_parameters']:,}"
-        shown["Held-out loss"] = f"{facts['pretrain']['valid_loss']:.3f} nats"
+        shown["Held-out loss, nats"] = f"{facts['pretrain']['valid_loss']:.3f}"
     if "evaluate" in facts:
         shown["Perplexity"] = f"{facts['evaluate']['perplexity']:.1f}"
         shown["Bits per byte"] = f"{facts['evaluate']['bits_per_byte']:.3f}"

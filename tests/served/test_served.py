@@ -77,6 +77,13 @@ def test_mlflow_holds_one_tree_of_runs_for_both_tries(mill: Mill, retried: str) 
     assert above["flow train"] == above["flow evaluate"] == above["flow curate"] == "flow pipeline"
     assert above["dedup"] == "flow curate" and above["pretrain"] == "flow train" and above["register"] == "flow release"
     assert f"/runs/flow-run/{retried}" in roots[0].data.tags["mlflow.note.content"]
+    # the run that the command's link leads to holds the figures of all steps, and the corpus that came out
+    entries = mill.entries(retried)
+    assert roots[0].data.metrics["evaluate.perplexity"] == mill.manifest(entries["evaluate"])["facts"]["perplexity"]
+    assert roots[0].data.metrics["filter.rows_kept"] == mill.manifest(entries["filter"])["counts"]["kept"]
+    assert [(one.dataset.name, one.dataset.digest) for one in roots[0].inputs.dataset_inputs] == [
+        ("publish", entries["publish"]["digest"])
+    ]
 
 
 def test_mlflow_names_the_datasets_of_every_step_by_their_manifests(mill: Mill, retried: str) -> None:
