@@ -34,6 +34,7 @@ up down status: setup ## servers and workers
 setup: $(READY)       ## the environment, the language model, the compiled kernels
 
 $(READY): pyproject.toml constraints.txt
+	@echo "making $(VENV): about 5 minutes with a warm package cache"
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt torch==2.13.0
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[demo,s3,postgres,dev]'

@@ -82,7 +82,7 @@ def suite_path(name: str) -> Path:
     path = Path(name) if name.endswith(".json") else FOLDER / f"{name}.json"
     if not path.is_file():
         raise SuiteError(
-            f"{name}: no such suite{did_you_mean(name, suite_names())}; give a path ending in .json or one of {suite_names()}"
+            f"{name}: no such suite{did_you_mean(name, suite_names())}; give a path ending in .json or one of {', '.join(suite_names())}"
         )
     return path
 

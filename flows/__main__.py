@@ -12,6 +12,7 @@ from rich.console import Console
 
 from infra.errors import GristmillError
 from infra.settings import adopt_quiet_environment, settings
+from tasks import STEP_NAMES
 
 app = typer.Typer(
     name="gristmill",
@@ -21,7 +22,8 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode="rich",
 )
-out = Console()
+# in a file or a pipe, wide enough for the closing table
+out = Console() if sys.stdout.isatty() else Console(width=120)
 err = Console(stderr=True)
 
 ConfigOption = Annotated[
@@ -45,11 +47,13 @@ def run(
     detach: Annotated[bool, typer.Option("--detach", help="Return as soon as the run is scheduled.")] = False,
 ) -> None:
     """Run a flow on its work queue, show its progress, and end with a table and links. Starts the servers if need be."""
-    from flows.config import load
+    from flows.config import load, require_sources
 
     if flow not in FLOWS:
         raise _UsageError(f"flow {flow!r}: there is none of that name; these are: {', '.join(FLOWS)}")
     loaded = load(config, overrides or [])
+    if flow in ("pipeline", "curate") and not settings().prefect_api_url:  # else the files may be another machine's
+        require_sources(loaded)
     _start_servers()
     from flows import deployments, watch
     from infra.orchestration import flow_run_url
@@ -71,13 +75,13 @@ def run(
         command = (
             f"PREFECT_API_URL={settings().prefect_api_url} {Path(sys.executable).with_name('prefect')} flow-run retry {ended.id}"
         )
-        err.print(f"Retry it: press Retry on its Prefect page, or: {command}", highlight=False, soft_wrap=True)
+        err.print(f"Its cause mended, press Retry on its Prefect page, or: {command}", highlight=False, soft_wrap=True)
         raise typer.Exit(EXIT_FAILED)
 
 
 @app.command()
 def step(
-    name: Annotated[str, typer.Argument(help="Name of a step: crawl, extract, signals, filter, rewrite, dedup …")],
+    name: Annotated[str, typer.Argument(help=f"One of {', '.join(STEP_NAMES)}.")],
     output: Annotated[
         Path, typer.Option("--output", "-o", help="Folder for the results; an earlier start of the same step goes on in it.")
     ],
@@ -88,12 +92,18 @@ def step(
         ),
     ] = None,
     overrides: SetOption = None,
-    workers: Annotated[int, typer.Option("--workers", "-w", help="Worker processes; 1: in this process, 0: one per core.")] = 0,
+    workers: Annotated[
+        int, typer.Option("--workers", "-w", min=0, help="Worker processes; 1: in this process, 0: one per core.")
+    ] = 0,
 ) -> None:
     """Run one step on local files; needs no server. Writes part-*.parquet, rejects/part-*.parquet and manifest.json."""
     from flows import single
 
-    single.run_step(name, inputs or [], output, overrides or [], workers, out)
+    try:
+        single.run_step(name, inputs or [], output, overrides or [], workers, out)
+    except KeyboardInterrupt:
+        err.print(f"Interrupted. The same words go on where it stood, in {output}.", highlight=False, soft_wrap=True)
+        raise typer.Exit(EXIT_INTERRUPTED) from None
 
 
 @app.command()
@@ -256,7 +266,8 @@ def main() -> None:
     try:
         app()
     except (GristmillError, OSError) as error:  # OSError names the file and what the system said
-        err.print(str(error), style="red", highlight=False, markup=False, soft_wrap=True)
+        told = f"{error.filename}: {error.strerror}" if isinstance(error, OSError) and error.filename else str(error)
+        err.print(told, style="red", highlight=False, markup=False, soft_wrap=True)
         sys.exit(EXIT_USER_ERROR)
 
 

@@ -135,12 +135,41 @@ def load(given: str, overrides: Sequence[str] = ()) -> RunConfig:
         raise ConfigError(f"{path}: a configuration is a mapping of keys (got {type(raw).__name__})")
     for override in overrides:
         _apply(raw, override)
-    config: RunConfig = parse(RunConfig, raw, str(path))
+    problems = []
+    suite = raw["validate"].get("suite") if isinstance(raw.get("validate"), dict) else None
+    try:  # not a matter of the model: another machine, which only trains, has no need of the suite's file
+        read_suite(suite if isinstance(suite, str) else ValidateConfig().suite)
+    except SuiteError as error:
+        problems.append(f"{path}: validate.suite: {error}")
     try:
-        read_suite(config.validate_.suite)
-    except SuiteError as error:  # not a matter of the model: another machine, which only trains, has no need of the file
-        raise ConfigError(f"{path}: validate.suite: {error}") from error
+        config: RunConfig = parse(RunConfig, raw, str(path))
+    except ConfigError as error:
+        problems.insert(0, str(error))
+    if problems:
+        raise ConfigError("\n".join(problems))
     return config
+
+
+def require_sources(config: RunConfig) -> None:
+    """Look whether the files and folders that a run reads are there.
+
+    Raises:
+        ConfigError: one line for each that is not.
+    """
+    named = {
+        f"{part}.sources.{number}.{key}": path
+        for part, sources in (("crawl", config.crawl.sources), ("ingest", config.ingest.sources))
+        for number, source in enumerate(sources)
+        for key in ("path", "url_file")
+        if (path := getattr(source, key, ""))
+    }
+    missing = [
+        f"{key}: no such file or folder (got {path})"
+        for key, path in named.items()
+        if "://" not in path and not Path(path).exists()
+    ]
+    if missing:
+        raise ConfigError("\n".join(missing))
 
 
 def parse(model: type[Any], raw: dict[str, Any], where: str) -> Any:

@@ -15,7 +15,6 @@ from typing import Any, get_origin
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-import tasks
 from flows.config import overrides_of
 from infra import dataset, storage
 from infra.cluster import DaskConfig, pool
@@ -23,15 +22,11 @@ from infra.dataset import ShardSet, open_version
 from infra.errors import InputError
 from infra.progress import watched
 from infra.steps import INPUT_PREFIX, Step
+from tasks import STEP_NAMES
 
 # parameters of steps that no plain files can stand for, with the step that makes them
 MAKERS = {"model": "pretrain", "tokens": "tokenise", "scores": "evaluate"}
 WARC = (".warc", ".warc.gz", ".warc.zst", ".arc", ".arc.gz")
-
-
-def step_names() -> list[str]:
-    """All steps: one file each."""
-    return sorted(path.stem for path in Path(tasks.__path__[0]).glob("*.py") if not path.stem.startswith("_"))
 
 
 def find_step(name: str) -> Step:
@@ -40,8 +35,8 @@ def find_step(name: str) -> Step:
     Raises:
         InputError: there is none.
     """
-    if name not in step_names():
-        raise InputError(f"step {name!r}: there is none of that name; these are: {', '.join(step_names())}")
+    if name not in STEP_NAMES:
+        raise InputError(f"step {name!r}: there is none of that name; these are: {', '.join(STEP_NAMES)}")
     found: Step = getattr(importlib.import_module(f"tasks.{name}"), name)
     return found
 
@@ -61,12 +56,16 @@ def run_step(name: str, inputs: Sequence[str], output: Path, overrides: Sequence
     config = overrides_of(step.config_type, keys)
     kind = "none" if workers == 1 else "local"
     bars = Progress(TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), console=console)
-    with bars, pool(DaskConfig(kind=kind, workers=workers)), watched(_bar(bars, name)):
-        if not step.input_names:
-            config = _with_sources(step, config, inputs)
-            result = step.run([], config, folder)
-        else:
-            result = step.run(_bind(step, [_version(path, step, folder) for path in inputs]), config, folder)
+    try:
+        with pool(DaskConfig(kind=kind, workers=workers)), watched(_bar(bars, name)):
+            if not step.input_names:
+                config = _with_sources(step, config, inputs)
+                result = step.run([], config, folder)
+            else:
+                result = step.run(_bind(step, [_version(path, step, folder, console) for path in inputs]), config, folder)
+    finally:
+        if bars.tasks:  # else nothing was drawn, and stopping would print an empty line
+            bars.stop()
     _tell(result.shards, result.loaded, result.seconds, result.resumed_shards, console)
 
 
@@ -80,6 +79,7 @@ def _bar(bars: Progress, name: str) -> Any:
 
     def watcher(done: int, total: int, what: str) -> None:
         if what not in known:
+            bars.start()
             known[what] = bars.add_task(f"{name}: {what}", total=total)
         bars.update(known[what], completed=done, total=total)
 
@@ -144,7 +144,7 @@ def _has_warc(path: Path) -> bool:
     return any(file.name.lower().endswith(WARC) for file in files)
 
 
-def _version(path: str, step: Step, folder: str) -> ShardSet:
+def _version(path: str, step: Step, folder: str, console: Console) -> ShardSet:
     """A version's folder as it is; plain files through `ingest`, WARC files through `crawl`, and on to what the step takes."""
     given = path if "://" in path else str(Path(path).expanduser().resolve())
     if storage.exists(storage.join(given, dataset.MANIFEST)):
@@ -155,10 +155,12 @@ def _version(path: str, step: Step, folder: str) -> ShardSet:
         crawl = find_step("crawl")
         config = overrides_of(crawl.config_type, [f"sources=[{{kind: warc, path: {given!r}}}]"])
         version = crawl.run([], config, storage.join(folder, f"{INPUT_PREFIX}-pages")).shards
+        _tell_counts(version, path, console)
     else:
         ingest = find_step("ingest")
         config = overrides_of(ingest.config_type, [f"sources=[{{kind: folder, path: {given!r}}}]"])
         version = ingest.run([], config, storage.join(folder, INPUT_PREFIX)).shards
+        _tell_counts(version, path, console)
     return _as_wanted(version, step, folder)
 
 
@@ -174,14 +176,22 @@ def _as_wanted(version: ShardSet, step: Step, folder: str) -> ShardSet:
 
 
 def _tell(shards: ShardSet, loaded: bool, seconds: float, resumed: int, console: Console) -> None:
-    counts = shards.counts
     how = "found complete" if loaded else f"{seconds:.1f} s"
     if resumed:
         how += f", {resumed} shards from an earlier start"
+    _tell_counts(shards, how, console)
+    for name, value in shards.manifest().facts.items():
+        if isinstance(value, int | float):
+            console.print(f"  {name:<36} {value:>10,.{0 if value == int(value) else 3}f}", highlight=False)
+    console.print(f"version {shards.version}, digest {shards.digest}\n{shards.folder}", highlight=False, soft_wrap=True)
+
+
+def _tell_counts(shards: ShardSet, of: str, console: Console) -> None:
+    counts = shards.counts
     console.print(
-        f"{shards.step}: {counts.total:,} in, {counts.kept:,} kept, {counts.total - counts.kept:,} dropped ({how})",
+        f"{shards.step}: {counts.total:,} in, {counts.kept:,} kept, {counts.total - counts.kept:,} dropped ({of})",
         highlight=False,
+        soft_wrap=True,
     )
     for rule, count in sorted(counts.dropped.items(), key=lambda pair: -pair[1]):
         console.print(f"  {rule:<36} {count:>10,}  {count / max(counts.total, 1):.1%}", highlight=False)
-    console.print(f"version {shards.version}, digest {shards.digest}\n{shards.folder}", highlight=False, soft_wrap=True)

@@ -28,8 +28,11 @@ from rich.table import Table
 from flows.deployments import tree
 from infra import ledger, storage, tracking
 from infra.orchestration import STEP_TAG, flow_run_url
+from tasks.report import UNITS
 
 POLL_INTERVAL_S = 1.0
+# what a person takes away: (what it is, file or folder in the step's version)
+MADE = {"publish": ("Dataset", ""), "pretrain": ("Model", "model"), "report": ("Report page", "report.html")}
 STYLES = {"Completed": "green", "Cached": "cyan", "Running": "yellow", "Failed": "red", "Crashed": "red"}
 
 
@@ -87,6 +90,7 @@ def summary(run: Any, console: Console) -> None:
         words = ", ".join(f"{rule} {count:,}" for rule, count in rules[:4]) + (
             f", {len(rules) - 4} more" if len(rules) > 4 else ""
         )
+        words = words or (f"({UNITS[entry.step]})" if entry.step in UNITS else "")
         seconds = "loaded" if entry.loaded else f"{entry.seconds:.1f}"
         table.add_row(entry.step, f"{counts.total:,}", f"{counts.kept:,}", f"{counts.total - counts.kept:,}", words, seconds)
     console.print(table)
@@ -107,8 +111,9 @@ def summary(run: Any, console: Console) -> None:
     if track := tracking.find_run(str(run.id)):
         console.print(f"MLflow run   {track.url}", soft_wrap=True, highlight=False)
     for entry in entries:
-        if entry.step == "report":
-            console.print(f"Report page  {storage.join(entry.shards().folder, 'report.html')}", soft_wrap=True, highlight=False)
+        if entry.step in MADE:
+            what, name = MADE[entry.step]
+            console.print(f"{what:<12} {storage.join(entry.shards().folder, name)}", soft_wrap=True, highlight=False)
 
 
 def _snapshots(client: Any, run_id: UUID) -> Iterator[tuple[Any, list[Line], str]]:

@@ -8,6 +8,8 @@ is never computed again. Workers report the version of the code they run, and an
 from __future__ import annotations
 
 import os
+import signal
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -110,16 +112,30 @@ class Pool:
             from distributed import Client, LocalCluster
 
             if self.config.kind == "local":
-                self._cluster = LocalCluster(
-                    n_workers=self.num_workers,
-                    threads_per_worker=1,
-                    memory_limit=self.config.memory_limit,
-                    dashboard_address=None,
-                    # without a dashboard its server still asks for port 8787, and every second cluster would warn
-                    scheduler_kwargs={"dashboard_address": ":0"},
-                )
+                with _deaf_to_interrupts():
+                    self._cluster = LocalCluster(
+                        n_workers=self.num_workers,
+                        threads_per_worker=1,
+                        memory_limit=self.config.memory_limit,
+                        dashboard_address=None,
+                        # without a dashboard its server still asks for port 8787, and every second cluster would warn
+                        scheduler_kwargs={"dashboard_address": ":0"},
+                    )
             self._client = Client(self._cluster or self.config.address, set_as_default=False)
         return self._client
+
+
+@contextmanager
+def _deaf_to_interrupts() -> Iterator[None]:
+    """Children started in this block do not hear Ctrl-C, which a terminal sends to all: this process stops them in good order."""
+    if threading.current_thread() is not threading.main_thread():  # only there can a signal be set, and only there is it heard
+        yield
+        return
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 _pool: ContextVar[Pool | None] = ContextVar("pool", default=None)

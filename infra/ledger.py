@@ -21,6 +21,8 @@ from infra.versions import code_version
 
 _run: ContextVar[str] = ContextVar("run", default="")
 
+FAILURE = "failure.txt"
+
 
 class Entry(BaseModel):
     """One step of one run."""
@@ -78,6 +80,24 @@ def enter(entry: Entry) -> None:
     """Note a finished step; nothing is noted outside a run."""
     if name := _run.get():
         storage.write_json(storage.join(_folder(name), f"{entry.step}.json"), entry.model_dump())
+
+
+def fail(name: str, why: str) -> None:
+    """Note why a run failed; of flows inside one another the innermost, which is told of first, has the cause."""
+    path = storage.join(_folder(name), FAILURE)
+    if not storage.exists(path):
+        storage.write_bytes(path, why.encode())
+
+
+def failure(name: str) -> str:
+    """Why a run's last try failed; empty if it did not."""
+    path = storage.join(_folder(name), FAILURE)
+    return storage.read_bytes(path).decode() if storage.exists(path) else ""
+
+
+def forgive(name: str) -> None:
+    """Forget the failure of an earlier try."""
+    storage.remove(storage.join(_folder(name), FAILURE))
 
 
 def entries(name: str) -> list[Entry]:

@@ -94,7 +94,13 @@ def tracked_flow(name: str, config: BaseModel, lineage: Lineage | None = None) -
             create_link_artifact(
                 track.url, link_text=f"MLflow run of {name}", key="mlflow-run", description="Lineage and metrics"
             )
-        yield Lineage(root=root, mlflow_run_id=track.run_id if track else "")
+        if root == run_id:
+            ledger.forgive(root)
+        try:
+            yield Lineage(root=root, mlflow_run_id=track.run_id if track else "")
+        except Exception as error:
+            ledger.fail(root, f"{name}: {error}")
+            raise
         if track is not None:
             _sum_up(track, [entry for entry in ledger.entries(root) if run_id in (root, entry.flow_run_id)])
 

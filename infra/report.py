@@ -158,6 +158,8 @@ class ReportFacts:
     """When, as text with its time zone."""
     summary: str = ""
     """One sentence under the title."""
+    failure: str = ""
+    """Why the run failed; empty if it did not."""
     headline: Mapping[str, str] = field(default_factory=dict)
     """Label → figure with its unit, the few numbers to see first."""
     config: Mapping[str, str] = field(default_factory=dict)

@@ -73,6 +73,7 @@ def up(tell: Callable[[str], None]) -> dict[str, Server]:
             tell(f"{name}: using {_address(now, name)}, as the settings say")
         elif not (name in running and running[name].alive()):
             running[name] = start(now, tell)
+            tell(f"{name}: started at {running[name].url} (log {running[name].log})")
             _remember(running)
     for name in ("prefect", "mlflow"):
         if not _address(now, name):

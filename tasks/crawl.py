@@ -9,6 +9,7 @@ shards hold what follows from the site alone (URL, status, payload digest), in t
 from __future__ import annotations
 
 import contextlib
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -138,6 +139,10 @@ def crawl(config: CrawlConfig, out: Output) -> None:
     # one order for all, whatever the rounds were: by id, and of a page found twice with equal bytes only the first
     table = _first_of_each(table.sort_by([("doc_id", "ascending"), ("file", "ascending"), ("offset", "ascending")]))
     refused.sort(key=lambda row: (row["url"], row["rule"]))
+    sites = [number for number, source in enumerate(config.sources) if not isinstance(source, WarcSource)]
+    if sites and table["rule"].null_count == 0:
+        _forget(sites, out)
+        raise InputError(_nothing_fetched(refused + table.filter(pc.is_valid(table["rule"])).to_pylist()))
     starts = range(0, max(table.num_rows, 1), config.shard_pages) if config.sources else ()
     # `take` copies: a slice would travel to its worker with the whole table behind it
     rows = [table.take(pa.array(range(start, min(start + config.shard_pages, table.num_rows)), pa.int64())) for start in starts]
@@ -230,6 +235,23 @@ def _crawl_site(number: int, source: str, config: CrawlConfig, out: Output, refu
     ]
     out.facts[f"links_out_of_scope.{source}"] = frontier.counts["links_out_of_scope"]
     return logs
+
+
+def _forget(sites: Sequence[int], out: Output) -> None:
+    """Remove what a crawl of these sources left, so that the next try asks again."""
+    beside = storage.join(out.folder, BESIDE)
+    for number in sites:
+        storage.remove(storage.join(out.folder, "warc", f"site-{number}"))
+        storage.remove(storage.join(beside, f"{number}-{ROBOTS_LOG}"))
+        for name in storage.list_folder(beside):
+            if name.startswith(f"site-{number}-"):
+                storage.remove(storage.join(beside, name))
+
+
+def _nothing_fetched(rejects: Sequence[Mapping[str, Any]]) -> str:
+    reasons = ", ".join(f"{rule} {count:,}" for rule, count in Counter(row["rule"] for row in rejects).most_common())
+    first = "".join(f"\n  {row['url']}: {row['rule']}: {row['detail']}" for row in rejects[:3])
+    return f"crawl: no page could be fetched ({reasons}).{first}\nMend that and try again: nothing of this try is kept."
 
 
 class _RobotsLog:

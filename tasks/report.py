@@ -41,7 +41,7 @@ from infra.report import (
 from infra.steps import Output, step
 
 PAGE = "report.html"
-UNITS = {"crawl": "pages", "pretrain": "tokens"}
+UNITS = {"crawl": "pages", "pretrain": "tokens", "register": "models", "report": "versions"}
 # steps that every row passes, which would only repeat their neighbour in the funnel
 UNCOUNTED = ("signals", "validate", "publish", "tokenise", "pretrain", "evaluate", "register", "report")
 LENGTH_EDGES = [10.0 * 10 ** (exponent / 5) for exponent in range(0, 26)]  # 10 to 1,000,000 characters, five bins a decade
@@ -84,6 +84,7 @@ def render_run(run_name: str, versions: Sequence[ShardSet], config: ReportConfig
             title=made["publish"].manifest().recipe["config"]["title"] if "publish" in made else "",
             started=min((_run(version).get("started", "") for version in versions), default=""),
             summary=_summary(made),
+            failure=ledger.failure(run_name) if run_name else "",
             headline=_headline(made, facts),
             config=_config(made),
             digests={name: version.digest for name, version in made.items()},

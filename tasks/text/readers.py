@@ -125,6 +125,13 @@ def files_of(path: str) -> list[Path]:
     return found
 
 
+def other_files(path: str) -> list[Path]:
+    """The files of a folder that no reader takes, hidden ones aside, in order of their names."""
+    root = Path(path).expanduser()
+    found = sorted(one for one in root.rglob("*") if one.is_file() and not _kind(one))
+    return [one for one in found if not any(part.startswith(".") for part in one.relative_to(root).parts)]
+
+
 def fingerprint(config: IngestConfig) -> dict[str, str]:
     """{file: size and time} of every local file, so that a changed folder is another version."""
     seen = {}
@@ -138,6 +145,8 @@ def fingerprint(config: IngestConfig) -> dict[str, str]:
             for file in files or [root]:
                 facts = file.stat()
                 seen[f"{source.name}:{file}"] = f"{facts.st_size}:{facts.st_mtime_ns}"
+            if isinstance(source, FolderSource):
+                seen |= {f"{source.name}:{file}": "not read" for file in other_files(local)}
     return seen
 
 
@@ -249,6 +258,8 @@ def _file_pieces(index: int, source: FolderSource, shard_bytes: int) -> Iterator
                 yield Piece(index, str(file), group, group + 1, facts.row_group(group).total_byte_size)
         else:
             yield Piece(index, str(file), 0, size, size)
+    for file in other_files(source.path):
+        yield Piece(index, str(file), 0, 0, 0)
 
 
 def _rows(index: int, source: DatasetSource, config: IngestConfig) -> Iterator[Piece]:
@@ -292,6 +303,13 @@ def _read(piece: Piece, source: FolderSource | DatasetSource) -> Iterator[dict[s
         except (OSError, pa.ArrowInvalid) as error:
             raise InputError(f"{piece.path}: damaged Parquet file ({error}); copy it again or leave it out") from error
         yield from _table_rows(table, wanted, piece.path)
+    elif not kind:
+        relative = Path(piece.path).relative_to(Path(source.path).expanduser()).as_posix()
+        yield {
+            "broken": "unknown_kind",
+            "raw": _word(relative).encode(),
+            "detail": f"no reader for {Path(piece.path).suffix or 'it'}",
+        }
     elif kind == "text":
         raw = Path(piece.path).read_bytes()
         try:

@@ -317,7 +317,7 @@ def _refusal(url: str, config: FetchConfig) -> str | None:
     host = urls.hostname_of(url)
     is_address = ":" in host or host.rpartition(".")[2].isdigit()
     if is_address and urls.forbidden_address(host) and not _is_allowed(host, URL(url).port, config):
-        return f"{host} is not on the public internet and not allowed by name"
+        return f"{host} is not on the public internet and not allowed by name (allowed_private_hosts)"
     return None
 
 

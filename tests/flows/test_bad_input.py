@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import json
 import socket
+import threading
 from datetime import UTC, datetime
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pyarrow as pa
@@ -135,6 +138,27 @@ def test_an_unreachable_host_and_a_page_that_answers_500_are_counted_rejects(tri
     counts = tried.counts("crawl")
     assert counts.total == counts.kept + sum(counts.dropped.values()) == tried.num_urls
     assert tried.rejects("crawl") == {"page": "unreachable", "broken": "bad_status", "nowhere": "bad_status"}
+
+
+def test_a_crawl_that_fetched_nothing_is_an_error_and_is_asked_for_again(tmp_path: Path) -> None:
+    with socket.socket() as unused:
+        unused.bind(("127.0.0.1", 0))
+        host = f"127.0.0.1:{unused.getsockname()[1]}"
+        (tmp_path / "urls.txt").write_text(f"http://{host}/")
+        fetch = f"fetch={{agent: 'test/1 (+http://a.example/)', delay_s: 0, retries: 0, allowed_private_hosts: ['{host}']}}"
+        words = ["step", "crawl", "-i", str(tmp_path / "urls.txt"), "-o", str(tmp_path / "out"), "--set", fetch, "-w", "1"]
+        (failed,) = commands(tmp_path / "home", words)
+    assert failed.code == 2
+    assert f"crawl: no page could be fetched (unreachable 1).\n  http://{host}/: unreachable: " in failed.output
+    (tmp_path / "site").mkdir()
+    (tmp_path / "site" / "index.html").write_bytes(_page(english.text(1)))
+    handler = partial(SimpleHTTPRequestHandler, directory=str(tmp_path / "site"))
+    with ThreadingHTTPServer(("127.0.0.1", int(host.rpartition(":")[2])), handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        (again,) = commands(tmp_path / "home", words)
+        server.shutdown()
+    assert again.code == 0, again.output
+    assert "crawl: 1 in, 1 kept" in again.output
 
 
 def test_pages_in_another_character_set_are_read_and_an_empty_page_is_a_reject(tried: Tried) -> None:

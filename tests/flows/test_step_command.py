@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
+import time
 from collections import Counter
 from pathlib import Path
 
@@ -98,6 +101,13 @@ def test_the_rows_that_are_no_documents_are_rejects_of_the_import(made: Made) ->
     assert (counts.total, counts.kept, counts.dropped) == (NUM_ROWS, NUM_GOOD, {"broken_json": 1, "no_text": 1})
 
 
+def test_the_rows_that_no_step_saw_are_told_where_plain_files_are_read(made: Made) -> None:
+    said = made.first["redact"].output
+    assert f"ingest: {NUM_ROWS} in, {NUM_GOOD} kept, {NUM_BROKEN} dropped ({made.source})" in said
+    assert "broken_json" in said and "no_text" in said
+    assert any(line.split() == ["masked.email", "2"] for line in said.splitlines())
+
+
 def test_planted_duplicates_are_found_and_name_the_document_that_was_kept(made: Made) -> None:
     dropped = made.manifest("dedup").counts.dropped
     assert dropped == {"exact_duplicate": NUM_COPIES, "near_duplicate": NUM_NEAR}
@@ -151,13 +161,31 @@ def test_another_configuration_is_refused_in_the_same_folder(made: Made, name: s
     assert "Traceback" not in ended.output
 
 
+def _many_shards(folder: Path, num_files: int) -> list[str]:
+    """A folder that `ingest` makes a shard of each file of, and the words for it up to the output folder."""
+    folder.mkdir()
+    for number in range(num_files):
+        (folder / f"{number:03d}.jsonl").write_text(json.dumps({"text": english.text(number), "id": number}))
+    return ["step", "ingest", "--input", str(folder), "--set", "shard_bytes=1000", "--output"]
+
+
+def test_ctrl_c_ends_a_step_with_one_sentence(tmp_path: Path) -> None:
+    words = [*_many_shards(tmp_path / "many", 250), str(tmp_path / "out")]
+    process = start(tmp_path / "home", "-m", "flows", *words, "--workers", "2")
+    while len(receipts(tmp_path / "out")) < 20:
+        assert process.poll() is None, process.communicate()[0]
+        time.sleep(0.002)
+    os.killpg(process.pid, signal.SIGINT)  # as a terminal does: every process of the group hears it
+    said, _ = process.communicate(timeout=60)
+    assert process.returncode == 130, said
+    assert "Interrupted. The same words go on where it stood" in said
+    assert "Traceback" not in said
+
+
 def test_a_killed_step_goes_on_where_it_stood_and_ends_with_the_same_digest(tmp_path: Path) -> None:
     num_files, home = 250, tmp_path / "home"
-    for number in range(num_files):
-        (tmp_path / "many").mkdir(exist_ok=True)
-        (tmp_path / "many" / f"{number:03d}.jsonl").write_text(json.dumps({"text": english.text(number), "id": number}))
     killed, calm = tmp_path / "killed", tmp_path / "calm"
-    words = ["step", "ingest", "--input", str(tmp_path / "many"), "--set", "shard_bytes=1000", "--output"]
+    words = _many_shards(tmp_path / "many", num_files)
     process = start(home, "-m", "flows", *words, str(killed), "--workers", "2")
     kill_when(process, lambda: len(receipts(killed)) >= 20)
     before = finished_parts(killed)

@@ -87,6 +87,7 @@ def realistic() -> ReportFacts:
         run_name="demo · clever-otter",
         title="Operation texts of an API",
         started="2026-11-22 10:04 UTC",
+        failure="curate: the corpus is empty",
         summary="Operation texts of botocore, crawled from four loopback hosts, curated, and a 4.1 M parameter model trained on them.",
         headline={
             "documents in": "6,412",

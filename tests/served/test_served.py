@@ -30,7 +30,7 @@ def again(mill: Mill, suite: Path, retried: str) -> tuple[Any, str, float]:
     return said, mill.newest_run(), began
 
 
-def test_a_run_that_the_gate_stops_fails_and_names_the_expectation(mill: Mill, failed: tuple[Any, str]) -> None:
+def test_a_run_that_the_gate_stops_fails_and_names_the_expectation(mill: Mill, failed: tuple[Any, str], tmp_path: Path) -> None:
     said, run_id = failed
     assert said.returncode == 1, said.stdout + said.stderr + mill.logs()
     assert "expect_column_values_to_be_between on 'num_rows'" in said.stderr
@@ -41,6 +41,8 @@ def test_a_run_that_the_gate_stops_fails_and_names_the_expectation(mill: Mill, f
     assert f"PREFECT_API_URL={mill.api} " in said.stderr and f"flow-run retry {run_id}" in said.stderr
     first = mill.step_runs(run_id)[: len(CURATED) + 1]
     assert {run["name"]: run["state_name"] for run in first} == {**dict.fromkeys(CURATED, "Completed"), "validate": "Failed"}
+    assert mill.cli("report", run_id, "--output", str(tmp_path / "page.html")).returncode == 0
+    assert re.search("This run failed.*num_rows", (tmp_path / "page.html").read_text(), re.DOTALL)
 
 
 def test_a_retry_executes_only_what_failed_and_what_follows(mill: Mill, failed: tuple[Any, str], retried: str) -> None:
@@ -149,6 +151,8 @@ def test_the_command_ends_with_a_table_and_links_that_lead_somewhere(mill: Mill,
     mlflow_run = re.search(r"/runs/(\w+)\?", links["MLflow run"])
     assert mlflow_run and mill.mlflow.get_run(mlflow_run[1]).data.tags["prefect.flow_run_id"] == run_id
     assert "gopher_" in Path(links["Report page"]).read_text()
+    made = dict(re.findall(r"^(Dataset|Model) +(\S+)$", said.stdout, re.MULTILINE))
+    assert (Path(made["Dataset"]) / "part-00000.parquet").is_file() and (Path(made["Model"]) / "config.json").is_file()
 
 
 def test_status_and_doctor_find_everything_well(mill: Mill, retried: str) -> None:
@@ -182,6 +186,7 @@ def test_report_writes_the_page_of_a_run(mill: Mill, retried: str, tmp_path: Pat
     assert said.returncode == 0, said.stderr
     page = path.read_text()
     assert retried in page and "<svg" in page and 'src="http' not in page
+    assert "This run failed" not in page  # it did at first
 
 
 def test_verify_finds_the_file_that_was_touched(mill: Mill, again: tuple[Any, str, float]) -> None:

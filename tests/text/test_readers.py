@@ -88,7 +88,9 @@ def test_a_text_file_is_one_document_named_by_its_place_in_the_folder(tmp_path: 
         ("b/two.md", "# Zwei\n\nÜber", "folder"),
         ("one.txt", "One.", "folder"),
     ]
-    assert not gone
+    assert [(Path(row["url"]).name, row["rule"], row["detail"]) for row in gone] == [
+        ("ignored.pdf", "unknown_kind", "no reader for .pdf")
+    ]
     assert _read(_config(tmp_path / "one.txt"))[0][0]["url"] == "one.txt"
 
 
