@@ -116,11 +116,14 @@ def mend_lost() -> list[str]:
     A worker does that for the runs it started. This is for those that ended together with their worker, as in a power cut.
     """
     running = FlowRunFilterState(type=FlowRunFilterStateType(any_=[StateType.RUNNING]))
-    at_work = {(process.info["environ"] or {}).get("PREFECT__FLOW_RUN_ID") for process in psutil.process_iter(["environ"])}
+    environments = {str(process.pid): process.info["environ"] for process in psutil.process_iter(["environ"])}
+    at_work = {environment.get("PREFECT__FLOW_RUN_ID") for environment in environments.values() if environment}
+    hidden = {pid for pid, environment in environments.items() if environment is None}  # another user's
     with get_client(sync_client=True) as client:
         here = client.read_flow_runs(flow_run_filter=FlowRunFilter(tags=FlowRunFilterTags(all_=[HOST_TAG]), state=running))
         # a flow without a deployment runs inside another one's process, and shares its fate
-        lost = [run for run in here if run.deployment_id and str(run.id) not in at_work]
+        ours = [run for run in here if run.deployment_id and run.infrastructure_pid not in hidden]
+        lost = [run for run in ours if str(run.id) not in at_work]
         for run in lost:
             inside = [one for one in tree(client, run.id) if one.deployment_id is None and one.state_type == StateType.RUNNING]
             for one in (run, *inside):

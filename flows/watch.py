@@ -60,7 +60,7 @@ def follow(run_id: UUID, console: Console) -> Any:
             run = last
             if late != told:
                 told = late
-                console.print(late, highlight=False, soft_wrap=True)
+                console.print(late or "all are taken now", highlight=False, soft_wrap=True)
             for line in lines:
                 if shown.get(line.step) != line.state:
                     shown[line.step] = line.state
