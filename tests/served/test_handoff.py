@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
-from served_mill import STEPS, Mill
+from served_mill import STEPS, Mill, wait_until
 
 pytestmark = [pytest.mark.soak, pytest.mark.timeout(360, func_only=True)]
 
@@ -24,13 +26,18 @@ def test_a_gpu_worker_with_a_home_of_its_own_takes_the_training(new_mill: Callab
             "GRISTMILL_MLFLOW_URL": here.mlflow_url,
         }
     )
-    started = there.cli("up")
-    assert started.returncode == 0, started.stdout + started.stderr
+    with ThreadPoolExecutor(1) as one_more:
+        running = one_more.submit(here.run)
+        late = {"state": {"name": {"any_": ["Late"]}}}
+        wait_until(lambda: here.ask("/flow_runs/filter", flow_runs=late), 150, f"training that nobody takes; {here.logs()}")
+        time.sleep(3)  # the command looks once a second
+        started = there.cli("up")
+        assert started.returncode == 0, started.stdout + started.stderr
+        said = running.result()
+    assert said.returncode == 0, said.stdout + said.stderr + here.logs() + there.logs()
+    assert "waits for a worker on queue `gpu`" in said.stdout
     assert set(json.loads((here.home / "servers.json").read_text())) == {"prefect", "mlflow", "worker-cpu"}
     assert set(json.loads((there.home / "servers.json").read_text())) == {"worker-gpu"}
-
-    said = here.run()
-    assert said.returncode == 0, said.stdout + said.stderr + here.logs() + there.logs()
 
     run_id = here.newest_run()
     assert here.states(run_id) == dict.fromkeys(STEPS, "Completed")
