@@ -171,7 +171,9 @@ def _many_shards(folder: Path, num_files: int) -> list[str]:
 
 def test_ctrl_c_ends_a_step_with_one_sentence(tmp_path: Path) -> None:
     words = [*_many_shards(tmp_path / "many", 250), str(tmp_path / "out")]
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # tests in the background may be told to ignore it
     process = start(tmp_path / "home", "-m", "flows", *words, "--workers", "2")
+    signal.signal(signal.SIGINT, before)
     while len(receipts(tmp_path / "out")) < 20:
         assert process.poll() is None, process.communicate()[0]
         time.sleep(0.002)

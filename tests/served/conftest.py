@@ -80,7 +80,16 @@ def failed(mill: Mill, suite: Path) -> tuple[Any, str]:
 
 
 @pytest.fixture(scope="session")
-def retried(mill: Mill, suite: Path, failed: tuple[Any, str]) -> str:
+def failed_page(mill: Mill, failed: tuple[Any, str], tmp_path_factory: pytest.TempPathFactory) -> str:
+    """The report page of that run, before it is tried again."""
+    path = tmp_path_factory.mktemp("failed") / "page.html"
+    said = mill.cli("report", failed[1], "--output", str(path))
+    assert said.returncode == 0, said.stderr
+    return path.read_text()
+
+
+@pytest.fixture(scope="session")
+def retried(mill: Mill, suite: Path, failed: tuple[Any, str], failed_page: str) -> str:
     """The same run, tried again after the suite was mended."""
     raw = json.loads(suite.read_text())
     suite.write_text(json.dumps({**raw, "expectations": raw["expectations"][:-1]}))
