@@ -146,7 +146,7 @@ def fingerprint(config: IngestConfig) -> dict[str, str]:
                 facts = file.stat()
                 seen[f"{source.name}:{file}"] = f"{facts.st_size}:{facts.st_mtime_ns}"
             if isinstance(source, FolderSource):
-                seen |= {f"{source.name}:{file}": "not read" for file in other_files(local)}
+                seen |= {f"{source.name}:{_word(file)}": "not read" for file in other_files(local)}
     return seen
 
 
@@ -259,7 +259,7 @@ def _file_pieces(index: int, source: FolderSource, shard_bytes: int) -> Iterator
         else:
             yield Piece(index, str(file), 0, size, size)
     for file in other_files(source.path):
-        yield Piece(index, str(file), 0, 0, 0)
+        yield Piece(index, _word(file), 0, 0, 0)
 
 
 def _rows(index: int, source: DatasetSource, config: IngestConfig) -> Iterator[Piece]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import os
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -59,6 +60,15 @@ def test_json_lines_are_read_from_every_packing(tmp_path: Path, name: str, pack:
     kept, gone = _read(_config(tmp_path))
     assert [row["text"] for row in kept] == [row["text"] for row in TWO]
     assert not gone
+
+
+def test_a_file_that_no_reader_takes_is_a_reject_whatever_bytes_its_name_has(tmp_path: Path) -> None:
+    _put(tmp_path / "a.jsonl", _lines(*TWO))
+    _put(tmp_path / os.fsdecode(b"\xff.pdf"), b"%PDF")
+    kept, gone = _read(_config(tmp_path))
+    assert len(kept) == len(TWO)
+    assert [row["rule"] for row in gone] == ["unknown_kind"]
+    assert json.dumps(fingerprint(_config(tmp_path))).encode()
 
 
 @pytest.mark.parametrize("data", [json.dumps(TWO).encode(), b"\xef\xbb\xbf\n" + json.dumps(TWO, indent=2).encode()])
