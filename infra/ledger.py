@@ -1,7 +1,8 @@
 """Which versions a run is made of: one small file per step below `runs/<run>/`, on the shared storage.
 
 A run is one execution of the outermost flow, named by its Prefect id (or by its time, outside Prefect). Flows that run for it on other
-machines enter their steps in the same folder. `report`, `trace` and the closing table of `gristmill run` read it.
+machines enter their steps in the same folder. `report`, `trace`, `lineage` and the closing table of `gristmill run` read it. What a corpus has
+published so far is listed below `corpora/<name>/`, one file per version, in the order of first publication.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from datetime import UTC, datetime
+from typing import Any
 
 from pydantic import BaseModel, ConfigDict
 
@@ -22,6 +24,38 @@ from infra.versions import code_version
 _run: ContextVar[str] = ContextVar("run", default="")
 
 FAILURE = "failure.txt"
+ABOUT = "about.json"
+
+
+class About(BaseModel):
+    """What a run is: written when its outermost flow begins, and again when it is tried again."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+    run: str
+    flow: str
+    corpus: str
+    started: str
+    """When the last try began, ISO 8601 in UTC."""
+    host: str
+    code_version: str
+    config: dict[str, Any]
+
+
+class Published(BaseModel):
+    """A version that a corpus published, and when it did so first."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+    version: str
+    digest: str
+    path: str
+    published: str
+    run: str
+
+    def shards(self) -> ShardSet:
+        """The version itself."""
+        return open_version(folder_of(self.path))
 
 
 class Entry(BaseModel):
@@ -51,7 +85,7 @@ class Entry(BaseModel):
             digest=shards.digest,
             loaded=loaded,
             seconds=round(seconds, 3),
-            finished=datetime.now(UTC).isoformat(),
+            finished=_now(),
             host=socket.gethostname(),
             code_version=code_version(),
         )
@@ -74,6 +108,38 @@ def run(name: str) -> Iterator[None]:
 def current_run() -> str:
     """The run of the surrounding block, empty outside one."""
     return _run.get()
+
+
+def begin(name: str, flow: str, corpus: str, config: dict[str, Any]) -> None:
+    """Note what a run is."""
+    about = About(
+        run=name, flow=flow, corpus=corpus, started=_now(), host=socket.gethostname(), code_version=code_version(), config=config
+    )
+    storage.write_json(storage.join(_folder(name), ABOUT), about.model_dump())
+
+
+def about(name: str) -> About | None:
+    """What a run is; None for one that an older release made."""
+    path = storage.join(_folder(name), ABOUT)
+    return About.model_validate(storage.read_json(path)) if storage.exists(path) else None
+
+
+def announce(corpus: str, shards: ShardSet) -> bool:
+    """List a version as published by a corpus; False if it was listed before, under whatever run."""
+    path = storage.join(_corpus(corpus), f"{shards.version}-{shards.digest}.json")
+    if storage.exists(path):
+        return False
+    first = Published(version=shards.version, digest=shards.digest, path=shards.path, published=_now(), run=_run.get())
+    storage.write_json(path, first.model_dump())
+    return True
+
+
+def published(corpus: str) -> list[Published]:
+    """What a corpus published, oldest first."""
+    folder = _corpus(corpus)
+    files = [name for name in storage.list_folder(folder) if name.endswith(".json") and not name.startswith(".")]
+    found = [Published.model_validate(storage.read_json(storage.join(folder, name))) for name in files]
+    return sorted(found, key=lambda one: (one.published, one.version))
 
 
 def enter(entry: Entry) -> None:
@@ -106,7 +172,7 @@ def entries(name: str) -> list[Entry]:
     found = [
         Entry.model_validate(storage.read_json(storage.join(folder, file)))
         for file in storage.list_folder(folder)
-        if file.endswith(".json") and not file.startswith(".")
+        if file.endswith(".json") and file != ABOUT and not file.startswith(".")
     ]
     return sorted(found, key=lambda entry: entry.finished)
 
@@ -114,7 +180,7 @@ def entries(name: str) -> list[Entry]:
 def runs() -> list[str]:
     """All runs, the latest last."""
     names = storage.list_folder(storage.join(settings().store, "runs"))
-    return sorted(names, key=lambda name: max((entry.finished for entry in entries(name)), default=""))
+    return sorted(names, key=_last_sign)
 
 
 def find_run(prefix: str) -> str:
@@ -133,6 +199,20 @@ def find_run(prefix: str) -> str:
     raise storage.StorageError(
         f"run {prefix!r}: {what} of that name in {settings().store}/runs; known: {', '.join(known[-5:]) or 'none'}"
     )
+
+
+def _last_sign(name: str) -> str:
+    """When a run was last heard of."""
+    known = about(name)
+    return max([entry.finished for entry in entries(name)] + ([known.started] if known else [""]))
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat()
+
+
+def _corpus(name: str) -> str:
+    return storage.join(settings().store, "corpora", name)
 
 
 def _folder(name: str) -> str:

@@ -96,6 +96,7 @@ def tracked_flow(name: str, config: BaseModel, lineage: Lineage | None = None) -
             )
         if root == run_id:
             ledger.forgive(root)
+            ledger.begin(root, name, tags["corpus"], config.model_dump(mode="json", by_alias=True))
         try:
             yield Lineage(root=root, mlflow_run_id=track.run_id if track else "")
         except Exception as error:
