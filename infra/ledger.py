@@ -1,8 +1,8 @@
 """Which versions a run is made of: one small file per step below `runs/<run>/`, on the shared storage.
 
 A run is one execution of the outermost flow, named by its Prefect id (or by its time, outside Prefect). Flows that run for it on other
-machines enter their steps in the same folder. `report`, `trace`, `lineage` and the closing table of `gristmill run` read it. What a corpus has
-published so far is listed below `corpora/<name>/`, one file per version, in the order of first publication.
+machines enter their steps in the same folder. `report`, `trace`, `lineage` and the closing table of `gristmill run` read it.
+What a corpus has published so far is listed below `corpora/<name>/`, one file per version.
 """
 
 from __future__ import annotations
