@@ -1,27 +1,34 @@
 """The one door of Dask: shards go to a pool of worker processes and come back as receipts, in whatever order they finish.
 
 A pool starts its cluster when the first shard needs it, so that a run which finds everything done starts none. A shard that has its receipt
-is never computed again. Workers report the version of the code they run, and another version than ours is an error. One shard costs about
-4 ms beside its work.
+is never computed again; one that ends its workers is searched for the document that does it. Workers report the version of the code they
+run, and another version than ours is an error. One shard costs about 4 ms beside its work.
 """
 
 from __future__ import annotations
 
+import logging
 import os
 import signal
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
+from dataclasses import dataclass, replace
 from typing import Any, Literal, TypeVar
 
+import psutil
+import pyarrow as pa
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from infra import dataset, storage
+from infra import dataset, poison, storage
 from infra.dataset import Outcome, Receipt
 from infra.errors import GristmillError
+from infra.poison import Poisoned
 from infra.progress import report
 from infra.versions import code_version
+
+log = logging.getLogger("gristmill")
 
 Item = TypeVar("Item")
 
@@ -31,7 +38,14 @@ class CodeMismatch(GristmillError):
 
 
 class ShardKilledWorkers(GristmillError):
-    """A shard that ended every worker that took it."""
+    """A shard that ended every worker that took it; the message names the documents in it that do so, where they could be found."""
+
+
+@dataclass(frozen=True)
+class Killed:
+    """In the place of a result: the item ended every worker that took it."""
+
+    why: str
 
 
 class DaskConfig(BaseModel):
@@ -47,6 +61,8 @@ class DaskConfig(BaseModel):
     """Scheduler address for kind `address`, for example tcp://10.0.0.5:8786."""
     memory_limit: str = "auto"
     """Memory of one local worker before Dask spills and then restarts it, for example 4GiB."""
+    skip_poisoned: bool = False
+    """Leave out documents that end every worker that takes them, as rejects of rule `poisoned`; else they stop the run, by name."""
 
     @model_validator(mode="after")
     def _knows_its_scheduler(self) -> DaskConfig:
@@ -73,7 +89,10 @@ class Pool:
         return self.config.workers or os.cpu_count() or 1
 
     def run(self, work: Callable[[Item], Any], items: Sequence[Item]) -> Iterator[tuple[int, Any]]:
-        """Yield (position in `items`, work(item)) as items finish; the first error is raised after the others are called off."""
+        """Yield (position in `items`, work(item)) as items finish; the first error is raised after the others are called off.
+
+        An item that ends every worker that takes it comes back as `Killed`.
+        """
         if self.config.kind == "none" or not items:
             yield from ((position, work(item)) for position, item in enumerate(items))
             return
@@ -88,16 +107,21 @@ class Pool:
                 try:
                     result = future.result()
                 except KilledWorker as error:
-                    raise ShardKilledWorkers(
-                        f"shard {index} of {len(items)} ended every worker that took it, most likely for want of memory: "
-                        f"give workers more (dask.memory_limit), use fewer (dask.workers) or smaller shards. {error}"
-                    ) from error
+                    result = Killed(str(error))
                 future.release()
                 if isinstance(result, GristmillError):
                     raise result
                 yield index, result
         finally:
             client.cancel(futures, force=True)
+
+    def max_worker_bytes(self) -> int:
+        """Memory at which a worker is ended: Dask's nanny does so at 95 % of its limit."""
+        from distributed.worker_memory import parse_memory_limit
+
+        share = psutil.virtual_memory().total // self.num_workers
+        limit = self.config.memory_limit
+        return int(0.95 * (share if limit == "auto" else parse_memory_limit(limit, 1, 1, logger=log) or share))
 
     def close(self) -> None:
         """Stop the cluster if one was started here."""
@@ -168,25 +192,94 @@ def current() -> Pool:
     return _pool.get() or Pool(DaskConfig(kind="none"))
 
 
-def map_shards(work: Callable[[Item], Outcome], items: Sequence[Item], folder: str, what: str) -> list[Receipt]:
+def map_shards(
+    work: Callable[[Item], Outcome], items: Sequence[Item], folder: str, what: str, *, by_document: bool = False
+) -> list[Receipt]:
     """Write shard i of `folder` from `work(items[i])`, for every i that has no receipt yet; all receipts, in order.
 
     `work` and the items travel to worker processes: a module-level function or a `functools.partial` of one.
+
+    Args:
+        by_document: whether the work goes document by document, so that one of them can be left out without harm to the others.
+
+    Raises:
+        ShardKilledWorkers: after all other shards are done.
     """
     storage.make_folder(folder)
     finished = dataset.finished_shards(folder, len(items))
     missing = [index for index in range(len(items)) if index not in finished]
+    killed: dict[int, str] = {}
     report(len(finished), len(items), what)
-    jobs = [(work, items[index], folder, index) for index in missing]
-    for _, receipt in current().run(_write_shard, jobs):
+    jobs = [(work, items[index], folder, index, ()) for index in missing]
+    for position, receipt in current().run(_write_shard, jobs):
+        if isinstance(receipt, Killed):
+            killed[missing[position]] = receipt.why
+            continue
         finished[receipt.index] = receipt
         report(len(finished), len(items), what)
+    if killed:
+        again = [
+            (work, items[index], folder, index, _poison(work, items[index], why, by_document)) for index, why in killed.items()
+        ]
+        for position, receipt in current().run(_write_shard, again):
+            if isinstance(receipt, Killed):
+                raise ShardKilledWorkers(
+                    _words(again[position][1], "once more, though no document of it did so alone", receipt.why)
+                )
+            finished[receipt.index] = receipt
     return [finished[index] for index in range(len(items))]
 
 
-def _write_shard(job: tuple[Callable[[Any], Outcome], Any, str, int]) -> Receipt:
-    work, item, folder, index = job
-    return dataset.write_shard(folder, index, work(item))
+def _poison(work: Callable[[Any], Any], item: Any, why: str, by_document: bool) -> tuple[Poisoned, ...]:
+    """The documents to leave out of an item that ended its workers; none if it only sat beside another such item.
+
+    Raises:
+        ShardKilledWorkers: they may not be left out, or cannot be found.
+    """
+    if not by_document or poison.shard_of(item) is None:
+        raise ShardKilledWorkers(_words(item, "", why))
+    log.warning("%s ended every worker that took it; looking for the document", _name(item))
+    try:
+        found = poison.find(work, item, current().max_worker_bytes())
+    except poison.Unfound as error:
+        raise ShardKilledWorkers(_words(item, str(error), why)) from error
+    named = "; ".join(f"document {one.doc_id} ({one.url or one.source}) {one.how}" for one in found)
+    if found and not current().config.skip_poisoned:
+        raise ShardKilledWorkers(
+            f"{_name(item)} ended every worker that took it: {named}. To go on without {'it' if len(found) == 1 else 'them'}: "
+            "`gristmill rerun RUN --skip-poisoned` (or dask.skip_poisoned=true); each is then a reject of rule `poisoned`"
+        )
+    if found:
+        log.warning("%s: left out as poisoned: %s", _name(item), named)
+    return tuple(found)
+
+
+def _words(item: Any, found: str, why: str) -> str:
+    return (
+        f"{_name(item)} ended every worker that took it{f' ({found})' if found else ''}, most likely for want of memory: give workers more "
+        f"(dask.memory_limit), use fewer (dask.workers) or smaller shards. {why}"
+    )
+
+
+def _name(item: Any) -> str:
+    shard = poison.shard_of(item)
+    return f"shard {shard.path}" if shard else f"a shard made of {item!r:.200}"
+
+
+def _write_shard(job: tuple[Callable[[Any], Outcome], Any, str, int, tuple[Poisoned, ...]]) -> Receipt:
+    work, item, folder, index, left_out = job
+    outcome = work(poison.without(item, [one.doc_id for one in left_out]))
+    if left_out:
+        rows = [
+            {"doc_id": one.doc_id, "url": one.url, "source": one.source, "rule": "poisoned", "detail": one.how}
+            for one in left_out
+        ]
+        rejects = [
+            dataset.rejects_table(rows),
+            *([outcome.rejects.cast(dataset.REJECTS_SCHEMA)] if outcome.rejects is not None else []),
+        ]
+        outcome = replace(outcome, rejects=pa.concat_tables(rejects).sort_by("doc_id"))
+    return dataset.write_shard(folder, index, outcome)
 
 
 def _checked(work: Callable[[Any], Any], item: Any, expected: str) -> Any:

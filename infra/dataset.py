@@ -11,6 +11,7 @@ import hashlib
 import io
 import json
 from collections.abc import Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -21,11 +22,12 @@ import pyarrow.parquet as pq
 from pydantic import BaseModel, ConfigDict
 
 from infra import storage
-from infra.errors import InputError
+from infra.errors import GristmillError, InputError
 from infra.ids import digest_of
 from infra.settings import settings
 
 MANIFEST = "manifest.json"
+REJECTS = "rejects"
 MANIFEST_FORMAT = 1
 # zstd level 3: the knee of size against time; Arrow's default row group would hold a whole shard in memory at once
 PARQUET_OPTIONS: dict[str, Any] = {"compression": "zstd", "compression_level": 3, "row_group_size": 16_384}
@@ -45,8 +47,18 @@ REJECTS_SCHEMA = pa.schema(
 )
 
 
-class ShardCorrupt(storage.StorageError):
-    """A shard whose bytes are not those its manifest names."""
+class ShardCorrupt(GristmillError):
+    """A shard whose bytes are not those its manifest names: (path, what is wrong)."""
+
+    def __str__(self) -> str:
+        return (
+            f"{self.path}: {self.args[1]}; remove the version's folder and run again: only this step and what follows is rebuilt"
+        )
+
+    @property
+    def path(self) -> str:
+        """The shard's file."""
+        return str(self.args[0])
 
 
 class VersionConflict(InputError):
@@ -137,23 +149,37 @@ class ShardRef:
     digest: str
     index: int
     num_rows: int
+    left_out: frozenset[str] = frozenset()
+    """Ids of documents that `read` leaves out: those that ended every worker that took them."""
 
     def read(self, columns: Sequence[str] | None = None) -> pa.Table:
         """The shard's rows.
 
         Raises:
-            ShardCorrupt: the bytes are not those of the manifest, or a column is missing.
+            ShardCorrupt: the file is gone, its bytes are not those of the manifest, or a column is missing.
         """
-        data = storage.read_bytes(self.path)
-        if (found := bytes_digest(data)) != self.digest:
-            raise ShardCorrupt(
-                f"{self.path}: digest {found} where the manifest says {self.digest}; "
-                "remove the version's folder and run again: only this step and what follows is rebuilt"
-            )
+        data = self._bytes()
         try:
-            return pq.read_table(pa.BufferReader(data), columns=list(columns) if columns is not None else None)
+            table = pq.read_table(pa.BufferReader(data), columns=list(columns) if columns is not None else None)
         except (KeyError, pa.ArrowInvalid) as error:
-            raise ShardCorrupt(f"{self.path}: {error}") from error
+            raise ShardCorrupt(self.path, str(error)) from error
+        return self.beside(table)
+
+    def beside(self, table: pa.Table) -> pa.Table:
+        """The rows of a table that lies row by row beside the whole shard, without those of documents that are left out."""
+        if not self.left_out:
+            return table
+        ids = pq.read_table(pa.BufferReader(self._bytes()), columns=["doc_id"])["doc_id"]
+        return table.filter(pc.invert(pc.is_in(ids, pa.array(sorted(self.left_out), pa.string()))))
+
+    def _bytes(self) -> bytes:
+        try:
+            data = storage.read_bytes(self.path)
+        except storage.StorageError as error:
+            raise ShardCorrupt(self.path, "no such file, though the manifest names it") from error
+        if (found := bytes_digest(data)) != self.digest:
+            raise ShardCorrupt(self.path, f"digest {found} where the manifest says {self.digest}")
+        return data
 
 
 class ShardSet(BaseModel):
@@ -235,7 +261,7 @@ def write_shard(folder: str, index: int, outcome: Outcome) -> Receipt:
     rejects_digest = None
     if outcome.rejects is not None and outcome.rejects.num_rows:
         rejects = outcome.rejects.cast(REJECTS_SCHEMA)
-        rejects_digest, _ = write_table(storage.join(folder, "rejects", part_name(index)), rejects)
+        rejects_digest, _ = write_table(storage.join(folder, REJECTS, part_name(index)), rejects)
         for entry in pc.value_counts(rejects["rule"]).to_pylist():
             dropped[str(entry["values"])] = int(entry["counts"])
     kept = outcome.kept.num_rows
@@ -332,6 +358,35 @@ def find(folder: str, version: str) -> Manifest | None:
     return manifest if whole else None
 
 
+def damaged(folder: str, manifest: Manifest) -> list[str]:
+    """Names of a version's files whose bytes are not those of its manifest, missing ones among them; reads all of them."""
+    wanted = {
+        **{shard.name: shard.digest for shard in manifest.shards},
+        **{f"{REJECTS}/{shard.name}": shard.rejects_digest for shard in manifest.shards if shard.rejects_digest},
+        **{file.name: file.digest for file in manifest.files},
+    }
+    with ThreadPoolExecutor() as threads:  # the hash leaves Python's lock
+        found = threads.map(lambda name: _digest_or_problem(folder, name), wanted)
+        return [name for name, digest in zip(wanted, found, strict=True) if digest != wanted[name]]
+
+
+def _digest_or_problem(folder: str, name: str) -> str:
+    try:
+        return file_entry(folder, name).digest
+    except OSError as error:
+        return f"unreadable: {error}"
+
+
+def reopen(folder: str, names: Iterable[str] = ()) -> None:
+    """Take a version for unfinished: its manifest goes, and these files with their receipts, so that a step makes just them again."""
+    storage.remove(storage.join(folder, MANIFEST))  # first: from here on it is not complete, whatever happens
+    for name in names:
+        shard = name.removeprefix(f"{REJECTS}/")
+        if shard.startswith("part-") and shard.endswith(".parquet"):
+            storage.remove(_receipt_path(folder, int(shard.removeprefix("part-").removesuffix(".parquet"))))
+        storage.remove(storage.join(folder, name))
+
+
 def shard_set(folder: str, manifest: Manifest) -> ShardSet:
     """Describe a complete version; its path is relative where it lies below the storage root."""
     root = settings().store + "/"
@@ -353,7 +408,7 @@ def open_version(folder: str) -> ShardSet:
 
 def dataset(folder: str, *, rejects: bool = False) -> pads.Dataset | None:
     """All shards of a folder as one lazy Arrow dataset, for look-ups and reports; None where there are none."""
-    where = storage.join(folder, "rejects") if rejects else folder
+    where = storage.join(folder, REJECTS) if rejects else folder
     names = [name for name in storage.list_folder(where) if name.startswith("part-") and name.endswith(".parquet")]
     if not names:
         return None

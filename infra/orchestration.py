@@ -194,6 +194,8 @@ def _tell(step: Step, inputs: Sequence[Any], config: BaseModel, result: Result, 
     """Put what the step did where people look: the Prefect run's artifacts and the MLflow run."""
     from prefect.artifacts import create_markdown_artifact
 
+    from infra.steps import flattened
+
     counts = result.shards.counts
     rows = "\n".join(f"| {rule} | {count:,} | {count / max(counts.total, 1):.1%} |" for rule, count in counts.dropped.items())
     lines = [
@@ -219,18 +221,10 @@ def _tell(step: Step, inputs: Sequence[Any], config: BaseModel, result: Result, 
         state = "loaded" if result.loaded else "made"
         # tags and not parameters, which MLflow never changes: a retry may make another version
         track.tags({"step.state": state, "version": result.shards.version, "digest": result.shards.digest, **where})
-        for shards in _each(inputs):
+        for shards in flattened(inputs):
             track.dataset(shards, "input")
         track.dataset(result.shards, "output")
     create_markdown_artifact("\n\n".join(lines), key=f"step-{step.name}", description=f"What {step.name} did")
-
-
-def _each(inputs: Sequence[ShardSet | Sequence[ShardSet]]) -> Iterator[ShardSet]:
-    for given in inputs:
-        if isinstance(given, ShardSet):
-            yield given
-        else:
-            yield from given
 
 
 def _flat(config: BaseModel) -> dict[str, Any]:

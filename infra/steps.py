@@ -12,21 +12,24 @@ import inspect
 import logging
 import socket
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
 
 from pydantic import BaseModel
 
-from infra import dataset, ledger, storage
+from infra import dataset, ledger, mending, storage
 from infra.cluster import Item, map_shards
-from infra.dataset import Counts, FileEntry, Outcome, Receipt, ShardSet
+from infra.dataset import Counts, FileEntry, Manifest, Outcome, Receipt, ShardSet
+from infra.errors import InputError
 from infra.settings import settings
 from infra.versions import code_of, code_version
 
 log = logging.getLogger("gristmill")
 
+RECIPE = "recipe.json"
+"""The recipe of a version, written before its first shard."""
 ASIDE = "aside"
 """Folder of intermediate results, which are removed when the version is complete."""
 BESIDE = "beside"
@@ -49,9 +52,15 @@ class Output:
     volatile: dict[str, Any] = field(default_factory=dict)
     counts: Counts | None = None
 
-    def map(self, work: Callable[[Item], Outcome], items: Sequence[Item], what: str = "shards") -> list[Receipt]:
-        """Make the version's shards: one per item, in parallel, resuming at those that are missing."""
-        self.receipts = map_shards(work, items, self.folder, what)
+    def map(
+        self, work: Callable[[Item], Outcome], items: Sequence[Item], what: str = "shards", *, by_document: bool = False
+    ) -> list[Receipt]:
+        """Make the version's shards: one per item, in parallel, resuming at those that are missing.
+
+        Args:
+            by_document: whether a document can be left out of an item without harm to the others, if it ends its workers.
+        """
+        self.receipts = map_shards(work, items, self.folder, what, by_document=by_document)
         return self.receipts
 
     def map_aside(self, phase: str, work: Callable[[Item], Outcome], items: Sequence[Item]) -> list[dataset.ShardRef]:
@@ -145,32 +154,95 @@ class Step:
         recipe = self.recipe(inputs, config)
         version = dataset.version_of(recipe)
         folder = folder or storage.join(settings().store, self.name, version)
-        if (manifest := dataset.find(folder, version)) is not None:
-            storage.remove(storage.join(folder, ASIDE))  # what a kill right after the manifest left
-            return Result(dataset.shard_set(folder, manifest), loaded=True, seconds=time.monotonic() - started)
-        _claim(folder, recipe, version)
-        resumed = len(_visible(storage.join(folder, "shards")))
-        began = datetime.now(UTC)
-        out = Output(folder, version)
-        self.function(*inputs, config=config, out=out)
-        seconds = time.monotonic() - started
-        _write_run(folder, began, seconds, resumed, out.volatile)
-        manifest = dataset.seal(
-            folder,
-            step=self.name,
-            schema_name=self.schema,
-            recipe=recipe,
-            receipts=out.receipts,
-            files=out.files,
-            facts=out.facts,
-            counts=out.counts,
-        )
-        storage.remove(out.aside())
+        if (manifest := mending.complete(folder, version)) is not None:
+            return _loaded(folder, manifest, started)
+        with mending.only_maker(folder, self.name) as still_held:
+            if (manifest := mending.complete(folder, version, mend=True)) is not None:  # by whoever had the lock before
+                return _loaded(folder, manifest, started)
+            _claim(folder, recipe, version)
+            resumed = len(_visible(storage.join(folder, "shards")))
+            began = datetime.now(UTC)
+            out = self._make(inputs, config, folder, version)
+            seconds = time.monotonic() - started
+            still_held()
+            _write_run(folder, began, seconds, resumed, out.volatile)
+            manifest = dataset.seal(
+                folder,
+                step=self.name,
+                schema_name=self.schema,
+                recipe=recipe,
+                receipts=out.receipts,
+                files=out.files,
+                facts=out.facts,
+                counts=out.counts,
+            )
+            storage.remove(out.aside())
         counts = manifest.counts
         log.info(
             "%s: %d in, %d kept, %d dropped, %.1f s", self.name, counts.total, counts.kept, counts.total - counts.kept, seconds
         )
         return Result(dataset.shard_set(folder, manifest), loaded=False, seconds=seconds, resumed_shards=resumed)
+
+    def _make(self, inputs: Sequence[ShardSet | Sequence[ShardSet]], config: BaseModel, folder: str, version: str) -> Output:
+        """Run the function; a shard that it finds damaged is made again and the function goes on."""
+        mended: list[str] = []
+        while True:
+            out = Output(folder, version)
+            try:
+                self.function(*inputs, config=config, out=out)
+            except dataset.ShardCorrupt as corrupt:
+                if corrupt.path in mended:
+                    raise
+                mended.append(corrupt.path)
+                mending.mend(corrupt, folder, list(flattened(inputs)), remake)
+            else:
+                out.volatile |= {"mended": mended} if mended else {}
+                return out
+
+
+def _loaded(folder: str, manifest: Manifest, started: float) -> Result:
+    storage.remove(storage.join(folder, ASIDE))  # what a kill right after the manifest left
+    return Result(dataset.shard_set(folder, manifest), loaded=True, seconds=time.monotonic() - started)
+
+
+def remake(damaged: ShardSet) -> None:
+    """Make the missing files of a version again, from its own recipe, in its own folder.
+
+    Raises:
+        InputError: it cannot be made again as it was: its step is not of this flow, or its inputs, settings or code are others now.
+    """
+    if damaged.step not in STEPS:
+        raise InputError(f"its step {damaged.step} is not part of this flow; run the flow that made it again")
+    recipe = storage.read_json(storage.join(damaged.folder, RECIPE))
+    inputs = [_opened(names) for names in recipe["inputs"].values()]
+    step = STEPS[damaged.step]
+    made = step.run(inputs, step.config_type.model_validate(recipe["config"]), damaged.folder).shards
+    if made.digest != damaged.digest:
+        raise InputError(f"made again, its digest is {made.digest} and not {damaged.digest}; what it is made from has changed")
+
+
+def flattened(inputs: Sequence[ShardSet | Sequence[ShardSet]]) -> Iterator[ShardSet]:
+    """The versions among a step's inputs, one by one."""
+    for given in inputs:
+        if isinstance(given, ShardSet):
+            yield given
+        else:
+            yield from given
+
+
+def _opened(names: Any) -> Any:
+    """The versions that a recipe names, as `_names` wrote them."""
+    if not isinstance(names, str):
+        return [_opened(one) for one in names]
+    path, _, digest = names.partition("@")
+    found = dataset.open_version(dataset.folder_of(path))
+    if found.digest != digest:
+        raise InputError(f"{found.folder}: has digest {found.digest} and not {digest}, which it was made from")
+    return found
+
+
+STEPS: dict[str, Step] = {}
+"""The steps that this process has imported: a version's recipe names the one that can make it again."""
 
 
 def step(*, schema: str, fingerprint: Fingerprint = lambda config: {}) -> Callable[[Callable[..., None]], Step]:
@@ -180,7 +252,12 @@ def step(*, schema: str, fingerprint: Fingerprint = lambda config: {}) -> Callab
         schema: name of the schema of its shards.
         fingerprint: names what the step reads besides its inputs (model files, local folders), as {name: digest}.
     """
-    return lambda function: Step(function, schema, fingerprint)
+
+    def made(function: Callable[..., None]) -> Step:
+        STEPS[function.__name__] = Step(function, schema, fingerprint)
+        return STEPS[function.__name__]
+
+    return made
 
 
 def _names(given: ShardSet | Sequence[ShardSet]) -> Any:
@@ -191,7 +268,7 @@ def _names(given: ShardSet | Sequence[ShardSet]) -> Any:
 
 def _claim(folder: str, recipe: dict[str, Any], version: str) -> None:
     """Mark an unfinished folder with its recipe, so that shards of two recipes never mix in one `--output`."""
-    path = storage.join(folder, "recipe.json")
+    path = storage.join(folder, RECIPE)
     if storage.exists(path):
         found = dataset.version_of(storage.read_json(path))
         if found != version:

@@ -24,7 +24,7 @@ def extract_shard(job: tuple[ShardRef, str], config: HtmlConfig) -> Outcome:
     """The documents of one shard of captures; `job` is the shard and the index that says where its payloads lie."""
     shard, index = job
     captures = shard.read(["doc_id", "source", "url", "host", "content_type", "payload_digest"]).to_pylist()
-    places = pq.read_table(pa.BufferReader(storage.read_bytes(index))).select(["file", "offset"]).to_pylist()
+    places = shard.beside(pq.read_table(pa.BufferReader(storage.read_bytes(index)), columns=["file", "offset"])).to_pylist()
     rows, rejects = [], []
     for at, record in _records(places):
         capture = captures[at]
@@ -44,7 +44,7 @@ def extract(pages: ShardSet, config: HtmlConfig, out: Output) -> None:
     """Turn captured pages into documents: character set, main text, and the reason where there is none."""
     folder = storage.join(pages.folder, "warc")
     jobs = [(shard, storage.join(folder, f"index-{shard.index:05d}.parquet")) for shard in pages.shards()]
-    out.map(partial(extract_shard, config=config), jobs)
+    out.map(partial(extract_shard, config=config), jobs, by_document=True)
 
 
 def _text(record: warc.Record | warc.BrokenRecord, capture: dict[str, Any], config: HtmlConfig) -> html.Extracted | html.Rejected:

@@ -29,4 +29,4 @@ def redact_shard(shard: ShardRef, config: RedactConfig) -> Outcome:
 @step(schema="clustered_documents")
 def redact(documents: ShardSet, config: RedactConfig, out: Output) -> None:
     """Mask personal data that identifies by form: e-mail addresses and public IP addresses."""
-    out.sum_facts(out.map(partial(redact_shard, config=config), documents.shards()))
+    out.sum_facts(out.map(partial(redact_shard, config=config), documents.shards(), by_document=True))

@@ -63,5 +63,5 @@ def rewrite_shard(pair: tuple[ShardRef, ShardRef], config: RewriteConfig) -> Out
 def rewrite(documents: list[ShardSet], verdicts: ShardSet, config: RewriteConfig, out: Output) -> None:
     """Remove policy, script and fragment lines and citation marks from the documents that the filter kept."""
     shards = [shard for version in documents for shard in version.shards()]
-    receipts = out.map(partial(rewrite_shard, config=config), list(zip(shards, verdicts.shards(), strict=True)))
+    receipts = out.map(partial(rewrite_shard, config=config), list(zip(shards, verdicts.shards(), strict=True)), by_document=True)
     out.sum_facts(receipts)

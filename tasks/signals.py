@@ -53,4 +53,4 @@ def measure_shard(shard: ShardRef, config: SignalsConfig) -> Outcome:
 def signals(documents: Sequence[ShardSet], config: SignalsConfig, out: Output) -> None:
     """Measure language, Gopher, C4 and FineWeb signals of every document, in one pass over its bytes."""
     shards = [shard for version in documents for shard in version.shards()]
-    out.map(partial(measure_shard, config=config), shards)
+    out.map(partial(measure_shard, config=config), shards, by_document=True)
