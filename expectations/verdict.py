@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
+from infra import storage
 from infra.errors import GristmillError
 
 MAX_SAMPLES = 5
@@ -54,6 +55,14 @@ class CheckResult:
     samples: tuple[Sample, ...] = ()
     error: str | None = None
     note: str = ""
+
+
+def read_checks(path: str) -> list[CheckResult]:
+    """The results that the step `validate` left in its `validation.json`."""
+    return [
+        CheckResult(**{**one, "samples": tuple(Sample(**sample) for sample in one["samples"])})
+        for one in storage.read_json(path)["checks"]
+    ]
 
 
 def judge(checks: Sequence[CheckResult]) -> Verdict:

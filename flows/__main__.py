@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import getpass
 import logging
 import sys
+from datetime import UTC
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 from rich.console import Console
+from rich.table import Table
 
 from infra.errors import GristmillError
 from infra.settings import adopt_quiet_environment, settings
@@ -32,7 +35,7 @@ ConfigOption = Annotated[
 SetOption = Annotated[
     list[str] | None, typer.Option("--set", "-s", help="Override a key: dotted.key=value, where the value is YAML. Repeatable.")
 ]
-FLOWS = ("pipeline", "curate", "train", "evaluate")
+FLOWS = ("pipeline", "curate", "recrawl", "train", "evaluate")
 EXIT_USER_ERROR = 2
 EXIT_FAILED = 1
 EXIT_INTERRUPTED = 130  # as shells say of Ctrl-C
@@ -40,7 +43,7 @@ EXIT_INTERRUPTED = 130  # as shells say of Ctrl-C
 
 @app.command()
 def run(
-    flow: Annotated[str, typer.Argument(help="pipeline, curate, train or evaluate.")] = "pipeline",
+    flow: Annotated[str, typer.Argument(help="pipeline, curate, recrawl, train or evaluate.")] = "pipeline",
     config: ConfigOption = "demo",
     overrides: SetOption = None,
     source_run: Annotated[str, typer.Option("--from", help="Run whose versions `train` and `evaluate` take.")] = "latest",
@@ -52,31 +55,113 @@ def run(
     if flow not in FLOWS:
         raise _UsageError(f"flow {flow!r}: there is none of that name; these are: {', '.join(FLOWS)}")
     loaded = load(config, overrides or [])
-    if flow in ("pipeline", "curate") and not settings().prefect_api_url:  # else the files may be another machine's
+    if flow in ("pipeline", "curate", "recrawl") and not settings().prefect_api_url:  # else the files may be another machine's
         require_sources(loaded)
     _start_servers()
-    from flows import deployments, watch
-    from infra.orchestration import flow_run_url
+    from flows import deployments
 
     submitted = deployments.submit(flow, loaded, **_flow_inputs(flow, source_run))
     out.print(f"{flow}: flow run {submitted.name} ({submitted.id})", highlight=False)
-    if detach:
-        return
-    try:
-        ended = watch.follow(submitted.id, out)
-    except KeyboardInterrupt:
-        words = f"The run goes on without this terminal; follow or cancel it on its page: {flow_run_url(str(submitted.id))}"
-        err.print(words, highlight=False, soft_wrap=True)
-        raise typer.Exit(EXIT_INTERRUPTED) from None
-    watch.summary(ended, out)
-    if ended.state is None or not ended.state.is_completed():
-        message = ended.state.message if ended.state else "no state"
-        err.print(f"{flow}: {ended.state_name}: {message}", highlight=False, markup=False, soft_wrap=True)
-        command = (
-            f"PREFECT_API_URL={settings().prefect_api_url} {Path(sys.executable).with_name('prefect')} flow-run retry {ended.id}"
-        )
-        err.print(f"Its cause mended, press Retry on its Prefect page, or: {command}", highlight=False, soft_wrap=True)
-        raise typer.Exit(EXIT_FAILED)
+    if not detach:
+        _follow(flow, submitted.id)
+
+
+@app.command()
+def rerun(
+    run_name: Annotated[str, typer.Argument(metavar="RUN", help="A run's id, its beginning, its name on Prefect, or `latest`.")],
+    first_step: Annotated[
+        str,
+        typer.Option(
+            "--from", help="Make this step and all that follow from it again, though they are whole. A crawl is replayed."
+        ),
+    ] = "",
+    skip_poisoned: Annotated[
+        bool, typer.Option("--skip-poisoned", help="Leave out documents that end their workers, as rejects of rule `poisoned`.")
+    ] = False,
+    detach: Annotated[bool, typer.Option("--detach", help="Return as soon as the run is scheduled.")] = False,
+) -> None:
+    """Try a finished run again: finished steps are loaded once their files prove whole, the failed one goes on, the rest follows."""
+    if first_step and first_step not in STEP_NAMES:
+        raise _UsageError(f"--from {first_step}: there is no such step; these are: {', '.join(STEP_NAMES)}")
+    _start_servers()
+    from flows import rerun as again
+
+    found = again.find(run_name)
+    again.rerun(found, first_step, skip_poisoned, lambda line: out.print(line, highlight=False))
+    out.print(f"flow run {found.name} ({found.id}): tried again", highlight=False)
+    if not detach:
+        _follow(found.name, found.id)
+
+
+@app.command()
+def approve(
+    run_name: Annotated[str, typer.Argument(metavar="RUN", help="A run's id, its beginning, its name on Prefect, or `latest`.")],
+    reason: Annotated[str, typer.Option("--reason", "-r", help="Why; kept in MLflow.")] = "",
+    by: Annotated[str, typer.Option("--by", help="Who decides; kept in MLflow.")] = getpass.getuser(),
+    refuse: Annotated[bool, typer.Option("--refuse", help="Say no: the run fails.")] = False,
+) -> None:
+    """Answer a run that waits at the gate, where expectations of severity `warning` did not hold."""
+    _require_prefect()
+    from flows import approval
+    from flows import rerun as again
+
+    found = again.find(run_name)
+    warnings = approval.answer(found, approval.Approval(approve=not refuse, reason=reason, by=by))
+    out.print(warnings, highlight=False, markup=False, soft_wrap=True)
+    out.print(f"flow run {found.name}: {'refused' if refuse else 'approved'} by {by}; it goes on", highlight=False)
+
+
+@app.command()
+def schedule(
+    flow: Annotated[
+        str, typer.Argument(help="pipeline, curate, recrawl, train or evaluate; without it all schedules are listed.")
+    ] = "",
+    cron: Annotated[str | None, typer.Option("--cron", help="Minute, hour, day, month, weekday, as in '0 3 * * *'.")] = None,
+    timezone: Annotated[str | None, typer.Option("--timezone", help="For example Europe/Berlin; UTC by default.")] = None,
+    config: Annotated[str, typer.Option("--config", "-c", help="A YAML file, or the name of one that ships.")] = "",
+    overrides: SetOption = None,
+    name: Annotated[str, typer.Option("--name", help="A flow can have several schedules, by name.")] = "nightly",
+    off: Annotated[bool, typer.Option("--off", help="Keep it, but switch it off.")] = False,
+    remove: Annotated[bool, typer.Option("--remove", help="Remove it.")] = False,
+) -> None:
+    """Let a flow run by itself: make, change, switch off or list schedules. Whatever stands in the Prefect UI is the same."""
+    from flows.config import load
+
+    if flow and flow not in FLOWS:
+        raise _UsageError(f"flow {flow!r}: there is none of that name; these are: {', '.join(FLOWS)}")
+    if overrides and not config:
+        raise _UsageError("--set needs --config, whose keys it changes")
+    loaded = load(config, overrides or []) if config else None
+    _start_servers()
+    from flows import schedules
+
+    if flow and remove:
+        schedules.remove(flow, name)
+    elif flow:
+        schedules.plan(flow, name, cron, timezone, loaded, active=not off)
+    table = Table("flow", "schedule", "cron", "time zone", "state", "next run", "corpus")
+    for one in schedules.planned():
+        at = one.next_run.astimezone(UTC).strftime("%Y-%m-%d %H:%M UTC") if one.next_run else ""
+        state = "[green]on[/]" if one.active else "off"
+        table.add_row(one.flow, one.name, one.cron, one.timezone, state, at, one.corpus or "(as deployed)")
+    out.print(table)
+
+
+@app.command()
+def automate(
+    name: Annotated[str, typer.Argument(help="train-on-publish or crash-the-silent; without it all are listed.")] = "",
+    off: Annotated[bool, typer.Option("--off", help="Switch it off.")] = False,
+) -> None:
+    """Switch on what happens by itself after something else: training after a new dataset version, a verdict on silent runs."""
+    _start_servers()
+    from flows import automations
+
+    if name:
+        automations.switch(name, on=not off)
+    table = Table("automation", "state", "what it does")
+    for one in automations.switches():
+        table.add_row(one.name, "[green]on[/]" if one.on else "off", one.description)
+    out.print(table)
 
 
 @app.command()
@@ -218,6 +303,33 @@ def setup() -> None:
 
 class _UsageError(GristmillError):
     """A word on the command line that means nothing here."""
+
+
+def _follow(what: str, run_id: Any) -> None:
+    """Show a flow run to its end; exit code 1 if it did not complete."""
+    from flows import watch
+    from infra.orchestration import flow_run_url
+
+    try:
+        ended = watch.follow(run_id, out)
+    except KeyboardInterrupt:
+        words = f"The run goes on without this terminal; follow or cancel it on its page: {flow_run_url(str(run_id))}"
+        err.print(words, highlight=False, soft_wrap=True)
+        raise typer.Exit(EXIT_INTERRUPTED) from None
+    watch.summary(ended, out)
+    if ended.state is None or not ended.state.is_completed():
+        message = ended.state.message if ended.state else "no state"
+        err.print(f"{what}: {ended.state_name}: {message}", highlight=False, markup=False, soft_wrap=True)
+        words = f"Its cause mended, press Retry on its Prefect page, or: gristmill rerun {str(run_id)[:8]}"
+        err.print(words, highlight=False, soft_wrap=True)
+        raise typer.Exit(EXIT_FAILED)
+
+
+def _require_prefect() -> None:
+    """Find the Prefect server that runs; unlike `_start_servers` this starts none, for what needs a run that is there."""
+    _adopt_servers()
+    if not settings().prefect_api_url:
+        raise _UsageError("no Prefect server was started here; `gristmill up` starts it, GRISTMILL_PREFECT_API_URL names another")
 
 
 def _start_servers() -> None:

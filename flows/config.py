@@ -10,10 +10,10 @@ import importlib.resources
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from types import UnionType
-from typing import Annotated, Any, Union, get_args, get_origin
+from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from expectations.suites import SuiteError, read_suite
 from infra.cluster import DaskConfig
@@ -49,6 +49,17 @@ class ConfigError(GristmillError, ValueError):
     """A configuration that cannot be used; one problem a line."""
 
 
+class ApprovalConfig(BaseModel):
+    """What happens when the gate has warnings but nothing that stops the corpus."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    on_warning: Literal["ask", "go", "stop"] = "ask"
+    """`ask`: wait for a human's answer, holding no worker; `go`: publish and record the warnings; `stop`: fail."""
+    timeout_hours: float = Field(72.0, gt=0)
+    """How long a run waits for the answer before it fails."""
+
+
 class RunConfig(BaseModel):
     """Everything a run follows from; each part is the configuration of the step of that name."""
 
@@ -76,6 +87,8 @@ class RunConfig(BaseModel):
     """What is masked."""
     validate_: ValidateConfig = Field(ValidateConfig(), alias="validate")
     """Which expectation suite the corpus must pass."""
+    approval: ApprovalConfig = ApprovalConfig()
+    """Who decides about a corpus with warnings; no part of any recipe."""
     split: SplitConfig = SplitConfig()
     """What is held out."""
     publish: PublishConfig = PublishConfig()
@@ -90,6 +103,12 @@ class RunConfig(BaseModel):
     """Where the model is registered."""
     report: ReportConfig = ReportConfig()
     """What the report page shows."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _by_name(cls, given: Any) -> Any:
+        """A deployment's parameter may be the name or path of a file."""
+        return _read(find_file(given)) if isinstance(given, str) else given
 
 
 class _OnceLoader(yaml.SafeLoader):
@@ -127,12 +146,7 @@ def load(given: str, overrides: Sequence[str] = ()) -> RunConfig:
         ConfigError: with one line per problem, `file: dotted.key: problem (got value)`.
     """
     path = find_file(given)
-    try:
-        raw = yaml.load(path.read_text(encoding="utf-8"), _OnceLoader) or {}
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path}: not YAML: {' '.join(str(error).split())}") from error
-    if not isinstance(raw, dict):
-        raise ConfigError(f"{path}: a configuration is a mapping of keys (got {type(raw).__name__})")
+    raw = _read(path)
     for override in overrides:
         _apply(raw, override)
     problems = []
@@ -148,6 +162,21 @@ def load(given: str, overrides: Sequence[str] = ()) -> RunConfig:
     if problems:
         raise ConfigError("\n".join(problems))
     return config
+
+
+def with_snapshot(config: RunConfig, label: str) -> RunConfig:
+    """The same configuration for another crawl of its sites."""
+    return config.model_copy(update={"crawl": config.crawl.model_copy(update={"snapshot": label})})
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        raw = yaml.load(path.read_text(encoding="utf-8"), _OnceLoader) or {}
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path}: not YAML: {' '.join(str(error).split())}") from error
+    if not isinstance(raw, dict):
+        raise ConfigError(f"{path}: a configuration is a mapping of keys (got {type(raw).__name__})")
+    return raw
 
 
 def require_sources(config: RunConfig) -> None:

@@ -22,13 +22,15 @@ from prefect.client.schemas.filters import (
     FlowRunFilterStateType,
     FlowRunFilterTags,
 )
-from prefect.client.schemas.objects import FlowRun, StateType
+from prefect.client.schemas.objects import ConcurrencyLimitConfig, ConcurrencyLimitStrategy, FlowRun, StateType
 from prefect.deployments import run_deployment
 from prefect.exceptions import ObjectAlreadyExists, ObjectNotFound
 from prefect.states import Crashed
 from prefect.types.entrypoint import EntrypointType
 
+from flows.automations import ready_automations
 from flows.config import RunConfig, load
+from flows.schedules import DEPLOYMENT, ready_schedules
 from infra import ledger
 from infra.dataset import ShardSet
 from infra.errors import GristmillError
@@ -37,9 +39,10 @@ from infra.servers import QUEUES
 from infra.settings import settings
 from infra.versions import code_version
 
-DEPLOYMENT = "gristmill"
 FINAL = [StateType.COMPLETED, StateType.FAILED, StateType.CRASHED, StateType.CANCELLED]
-FLOW_QUEUES = {"pipeline": "cpu", "curate": "cpu", "train": "gpu", "evaluate": "gpu"}
+FLOW_QUEUES = {"pipeline": "cpu", "curate": "cpu", "recrawl": "cpu", "train": "gpu", "evaluate": "gpu"}
+MOST_AT_ONCE = {"train": 1}
+"""Runs of a deployment that go on at the same time; further ones wait in state AwaitingConcurrencySlot."""
 POLL_INTERVAL_S = 2.0
 
 
@@ -48,7 +51,10 @@ class FlowRunFailed(GristmillError):
 
 
 def deploy(default_config: str = "demo") -> None:
-    """Create the work pool, its queues and the deployments; what is there already is brought up to date."""
+    """Create the work pool, its queues, the deployments, their schedules and the automations.
+
+    What is there already is brought up to date; schedules and automations stay as somebody has set them.
+    """
     pool = settings().work_pool
     with get_client(sync_client=True) as client:
         with contextlib.suppress(ObjectAlreadyExists):
@@ -69,11 +75,20 @@ def deploy(default_config: str = "demo") -> None:
             version=code_version(),
             work_pool_name=pool,
             work_queue_name=queue,
+            concurrency_limit=_limit(name),
             entrypoint_type=EntrypointType.MODULE_PATH,
             # the interface validates against the flow's own parameter types when the run starts
             enforce_parameter_schema=False,
         )
         deployment.apply()
+    ready_schedules()
+    ready_automations()
+
+
+def _limit(name: str) -> ConcurrencyLimitConfig | None:
+    if name not in MOST_AT_ONCE:
+        return None
+    return ConcurrencyLimitConfig(limit=MOST_AT_ONCE[name], collision_strategy=ConcurrencyLimitStrategy.ENQUEUE)
 
 
 def submit(name: str, config: RunConfig, **inputs: ShardSet) -> FlowRun:

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from prefect import flow
 
+from flows.approval import approve
 from flows.config import RunConfig
-from flows.curate import curate
 from flows.deployments import run_elsewhere
+from flows.prepare import prepare
+from flows.publish import publish
 from flows.release import release
 from infra.dataset import ShardSet
 from infra.orchestration import tracked_flow
@@ -21,7 +23,9 @@ def pipeline(config: RunConfig) -> ShardSet:
         config: the whole run's configuration.
     """
     with tracked_flow("pipeline", config) as lineage:
-        dataset = curate(config, lineage)
+        prepared = prepare(config, lineage)
+        approve(prepared.checks, config)
+        dataset = publish(prepared, config, lineage)
         made = run_elsewhere("train", config, lineage, dataset=dataset)
         made = run_elsewhere("evaluate", config, lineage, model=made["pretrain"], tokens=made["tokenise"])
         made["register"] = release(made["pretrain"], dataset, made["evaluate"], config, lineage)

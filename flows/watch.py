@@ -60,7 +60,7 @@ def follow(run_id: UUID, console: Console) -> Any:
             run = last
             if late != told:
                 told = late
-                console.print(late or "all are taken now", highlight=False, soft_wrap=True)
+                console.print(late or "nothing is waited for any more", highlight=False, soft_wrap=True)
             for line in lines:
                 if shown.get(line.step) != line.state:
                     shown[line.step] = line.state
@@ -127,7 +127,14 @@ def _snapshots(client: Any, run_id: UUID) -> Iterator[tuple[Any, list[Line], str
 
 
 def _lateness(runs: list[Any]) -> str:
-    """Which runs no worker has taken yet, and what to do."""
+    """What is waited for, and what to do: an answer, or a worker."""
+    for run in runs:
+        if run.state_name == "Suspended":
+            command = f"gristmill approve {str(run.id)[:8]} --reason WHY"
+            return f"{run.name} waits for an answer to the gate's warnings: {command}, or Resume on its page"
+    queued = [run.name for run in runs if run.state_name == "AwaitingConcurrencySlot"]
+    if queued:
+        return f"{', '.join(queued)} waits until another run of its kind has ended"
     late = [f"{run.name} waits for a worker on queue `{run.work_queue_name}`" for run in runs if run.state_name == "Late"]
     return "; ".join(late) + "; is one alive? `gristmill status` tells, `gristmill up` starts it" if late else ""
 

@@ -406,6 +406,15 @@ def open_version(folder: str) -> ShardSet:
     return shard_set(folder, read_manifest(folder))
 
 
+def named(what: ShardSet | str) -> ShardSet:
+    """A version given as such, or by its path below the storage root, as in `publish/0123456789abcdef`.
+
+    Raises:
+        StorageError: none there.
+    """
+    return what if isinstance(what, ShardSet) else open_version(folder_of(what))
+
+
 def dataset(folder: str, *, rejects: bool = False) -> pads.Dataset | None:
     """All shards of a folder as one lazy Arrow dataset, for look-ups and reports; None where there are none."""
     where = storage.join(folder, REJECTS) if rejects else folder

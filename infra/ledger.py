@@ -18,6 +18,7 @@ from pydantic import BaseModel, ConfigDict
 
 from infra import storage
 from infra.dataset import ShardSet, folder_of, open_version
+from infra.errors import InputError
 from infra.settings import settings
 from infra.versions import code_version
 
@@ -25,6 +26,7 @@ _run: ContextVar[str] = ContextVar("run", default="")
 
 FAILURE = "failure.txt"
 ABOUT = "about.json"
+DECISIONS = "decisions.json"
 
 
 class About(BaseModel):
@@ -124,14 +126,16 @@ def about(name: str) -> About | None:
     return About.model_validate(storage.read_json(path)) if storage.exists(path) else None
 
 
-def announce(corpus: str, shards: ShardSet) -> bool:
-    """List a version as published by a corpus; False if it was listed before, under whatever run."""
-    path = storage.join(_corpus(corpus), f"{shards.version}-{shards.digest}.json")
-    if storage.exists(path):
-        return False
-    first = Published(version=shards.version, digest=shards.digest, path=shards.path, published=_now(), run=_run.get())
-    storage.write_json(path, first.model_dump())
-    return True
+def announce(corpus: str, shards: ShardSet) -> None:
+    """List a version as published by a corpus; where it is listed already, the first publication stays."""
+    if not announced(corpus, shards):
+        first = Published(version=shards.version, digest=shards.digest, path=shards.path, published=_now(), run=_run.get())
+        storage.write_json(_announcement(corpus, shards), first.model_dump())
+
+
+def announced(corpus: str, shards: ShardSet) -> bool:
+    """Whether a version is listed as published by a corpus, under whatever run."""
+    return storage.exists(_announcement(corpus, shards))
 
 
 def published(corpus: str) -> list[Published]:
@@ -166,13 +170,38 @@ def forgive(name: str) -> None:
     storage.remove(storage.join(_folder(name), FAILURE))
 
 
+def decide(name: str, said: dict[str, str]) -> None:
+    """Note what a human answered at a run's gate."""
+    storage.write_json(storage.join(_folder(name), DECISIONS), [*decisions(name), said])
+
+
+def decisions(name: str) -> list[dict[str, str]]:
+    """The answers given at a run's gate, oldest first."""
+    path = storage.join(_folder(name), DECISIONS)
+    return list(storage.read_json(path)) if storage.exists(path) else []
+
+
+def newest(corpus: str, *steps: str) -> dict[str, ShardSet]:
+    """The versions of these steps from the newest run of a corpus that has them all, by step.
+
+    Raises:
+        InputError: no run has.
+    """
+    for name in reversed(runs()):
+        known = about(name)
+        made = {entry.step: entry for entry in entries(name)} if known and known.corpus == corpus else {}
+        if set(steps) <= set(made):
+            return {step: made[step].shards() for step in steps}
+    raise InputError(f"corpus {corpus}: no run of it has {' and '.join(steps)} yet; run the flow before it, or name a version")
+
+
 def entries(name: str) -> list[Entry]:
     """The steps of a run in the order in which they finished."""
     folder = _folder(name)
     found = [
         Entry.model_validate(storage.read_json(storage.join(folder, file)))
         for file in storage.list_folder(folder)
-        if file.endswith(".json") and file != ABOUT and not file.startswith(".")
+        if file.endswith(".json") and file not in (ABOUT, DECISIONS) and not file.startswith(".")
     ]
     return sorted(found, key=lambda entry: entry.finished)
 
@@ -209,6 +238,10 @@ def _last_sign(name: str) -> str:
 
 def _now() -> str:
     return datetime.now(UTC).isoformat()
+
+
+def _announcement(corpus: str, shards: ShardSet) -> str:
+    return storage.join(_corpus(corpus), f"{shards.version}-{shards.digest}.json")
 
 
 def _corpus(name: str) -> str:

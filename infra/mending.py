@@ -81,3 +81,11 @@ def mend(corrupt: ShardCorrupt, folder: str, inputs: Sequence[ShardSet], remake:
         remake(damaged)
     except GristmillError as error:
         raise InputError(f"{corrupt.path}: {corrupt.args[1]}, and it cannot be made again: {error}") from error
+
+
+def forget(folder: str, step: str) -> None:
+    """Take a version for not made at all; what cannot be made again, the pages that a crawl has fetched, stays beside it."""
+    with only_maker(folder, step):
+        dataset.reopen(folder)
+        for name in ("shards", dataset.REJECTS, "aside"):
+            storage.remove(storage.join(folder, name))

@@ -12,12 +12,14 @@ import os
 import socket
 import time
 from collections.abc import Iterator, Sequence
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 from pydantic import BaseModel, ConfigDict
 
 from infra import ledger, storage, tracking
 from infra.dataset import ShardSet
+from infra.mending import verified_loads
 from infra.progress import watched
 from infra.settings import settings
 
@@ -25,6 +27,7 @@ if TYPE_CHECKING:
     from infra.steps import Result, Step
 
 PROGRESS_INTERVAL_S = 1.0
+PUBLISHED_EVENT = "gristmill.dataset.published"
 TASK_RUN_TAG = "prefect.task_run_id"
 HOST_TAG = f"host:{socket.gethostname()}"
 """Prefect tag of the flow runs that this machine executes."""
@@ -62,6 +65,8 @@ class Lineage(BaseModel):
     """Prefect id of the outermost flow run; a retry keeps it, so MLflow runs are taken up again and not doubled."""
     mlflow_run_id: str = ""
     """MLflow run to nest below; empty when nothing is tracked."""
+    verify: bool = False
+    """Whether files are compared with their digests when they are loaded: in every try but the first."""
 
 
 @contextlib.contextmanager
@@ -74,8 +79,11 @@ def tracked_flow(name: str, config: BaseModel, lineage: Lineage | None = None) -
     if not run_id:
         yield Lineage(root="")
         return
+    from prefect.exceptions import Pause
+
     _tag_with_host()
     root = lineage.root if lineage else ledger.current_run() or run_id
+    verify = lineage.verify if lineage else _attempt() > 1
     page = flow_run_url(run_id)
     tags = {
         tracking.FLOW_RUN_TAG: run_id,
@@ -86,7 +94,12 @@ def tracked_flow(name: str, config: BaseModel, lineage: Lineage | None = None) -
     for logger in ("gristmill", "tasks"):  # their words go to the run's page, as PREFECT_LOGGING_EXTRA_LOGGERS asks
         logging.getLogger(logger).setLevel(logging.INFO)
     above = lineage.mlflow_run_id if lineage else ""
-    with ledger.run(root), tracking.run(f"flow {name}", tags=tags, key={"gristmill.root": root}, parent_run_id=above) as track:
+    key = {"gristmill.root": root}
+    with (
+        ledger.run(root),
+        verified_loads(verify),
+        tracking.run(f"flow {name}", tags=tags, key=key, parent_run_id=above, waits=(Pause,)) as track,
+    ):
         if track is not None:
             from prefect.artifacts import create_link_artifact
 
@@ -98,12 +111,65 @@ def tracked_flow(name: str, config: BaseModel, lineage: Lineage | None = None) -
             ledger.forgive(root)
             ledger.begin(root, name, tags["corpus"], config.model_dump(mode="json", by_alias=True))
         try:
-            yield Lineage(root=root, mlflow_run_id=track.run_id if track else "")
+            yield Lineage(root=root, mlflow_run_id=track.run_id if track else "", verify=verify)
         except Exception as error:
             ledger.fail(root, f"{name}: {error}")
             raise
         if track is not None:
             _sum_up(track, [entry for entry in ledger.entries(root) if run_id in (root, entry.flow_run_id)])
+
+
+def _attempt() -> int:
+    """The number of the current flow run's try, from 1; a run that goes on after an approval counts as another try."""
+    from prefect.context import FlowRunContext
+
+    context = FlowRunContext.get()
+    return context.flow_run.run_count if context and context.flow_run else 1
+
+
+def scheduled_label() -> str:
+    """The time for which the current flow run was scheduled, as a snapshot's label; a retry has the same."""
+    from prefect.context import FlowRunContext
+
+    context = FlowRunContext.get()
+    at = (context.flow_run.expected_start_time if context and context.flow_run else None) or datetime.now(UTC)
+    return at.astimezone(UTC).strftime("%Y-%m-%dT%H%M%SZ")
+
+
+def announce(corpus: str, dataset: ShardSet, config: BaseModel) -> None:
+    """Tell the world once that a corpus has a new version, by a Prefect event that automations can wait for.
+
+    The event is sent before it is noted that it was: a kill between the two sends it twice rather than never.
+    """
+    if ledger.announced(corpus, dataset):
+        return
+    if in_flow():
+        _emit_published(corpus, dataset, config)
+    ledger.announce(corpus, dataset)
+
+
+def _emit_published(corpus: str, dataset: ShardSet, config: BaseModel) -> None:
+    from prefect.events import emit_event
+
+    about = ledger.about(ledger.current_run())
+    emit_event(
+        PUBLISHED_EVENT,
+        resource={
+            "prefect.resource.id": f"gristmill.dataset.{dataset.version}",
+            "prefect.resource.name": f"{corpus} {dataset.version}",
+            "gristmill.corpus": corpus,
+            "gristmill.flow": about.flow if about else "",
+        },
+        payload={
+            "corpus": corpus,
+            "dataset": dataset.path,
+            "version": dataset.version,
+            "digest": dataset.digest,
+            "documents": dataset.counts.kept,
+            "run": ledger.current_run(),
+            "config": config.model_dump(mode="json", by_alias=True),
+        },
+    )
 
 
 def _sum_up(track: tracking.Track, entries: Sequence[ledger.Entry]) -> None:

@@ -106,7 +106,14 @@ def run_url(experiment_id: str, run_id: str) -> str:
 
 
 @contextmanager
-def run(name: str, *, tags: Mapping[str, str], key: Mapping[str, str], parent_run_id: str = "") -> Iterator[Track | None]:
+def run(
+    name: str,
+    *,
+    tags: Mapping[str, str],
+    key: Mapping[str, str],
+    parent_run_id: str = "",
+    waits: tuple[type[BaseException], ...] = (),
+) -> Iterator[Track | None]:
     """Write one MLflow run for this block; ended FINISHED or FAILED with it.
 
     Args:
@@ -114,6 +121,7 @@ def run(name: str, *, tags: Mapping[str, str], key: Mapping[str, str], parent_ru
         tags: tags to set besides `key`.
         key: tags that identify the run: one that carries them all (an earlier try) is taken up again.
         parent_run_id: run to nest below; by default the surrounding one.
+        waits: exceptions that end the block only for a while; the run is SCHEDULED then.
     """
     if not enabled():
         yield None
@@ -138,9 +146,15 @@ def run(name: str, *, tags: Mapping[str, str], key: Mapping[str, str], parent_ru
     try:
         yield track
         status = "FINISHED"
+    except waits:
+        status = "SCHEDULED"
+        raise
     finally:
         _track.reset(token)
-        client.set_terminated(run_id, status)
+        if status == "SCHEDULED":
+            client.update_run(run_id, status=status)
+        else:
+            client.set_terminated(run_id, status)
 
 
 def find_run(prefect_flow_run_id: str) -> Track | None:

@@ -17,7 +17,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from expectations.page import for_report
 from expectations.suites import read_suite
-from expectations.verdict import CheckResult, Sample
+from expectations.verdict import read_checks
 from infra import dataset, ledger, plots, storage, tracking
 from infra.dataset import EXCERPT_CHARS, Counts, ShardSet
 from infra.ids import payload_digest
@@ -276,11 +276,7 @@ def _cost(version: ShardSet, entries: Sequence[ledger.Entry]) -> StepCost:
 def _validation(validated: ShardSet | None) -> Validation | None:
     if validated is None:
         return None
-    checks = [
-        CheckResult(**{**one, "samples": tuple(Sample(**sample) for sample in one["samples"])})
-        for one in storage.read_json(validated.file("validation.json"))["checks"]
-    ]
-    return for_report(checks, read_suite(validated.manifest().recipe["config"]["suite"]))
+    return for_report(read_checks(validated.file("validation.json")), read_suite(validated.manifest().recipe["config"]["suite"]))
 
 
 def _run(version: ShardSet) -> dict[str, Any]:

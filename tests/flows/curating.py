@@ -10,10 +10,15 @@ if __name__ == "__main__":
 
     adopt_quiet_environment()
     logging.basicConfig(level=logging.WARNING)
+    from flows.approval import approve
     from flows.config import load
-    from flows.curate import curate
+    from flows.prepare import prepare
+    from flows.publish import publish
     from infra import ledger
 
     for run, config in zip(sys.argv[1::2], sys.argv[2::2], strict=True):
+        loaded = load(config)
         with ledger.run(run):
-            curate.fn(load(config))
+            prepared = prepare.fn(loaded)
+            approve(prepared.checks, loaded)
+            publish.fn(prepared, loaded)

@@ -53,11 +53,11 @@ def test_the_prefect_page_shows_the_run_its_flows_and_its_links(mill: Mill, undi
     expect(page.get_by_text(run["name"]).first).to_be_visible(timeout=PATIENCE_MS)
     expect(page.get_by_text("Completed").first).to_be_visible(timeout=PATIENCE_MS)
     page.get_by_text("Subflow Runs").first.click(timeout=PATIENCE_MS)
-    for name in ("curate", "train", "evaluate", "release"):
+    for name in ("prepare", "publish", "train", "evaluate", "release"):
         expect(page.get_by_text(name, exact=True).first).to_be_visible(timeout=PATIENCE_MS)
     page.wait_for_timeout(3000)  # the graph is drawn on a canvas, which tells nobody when it is done
     page.screenshot(path=pictures / "prefect-run.png")
-    curate = mill.flow_below(undisturbed, "curate")
+    curate = mill.flow_below(undisturbed, "prepare")
     page.goto(f"http://127.0.0.1:{mill.prefect_port}/runs/flow-run/{curate}")
     page.get_by_text("Task Runs").first.click(timeout=PATIENCE_MS)
     for step in ("publish", "dedup", "validate"):  # the newest ten are on the first page

@@ -69,14 +69,14 @@ def test_every_step_is_a_task_run_of_the_deployment_run(mill: Mill, retried: str
 def test_mlflow_holds_one_tree_of_runs_for_both_tries(mill: Mill, retried: str) -> None:
     runs = mill.tracked(retried)
     names = sorted(run.info.run_name for run in runs)
-    assert names == sorted([*STEPS, *(f"flow {flow}" for flow in ("pipeline", "curate", "train", "evaluate", "release"))])
+    assert names == sorted([*STEPS, *(f"flow {flow}" for flow in ("pipeline", "prepare", "publish", "train", "evaluate", "release"))])
     by_id = {run.info.run_id: run for run in runs}
     roots = [run for run in runs if "mlflow.parentRunId" not in run.data.tags]
     assert [run.info.run_name for run in roots] == ["flow pipeline"]
     assert {run.info.status for run in runs} == {"FINISHED"}
     above = {run.info.run_name: by_id[run.data.tags["mlflow.parentRunId"]].info.run_name for run in runs if run not in roots}
-    assert above["flow train"] == above["flow evaluate"] == above["flow curate"] == "flow pipeline"
-    assert above["dedup"] == "flow curate" and above["pretrain"] == "flow train" and above["register"] == "flow release"
+    assert above["flow train"] == above["flow evaluate"] == above["flow prepare"] == above["flow publish"] == "flow pipeline"
+    assert above["dedup"] == "flow prepare" and above["pretrain"] == "flow train" and above["register"] == "flow release"
     assert f"/runs/flow-run/{retried}" in roots[0].data.tags["mlflow.note.content"]
     # the run that the command's link leads to holds the figures of all steps, and the corpus that came out
     entries = mill.entries(retried)

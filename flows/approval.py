@@ -1,0 +1,127 @@
+"""The human at the gate: a corpus with warnings waits, holding neither worker nor cluster, until somebody says yes or no.
+
+The outermost flow run is suspended: its process ends, and the answer, given in the form on its Prefect page or by `gristmill approve`,
+starts it again on its queue, where the finished steps are loaded. A yes is kept beside the version that was judged, so that nobody is asked
+twice about the same data; who answered, what and why is in MLflow. Outside Prefect nobody can be asked, and the warnings are only logged.
+"""
+
+from __future__ import annotations
+
+import logging
+from datetime import UTC, datetime
+
+from prefect import get_client, suspend_flow_run
+from prefect.client.schemas.objects import FlowRun
+from prefect.input import RunInput
+from pydantic import Field
+
+from flows.config import RunConfig
+from infra import ledger, storage, tracking
+from infra.dataset import ShardSet
+from infra.errors import GristmillError, InputError
+from infra.orchestration import flow_run_id
+
+log = logging.getLogger("gristmill")
+
+APPROVAL = "approval.json"
+
+
+class Approval(RunInput):
+    """What the gate asks."""
+
+    approve: bool = Field(description="Publish this corpus in spite of its warnings?")
+    reason: str = Field("", description="Why; kept in MLflow.")
+    by: str = Field("", description="Your name; kept in MLflow.")
+
+
+class GateRefused(GristmillError):
+    """Somebody looked at the warnings and said no, or nobody is to be asked."""
+
+
+def approve(checks: ShardSet, config: RunConfig) -> None:
+    """Let a corpus through the gate, if need be by asking a human; must be called by the outermost flow, outside any pool.
+
+    Args:
+        checks: the version of the step `validate`.
+        config: `approval` says whether to ask.
+
+    Raises:
+        GateRefused: the answer was no, or `approval.on_warning` is `stop`.
+        Pause: of Prefect, which ends this process until the answer is there.
+    """
+    warnings = describe(checks)
+    if not warnings:
+        return
+    path = checks.file(APPROVAL)
+    if config.approval.on_warning == "go" or not flow_run_id():
+        log.warning("%s\nNobody is asked, as the configuration says (approval.on_warning)", warnings)
+        _record({"decision": "not asked", "by": "approval.on_warning=go", "reason": "", "warnings": warnings})
+        return
+    if config.approval.on_warning == "stop":
+        raise GateRefused(f"{warnings}\nThe configuration says that warnings stop a run (approval.on_warning)")
+    if storage.exists(path):
+        said = storage.read_json(path)
+        log.info("%s\nApproved already, by %s: %s", warnings, said["by"], said["reason"])
+        _record(said)
+        return
+    answer = _ask(checks, warnings, config)
+    said = {
+        "decision": "approved" if answer.approve else "refused",
+        "by": answer.by or "somebody on the Prefect page",
+        "reason": answer.reason,
+        "warnings": warnings,
+        "run": ledger.current_run(),
+        "at": datetime.now(UTC).isoformat(timespec="seconds"),
+    }
+    _record(said)
+    ledger.decide(ledger.current_run(), said)
+    if not answer.approve:
+        raise GateRefused(f"{said['by']} refused this corpus: {answer.reason or 'no reason given'}\n{warnings}")
+    storage.write_json(path, said)
+
+
+def answer(run: FlowRun, said: Approval) -> str:
+    """Give a waiting run its answer; returns the warnings it is about.
+
+    Raises:
+        InputError: the run does not wait for one.
+    """
+    if run.state is None or not run.state.is_paused():
+        raise InputError(f"run {run.name}: is {run.state.name if run.state else 'new'} and waits for no answer")
+    checks = next((entry.shards() for entry in ledger.entries(str(run.id)) if entry.step == "validate"), None)
+    with get_client(sync_client=True) as client:
+        client.resume_flow_run(run.id, run_input=said.model_dump())
+    return describe(checks) if checks else ""
+
+
+def describe(checks: ShardSet) -> str:
+    """The warnings of a corpus that the gate let through, for people; empty if there are none."""
+    from expectations import verdict
+
+    results = verdict.read_checks(checks.file("validation.json"))
+    lines = [
+        f"  {one.expectation} on {one.column!r}: {verdict.describe(one)}"
+        for one in results
+        if not one.success and one.severity == "warning"
+    ]
+    return (
+        "\n".join([f"The gate has {len(lines)} warnings:", *lines, f"The page: {checks.file('validation.html')}"])
+        if lines
+        else ""
+    )
+
+
+def _ask(checks: ShardSet, warnings: str, config: RunConfig) -> Approval:
+    """Suspend this run until there is an answer, or give the answer if this is the run going on after it."""
+    # the same question has the same key, so that its answer is found; after a no, a retry asks anew
+    key = f"{checks.version}-{len(ledger.decisions(ledger.current_run()))}"
+    form = Approval.with_initial_data(description=f"```\n{warnings}\n```")
+    log.warning(
+        "%s\nThis run waits for an answer: on its Prefect page (Resume), or gristmill approve %s", warnings, flow_run_id()[:8]
+    )
+    return suspend_flow_run(wait_for_input=form, timeout=int(config.approval.timeout_hours * 3600), key=key)
+
+
+def _record(said: dict[str, str]) -> None:
+    if track := tracking.current():
+        track.tags({f"approval.{name}": value for name, value in said.items()})

@@ -1,0 +1,53 @@
+"""From raw pages and rows to a corpus that the gate has judged."""
+
+from __future__ import annotations
+
+from prefect import flow
+from pydantic import BaseModel, ConfigDict
+
+from flows.config import RunConfig
+from infra.cluster import pool
+from infra.dataset import ShardSet
+from infra.orchestration import Lineage, tracked_flow
+from tasks.crawl import crawl
+from tasks.dedup import dedup
+from tasks.extract import extract
+from tasks.filter import filter
+from tasks.ingest import ingest
+from tasks.redact import redact
+from tasks.rewrite import rewrite
+from tasks.signals import signals
+from tasks.validate import validate
+
+
+class Prepared(BaseModel):
+    """A corpus that waits for its publication."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    documents: ShardSet
+    checks: ShardSet
+    """What the gate found."""
+    history: list[ShardSet]
+    """The versions that the documents came from."""
+
+
+@flow(name="prepare", description=__doc__, persist_result=False)
+def prepare(config: RunConfig, lineage: Lineage | None = None) -> Prepared:
+    """Crawl, extract, measure, filter, rewrite, deduplicate, redact and validate one corpus.
+
+    Args:
+        config: the whole run's configuration.
+        lineage: given by a flow that this one runs for.
+    """
+    with tracked_flow("prepare", config, lineage), pool(config.dask):
+        pages = crawl(config=config.crawl)
+        documents = [extract(pages, config=config.extract), ingest(config=config.ingest)]
+        measured = signals(documents, config=config.signals)
+        verdicts = filter(measured, config=config.filter)
+        rewritten = rewrite(documents, verdicts, config=config.rewrite)
+        unique = dedup(rewritten, config=config.dedup)
+        redacted = redact(unique, config=config.redact)
+        history = [pages, *documents, verdicts, rewritten, unique]
+        checks = validate(redacted, history, config=config.validate_)
+        return Prepared(documents=redacted, checks=checks, history=[*history, redacted])

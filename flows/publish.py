@@ -1,0 +1,29 @@
+"""From a corpus that the gate let through to a published dataset version."""
+
+from __future__ import annotations
+
+from prefect import flow
+
+from flows.config import RunConfig
+from flows.prepare import Prepared
+from infra.cluster import pool
+from infra.dataset import ShardSet
+from infra.orchestration import Lineage, announce, tracked_flow
+from tasks.publish import publish as publish_version
+from tasks.split import split
+
+
+@flow(name="publish", description=__doc__, persist_result=False)
+def publish(prepared: Prepared, config: RunConfig, lineage: Lineage | None = None) -> ShardSet:
+    """Hold out a test split, publish the dataset version and announce it.
+
+    Args:
+        prepared: what `prepare` made.
+        config: the whole run's configuration.
+        lineage: given by a flow that this one runs for.
+    """
+    with tracked_flow("publish", config, lineage), pool(config.dask):
+        divided = split(prepared.documents, config=config.split)
+        dataset = publish_version(divided, prepared.history, config=config.publish)
+        announce(config.name, dataset, config)
+        return dataset

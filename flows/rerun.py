@@ -1,0 +1,92 @@
+"""An earlier run once more: what is finished and whole is loaded, what failed goes on, what follows is made.
+
+The flow run keeps its id, and so its runs in MLflow and its entries in the ledger. From its second try on, a run reads all files of what it
+loads.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from uuid import UUID
+
+from prefect import get_client
+from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterName
+from prefect.client.schemas.objects import FlowRun
+from prefect.exceptions import ObjectNotFound
+from prefect.states import AwaitingRetry
+
+from flows.config import RunConfig
+from infra import ledger, mending, storage
+from infra.dataset import folder_of
+from infra.errors import InputError
+from infra.steps import RECIPE
+from infra.storage import StorageError
+
+
+def find(run: str) -> FlowRun:
+    """The Prefect flow run of a run's id, its beginning, its Prefect name, or `latest`.
+
+    Raises:
+        InputError: there is none, it is not finished, or nothing could take it up.
+    """
+    with get_client(sync_client=True) as client:
+        try:
+            found = client.read_flow_run(UUID(ledger.find_run(run)))
+        except (StorageError, ValueError, ObjectNotFound) as error:
+            named = client.read_flow_runs(flow_run_filter=FlowRunFilter(name=FlowRunFilterName(any_=[run])))
+            if len(named) != 1:
+                raise InputError(f"run {run!r}: this Prefect server knows no run of that id or name ({error})") from error
+            [found] = named
+    return found
+
+
+def rerun(run: FlowRun, first_step: str, skip_poisoned: bool, tell: Callable[[str], None]) -> None:
+    """Have a finished run tried again by a worker; returns at once.
+
+    Args:
+        run: of a deployment, in whatever final state.
+        first_step: step that is made again with all that follow from it, though it is whole; empty: what failed.
+        skip_poisoned: leave out documents that end their workers.
+        tell: called with a line for each version that is going to be made again.
+
+    Raises:
+        InputError: the run is still at work, waits for an answer, or has no such step.
+    """
+    _require_final(run)
+    if first_step:
+        for entry in _from(str(run.id), first_step):
+            mending.forget(folder_of(entry.path), entry.step)
+            tell(f"{entry.step}: version {entry.version} is going to be made again")
+    with get_client(sync_client=True) as client:
+        if skip_poisoned:
+            config = RunConfig.model_validate(run.parameters["config"])
+            dask = config.dask.model_copy(update={"skip_poisoned": True})
+            told = config.model_copy(update={"dask": dask}).model_dump(mode="json", by_alias=True)
+            client.update_flow_run(run.id, parameters=run.parameters | {"config": told})
+        client.set_flow_run_state(run.id, AwaitingRetry(message="asked for by `gristmill rerun`"), force=True)
+
+
+def _require_final(run: FlowRun) -> None:
+    state = run.state
+    if run.deployment_id is None:
+        raise InputError(f"run {run.name}: it runs for another one and has no deployment; rerun the run above it")
+    if state is not None and state.is_paused():
+        raise InputError(f"run {run.name}: waits for an answer; give it with `gristmill approve {str(run.id)[:8]}`")
+    if state is None or not state.is_final():
+        raise InputError(
+            f"run {run.name}: is {state.name if state else 'new'}; only a finished run can be tried again. "
+            "If its process is gone, `gristmill doctor` finds out"
+        )
+
+
+def _from(run: str, first_step: str) -> list[ledger.Entry]:
+    """The entries of a run whose versions are the step's or follow from it, in the order of their making."""
+    entries = ledger.entries(run)
+    if first_step not in {entry.step for entry in entries}:
+        raise InputError(f"--from {first_step}: run {run} has no such step; it has {', '.join(entry.step for entry in entries)}")
+    stale: list[ledger.Entry] = []
+    for entry in entries:
+        inputs = str(storage.read_json(storage.join(folder_of(entry.path), RECIPE))["inputs"])
+        if entry.step == first_step or any(f"{one.step}/{one.version}@" in inputs for one in stale):
+            stale.append(entry)
+    return stale
