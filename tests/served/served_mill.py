@@ -25,7 +25,8 @@ from mlflow import MlflowClient
 
 PROJECT = Path(__file__).resolve().parents[2]
 CURATED = ("crawl", "extract", "ingest", "signals", "filter", "rewrite", "dedup", "redact")
-AFTER_GATE = ("split", "publish", "tokenise", "pretrain", "evaluate", "register", "report")
+PUBLISHED = ("split", "publish")
+AFTER_GATE = (*PUBLISHED, "tokenise", "pretrain", "evaluate", "register", "report")
 STEPS = (*CURATED, "validate", *AFTER_GATE)
 FINAL = ("COMPLETED", "FAILED", "CRASHED", "CANCELLED")
 # what the machine around the tests has set must not reach into a mill of theirs
@@ -79,9 +80,9 @@ class Mill:
         """`gristmill run` to its end."""
         return self.cli("run", flow, *self._words(overrides))
 
-    def submit(self, *overrides: str) -> str:
+    def submit(self, *overrides: str, flow: str = "pipeline") -> str:
         """`gristmill run --detach`; gives the flow run's id."""
-        done = self.cli("run", "pipeline", "--detach", *self._words(overrides))
+        done = self.cli("run", flow, "--detach", *self._words(overrides))
         assert done.returncode == 0, done.stdout + done.stderr
         return self.newest_run()
 
@@ -187,6 +188,14 @@ class Mill:
         """Remove the versions of a run's step and of all that follow it, as if they had never been made."""
         for step in STEPS[STEPS.index(first) :]:
             shutil.rmtree(self.store / self.entries(run_id)[step]["path"], ignore_errors=True)
+
+    def server(self, name: str) -> psutil.Process:
+        """The process of a server or worker that `up` started."""
+        return psutil.Process(json.loads((self.home / "servers.json").read_text())[name]["pid"])
+
+    def folder(self, run_id: str, step: str) -> Path:
+        """The folder of a run's version."""
+        return self.store / str(self.entries(run_id)[step]["path"])
 
     def logs(self) -> str:
         """The last words of every log, for a failure's message."""

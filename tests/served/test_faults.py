@@ -1,19 +1,31 @@
-"""What a kill costs: processes of a running pipeline are killed, and the retry ends with the digests of the undisturbed run."""
+"""What a fault costs: a running corpus is disturbed in every way we know, and the retry ends with the digests of the undisturbed run.
+
+Each row of the table is one fault: what is done when a step is at work (or before it), how the first try ends, and what has to be mended
+before the next. After each: equal digests, nothing left Running, one MLflow run per step and flow, and what came before it loaded.
+"""
 
 from __future__ import annotations
 
 import contextlib
-import json
 import os
+import resource
+import shutil
 import signal
-from collections.abc import Iterator
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
-from served_mill import STEPS, Mill, wait_until
+from served_mill import STEPS, Mill, free_port, wait_until
 
-pytestmark = [pytest.mark.soak, pytest.mark.timeout(360, func_only=True)]
+pytestmark = [pytest.mark.soak, pytest.mark.timeout(420, func_only=True)]
+
+CURATE = STEPS[: STEPS.index("publish") + 1]
 
 
 @pytest.fixture
@@ -22,10 +34,31 @@ def digests(mill: Mill, undisturbed: str) -> dict[str, str]:
     return mill.digests(undisturbed)
 
 
-def at_work(mill: Mill, undisturbed: str, step: str) -> bool:
-    """Whether a step has left its first piece of work and has not ended."""
-    folder = mill.store / mill.entries(undisturbed)[step]["path"]
-    return not (folder / "manifest.json").exists() and any(pieces(folder))
+@dataclass
+class Scene:
+    """A run that is going to be disturbed in one step."""
+
+    mill: Mill
+    undisturbed: str
+    step: str
+    run_id: str = ""
+    flow: str = ""
+
+    @property
+    def folder(self) -> Path:
+        """Where the step leaves its version."""
+        return self.mill.folder(self.undisturbed, self.step)
+
+    def at_work(self) -> bool:
+        """Whether the step has left its first piece of work and has not ended."""
+        return not (self.folder / "manifest.json").exists() and any(pieces(self.folder))
+
+    def wait(self) -> None:
+        wait_until(self.at_work, 120, f"{self.step} at work; {self.mill.logs()}")
+
+    def process(self) -> psutil.Process:
+        """The process of the flow that does the step."""
+        return self.mill.flow_process(self.mill.flow_below(self.run_id, self.flow))
 
 
 def pieces(folder: Path) -> Iterator[Path]:
@@ -34,83 +67,205 @@ def pieces(folder: Path) -> Iterator[Path]:
     yield from (path for path in folder.glob("aside/checkpoints/*") if path.is_dir())
 
 
-@pytest.mark.parametrize(
-    ("step", "flow", "number"),
-    [
-        ("crawl", "pipeline", signal.SIGKILL),
-        ("dedup", "pipeline", signal.SIGKILL),
-        ("pretrain", "train", signal.SIGKILL),
-        ("pretrain", "train", signal.SIGTERM),
-    ],
-)
-def test_a_flow_process_that_dies_in_a_step_is_tried_again_to_the_same_digests(
-    mill: Mill, undisturbed: str, digests: dict[str, str], step: str, flow: str, number: int
-) -> None:
-    mill.forget(undisturbed, step)
-    run_id = mill.submit()
-    victim = mill.flow_process(mill.flow_below(run_id, flow)).pid  # known before the moment comes, which is short
-    wait_until(lambda: at_work(mill, undisturbed, step), 120, f"{step} at work; {mill.logs()}")
-    os.kill(victim, number)
+def kill(number: int) -> Callable[[Scene], None]:
+    def harm(scene: Scene) -> None:
+        victim = scene.process().pid  # known before the moment comes, which is short
+        scene.wait()
+        os.kill(victim, number)
 
-    assert mill.ended(run_id)["state_type"] in ("CRASHED", "FAILED")
-    assert not (mill.store / mill.entries(undisturbed)[step]["path"] / "manifest.json").exists()
-    tried = mill.step_runs(run_id)
-    mill.retry(run_id)
-    assert mill.ended(run_id, attempt=2)["state_name"] == "Completed", mill.logs()
-
-    assert mill.digests(run_id) == digests
-    second = {run["name"]: run["state_name"] for run in mill.step_runs(run_id) if run["id"] not in {one["id"] for one in tried}}
-    before = STEPS[: STEPS.index(step)]
-    assert {name: second[name] for name in before} == dict.fromkeys(before, "Cached")
-    assert second[step] == "Completed"
-    tracked = mill.tracked(run_id)
-    assert {run.info.status for run in tracked} == {"FINISHED"}
-    assert len(tracked) == len({run.info.run_name for run in tracked})  # the retry went on in the runs of the first try
+    return harm
 
 
-def test_a_dask_worker_that_dies_is_replaced_and_nobody_notices(mill: Mill, undisturbed: str, digests: dict[str, str]) -> None:
-    mill.forget(undisturbed, "dedup")
-    run_id = mill.submit("dask.workers=2")
-    process = mill.flow_process(run_id)
-    wait_until(lambda: at_work(mill, undisturbed, "dedup"), 120, f"dedup at work; {mill.logs()}")
-    workers = [child for child in process.children(recursive=True) if "spawn_main" in " ".join(child.cmdline())]
-    assert len(workers) >= 2
-    os.kill(workers[-1].pid, signal.SIGKILL)
-    assert mill.ended(run_id)["state_name"] == "Completed", mill.logs()
-    assert mill.digests(run_id) == digests
+def fill_the_disk(scene: Scene) -> None:
+    """A real file system of 48 KiB where the version is going to be."""
+    scene.folder.mkdir(parents=True, exist_ok=True)
+    done = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=48k", "tmpfs", str(scene.folder)], capture_output=True, text=True, check=False
+    )
+    if done.returncode:
+        pytest.skip(f"no file system can be mounted here: {done.stderr.strip()}")
 
 
-def test_a_power_cut_leaves_no_run_that_seems_to_run_for_ever(mill: Mill, undisturbed: str, digests: dict[str, str]) -> None:
-    mill.forget(undisturbed, "dedup")
-    run_id = mill.submit()
-    flow = mill.flow_process(run_id)
-    wait_until(lambda: at_work(mill, undisturbed, "dedup"), 120, f"dedup at work; {mill.logs()}")
-    worker = psutil.Process(json.loads((mill.home / "servers.json").read_text())["worker-cpu"]["pid"])
+def give_it_room(scene: Scene) -> None:
+    subprocess.run(["umount", str(scene.folder)], check=True)
+
+
+def limit_file_size(scene: Scene) -> None:
+    """No file above 20,000 bytes for the flow's process, and all that it starts."""
+    psutil.Process(scene.process().pid).rlimit(psutil.RLIMIT_FSIZE, (20_000, resource.RLIM_INFINITY))
+
+
+def lose_results(scene: Scene) -> None:
+    shutil.rmtree(scene.mill.home / "prefect" / "storage", ignore_errors=True)
+
+
+def flip_a_bit(scene: Scene, step: str, name: str = "part-00000.parquet") -> None:
+    path = scene.mill.folder(scene.undisturbed, step) / name
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 1
+    path.write_bytes(bytes(data))
+
+
+def lose_a_shard(scene: Scene) -> None:
+    flip_a_bit(scene, "extract")
+    (scene.mill.folder(scene.undisturbed, "signals") / "part-00000.parquet").unlink()
+
+
+def kill_server(name: str) -> Callable[[Scene], None]:
+    def harm(scene: Scene) -> None:
+        victim = scene.mill.server(name)
+        scene.wait()
+        for process in (*victim.children(recursive=True), victim):
+            with contextlib.suppress(psutil.NoSuchProcess):
+                process.kill()
+        time.sleep(3)
+        started = scene.mill.cli("up")
+        assert started.returncode == 0, started.stdout + started.stderr
+
+    return harm
+
+
+def cut_the_power(scene: Scene) -> None:
+    """Worker and flow end together, so nobody is left who could tell; `up` finds out."""
+    flow, worker = scene.process(), scene.mill.server("worker-cpu")
+    scene.wait()
     for process in (worker, *worker.children(recursive=True), *flow.children(recursive=True), flow):
         with contextlib.suppress(psutil.NoSuchProcess):
             process.kill()
-    assert mill.flow_run(run_id)["state_type"] == "RUNNING"  # nobody is left who could tell
-
-    started = mill.cli("up")
-    assert started.returncode == 0 and mill.flow_run(run_id)["name"] in started.stdout, started.stdout + started.stderr
-    assert {run["state_type"] for run in mill.below(run_id)} == {"CRASHED"}
-    mill.retry(run_id)
-    assert mill.ended(run_id, attempt=2)["state_name"] == "Completed", mill.logs()
-    assert mill.digests(run_id) == digests
+    assert scene.mill.flow_run(scene.run_id)["state_type"] == "RUNNING"
+    started = scene.mill.cli("up")
+    assert started.returncode == 0 and scene.mill.flow_run(scene.run_id)["name"] in started.stdout, started.stdout
+    assert {run["state_type"] for run in scene.mill.below(scene.run_id)} <= {"CRASHED", "COMPLETED"}
 
 
-def test_a_prefect_worker_that_dies_is_started_again_and_the_run_is_mended(
-    mill: Mill, undisturbed: str, digests: dict[str, str]
+def kill_a_dask_worker(scene: Scene) -> None:
+    flow = scene.process()
+    scene.wait()
+    workers = [child for child in flow.children(recursive=True) if "spawn_main" in " ".join(child.cmdline())]
+    assert len(workers) >= 2
+    os.kill(workers[-1].pid, signal.SIGKILL)
+
+
+def nothing(scene: Scene) -> None:
+    return None
+
+
+@dataclass(frozen=True)
+class Fault:
+    """One row: what happens to which step of which flow."""
+
+    step: str
+    during: Callable[[Scene], None] = nothing
+    before: Callable[[Scene], None] = nothing
+    mend: Callable[[Scene], None] = nothing
+    flow: str = "curate"
+    inside: str = "prepare"
+    """Flow whose process does the step."""
+    ends: tuple[str, ...] = ("CRASHED", "FAILED")
+    """States of the first try."""
+    again: tuple[str, ...] = ()
+    """Steps before the disturbed one that the retry has to make again, at least in part."""
+    retry: str = "prefect"
+    overrides: tuple[str, ...] = ()
+
+
+DONE = ("COMPLETED",)
+MATRIX = {
+    "flow killed in a crawl": Fault("crawl", kill(signal.SIGKILL)),
+    "flow killed in dedup": Fault("dedup", kill(signal.SIGKILL), retry="rerun"),
+    "flow terminated": Fault("dedup", kill(signal.SIGTERM)),
+    "subflow killed": Fault("pretrain", kill(signal.SIGKILL), flow="pipeline", inside="train"),
+    "subflow terminated": Fault("pretrain", kill(signal.SIGTERM), flow="pipeline", inside="train", retry="rerun"),
+    "task failed: disk full": Fault("dedup", before=fill_the_disk, mend=give_it_room, ends=("FAILED",)),
+    "task failed: file too large": Fault("redact", during=limit_file_size, ends=("FAILED", "CRASHED"), retry="rerun"),
+    "result storage lost": Fault("dedup", kill(signal.SIGKILL), mend=lose_results),
+    "rotten and lost shards, found by the retry": Fault(
+        "dedup", kill(signal.SIGKILL), mend=lose_a_shard, again=("extract", "signals"), retry="rerun"
+    ),
+    "rotten shard, found when read": Fault("dedup", before=lambda scene: flip_a_bit(scene, "rewrite"), ends=DONE),
+    "Dask worker killed": Fault("dedup", kill_a_dask_worker, ends=DONE, overrides=("dask.workers=2",)),
+    "Prefect worker killed": Fault("dedup", kill_server("worker-cpu"), ends=("COMPLETED", "CRASHED", "FAILED")),
+    "Prefect server killed": Fault("dedup", kill_server("prefect"), ends=("COMPLETED", "CRASHED", "FAILED"), retry="rerun"),
+    "MLflow server killed": Fault("dedup", kill_server("mlflow"), ends=("COMPLETED", "CRASHED", "FAILED")),
+    "power cut": Fault("dedup", cut_the_power, retry="rerun"),
+}
+
+
+@pytest.mark.parametrize("name", MATRIX)
+def test_a_run_that_is_disturbed_ends_with_the_digests_of_one_that_is_not(
+    mill: Mill, undisturbed: str, digests: dict[str, str], name: str
 ) -> None:
-    mill.forget(undisturbed, "dedup")
-    run_id = mill.submit()
-    wait_until(lambda: at_work(mill, undisturbed, "dedup"), 120, f"dedup at work; {mill.logs()}")
-    worker = json.loads((mill.home / "servers.json").read_text())["worker-cpu"]
-    psutil.Process(worker["pid"]).kill()
-    status = mill.cli("status")
-    assert status.returncode == 1 and "down" in status.stdout
-    assert mill.cli("up").returncode == 0
-    if mill.ended(run_id)["state_name"] != "Completed":  # its output went into the worker's pipe, which may end it
+    fault = MATRIX[name]
+    scene = Scene(mill, undisturbed, fault.step, flow=fault.inside if fault.flow == "pipeline" else fault.flow)
+    mill.forget(undisturbed, fault.step)
+    fault.before(scene)
+    try:
+        scene.run_id = mill.submit(*fault.overrides, flow=fault.flow)
+        fault.during(scene)
+        first = mill.ended(scene.run_id)
+    finally:
+        fault.mend(scene)
+    assert first["state_type"] in fault.ends, f"{first['state']['message']} {mill.logs()}"
+    tried = {one["id"] for one in mill.step_runs(scene.run_id)}
+    if first["state_type"] != "COMPLETED":
+        again(mill, scene.run_id, fault.retry)
+        second = {one["name"]: one["state_name"] for one in mill.step_runs(scene.run_id) if one["id"] not in tried}
+        before = STEPS[: STEPS.index(fault.step)]
+        assert {step: second[step] for step in before} == {
+            step: "Completed" if step in fault.again else "Cached" for step in before
+        }
+        assert second[fault.step] == "Completed"
+
+    wanted = STEPS if fault.flow == "pipeline" else CURATE
+    assert mill.digests(scene.run_id) == {step: digest for step, digest in digests.items() if step in wanted}
+    assert {one["state_type"] for one in mill.below(scene.run_id)} <= {"COMPLETED", "CRASHED", "FAILED"}
+    tracked = mill.tracked(scene.run_id)
+    assert {one.info.status for one in tracked} == {"FINISHED"}
+    assert len(tracked) == len({one.info.run_name for one in tracked})  # the retry went on in the runs of the first try
+    assert mill.cli("verify", scene.run_id[:13]).returncode == 0
+
+
+def again(mill: Mill, run_id: str, how: str) -> None:
+    """Try a run once more, in one of the ways that a user has, and wait for its good end."""
+    if how == "prefect":
         mill.retry(run_id)
-        assert mill.ended(run_id, attempt=2)["state_name"] == "Completed", mill.logs()
-    assert mill.digests(run_id) == digests
+    else:
+        said = mill.cli("rerun", run_id, "--detach")
+        assert said.returncode == 0, said.stdout + said.stderr
+    ended = mill.ended(run_id, attempt=2)
+    assert ended["state_name"] == "Completed", f"{ended['state']['message']} {mill.logs()}"
+
+
+def test_a_dask_scheduler_that_dies_fails_the_run_which_goes_on_with_the_next_scheduler(
+    mill: Mill, undisturbed: str, digests: dict[str, str], tmp_path: Path
+) -> None:
+    port = free_port()
+    scene = Scene(mill, undisturbed, "dedup")
+    mill.forget(undisturbed, "dedup")
+    with dask_cluster(mill, port, tmp_path) as scheduler:
+        scene.run_id = mill.submit("dask.kind=address", f"dask.address=tcp://127.0.0.1:{port}", flow="curate")
+        scene.wait()
+        scheduler.kill()
+        first = mill.ended(scene.run_id)
+        assert first["state_type"] in ("CRASHED", "FAILED"), first["state"]["message"]
+    with dask_cluster(mill, port, tmp_path):
+        again(mill, scene.run_id, "rerun")
+    assert mill.digests(scene.run_id) == {step: digest for step, digest in digests.items() if step in CURATE}
+
+
+@contextlib.contextmanager
+def dask_cluster(mill: Mill, port: int, folder: Path) -> Iterator[Any]:
+    """A scheduler and a worker as processes of their own; gives the scheduler's."""
+    environment = mill.env | {"PYTHONPATH": os.pathsep.join([str(Path(__file__).parents[2]), mill.env.get("PYTHONPATH", "")])}
+    words = [sys.executable, "-m", "distributed.cli.dask_scheduler", "--host", "127.0.0.1", "--port", str(port), "--no-dashboard"]
+    worker = [sys.executable, "-m", "distributed.cli.dask_worker", f"tcp://127.0.0.1:{port}", "--nthreads", "1", "--no-dashboard"]
+    with (folder / "dask.log").open("ab") as log:
+        started = [subprocess.Popen(one, env=environment, cwd=folder, stdout=log, stderr=log) for one in (words, worker)]
+    try:
+        yield psutil.Process(started[0].pid)
+    finally:
+        for one in reversed(started):
+            for process in (*psutil.Process(one.pid).children(recursive=True), one) if one.poll() is None else ():
+                with contextlib.suppress(psutil.NoSuchProcess):
+                    process.kill()
+            one.wait(20)

@@ -69,7 +69,9 @@ def test_every_step_is_a_task_run_of_the_deployment_run(mill: Mill, retried: str
 def test_mlflow_holds_one_tree_of_runs_for_both_tries(mill: Mill, retried: str) -> None:
     runs = mill.tracked(retried)
     names = sorted(run.info.run_name for run in runs)
-    assert names == sorted([*STEPS, *(f"flow {flow}" for flow in ("pipeline", "prepare", "publish", "train", "evaluate", "release"))])
+    assert names == sorted(
+        [*STEPS, *(f"flow {flow}" for flow in ("pipeline", "prepare", "publish", "train", "evaluate", "release"))]
+    )
     by_id = {run.info.run_id: run for run in runs}
     roots = [run for run in runs if "mlflow.parentRunId" not in run.data.tags]
     assert [run.info.run_name for run in roots] == ["flow pipeline"]
