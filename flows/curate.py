@@ -18,7 +18,7 @@ from tasks.redact import redact
 from tasks.rewrite import rewrite
 from tasks.signals import signals
 from tasks.split import split
-from tasks.validate import validate
+from tasks.validate import earlier, validate
 
 
 @flow(name="curate", description=__doc__, persist_result=False)
@@ -37,6 +37,8 @@ def curate(config: RunConfig, lineage: Lineage | None = None) -> ShardSet:
         rewritten = rewrite(documents, verdicts, config=config.rewrite)
         unique = dedup(rewritten, config=config.dedup)
         redacted = redact(unique, config=config.redact)
-        validate(redacted, [pages, *documents, verdicts, rewritten, unique], config=config.validate_)
+        validate(
+            redacted, [pages, *documents, verdicts, rewritten, unique], earlier(config.name, redacted), config=config.validate_
+        )
         divided = split(redacted, config=config.split)
         return publish(divided, [pages, *documents, verdicts, rewritten, unique, redacted], config=config.publish)
