@@ -13,17 +13,17 @@ from rich.table import Table
 
 from expectations import counts, gate, page, proposal, tables
 from expectations.counts import ShardResult
+from expectations.drift import NUMBERS
 from expectations.suites import Suite, read_suite, suite_names, suite_path
 from expectations.tables import Part, Tables
 from expectations.verdict import Verdict, describe, judge
 from infra import storage
 from infra.cluster import DaskConfig, pool
 from infra.errors import InputError
-from tasks.validate import PAGE, RESULTS
+from tasks.validate import PAGE, RATES, RESULTS
 
 # workers start in 4 s, and then two of them are as soon done with so many rows as this process alone
 SMALL_ROWS = 3_000_000
-NO_RUN = "plain files have no run behind them"
 STYLES = {"passed": "green", "not applicable": "dim"}
 
 
@@ -42,7 +42,7 @@ def validate_path(path: str, suite_name: str, output: Path, workers: int, consol
         opened.rows,
         suite_name,
         partial(_judge_rows, opened=opened, workers=workers),
-        inapplicable={name: NO_RUN for name in read_suite(suite_name).numbers if name.startswith(("drift_", "removal_"))},
+        inapplicable=dict.fromkeys((*RATES, *NUMBERS), "plain files have no run behind them"),
     )
     facts = {"dataset": path, "files": len({part.path for part in opened.parts})}
     html = page.render(section, facts={**facts, **section.numbers}, stops="this dataset is not as asked")

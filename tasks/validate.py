@@ -29,6 +29,7 @@ from infra.dataset import Counts, Outcome, ShardRef, ShardSet
 from infra.errors import InputError
 from infra.orchestration import show_table
 from infra.steps import Output, step
+from tasks import STEP_NAMES
 
 if TYPE_CHECKING:
     from expectations.page import Section
@@ -37,6 +38,8 @@ PAGE = "validation.html"
 # each worker starts and imports in 4 to 10 s, in which this process judges a million rows
 SMALL_CORPUS_DOCUMENTS = 500_000
 RESULTS = "validation.json"
+RATES = ("removal_rate", *(f"removal_rate_{name}" for name in STEP_NAMES))
+"""Numbers that only a run has: see `_removal_rates`."""
 
 
 class ValidateConfig(BaseModel):
@@ -99,9 +102,10 @@ def validate(documents: ShardSet, history: list[ShardSet], previous: list[ShardS
     if not documents.counts.kept:
         raise InputError(_why_empty([*history, documents]))
     drifted = drift(_rows(documents), _rows(previous[0])) if previous else {}
-    missing = "the earlier version has no such column" if previous else "this corpus has no earlier version to compare with"
+    no_drift = "the earlier version has no such column" if previous else "this corpus has no earlier version to compare with"
+    without = {**dict.fromkeys(RATES, "no such step before this one"), **dict.fromkeys(NUMBERS, no_drift)}
     facts = {**_removal_rates(documents, history), **drifted}
-    corpus = _judged(documents, config.suite, out, facts=facts, inapplicable=dict.fromkeys(NUMBERS, missing))
+    corpus = _judged(documents, config.suite, out, facts=facts, inapplicable=without)
     stages = [
         _judged(version, version.schema_name, out, whole=False)
         for version in history
