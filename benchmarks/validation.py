@@ -3,8 +3,9 @@
     python -m benchmarks.validation [ROWS]
 
 Makes a dataset version of seeded rows (ids, URLs, hosts, languages, texts of about 200 characters) in a temporary folder of 2 GB, then
-runs the step on it as a flow does: suite `published`, two Dask workers, profile and page. Prints seconds, rows/s and the peak memory of
-each process. The peer judges every tenth shard by the same suite on the same workers, as the step did before it had kernels of its own.
+runs the step on it as a flow does: suite `published`, two Dask workers, profile and page. Prints wall and CPU seconds, rows a second
+and the peak memory of each process. The peer judges every tenth shard by the same suite on the same workers, as the step did before
+it had kernels of its own.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 from functools import partial
 
 import numpy as np
@@ -94,34 +96,50 @@ def by_great_expectations(one: ShardRef, suite: Suite) -> int:
     return len(gate.by_great_expectations(one.read(), suite.on_rows))
 
 
+@dataclass
+class Usage:
+    """What this process and its children used, by process id."""
+
+    peak_bytes: dict[int, int] = field(default_factory=dict)
+    cpu_s: dict[int, float] = field(default_factory=dict)
+    seconds: float = 0.0
+
+
 @contextmanager
-def peaks() -> Iterator[dict[int, int]]:
-    """Highest resident memory in bytes of this process and each of its children during the block, by process id."""
-    highest: dict[int, int] = {}
-    ended = threading.Event()
+def measured() -> Iterator[Usage]:
+    """Wall and CPU seconds and the highest resident memory of the block, looked at five times a second."""
+    usage, ended, me = Usage(), threading.Event(), psutil.Process()
+    before = sum(me.cpu_times()[:2])
 
     def watch() -> None:
-        me = psutil.Process()
         while not ended.wait(0.2):
             for process in (me, *me.children(recursive=True)):
                 try:
-                    highest[process.pid] = max(highest.get(process.pid, 0), process.memory_info().rss)
+                    usage.peak_bytes[process.pid] = max(usage.peak_bytes.get(process.pid, 0), process.memory_info().rss)
+                    usage.cpu_s[process.pid] = sum(process.cpu_times()[:2]) - (before if process.pid == me.pid else 0)
                 except psutil.NoSuchProcess:
                     continue
 
     watcher = threading.Thread(target=watch, daemon=True)
     watcher.start()
+    started = time.monotonic()
     try:
-        yield highest
+        yield usage
     finally:
+        usage.seconds = time.monotonic() - started
         ended.set()
         watcher.join()
 
 
-def told(name: str, num_rows: int, seconds: float, memory: dict[int, int]) -> None:
+def told(name: str, num_rows: int, usage: Usage) -> None:
     """One line of figures."""
-    each = ", ".join(f"{peak / 1e6:,.0f}" for peak in sorted(memory.values(), reverse=True)[: NUM_WORKERS + 1])
-    print(f"{name:<46} {num_rows:>11,} rows {seconds:>7.1f} s {num_rows / seconds:>10,.0f} rows/s   peak MB: {each}")
+    each = ", ".join(f"{peak / 1e6:,.0f}" for peak in sorted(usage.peak_bytes.values(), reverse=True)[: NUM_WORKERS + 1])
+    cpu_s = sum(usage.cpu_s.values())
+    print(
+        f"{name:<44} {num_rows:>11,} rows {usage.seconds:>7.1f} s {num_rows / usage.seconds:>9,.0f} rows/s "
+        f"{cpu_s:>7.1f} CPU s {num_rows / cpu_s:>9,.0f} rows/CPU s   peak MB: {each}",
+        flush=True,
+    )
 
 
 def main() -> None:
@@ -131,19 +149,15 @@ def main() -> None:
         set_for_children("GRISTMILL_HOME", home)
         with pool(DaskConfig(workers=NUM_WORKERS)) as workers:
             documents = make(workers, num_rows)
-        with peaks() as memory, pool(DaskConfig(workers=NUM_WORKERS)):
-            started = time.monotonic()
+        with pool(DaskConfig(workers=NUM_WORKERS)), measured() as usage:
             made = validate.run([documents, [], []], ValidateConfig())
-            seconds = time.monotonic() - started
         facts = made.shards.manifest().facts
-        told("gristmill: rows, profile, page", num_rows, seconds, memory)
+        told("gristmill: rows, profile, page", num_rows, usage)
         some = documents.shards()[::10]
         suite = gate.load_suite("published")
-        with peaks() as memory, pool(DaskConfig(workers=NUM_WORKERS)) as workers:
-            started = time.monotonic()
+        with pool(DaskConfig(workers=NUM_WORKERS)) as workers, measured() as usage:
             num_checks = {count for _, count in workers.run(partial(by_great_expectations, suite=suite), some)}
-            seconds = time.monotonic() - started
-        told("great_expectations over pandas: rows alone", sum(one.num_rows for one in some), seconds, memory)
+        told("great_expectations over pandas: rows alone", sum(one.num_rows for one in some), usage)
         print(f"verdict {facts['verdict']}; {facts['num_expectations']} expectations, of them on rows {num_checks.pop()}")
 
 

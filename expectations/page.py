@@ -15,8 +15,8 @@ from expectations.verdict import CheckResult, judge
 from infra.report import Validation, ValidationRow, page_environment
 
 FOLDER = Path(__file__).resolve().parent
-# in the order in which they ask for a reader
 OUTCOMES = ("failed", "not evaluated", "passed", "not applicable")
+"""In the order in which they ask for a reader; what stops a flow comes before what only warns."""
 
 
 @dataclass(frozen=True)
@@ -74,9 +74,7 @@ def as_json(corpus: Section, stages: Sequence[Section], facts: Mapping[str, obje
 
 def tally(results: Sequence[CheckResult]) -> dict[str, int]:
     """How many results there are of each outcome."""
-    return {
-        name: sum(outcome(one) == name for one in results) for name in ("passed", "failed", "not evaluated", "not applicable")
-    }
+    return {name: sum(outcome(one) == name for one in results) for name in OUTCOMES}
 
 
 def for_report(results: Sequence[CheckResult], suite: Suite) -> Validation:
@@ -123,7 +121,9 @@ def row(check: CheckResult) -> ValidationRow:
 
 
 def _ranked(results: Sequence[CheckResult]) -> list[tuple[CheckResult, ValidationRow]]:
-    ranked = sorted(results, key=lambda one: (OUTCOMES.index(outcome(one)), one.severity != "critical"))
+    ranked = sorted(
+        results, key=lambda one: (one.success, one.severity != "critical" and not one.success, OUTCOMES.index(outcome(one)))
+    )
     return [(check, row(check)) for check in ranked]
 
 

@@ -218,7 +218,7 @@ def _tell(step: Step, inputs: Sequence[Any], config: BaseModel, result: Result, 
         where = {f"made.{name}": made[name] for name in ("host", "device", "device_reason") if name in made}
         state = "loaded" if result.loaded else "made"
         # tags and not parameters, which MLflow never changes: a retry may make another version
-        words = {name: value for name, value in manifest.facts.items() if isinstance(value, str)}
+        words = {name: value for name, value in manifest.facts.items() if isinstance(value, str) and len(value) < 500}
         track.tags({"step.state": state, "version": result.shards.version, "digest": result.shards.digest, **where, **words})
         for page in (entry.name for entry in manifest.files if entry.name.endswith(".html")):
             track.page(page, storage.read_bytes(result.shards.file(page)).decode())
