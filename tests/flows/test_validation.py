@@ -106,7 +106,7 @@ def test_the_exit_code_tells_passed_warning_failed_and_not_judged_apart(said: Sa
 
 def test_the_table_says_what_was_seen_and_the_lines_below_what_is_wrong(said: Said) -> None:
     broken = said.ended["broken"].output
-    assert "failed: 17 passed, 1 failed, 8 not applicable" in broken
+    assert "failed: 1 failed, 17 passed, 8 not applicable" in broken
     assert "expect_column_values_to_match_regex on 'doc_id': 1 values (3.33 %) are not as asked" in broken
     assert "for example 'no id' in document no id" in broken
     assert "could not be evaluated: the table has no column 'doc_id'" in said.ended["other"].output
