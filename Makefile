@@ -28,6 +28,7 @@ check: setup          ## style, types, floors and doors, clean dependencies
 bench: setup          ## speed against peers, each in an environment of its own
 	$(BIN)/python -m benchmarks.minhash
 	$(BIN)/python -m benchmarks.orchestration
+	$(BIN)/python -m benchmarks.validation
 
 up down status: setup ## servers and workers
 	$(BIN)/gristmill $@

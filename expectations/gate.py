@@ -1,22 +1,28 @@
 """The gate: judges a dataset by a suite of expectations, and the one door of Great Expectations.
 
-Rows are judged shard by shard (pandas, on Dask workers) into counts that sum exactly; `combine` applies `mostly` to the sums, so
-the answer is that of the whole table for any cut into shards. What no shard knows alone is judged on the profile row.
-An expectation that cannot be evaluated is never mixed with one that failed. Great Expectations is imported once per
-worker (6-10 s) and then takes about 0.4 s for 100,000 rows and four expectations.
+Rows are judged shard by shard into counts that sum exactly (`counts.combine`): by the kernels where they give what Great Expectations
+would give, else by itself over pandas. What no shard knows alone is judged on the profile row. An expectation that cannot be evaluated
+is never mixed with one that failed. Great Expectations is imported where it is needed, once per process (6-10 s); it loads and checks
+every suite.
 """
 
 from __future__ import annotations
 
+import logging
 import threading
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache
 from typing import Any
 
 import pandas as pd
 import pyarrow as pa
+import pyarrow.dataset as pads
 
+from expectations import kernels
+from expectations.counts import ShardCheck, ShardResult, combine, identity, not_applicable
+from expectations.page import Section
+from expectations.profile import profile
 from expectations.suites import Expectation, Suite, SuiteError, did_you_mean, read_suite, suite_path
 from expectations.verdict import MAX_SAMPLES, SAMPLE_CHARS, CheckResult, Sample
 
@@ -37,26 +43,6 @@ UNSUMMABLE = frozenset(
 _LOCK = threading.Lock()
 
 
-@dataclass(frozen=True)
-class ShardCheck:
-    """One expectation on one shard: counts that sum, up to MAX_SAMPLES failing rows, or why it could not be evaluated."""
-
-    index: int
-    element_count: int = 0
-    missing_count: int = 0
-    unexpected_count: int = 0
-    samples: tuple[Sample, ...] = ()
-    error: str | None = None
-
-
-@dataclass(frozen=True)
-class ShardResult:
-    """What a suite's shard expectations say of one shard."""
-
-    num_rows: int
-    checks: tuple[ShardCheck, ...]
-
-
 def load_suite(name: str) -> Suite:
     """Read a suite and check each expectation's type and arguments against Great Expectations itself.
 
@@ -74,45 +60,81 @@ def load_suite(name: str) -> Suite:
     return suite
 
 
+def judged(
+    title: str,
+    rows: pads.Dataset,
+    suite_name: str,
+    judge_rows: Callable[[Suite, list[str]], Iterable[ShardResult]],
+    *,
+    facts: Mapping[str, float] | None = None,
+    inapplicable: Mapping[str, str] | None = None,
+    whole: bool = True,
+) -> Section:
+    """Hold a dataset against a suite.
+
+    Args:
+        title: name of the dataset for people.
+        rows: the dataset.
+        suite_name: the suite, as `load_suite` takes it.
+        judge_rows: gives the results of `validate_shard` for all parts of the rows, read in these columns.
+        facts: numbers measured elsewhere; see `profile`.
+        inapplicable: numbers that it cannot have; see `check_dataset`.
+        whole: profile all that the columns allow, not only what the suite asks for.
+    """
+    suite = read_suite(suite_name)
+    with ThreadPoolExecutor(1) as beside:  # DuckDB works without Python: while Great Expectations is imported and workers start
+        measured = beside.submit(profile, rows, facts, asked=suite.numbers, whole=whole)
+        suite = load_suite(suite_name)
+        results = list(judge_rows(suite, _columns(suite.on_rows.values(), rows.schema.names)))
+        numbers = measured.result()
+    return Section(title, suite, [*combine(results, suite), *check_dataset(numbers, suite, inapplicable)], numbers)
+
+
 def validate_shard(table: pa.Table, suite: Suite) -> ShardResult:
     """Judge the rows of one shard; a column that is not there is an error of its expectations, never an exception."""
-    asked = {index: e for index, e in enumerate(suite.expectations) if e.scope == "shard"}
-    errors = {index: _missing(e, table.column_names, "the table") for index, e in asked.items()}
-    able = {index: e for index, e in asked.items() if errors[index] is None}
-    results = _evaluate(_frame(table, able.values()), able) if table.num_rows and able else {}
-    checks = []
-    for index, expectation in asked.items():
-        if index in results:
-            checks.append(_shard_check(index, expectation, results[index]))
-        else:
-            checks.append(ShardCheck(index, error=errors[index]))
-    return ShardResult(table.num_rows, tuple(checks))
+    checks: dict[int, ShardCheck | None] = {}
+    for index, expectation in suite.on_rows.items():
+        error = _missing(expectation, table.column_names, "the table")
+        nothing_to_judge = error or not table.num_rows
+        checks[index] = ShardCheck(index, error=error) if nothing_to_judge else kernels.check(index, expectation, table)
+    left = {index: suite.expectations[index] for index, check in checks.items() if check is None}
+    checks |= by_great_expectations(table, left) if left else {}
+    return ShardResult(table.num_rows, tuple(check for check in checks.values() if check is not None))
 
 
-def combine(results: Iterable[ShardResult], suite: Suite) -> list[CheckResult]:
-    """Sum the counts of all shards and apply `mostly` to the sums; the order of the shards does not matter."""
-    by_index: dict[int, list[ShardCheck]] = {i: [] for i, e in enumerate(suite.expectations) if e.scope == "shard"}
-    for result in results:
-        for check in result.checks:
-            by_index[check.index].append(check)
-    return [_combined(suite.expectations[index], checks) for index, checks in by_index.items()]
+def by_great_expectations(table: pa.Table, asked: Mapping[int, Expectation]) -> dict[int, ShardCheck]:
+    """The same by Great Expectations alone, over pandas: for what the kernels leave to it, and what they are held against."""
+    results = _evaluate(_frame(table, asked.values()), asked)
+    return {index: _shard_check(index, asked[index], results[index]) for index in asked}
 
 
-def check_dataset(profile: Mapping[str, float | int | None], suite: Suite) -> list[CheckResult]:
-    """Judge the profile row and its facts by the suite's expectations of scope `dataset`."""
+def check_dataset(
+    numbers: Mapping[str, float | int | None], suite: Suite, inapplicable: Mapping[str, str] | None = None
+) -> list[CheckResult]:
+    """Judge the profile row and its facts by the suite's expectations of scope `dataset`.
+
+    Args:
+        numbers: the profile.
+        suite: the suite.
+        inapplicable: numbers that this dataset cannot have, each with the reason: they are neither asked for nor missed.
+    """
+    without = {index: (inapplicable or {}).get(e.column) for index, e in enumerate(suite.expectations)}
     asked = {index: e for index, e in enumerate(suite.expectations) if e.scope == "dataset"}
-    errors = {index: _missing(e, profile, "the profile") or _empty(e, profile) for index, e in asked.items()}
+    errors = {index: _missing(e, numbers, "the profile") or _empty(e, numbers) for index, e in asked.items()}
     able = {index: e for index, e in asked.items() if errors[index] is None}
-    results = _evaluate(pd.DataFrame([dict(profile)]), able) if able else {}
+    results = _evaluate(pd.DataFrame([dict(numbers)]), able) if able else {}
     checks = []
     for index, expectation in asked.items():
+        if (reason := without[index]) and errors[index]:
+            checks.append(not_applicable(expectation, reason))
+            continue
         error = errors[index] or _error(results[index])
         checks.append(
             CheckResult(
-                **_identity(expectation),
+                **identity(expectation),
                 success=error is None and bool(results[index].success),
                 evaluated=error is None,
-                observed=profile.get(expectation.column),
+                observed=numbers.get(expectation.column),
                 error=error,
             )
         )
@@ -123,6 +145,7 @@ def check_dataset(profile: Mapping[str, float | int | None], suite: Suite) -> li
 def _batches() -> tuple[Any, Any]:
     import great_expectations as gx
 
+    logging.getLogger("great_expectations").setLevel(logging.ERROR)  # it tells of every folder that it makes
     context = gx.get_context(mode="ephemeral")
     # GX reads a mapping here; without one it draws a progress bar for every batch
     context.variables.progress_bars = {"globally": False, "metric_calculations": False}
@@ -142,11 +165,15 @@ def _evaluate(frame: pd.DataFrame, asked: Mapping[int, Expectation]) -> dict[int
         return {one.expectation_config.meta["index"]: one for one in outcome.results}
 
 
-def _frame(table: pa.Table, asked: Iterable[Expectation]) -> pd.DataFrame:
+def _columns(asked: Iterable[Expectation], names: Iterable[str]) -> list[str]:
     expectations = list(asked)
     wanted = {"doc_id", *(name for e in expectations for name in e.columns)}
     filtered = any(e.kwargs.get("row_condition") for e in expectations)
-    return table.select([name for name in table.column_names if filtered or name in wanted]).to_pandas()
+    return [name for name in names if filtered or name in wanted]
+
+
+def _frame(table: pa.Table, asked: Iterable[Expectation]) -> pd.DataFrame:
+    return table.select(_columns(asked, table.column_names)).to_pandas()
 
 
 def _shard_check(index: int, expectation: Expectation, result: Any) -> ShardCheck:
@@ -168,59 +195,6 @@ def _shard_check(index: int, expectation: Expectation, result: Any) -> ShardChec
     )
 
 
-def _combined(expectation: Expectation, checks: Sequence[ShardCheck]) -> CheckResult:
-    errors = sorted({check.error for check in checks if check.error})
-    if errors or not checks:
-        where = f" (in {sum(check.error is not None for check in checks)} of {len(checks)} shards)" if errors else ""
-        error = f"{errors[0]}{where}" if errors else "no shard was judged"
-        return CheckResult(**_identity(expectation), success=False, evaluated=False, observed=None, error=error)
-    judged = sum(check.element_count - check.missing_count for check in checks)
-    unexpected = sum(check.unexpected_count for check in checks)
-    # as GX: no value to judge is no failure; and the same division, so that `mostly` cuts at the same count
-    held = (float(judged) - float(unexpected)) / float(judged) if judged else 1.0
-    samples = sorted({sample for check in checks for sample in check.samples}, key=lambda s: (s.doc_id or "", s.value))
-    return CheckResult(
-        **_identity(expectation),
-        success=held >= float(expectation.kwargs.get("mostly", 1.0)),
-        evaluated=True,
-        observed=held,
-        unexpected_count=unexpected,
-        unexpected_percent=100.0 * unexpected / judged if judged else 0.0,
-        samples=tuple(samples[:MAX_SAMPLES]),
-    )
-
-
-def _identity(expectation: Expectation) -> dict[str, Any]:
-    return {
-        "expectation": expectation.type,
-        "column": expectation.column,
-        "severity": expectation.severity,
-        "scope": expectation.scope,
-        "threshold": _threshold(expectation),
-        "note": expectation.note,
-    }
-
-
-def _threshold(expectation: Expectation) -> str:
-    no = "not " if "_not_" in expectation.type else ""
-    said = []
-    for key, value in expectation.kwargs.items():
-        if key in ("column", "column_A", "column_B", "column_list", "mostly"):
-            continue
-        number = f"{value:,}" if isinstance(value, int) else value
-        words = {
-            "min_value": f"at least {number}",
-            "max_value": f"at most {number}",
-            # ascii: a replacement character or a NUL must be seen to be read
-            "regex": f"{no}matching {value!a}",
-            "value_set": f"{no}one of {value}",
-        }
-        said.append(words.get(key, f"{key} {value}"))
-    if expectation.scope == "shard":
-        said.append(f"for {100 * float(expectation.kwargs.get('mostly', 1.0)):g} % of values")
-    return ", ".join(said)
-
-
 def _missing(expectation: Expectation, columns: Iterable[str], where: str) -> str | None:
     have = list(columns)
     for name in expectation.columns:
@@ -229,9 +203,9 @@ def _missing(expectation: Expectation, columns: Iterable[str], where: str) -> st
     return None
 
 
-def _empty(expectation: Expectation, profile: Mapping[str, Any]) -> str | None:
+def _empty(expectation: Expectation, numbers: Mapping[str, Any]) -> str | None:
     # GX calls a null vacuously right; a number that could not be measured is not right
-    nothing = [name for name in expectation.columns if pd.isna(profile[name])]
+    nothing = [name for name in expectation.columns if pd.isna(numbers[name])]
     return f"{nothing[0]} has no value: the dataset has no row to measure it on" if nothing else None
 
 

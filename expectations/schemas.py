@@ -69,5 +69,5 @@ SCHEMAS: dict[str, pa.Schema] = {
 }
 """What the steps of a flow write; a single step on plain files has the columns it was given beside those it adds."""
 
-OPEN_SCHEMAS = ("signals",)
-"""Stages whose columns grow with what is measured."""
+OPEN_SCHEMAS = ("signals", "verdicts", "any")
+"""Stages whose columns grow with what is measured, and `any` for tables of other makers."""

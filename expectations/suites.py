@@ -35,7 +35,7 @@ class Expectation(BaseModel):
     kwargs: dict[str, Any]
     """Its arguments; `mostly` is the share of non-null values (0 to 1) that must hold over the whole dataset."""
     severity: Literal["critical", "warning"] = "critical"
-    """`critical` stops the flow, `warning` is recorded."""
+    """`critical` stops the flow, `warning` is recorded and shown."""
     scope: Literal["shard", "dataset"] = "shard"
     """`shard`: row by row, counts summed over shards. `dataset`: one number of the profile (`profile.py`) or a fact."""
     note: str = ""
@@ -66,6 +66,16 @@ class Suite(BaseModel):
     """Anything for people: owner, version, links."""
     expectations: tuple[Expectation, ...]
     """In the order in which reports show them."""
+
+    @property
+    def on_rows(self) -> dict[int, Expectation]:
+        """Its expectations on rows, by their place in it."""
+        return {index: one for index, one in enumerate(self.expectations) if one.scope == "shard"}
+
+    @property
+    def numbers(self) -> frozenset[str]:
+        """The numbers of the profile that it asks for."""
+        return frozenset(one.column for one in self.expectations if one.scope == "dataset")
 
 
 def suite_names() -> list[str]:

@@ -6,7 +6,7 @@ evaluated* stops the flow, any other is recorded.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
@@ -54,7 +54,10 @@ class CheckResult:
     unexpected_percent: float | None = None
     samples: tuple[Sample, ...] = ()
     error: str | None = None
+    """Why it could not be evaluated, or why it is not applicable."""
     note: str = ""
+    applicable: bool = True
+    """False: the dataset has nothing that it could speak of, such as drift where there is no earlier version."""
 
 
 def read_checks(path: str) -> list[CheckResult]:
@@ -71,28 +74,35 @@ def judge(checks: Sequence[CheckResult]) -> Verdict:
     return Verdict.FAILED if "critical" in severities else Verdict.WARNING if severities else Verdict.PASSED
 
 
-def require(checks: Sequence[CheckResult], suite: str) -> Verdict:
-    """The verdict, where the gate lets the dataset through; `suite` is the suite's name, for the message.
+def problems(judged: Iterable[tuple[str, str, Sequence[CheckResult]]]) -> str:
+    """What stops the flow, in words; empty where the gate lets the datasets through.
 
-    Raises:
-        GateFailed: it does not.
+    Args:
+        judged: name of the dataset, name of the suite, what the suite says of it.
     """
-    verdict = judge(checks)
-    if verdict is not Verdict.FAILED:
-        return verdict
-    stopping = [check for check in checks if check.severity == "critical" and not check.success]
-    lines = [f"suite {suite!r}: {len(stopping)} of {len(checks)} expectations stop this dataset"]
-    lines += [f"  {check.expectation} on {check.column!r}: {describe(check)}" for check in stopping]
-    lines.append(
-        f"Nothing was published. Read the failing rows in the validation page; then mend the step that made them and run again, or, "
-        f"if the data is right, change `mostly`, the bounds or the severity in the suite file of {suite!r}."
+    lines, suites = [], []
+    for dataset, suite, checks in judged:
+        stopping = [check for check in checks if check.severity == "critical" and not check.success]
+        if stopping:
+            suites.append(repr(suite))
+            lines.append(f"suite {suite!r}: {len(stopping)} of {len(checks)} expectations stop {dataset}")
+            lines += [f"  {check.expectation} on {check.column!r}: {describe(check)}" for check in stopping]
+    if not lines:
+        return ""
+    return "\n".join(
+        [
+            *lines,
+            f"Nothing was published. Read the failing rows in the validation page; then mend the step that made them and run again, or, "
+            f"if the data is right, change `mostly`, the bounds or the severity in the suite file of {', '.join(suites)}.",
+        ]
     )
-    raise GateFailed("\n".join(lines))
 
 
 def describe(check: CheckResult) -> str:
     """One line for people: what was observed, what was asked, an example and the suite's note."""
-    if not check.evaluated:
+    if not check.applicable:
+        said = f"not applicable: {check.error}"
+    elif not check.evaluated:
         said = f"could not be evaluated: {check.error}"
     elif check.unexpected_count is not None:
         said = f"{check.unexpected_count:,} values ({check.unexpected_percent:.3g} %) are not as asked ({check.threshold})"

@@ -38,6 +38,7 @@ SetOption = Annotated[
 FLOWS = ("pipeline", "curate", "recrawl", "train", "evaluate")
 EXIT_USER_ERROR = 2
 EXIT_FAILED = 1
+EXIT_WARNING = 3
 EXIT_INTERRUPTED = 130  # as shells say of Ctrl-C
 
 
@@ -237,6 +238,60 @@ def verify(
 
     if not verify_run(run_name, out):
         raise typer.Exit(EXIT_FAILED)
+
+
+@app.command()
+def validate(
+    path: Annotated[str, typer.Argument(help="A Parquet file, a folder of them, or a dataset version.")],
+    suite: Annotated[str, typer.Option("--suite", help="A suite that ships (`gristmill suite list`), or a suite file.")],
+    output: Annotated[
+        Path, typer.Option("--output", "-o", help="Folder for validation.html and validation.json.", file_okay=False)
+    ] = Path(),
+    workers: Annotated[
+        int, typer.Option("--workers", "-w", min=0, help="Worker processes; 1: in this process, 0: one per core.")
+    ] = 0,
+) -> None:
+    """Judge any Parquet data by an expectation suite; needs no server.
+
+    Exit code 0: every expectation holds; 3: only warnings; 1: a critical one failed or could not be evaluated; 2: nothing was judged.
+    """
+    from flows.validation import validate_path
+
+    verdict = validate_path(path, suite, output, workers, out)
+    if code := {"warning": EXIT_WARNING, "failed": EXIT_FAILED}.get(verdict.value, 0):
+        raise typer.Exit(code)
+
+
+suite_app = typer.Typer(help="Draft, list and check expectation suites.", no_args_is_help=True)
+app.add_typer(suite_app, name="suite")
+
+
+@suite_app.command("propose")
+def propose_suite(
+    path: Annotated[str, typer.Argument(help="A Parquet file, a folder of them, or a dataset version.")],
+    name: Annotated[str, typer.Option("--name", help="Name of the suite; by default that of the file or folder.")] = "",
+    output: Annotated[Path | None, typer.Option("--output", "-o", help="A new file; by default the draft is printed.")] = None,
+) -> None:
+    """Draft a suite from data, for a person to edit: each expectation says what was seen."""
+    from flows.validation import propose
+
+    propose(path, name, output, out)
+
+
+@suite_app.command("list")
+def list_suites() -> None:
+    """List the suites that ship."""
+    from flows import validation
+
+    validation.list_suites(out)
+
+
+@suite_app.command("check")
+def check_suite(file: Annotated[str, typer.Argument(help="A suite file, or the name of one that ships.")]) -> None:
+    """Check a suite and name every problem; exit code 2 if there is one."""
+    from flows import validation
+
+    validation.check_suite(file, out)
 
 
 @app.command()

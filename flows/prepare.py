@@ -17,7 +17,7 @@ from tasks.ingest import ingest
 from tasks.redact import redact
 from tasks.rewrite import rewrite
 from tasks.signals import signals
-from tasks.validate import validate
+from tasks.validate import earlier, validate
 
 
 class Prepared(BaseModel):
@@ -49,5 +49,5 @@ def prepare(config: RunConfig, lineage: Lineage | None = None) -> Prepared:
         unique = dedup(rewritten, config=config.dedup)
         redacted = redact(unique, config=config.redact)
         history = [pages, *documents, verdicts, rewritten, unique]
-        checks = validate(redacted, history, config=config.validate_)
+        checks = validate(redacted, history, earlier(config.name, redacted), config=config.validate_)
         return Prepared(documents=redacted, checks=checks, history=[*history, redacted])

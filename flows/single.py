@@ -26,6 +26,8 @@ from tasks import STEP_NAMES
 
 # parameters of steps that no plain files can stand for, with the step that makes them
 MAKERS = {"model": "pretrain", "tokens": "tokenise", "scores": "evaluate"}
+# what only a flow knows
+NOT_GIVEN = ("history", "previous")
 WARC = (".warc", ".warc.gz", ".warc.zst", ".arc", ".arc.gz")
 
 
@@ -87,7 +89,7 @@ def _bar(bars: Progress, name: str) -> Any:
 
 
 def _bind(step: Step, versions: list[ShardSet]) -> list[ShardSet | list[ShardSet]]:
-    """The versions as the step's parameters, `history` empty; what only one step makes finds its place in any order.
+    """The versions as the step's parameters, `history` and `previous` empty; what only one step makes finds its place in any order.
 
     Raises:
         InputError: too many, too few, or one that the step cannot use.
@@ -96,7 +98,7 @@ def _bind(step: Step, versions: list[ShardSet]) -> list[ShardSet | list[ShardSet
     lists = [name for name in step.input_names if get_origin(parameters[name].annotation)]
     if lists == step.input_names and versions:
         return [versions]
-    wanted = [name for name in step.input_names if name not in ("history", "verdicts")]
+    wanted = [name for name in step.input_names if name not in (*NOT_GIVEN, "verdicts")]
     if len(versions) != len(wanted):
         raise InputError(
             f"step {step.name}: takes {len(wanted)} --input ({', '.join(map(_meaning, wanted))}; got {len(versions)})"
@@ -111,7 +113,7 @@ def _bind(step: Step, versions: list[ShardSet]) -> list[ShardSet | list[ShardSet
         left.remove(fit[0])
     # without a filter's verdicts every document stays
     found: list[Any] = [
-        [] if name == "history" else versions[0] if name == "verdicts" else given[name] for name in step.input_names
+        [] if name in NOT_GIVEN else versions[0] if name == "verdicts" else given[name] for name in step.input_names
     ]
     return [
         [one] if name in lists and isinstance(one, ShardSet) else one for name, one in zip(step.input_names, found, strict=True)

@@ -11,7 +11,7 @@ import logging
 import os
 import socket
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
@@ -282,11 +282,14 @@ def _tell(step: Step, inputs: Sequence[Any], config: BaseModel, result: Result, 
                 **{f"dropped.{rule}": count for rule, count in counts.dropped.items()},
             }
         )
-        made = storage.read_json(result.shards.file("run.json"))
+        made, manifest = storage.read_json(result.shards.file("run.json")), result.shards.manifest()
         where = {f"made.{name}": made[name] for name in ("host", "device", "device_reason") if name in made}
         state = "loaded" if result.loaded else "made"
         # tags and not parameters, which MLflow never changes: a retry may make another version
-        track.tags({"step.state": state, "version": result.shards.version, "digest": result.shards.digest, **where})
+        words = {name: value for name, value in manifest.facts.items() if isinstance(value, str) and len(value) < 500}
+        track.tags({"step.state": state, "version": result.shards.version, "digest": result.shards.digest, **where, **words})
+        for page in (entry.name for entry in manifest.files if entry.name.endswith(".html")):
+            track.page(page, storage.read_bytes(result.shards.file(page)).decode())
         for shards in flattened(inputs):
             track.dataset(shards, "input")
         track.dataset(result.shards, "output")
@@ -317,3 +320,11 @@ def _progress_artifact(name: str) -> Iterator[None]:
 
     with watched(watcher):
         yield
+
+
+def show_table(key: str, rows: Sequence[Mapping[str, str]], description: str) -> None:
+    """Show rows as a table artifact of the current Prefect run; nothing happens outside a flow."""
+    if in_flow():
+        from prefect.artifacts import create_table_artifact
+
+        create_table_artifact([dict(row) for row in rows], key=key, description=description)

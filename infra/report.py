@@ -127,11 +127,11 @@ class StepCost:
 
 @dataclass(frozen=True)
 class ValidationRow:
-    """One expectation as the report shows it; `outcome` tells a failure from what could not be evaluated."""
+    """One expectation as the report shows it; `outcome` tells a failure from what could not be evaluated or has no meaning here."""
 
     expectation: str
     column: str
-    outcome: Literal["passed", "failed", "not evaluated"]
+    outcome: Literal["passed", "failed", "not evaluated", "not applicable"]
     severity: Literal["critical", "warning"]
     observed: str
     threshold: str

@@ -1,7 +1,8 @@
 """validate: judge the corpus by an expectation suite; a critical failure stops the flow, and the page says why.
 
 The rows are judged shard by shard and their counts summed exactly; numbers that no shard knows alone (duplicates, quantiles, removal
-rates) are computed over the whole. The page is written before the gate decides, so it is there to read when the flow stopped.
+rates, drift) are computed over the whole. The versions before it are judged by the suites of their stages. The page is written before the
+gate decides, so it is there to read when the flow stopped.
 """
 
 from __future__ import annotations
@@ -9,33 +10,47 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import json
+from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
+import pyarrow.dataset as pads
 from pydantic import BaseModel, ConfigDict, field_validator
 
-from expectations.suites import Suite, suite_digest
-from infra import dataset, storage
+from expectations.counts import ShardCheck, ShardResult
+from expectations.schemas import SCHEMAS
+from expectations.suites import Suite, suite_digest, suite_names
+from expectations.verdict import Sample
+from infra import dataset, ledger, storage, tracking
 from infra.cluster import in_this_process
 from infra.dataset import Counts, Outcome, ShardRef, ShardSet
 from infra.errors import InputError
+from infra.orchestration import show_table
 from infra.steps import Output, step
+from tasks import STEP_NAMES
+
+if TYPE_CHECKING:
+    from expectations.page import Section
 
 PAGE = "validation.html"
-# each worker imports Great Expectations in 4 to 10 s, in which this process judges a million rows
+# workers that no step before has started need 4 s for it, in which this process is done with so many
 SMALL_CORPUS_DOCUMENTS = 200_000
 RESULTS = "validation.json"
+RATES = ("removal_rate", *(f"removal_rate_{name}" for name in STEP_NAMES))
+"""Numbers that only a run has: see `_removal_rates`."""
 
 
 class ValidateConfig(BaseModel):
-    """Which suite the corpus must pass."""
+    """Which suites the corpus must pass."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     suite: str = "published"
     """Name of a suite in `expectations/`, or path of a suite file."""
+    stages: bool = True
+    """Judge the versions before it too, each by the suite that has the name of its schema."""
 
     @field_validator("suite")
     @classmethod
@@ -44,61 +59,121 @@ class ValidateConfig(BaseModel):
 
 
 def suite_file(config: ValidateConfig) -> dict[str, str]:
-    """The suite's content is part of the recipe."""
-    return {config.suite: suite_digest(config.suite)}
+    """The content of the suites is part of the recipe."""
+    return {name: suite_digest(name) for name in [config.suite, *(suite_names() if config.stages else ())]}
 
 
-def validate_shard(shard: ShardRef, suite: Suite) -> Outcome:
+def earlier(corpus: str, documents: ShardSet) -> list[ShardSet]:
+    """What the corpus had published before these documents were first published: one version, or none.
+
+    It stays the same when the same documents are published again, so that a second run asks for the same validation.
+    """
+    name = f"{documents.step}/{documents.version}@{documents.digest}"
+    before: list[ShardSet] = []
+    for published in ledger.published(corpus):
+        with contextlib.suppress(storage.StorageError):  # removed since: nothing is left to compare with
+            version = published.shards()
+            if name in _flat(version.manifest().recipe["inputs"].values()):
+                break
+            before.append(version)
+    return before[-1:]
+
+
+def validate_shard(shard: ShardRef, suite: Suite, columns: Sequence[str]) -> Outcome:
     """What the suite's expectations on rows say of one shard, as one row of JSON."""
-    from expectations import gate  # Great Expectations takes 6 to 10 s to import: only where it is used
+    from expectations import gate  # pandas and, for what the kernels leave to it, Great Expectations: only where they are used
 
-    result = gate.validate_shard(shard.read(), suite)
+    result = gate.validate_shard(shard.read(columns), suite)
     return Outcome(pa.table({"result": [json.dumps(dataclasses.asdict(result))]}))
 
 
 @step(schema="checks", fingerprint=suite_file)
-def validate(documents: ShardSet, history: list[ShardSet], config: ValidateConfig, out: Output) -> None:
-    """Hold the corpus against an expectation suite; `history` are the versions before it, for removal rates.
+def validate(documents: ShardSet, history: list[ShardSet], previous: list[ShardSet], config: ValidateConfig, out: Output) -> None:
+    """Hold the corpus and the versions before it against expectation suites; the page and the results are what it leaves.
+
+    `history` are the versions before it, for removal rates; `previous` is what the corpus had published before, for drift: none or one.
 
     Raises:
         GateFailed: a critical expectation failed or could not be evaluated.
     """
-    from expectations import gate, page, profile, verdict
+    from expectations import page, verdict
+    from expectations.drift import NUMBERS, drift
 
     if not documents.counts.kept:
         raise InputError(_why_empty([*history, documents]))
-    suite = gate.load_suite(config.suite)
-    with in_this_process() if documents.counts.kept <= SMALL_CORPUS_DOCUMENTS else contextlib.nullcontext():
-        parts = out.map_aside("shards", partial(validate_shard, suite=suite), documents.shards())
-    judged = [_shard_result(json.loads(part.read()["result"][0].as_py())) for part in parts]
-    rows = dataset.dataset(documents.folder)
-    assert rows is not None
-    numbers = profile.profile(rows, _removal_rates(documents, history))
-    checks = [*gate.combine(judged, suite), *gate.check_dataset(numbers, suite)]
-    named = {"dataset": documents.step, "version": documents.version, "digest": documents.digest}
-    facts = {**named, **{name: str(value) for name, value in numbers.items()}}
-    storage.write_bytes(storage.join(out.folder, PAGE), page.render(checks, suite, facts).encode())
-    storage.write_json(
-        storage.join(out.folder, RESULTS), {"checks": [dataclasses.asdict(check) for check in checks], "facts": facts}
-    )
-    try:
-        decided = verdict.require(checks, suite.name)
-    except verdict.GateFailed as error:
-        raise verdict.GateFailed(f"{error}\nThe page: {storage.join(out.folder, PAGE)}") from None
+    drifted = drift(_rows(documents), _rows(previous[0])) if previous else {}
+    no_drift = "the earlier version has no such column" if previous else "this corpus has no earlier version to compare with"
+    without = {**dict.fromkeys(RATES, "no such step before this one"), **dict.fromkeys(NUMBERS, no_drift)}
+    facts = {**_removal_rates(documents, history), **drifted}
+    corpus = _judged(documents, config.suite, out, facts=facts, inapplicable=without)
+    stages = [
+        _judged(version, version.schema_name, out, whole=False)
+        for version in history
+        if config.stages and version.counts.total and version.schema_name in suite_names()
+    ]
+    about = {"dataset": documents.step, "version": documents.version, "digest": documents.digest}
+    about |= {"compared with": f"{previous[0].step} {previous[0].version}"} if previous else {}
+    html = page.render(corpus, stages, {**about, **corpus.numbers})
+    storage.write_bytes(storage.join(out.folder, PAGE), html.encode())
+    storage.write_json(storage.join(out.folder, RESULTS), page.as_json(corpus, stages, about))
+    out.facts = _figures(corpus, stages)
+    show_table("validation", page.table([corpus, *stages]), f"What the suite {corpus.suite.name} says")
+    if problems := verdict.problems([(one.title, one.suite.name, one.results) for one in (corpus, *stages)]):
+        _track(out.facts, html)
+        raise verdict.GateFailed(f"{problems}\nThe page: {storage.join(out.folder, PAGE)}")
     out.keep_file(PAGE)
     out.keep_file(RESULTS)
     out.counts = Counts(total=documents.counts.kept, kept=documents.counts.kept)
-    out.facts = {
-        "verdict": decided.value,
+
+
+def _judged(version: ShardSet, suite_name: str, out: Output, **how: Any) -> Section:
+    """One version held against one suite; see `gate.judged` for `how`."""
+    from expectations import gate
+
+    def judge_rows(suite: Suite, columns: list[str]) -> list[ShardResult]:
+        work = partial(validate_shard, suite=suite, columns=columns)
+        with in_this_process() if version.counts.kept <= SMALL_CORPUS_DOCUMENTS else contextlib.nullcontext():
+            parts = out.map_aside(f"shards-{version.step}", work, version.shards())
+        return [_shard_result(json.loads(part.read()["result"][0].as_py())) for part in parts]
+
+    return gate.judged(version.step, _rows(version), suite_name, judge_rows, **how)
+
+
+def _rows(version: ShardSet) -> pads.Dataset:
+    found = dataset.dataset(version.folder)
+    return found if found is not None else pads.dataset(SCHEMAS.get(version.schema_name, pa.schema([])).empty_table())
+
+
+def _flat(given: Any) -> list[str]:
+    """The names of versions in the inputs of a recipe."""
+    return [given] if isinstance(given, str) else [name for one in given for name in _flat(one)]
+
+
+def _figures(corpus: Section, stages: Sequence[Section]) -> dict[str, Any]:
+    """Facts of the version, which are tags and metrics of its run."""
+    from expectations.page import tally
+    from expectations.verdict import judge
+
+    checks = [check for section in (corpus, *stages) for check in section.results]
+    return {
+        "suite": corpus.suite.name,
+        "verdict": judge(checks).value,
         "num_expectations": len(checks),
-        "num_warnings": sum(not check.success for check in checks),
+        "num_warnings": sum(not check.success and check.severity != "critical" for check in checks),
+        **{f"num_{name.replace(' ', '_')}": number for name, number in tally(checks).items()},
+        **{name: value for name, value in corpus.numbers.items() if value is not None},
     }
 
 
-def _shard_result(raw: dict[str, Any]) -> Any:
-    from expectations.gate import ShardCheck, ShardResult
-    from expectations.verdict import Sample
+def _track(figures: Mapping[str, Any], html: str) -> None:
+    """Put the page and the numbers on the MLflow run of a step that is about to fail; one that ends well has them put there."""
+    if (track := tracking.current()) is not None:
+        track.tags({name: value for name, value in figures.items() if isinstance(value, str)})
+        track.metrics({name: value for name, value in figures.items() if not isinstance(value, str)})
+        track.page(PAGE, html)
 
+
+def _shard_result(raw: dict[str, Any]) -> ShardResult:
     checks = tuple(
         ShardCheck(**{**check, "samples": tuple(Sample(**one) for one in check["samples"])}) for check in raw["checks"]
     )

@@ -13,10 +13,12 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from expectations.gate import check_dataset, combine, load_suite, validate_shard
+from expectations.counts import combine, summed
+from expectations.drift import NUMBERS
+from expectations.gate import check_dataset, load_suite, validate_shard
 from expectations.profile import profile
 from expectations.suites import Expectation, Suite
-from expectations.verdict import MAX_SAMPLES, CheckResult, GateFailed, Verdict, judge, require
+from expectations.verdict import MAX_SAMPLES, CheckResult, GateFailed, Verdict, judge, problems
 
 
 def suite(*asked: dict[str, Any]) -> Suite:
@@ -107,6 +109,20 @@ def test_the_combined_answer_is_great_expectations_own(rows: Any) -> None:
             assert mine.unexpected_percent == pytest.approx(theirs.result["unexpected_percent"])
 
 
+@settings(max_examples=12, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(ROWS, st.integers(1, 24))
+def test_the_pieces_of_a_shard_are_the_shard(rows: Any, size: int) -> None:
+    table = as_table(rows)
+    pieces = [validate_shard(table.slice(start, size), MANY) for start in range(0, len(rows), size)]
+    assert summed(pieces, MANY).num_rows == len(rows)
+    whole, parts = combine([validate_shard(table, MANY)], MANY), combine([summed(pieces, MANY)], MANY)
+    for left, right in zip(whole, parts, strict=True):
+        assert (left.observed, left.unexpected_count) == (right.observed, right.unexpected_count)
+        assert [sample.doc_id for sample in left.samples] == [sample.doc_id for sample in right.samples]
+    broken = summed([validate_shard(table, MANY), validate_shard(table.drop_columns(["text"]), MANY)], MANY)
+    assert broken.checks[0].error == "the table has no column 'text'"
+
+
 def test_mostly_is_applied_to_the_whole_and_not_to_each_shard() -> None:
     bad, good = pa.table({"text": ["x"] * 10}), pa.table({"text": ["long enough"] * 90})
     lengths = suite(ask("column_value_lengths_to_be_between", "text", min_value=5, mostly=0.9))
@@ -187,13 +203,25 @@ def test_dataset_numbers_are_judged_and_missing_or_empty_ones_cannot_be() -> Non
     assert "no row to measure" in str(found[3].error)
 
 
+def test_numbers_that_the_dataset_cannot_have_are_not_applicable_and_mistaken_names_are_not_among_them() -> None:
+    asked = suite(
+        ask("column_values_to_be_between", "drift_rows_ratio", "dataset", min_value=0.5),
+        ask("column_values_to_be_between", "drift_rwos_ratio", "dataset", min_value=0.5),
+    )
+    without, mistaken = check_dataset({"num_rows": 3}, asked, {"drift_rows_ratio": "no earlier version"})
+    assert (without.applicable, without.success, without.error) == (False, True, "no earlier version")
+    assert (mistaken.applicable, mistaken.evaluated) == (True, False)
+    assert judge([without]) is Verdict.PASSED and not problems([("corpus", "test", [without])])
+    measured, _ = check_dataset({"num_rows": 3, "drift_rows_ratio": 0.1}, asked, {"drift_rows_ratio": "no earlier version"})
+    assert (measured.applicable, measured.success, measured.observed) == (True, False, 0.1)
+
+
 def test_results_and_failures_cross_processes() -> None:
     asked = suite(PRESENT)
     result = validate_shard(documents(3).set_column(5, "text", pa.array([None, "a", "b"])), asked)
     assert pickle.loads(pickle.dumps(result)) == result
-    with pytest.raises(GateFailed) as caught:
-        require(combine([result], suite({**PRESENT, "kwargs": {"column": "text"}})), "test")
-    assert str(pickle.loads(pickle.dumps(caught.value))) == str(caught.value)
+    failed = GateFailed(problems([("corpus", "test", combine([result], suite({**PRESENT, "kwargs": {"column": "text"}})))]))
+    assert str(failed) and str(pickle.loads(pickle.dumps(failed))) == str(failed)
 
 
 @pytest.mark.parametrize(
@@ -207,20 +235,16 @@ def test_critical_stops_and_warning_is_recorded(critical: bool, warning: bool, v
         ask("column_values_to_match_regex", "text", severity="warning", regex="^Op" if warning else "^z"),
     )
     assert judge(results) is verdict
-    if verdict is Verdict.FAILED:
-        with pytest.raises(GateFailed):
-            require(results, "test")
-    else:
-        assert require(results, "test") is verdict
+    assert bool(problems([("corpus", "test", results)])) is (verdict is Verdict.FAILED)
 
 
 def test_a_stopped_flow_is_told_suite_expectation_column_value_and_what_to_do() -> None:
     asked = ask("column_values_to_match_regex", "doc_id", regex="^1") | {"note": "Ids begin with one."}
-    with pytest.raises(GateFailed) as caught:
-        require(check(documents(4), asked, ask("column_values_to_not_be_null", "nowhere")), "published")
-    said = str(caught.value)
+    found = check(documents(4), asked, ask("column_values_to_not_be_null", "nowhere"))
+    said = problems([("redact", "published", found), ("dedup", "clustered_documents", check(documents(4), PRESENT))])
+    assert "dedup" not in said
     for words in (
-        "suite 'published': 2 of 2 expectations stop this dataset",
+        "suite 'published': 2 of 2 expectations stop redact",
         "expect_column_values_to_match_regex on 'doc_id': 4 values (100 %) are not as asked (matching '^1', for 100 % of values)",
         f"for example '{0:032x}' in document {0:032x}. Ids begin with one.",
         "expect_column_values_to_not_be_null on 'nowhere': could not be evaluated: the table has no column 'nowhere'",
@@ -232,10 +256,13 @@ def test_a_stopped_flow_is_told_suite_expectation_column_value_and_what_to_do() 
 def test_good_documents_pass_the_published_suite_and_each_fault_is_caught() -> None:
     published = load_suite("published")
     facts = {"removal_rate": 0.4, "removal_rate_dedup": 0.2}
+    no_drift = dict.fromkeys(NUMBERS, "no earlier version")
 
     def judged(*shards: pa.Table) -> dict[str, bool]:
         found = combine([validate_shard(shard, published) for shard in shards], published)
-        found += check_dataset(profile(pads.dataset(pa.concat_tables(shards)), facts), published)
+        found += check_dataset(
+            profile(pads.dataset(pa.concat_tables(shards)), facts, asked=published.numbers), published, no_drift
+        )
         assert len(found) == len(published.expectations)
         return {f"{one.expectation}:{one.column}:{one.severity}": one.success for one in found if not one.success}
 
@@ -254,6 +281,8 @@ def test_good_documents_pass_the_published_suite_and_each_fault_is_caught() -> N
         "expect_column_values_to_not_be_null:language:critical",
         "expect_column_values_to_be_in_set:language:warning",
     }
+    french = good.set_column(7, "language", pa.array(["fr"] * 10 + ["en"] * 20))
+    assert "expect_column_values_to_be_between:language_share_en:warning" in judged(french)
 
 
 def test_threads_of_one_worker_do_not_judge_each_others_rows() -> None:

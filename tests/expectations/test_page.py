@@ -3,7 +3,7 @@ from __future__ import annotations
 import re
 from html.parser import HTMLParser
 
-from expectations.page import for_report, outcome, render
+from expectations.page import Section, as_json, for_report, outcome, render, table
 from expectations.suites import Expectation, Suite
 from expectations.verdict import CheckResult, Sample
 from infra.report import ReportFacts, render_report
@@ -45,7 +45,24 @@ UNKNOWN = CheckResult(
     "at most 0.8",
     error="the profile has no column 'removal_rate_dedup'",
 )
+NOTHING = CheckResult(
+    "expect_column_values_to_be_between",
+    "drift_rows_ratio",
+    "warning",
+    "dataset",
+    True,
+    True,
+    None,
+    "at least 0.5",
+    error="no earlier version",
+    note="A crawl that lost a site shows here.",
+    applicable=False,
+)
 FACTS = {"dataset": "3a" * 16, "rows": "3,187", "shards": "8"}
+
+
+def section(results: list[CheckResult], title: str = "corpus") -> Section:
+    return Section(title, SUITE, results, {"num_rows": 3})
 
 
 def words(html: str) -> str:
@@ -57,14 +74,14 @@ def words(html: str) -> str:
 
 
 def test_the_page_shows_the_verdict_the_counts_and_the_facts() -> None:
-    text = words(render([PASSED, WARNED, UNKNOWN], SUITE, FACTS))
+    text = words(render(section([PASSED, WARNED, UNKNOWN]), facts=FACTS))
     assert text.startswith("Gristmill validation published warning")
     for said in ("passed 1", "failed 1", "not evaluated 1", "3,187", "3a" * 16, "220 (6.9 %)", "93.11 %"):
         assert said in text
 
 
 def test_failures_come_first_with_their_samples_and_notes() -> None:
-    text = words(render([PASSED, WARNED, UNKNOWN, STOPPED], SUITE, {}))
+    text = words(render(section([PASSED, WARNED, UNKNOWN, STOPPED]), facts={}))
     places = [
         text.index(word)
         for word in (
@@ -80,20 +97,20 @@ def test_failures_come_first_with_their_samples_and_notes() -> None:
 
 
 def test_what_could_not_be_evaluated_is_not_called_failed() -> None:
-    text = words(render([UNKNOWN], SUITE, {}))
+    text = words(render(section([UNKNOWN]), facts={}))
     assert outcome(UNKNOWN) == "not evaluated" and outcome(STOPPED) == "failed" and outcome(PASSED) == "passed"
     assert "Could not be evaluated: the profile has no column" in text and "failed 0" in text
 
 
 def test_the_page_loads_nothing_and_escapes_what_documents_say() -> None:
-    page = render([WARNED], SUITE, {"<script>": "<img src=x>"})
+    page = render(section([WARNED]), facts={"<script>": "<img src=x>"})
     assert not re.search(r"<(script|link|img|iframe)\b|@import|url\((?!#)|<[^>]*\b(src|href)=", page)
     assert "&lt;b&gt;bucket" in page
 
 
 def test_one_bad_value_among_millions_is_not_shown_as_all_good() -> None:
     nearly = CheckResult("e", "c", "warning", "shard", False, True, 0.9999999, "t", 1, 0.00001)
-    text = words(render([nearly], SUITE, {}))
+    text = words(render(section([nearly]), facts={}))
     assert "99.99 %" in text and "1 (< 0.1 %)" in text and "100 %" not in text
 
 
@@ -102,3 +119,40 @@ def test_the_run_report_shows_the_same_verdict_in_the_suites_order() -> None:
     assert [row.outcome for row in validation.rows] == ["passed", "failed", "not evaluated"]
     assert validation.verdict == "warning"
     assert "93.11 %" in words(render_report(ReportFacts("run", validation=validation)))
+
+
+def test_what_has_nothing_to_speak_of_is_neither_failed_nor_asked() -> None:
+    assert outcome(NOTHING) == "not applicable"
+    text = words(render(section([PASSED, NOTHING])))
+    assert text.startswith("Gristmill validation published passed")
+    assert "not applicable 1" in text and "no earlier version" in text and "A crawl that lost" not in text
+    assert for_report([NOTHING], SUITE).rows[0].outcome == "not applicable"
+    assert "not applicable" in words(render_report(ReportFacts("run", validation=for_report([NOTHING], SUITE))))
+
+
+def test_the_versions_before_are_sections_whose_critical_failures_count() -> None:
+    stages = [section([PASSED], "extract"), section([STOPPED], "dedup")]
+    text = words(render(section([PASSED, WARNED]), stages, {}))
+    assert text.startswith("Gristmill validation published failed")
+    places = [text.index(said) for said in ("Expectations", "The versions it was made from", "extract passed", "dedup failed")]
+    assert places == sorted(places)
+    found = as_json(section([PASSED]), stages, {"dataset": "x"})
+    assert found["verdict"] == "failed" and found["facts"] == {"dataset": "x", "num_rows": 3}
+    assert [(stage["dataset"], len(stage["checks"])) for stage in found["stages"]] == [("extract", 1), ("dedup", 1)]
+
+
+def test_the_table_has_a_row_per_result_with_failures_first_in_each_dataset() -> None:
+    rows = table([section([PASSED, WARNED, UNKNOWN, NOTHING]), section([STOPPED], "dedup")])
+    assert [(row["dataset"], row["outcome"]) for row in rows] == [
+        ("corpus", "failed"),
+        ("corpus", "not evaluated"),
+        ("corpus", "passed"),
+        ("corpus", "not applicable"),
+        ("dedup", "failed"),
+    ]
+    assert (rows[0]["observed"], rows[0]["unexpected %"], rows[4]["observed"], rows[3]["observed"]) == (
+        "93.11 %",
+        "6.89",
+        "12",
+        "–",
+    )

@@ -70,3 +70,27 @@ def test_columns_that_are_not_there_are_not_in_the_profile_and_facts_are() -> No
 def test_a_fact_cannot_take_the_place_of_a_measurement() -> None:
     with pytest.raises(ValueError, match="num_rows"):
         profile(pads.dataset(pa.table({"doc_id": ["a"]})), {"num_rows": 5})
+
+
+def test_shares_of_languages_and_duplicates_of_any_column_are_given_where_they_are_asked_for() -> None:
+    rows = pads.dataset(
+        pa.table({"language": ["en"] * 6 + ["de"] * 3 + [None], 'odd "name': [1, 1, 1, 2, 3, 4, 5, 6, None, None]})
+    )
+    found = profile(rows, asked={"language_share_fr", 'duplicate_values_odd "name', "duplicate_values_nowhere"})
+    assert found == {
+        "num_rows": 10,
+        'duplicate_values_odd "name': 2,
+        "num_languages": 2,
+        "top_language_share": 6 / 9,
+        "language_share_en": 6 / 9,
+        "language_share_de": 3 / 9,
+        "language_share_fr": 0.0,
+    }
+    assert profile(rows, asked={"num_languages"}, whole=False).keys() >= {"num_rows", "num_languages"}
+    assert profile(rows, whole=False) == {"num_rows": 10}
+
+
+def test_of_many_languages_the_most_common_are_shown() -> None:
+    rows = pads.dataset(pa.table({"language": [f"l{n:02d}" for n in range(30) for _ in range(30 - n)]}))
+    shares = [name for name in profile(rows) if name.startswith("language_share_")]
+    assert shares == [f"language_share_l{n:02d}" for n in range(10)]

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from expectations.gate import load_suite
+from expectations.schemas import OPEN_SCHEMAS, SCHEMAS
 from expectations.suites import SuiteError, read_suite, suite_digest, suite_names
 
 NOT_NULL = {"type": "expect_column_values_to_not_be_null", "kwargs": {"column": "text"}}
@@ -28,8 +29,14 @@ def test_every_suite_that_ships_loads_travels_and_says_why(name: str) -> None:
     assert {expectation.scope for expectation in suite.expectations} == {"shard", "dataset"}
 
 
-def test_both_suites_ship() -> None:
-    assert suite_names() == ["documents", "published"]
+def test_every_stage_whose_columns_are_known_has_a_suite_of_its_name() -> None:
+    assert {read_suite(name).schema_name for name in suite_names()} == {*SCHEMAS, *OPEN_SCHEMAS} - {"any"}
+    assert all(read_suite(name).schema_name == name for name in suite_names())
+
+
+def test_a_suite_for_any_table_names_any_column(tmp_path: Path) -> None:
+    asked = {"type": "expect_column_values_to_not_be_null", "kwargs": {"column": "nobody's own"}}
+    assert load_suite(written(tmp_path, asked, schema="any")).expectations[0].column == "nobody's own"
 
 
 @pytest.mark.parametrize(

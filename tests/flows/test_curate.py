@@ -10,12 +10,16 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import pyarrow.parquet as pq
 import pytest
 import yaml
 
+from expectations.counts import combine
+from expectations.gate import load_suite, validate_shard
 from expectations.schemas import SCHEMAS
+from expectations.suites import suite_names
 from flows.single import find_step
-from infra import ledger
+from infra import ledger, storage
 from infra.dataset import ShardSet
 from infra.ledger import Entry
 from tasks.crawl import CrawlConfig
@@ -215,6 +219,24 @@ def test_every_shard_has_the_columns_of_the_schema_that_its_manifest_names(story
                 for shard in version.shards():
                     assert shard.read().schema == SCHEMAS[version.schema_name], version.step
     assert {version.schema_name for version in made.values()} >= SCHEMAS.keys() - {"rejects", "token_documents"}
+
+
+def test_every_version_of_the_run_holds_by_the_suite_of_its_stage(story: Story) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("GRISTMILL_HOME", str(story.calm))
+        made = {entry.step: entry.shards() for entry in ledger.entries("first")}
+        found = storage.read_json(made["validate"].file("validation.json"))
+        stages = {stage["dataset"]: [one for one in stage["checks"] if not one["success"]] for stage in found["stages"]}
+        assert list(stages) == ["crawl", "extract", "ingest", "filter", "rewrite", "dedup"]
+        assert {one["severity"] for missed in stages.values() for one in missed} <= {"warning"}
+        for version in made.values():
+            if version.schema_name in suite_names():
+                suite = load_suite(version.schema_name)
+                checks = combine([validate_shard(shard.read(), suite) for shard in version.shards()], suite)
+                assert [one for one in checks if not one.success and one.severity == "critical"] == [], version.step
+        rejects = [pq.read_table(path) for path in (story.calm / "store").glob("*/*/rejects/*.parquet")]
+        checks = combine([validate_shard(table, load_suite("rejects")) for table in rejects], load_suite("rejects"))
+        assert rejects and [one for one in checks if not one.success and one.severity == "critical"] == []
 
 
 def test_a_changed_threshold_makes_only_the_filter_and_what_follows(story: Story) -> None:

@@ -6,6 +6,7 @@ load everything.
 
 from __future__ import annotations
 
+import json
 import re
 import time
 from pathlib import Path
@@ -50,6 +51,28 @@ def test_a_retry_executes_only_what_failed_and_what_follows(mill: Mill, failed: 
         **dict.fromkeys(CURATED, "Cached"),
         **dict.fromkeys(("validate", *AFTER_GATE), "Completed"),
     }
+
+
+def test_prefect_and_mlflow_show_what_the_gate_said_when_it_stopped_when_it_passed_and_when_it_was_loaded(
+    mill: Mill, retried: str, again: tuple[Any, str, float]
+) -> None:
+    ids = [run["id"] for run in mill.below(retried)]
+    made = mill.ask("/artifacts/filter", artifacts={"key": {"any_": ["validation"]}}, flow_runs={"id": {"any_": ids}})
+    first, second = (json.loads(one["data"]) for one in sorted(made, key=lambda one: one["created"]))
+    stopping = [row for row in first if (row["severity"], row["outcome"]) == ("critical", "failed")]
+    assert [(row["column"], row["asked"]) for row in stopping] == [("num_rows", "at least 1,000,000,000")]
+    assert {row["dataset"] for row in second} >= {"redact", "extract", "dedup"}
+    assert not [row for row in second if row["severity"] == "critical" and row["outcome"] != "passed"]
+    for run_id in (retried, again[1]):
+        [run] = [one for one in mill.tracked(run_id) if one.info.run_name == "validate"]
+        facts = mill.manifest(mill.entries(run_id)["validate"])["facts"]
+        assert (run.data.tags["suite"], run.data.tags["verdict"]) == ("strict", facts["verdict"])
+        assert run.data.metrics["num_rows"] == facts["num_rows"] and run.data.metrics["num_failed"] == facts["num_failed"]
+        page = Path(mill.mlflow.download_artifacts(run.info.run_id, "validation.html")).read_text()
+        assert f"<title>Validation {facts['verdict']} · strict" in page
+    [tried] = [one for one in mill.tracked(retried) if one.info.run_name == "validate"]
+    failures = [one.value for one in mill.mlflow.get_metric_history(tried.info.run_id, "num_failed")]
+    assert failures[0] > failures[-1]
 
 
 def test_every_step_is_a_task_run_of_the_deployment_run(mill: Mill, retried: str) -> None:
