@@ -2,7 +2,7 @@
 
     make bench
 
-Starts servers of its own in a temporary home. The steps only wait, on a warm local cluster of two workers; all above the waiting is overhead.
+Starts servers of its own in a temporary home. The steps only wait, on a warm local cluster of two workers; the rest is overhead.
 Times of a flow go from its body's first line to the end of its last step; start-up is told apart.
 """
 
