@@ -168,7 +168,10 @@ def _documents(record: Record) -> pads.Dataset:
 def _ids(connection: Any, table: str) -> str:
     """The columns that documents are compared by, as far as they are there."""
     there = {row[0] for row in connection.execute(f"DESCRIBE {table}").fetchall()}
-    return ", ".join(name if name in there else f"{'doc_id' if name == 'url' else repr('')} AS {name}" for name in IDS)
+    absent = {"url": "doc_id", "source": "''", "text_digest": "''"}
+    return ", ".join(
+        f"coalesce({name}, {absent.get(name, name)}) AS {name}" if name in there else f"{absent[name]} AS {name}" for name in IDS
+    )
 
 
 def _seen(connection: Any, side: str, chain: Sequence[Record]) -> None:
@@ -184,7 +187,10 @@ def _seen(connection: Any, side: str, chain: Sequence[Record]) -> None:
         if rejects is not None:
             connection.register("one", rejects)
             step = record.manifest["step"]
-            connection.execute(f"INSERT INTO {side}_rejects SELECT ?, ?, doc_id, source, url, rule FROM one", [place, step])
+            connection.execute(
+                f"INSERT INTO {side}_rejects SELECT ?, ?, doc_id, coalesce(source, ''), coalesce(url, doc_id), rule FROM one",
+                [place, step],
+            )
 
 
 # those without an equal on the other side; of these a pair of the same id or the same place is a change
@@ -204,9 +210,7 @@ _MATCH = """
 
 def _changed(connection: Any) -> Iterator[Reason]:
     for table, why in (("same_capture", SAME_TEXT), ("same_url", SAME_URL)):
-        count, samples = connection.execute(
-            f"SELECT count(*), list(url ORDER BY url, doc_id)[1:{SAMPLES}] FROM {table}"
-        ).fetchone()
+        count, samples = connection.execute(f"SELECT count(*), min(url, {SAMPLES}) FROM {table}").fetchone()
         if count:
             yield Reason("changed", why, count, samples)
 
@@ -228,7 +232,7 @@ def _one_sided(connection: Any, what: str, here: str, there: str) -> Iterator[Re
                 ELSE '{NEVER_SEEN.format(there)}' END AS why
             FROM {what} LEFT JOIN by_id USING (doc_id) LEFT JOIN by_url USING (source, url) LEFT JOIN entered USING (source, url)
         )
-        SELECT why, count(*), list(url ORDER BY url, doc_id)[1:{SAMPLES}] FROM fate GROUP BY why ORDER BY count(*) DESC, why"""
+        SELECT why, count(*), min(url, {SAMPLES}) FROM fate GROUP BY why ORDER BY count(*) DESC, why"""
     for why, count, samples in connection.execute(query).fetchall():
         yield Reason(what, why, count, samples)
 

@@ -120,7 +120,7 @@ class Graph:
         ready = sorted(name for name, parents in above.items() if not parents)
         waiting = {name: len(parents) for name, parents in above.items()}
         for name in ready:  # grows while it is read
-            for child in below[name]:
+            for child in sorted(below[name]):
                 waiting[child] -= 1
                 if not waiting[child]:
                     ready.append(child)

@@ -190,7 +190,7 @@ def _lines(node: Node) -> tuple[str, str]:
 def _rows(graph: Graph, versions: Sequence[Node]) -> list[dict[str, Any]]:
     """What the page's table says of each version."""
     makers: dict[str, dict[str, str]] = {}
-    for edge in graph.edges:
+    for edge in sorted(graph.edges, key=lambda edge: (edge.kind != "made", edge.source)):  # of its runs the one that made it
         if edge.kind in ("code", "made", "loaded"):
             word = graph.nodes[edge.source].label.partition(" ")[2]
             makers.setdefault(edge.target, {}).setdefault("code" if edge.kind == "code" else "run", word)

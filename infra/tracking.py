@@ -27,6 +27,7 @@ EXPERIMENT = "gristmill"
 FLOW_RUN_TAG = "prefect.flow_run_id"
 MAX_PARAM_CHARS = 6000  # MLflow's own limit for a parameter's value
 CHAMPION, CHALLENGER = "champion", "challenger"
+MAX_CARD_CHARS = 5000  # MLflow's own limit for a description
 MODEL_TAG = "model.digest"
 SCORE_TAG = "score."
 UI_VIEW = "?workflowType=machine_learning"  # else MLflow opens in its GenAI view and calls models "agent versions"
@@ -202,6 +203,7 @@ def register_model(
     params: Mapping[str, Any],
     metrics: Mapping[str, float],
     tags: Mapping[str, str],
+    card: str = "",
 ) -> dict[str, str]:
     """Log a model folder as a LoggedModel with its data and scores, and register it as the next version of `name`.
 
@@ -229,7 +231,9 @@ def register_model(
         if known.tags.get(MODEL_TAG) == digest:
             return _model_facts(name, str(known.version), known.tags.get("model.id", ""), digest)
     model_id = _log_model(track, name, folder, trained_on, evaluated_on or trained_on, params, metrics)
-    version = client.create_model_version(name, f"models:/{model_id}", run_id=track.run_id, model_id=model_id).version
+    source = f"models:/{model_id}"
+    made = client.create_model_version(name, source, run_id=track.run_id, model_id=model_id, description=card[:MAX_CARD_CHARS])
+    version = made.version
     own = {MODEL_TAG: digest, "dataset.digest": trained_on.digest, "model.id": model_id, "code.version": code_version()}
     scores = {f"{SCORE_TAG}{_key(key)}": f"{value:.6g}" for key, value in metrics.items()}
     for tag, value in {**own, **tags, **scores}.items():

@@ -67,6 +67,7 @@ def register(model: ShardSet, dataset: ShardSet, scores: ShardSet, config: Regis
             params={"model_digest": model.digest, "num_parameters": trained.facts["num_parameters"], "version": model.version},
             metrics=numbers,
             tags={"run": ledger.current_run(), "model.version": model.version, "dataset.version": dataset.version},
+            card=card.split("---\n", 2)[2],
         )
     out.volatile["registered"] = registered
 
