@@ -63,7 +63,7 @@ class LineageServer(ThreadingHTTPServer):
 class _Receiver(BaseHTTPRequestHandler):
     server: LineageServer
 
-    def do_POST(self) -> None:  # noqa: N802
+    def do_POST(self) -> None:
         self.server.paths.add(self.path)
         self.server.events.append(json.loads(self.rfile.read(int(self.headers["Content-Length"]))))
         self.send_response(201)

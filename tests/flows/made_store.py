@@ -1,4 +1,4 @@
-"""Stores of small real versions, written by the same functions as steps write theirs: a corpus from crawl to registered model in milliseconds."""
+"""Stores of small real versions, written by the functions with which steps write theirs: from crawl to registered model at once."""
 
 from __future__ import annotations
 
