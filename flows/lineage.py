@@ -8,7 +8,8 @@ from typing import Literal
 
 from infra import ledger, lineage, lineage_page, tracking
 from infra.errors import InputError
-from infra.lineage import Graph, Node, Record
+from infra.graph import SHOWN, Graph, Node
+from infra.lineage import Record
 from infra.settings import settings
 from infra.whereabouts import whereabouts
 from tasks.web.urls import UrlError, canonical
@@ -34,7 +35,7 @@ def tell(what: str, *, up: bool, down: bool, form: Format, warn: Callable[[str],
     if starts := lineage.find(graph, wanted):
         ids = (graph.up(starts) if up else set()) | (graph.down(starts) if down else set())
         part, title = graph.part(ids), " · ".join(graph.nodes[name].label for name in starts)
-        shown = [name for name in starts if graph.nodes[name].kind in lineage.SHOWN]
+        shown = [name for name in starts if graph.nodes[name].kind in SHOWN]
     else:
         part, shown = _of_document(what, graph, versions, up=up, down=down)
         title = what
@@ -71,7 +72,7 @@ def _of_document(what: str, graph: Graph, versions: list[Record], *, up: bool, d
     ids = (set(found.notes) if down else set()) | set(found.entrances)
     if up:
         ids |= graph.up(found.entrances)
-    makers = {edge.source for edge in graph.edges if edge.target in ids and graph.nodes[edge.source].kind not in lineage.SHOWN}
+    makers = {edge.source for edge in graph.edges if edge.target in ids and graph.nodes[edge.source].kind not in SHOWN}
     return graph.part(ids | makers).noted(found.notes), list(found.entrances)
 
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
 
-from infra.lineage import SHOWN, Graph, Node
+from infra.graph import SHOWN, Graph, Node
 from infra.report import page_environment
 
 BOX_WIDTH, BOX_HEIGHT, GAP_X, GAP_Y, MARGIN = 172, 46, 18, 40, 12

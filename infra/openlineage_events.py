@@ -63,7 +63,11 @@ def _send(event: Callable[[], Any]) -> None:
     except (ImportError, OSError, ValueError) as error:  # what `requests` raises is an OSError
         _failed.add(url)
         mend = 'install the extra: pip install "gristmill[openlineage]"' if isinstance(error, ImportError) else "is it up?"
-        log.warning("OpenLineage: nothing is sent to %s any more (%s); %s", url, error, mend)
+        where = urlsplit(url)
+        # an address may hold a password, and `requests` repeats it
+        log.warning(
+            "OpenLineage: nothing is sent to %s:%s any more (%s); %s", where.hostname, where.port, type(error).__name__, mend
+        )
 
 
 def _event(

@@ -15,7 +15,8 @@ from typing import Any
 
 from infra import ledger, storage
 from infra.dataset import MANIFEST, folder_of
-from infra.lineage import READERS, Graph, Record
+from infra.graph import Graph
+from infra.lineage import READERS, Record
 from infra.settings import settings
 
 DAY_S = 86_400.0

@@ -14,7 +14,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from infra.dataset import dataset, folder_of, read_manifest
-from infra.lineage import Graph, Record
+from infra.graph import Graph
+from infra.lineage import Record
 
 LOOKED_UP = ("doc_id", "content_id", "url")
 

@@ -13,6 +13,7 @@ import pytest
 from flows.lineage import tell
 from infra import ledger, lineage, storage
 from infra.errors import InputError
+from infra.graph import Edge, Graph, Node
 from infra.settings import settings
 
 from .driver import commands
@@ -70,11 +71,9 @@ def test_a_version_or_digest_may_be_cut_short(home: Path, beginning: int) -> Non
 
 def test_the_beginning_of_several_names_is_told_and_a_name_of_nothing_too(home: Path) -> None:
     graph = lineage.graph_of([], [])
-    two = {
-        name: lineage.Node(name, "version", name, {"digest": digest}) for name, digest in (("a/abcd1", "x1"), ("a/abcd2", "x2"))
-    }
+    two = {name: Node(name, "version", name, {"digest": digest}) for name, digest in (("a/abcd1", "x1"), ("a/abcd2", "x2"))}
     with pytest.raises(InputError, match=r"abcd: the beginning of 2 names \(a/abcd1, a/abcd2\); give more"):
-        lineage.find(lineage.Graph(two, []), "abcd")
+        lineage.find(Graph(two, []), "abcd")
     assert lineage.find(graph, "abcd") == []
     corpus(PAGES)
     with pytest.raises(InputError, match=r"nobody: no version, model, run, source, suite or document"):
@@ -112,7 +111,7 @@ def test_an_edge_that_others_tell_is_left_out_of_the_tree_and_kept_in_the_json(h
     graph = lineage.of_store()
     published, crawled = (f"{name}/{made[name].version}" for name in ("publish", "crawl"))
     assert graph.parents(published) == [f"filter/{made['filter'].version}"]
-    assert lineage.Edge(crawled, published, "input") in graph.edges
+    assert Edge(crawled, published, "input") in graph.edges
 
 
 def test_what_was_removed_is_still_named_by_what_came_of_it(home: Path) -> None:

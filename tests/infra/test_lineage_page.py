@@ -9,7 +9,7 @@ import time
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from infra.lineage import Edge, Graph, Node
+from infra.graph import Edge, Graph, Node
 from infra.lineage_page import BOX_HEIGHT, BOX_WIDTH, draw, mermaid, render
 
 

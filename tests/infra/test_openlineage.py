@@ -89,8 +89,8 @@ def test_a_server_that_does_not_answer_costs_one_warning_and_no_run(
 ) -> None:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
-        nobody = f"http://127.0.0.1:{probe.getsockname()[1]}"
-    monkeypatch.setenv("GRISTMILL_OPENLINEAGE_URL", nobody)
+        nobody = f"127.0.0.1:{probe.getsockname()[1]}"
+    monkeypatch.setenv("GRISTMILL_OPENLINEAGE_URL", f"http://reader:secret@{nobody}")
     with caplog.at_level(logging.WARNING, logger="gristmill"):
         for _ in range(3):
             with openlineage_events.told("filter", STEP_RUN, ROOT, []) as made:
@@ -98,6 +98,7 @@ def test_a_server_that_does_not_answer_costs_one_warning_and_no_run(
     assert [record.message.partition(" any more")[0] for record in caplog.records if record.name == "gristmill"] == [
         f"OpenLineage: nothing is sent to {nobody}"
     ]
+    assert "secret" not in caplog.text
 
 
 def test_nothing_is_sent_where_no_server_is_named(home: Path, receiver: Any, monkeypatch: pytest.MonkeyPatch) -> None:
