@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import dataclasses
 import getpass
+import json
 import logging
 import sys
 from datetime import UTC
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -35,6 +38,24 @@ ConfigOption = Annotated[
 SetOption = Annotated[
     list[str] | None, typer.Option("--set", "-s", help="Override a key: dotted.key=value, where the value is YAML. Repeatable.")
 ]
+
+
+class LineageFormat(StrEnum):
+    """How `lineage` is shown."""
+
+    tree = "tree"
+    mermaid = "mermaid"
+    html = "html"
+    json = "json"
+
+
+class TableFormat(StrEnum):
+    """How a comparison is shown."""
+
+    table = "table"
+    json = "json"
+
+
 FLOWS = ("pipeline", "curate", "recrawl", "train", "evaluate")
 EXIT_USER_ERROR = 2
 EXIT_FAILED = 1
@@ -230,6 +251,101 @@ def trace(
 
 
 @app.command()
+def lineage(
+    what: Annotated[
+        str,
+        typer.Argument(
+            metavar="WHAT",
+            help="A version or digest, a model (name, name:version, name@alias), a run, a source, a suite, a URL or doc_id.",
+        ),
+    ],
+    up: Annotated[bool, typer.Option("--up", help="Only what it came from.")] = False,
+    down: Annotated[bool, typer.Option("--down", help="Only what came of it.")] = False,
+    form: Annotated[LineageFormat, typer.Option("--format", "-f", help="How to show it.")] = LineageFormat.tree,
+    output: Annotated[Path | None, typer.Option("--output", "-o", help="Write it into this file.")] = None,
+) -> None:
+    """Say what something came from and what came of it, from sources to models; needs no server, but asks MLflow for aliases."""
+    from flows.lineage import tell
+
+    _adopt_servers()
+    _write(tell(what, up=up or not down, down=down or not up, form=form.value, warn=_warn), output)
+
+
+@app.command()
+def diff(
+    older: Annotated[str, typer.Argument(metavar="VERSION", help="A version or digest, a run, `latest` or `previous`.")],
+    newer: Annotated[str, typer.Argument(metavar="VERSION", help="The one to compare it with.")],
+    corpus: Annotated[
+        str, typer.Option("--corpus", help="Whose `latest` and `previous`; by default that of the newest run.")
+    ] = "",
+    form: Annotated[TableFormat, typer.Option("--format", "-f", help="How to show it.")] = TableFormat.table,
+) -> None:
+    """Say which documents were added, removed and changed between two versions, by reason, and what changed in their recipes."""
+    from flows.diff import compare, find, show
+
+    found = compare(find(older, corpus), find(newer, corpus))
+    if form == TableFormat.table:
+        show(found, out)
+    else:
+        _write(json.dumps(dataclasses.asdict(found), indent=1, ensure_ascii=False), None)
+
+
+@app.command()
+def promote(
+    what: Annotated[str, typer.Argument(metavar="MODEL[:VERSION]", help="A registered model; without a version its challenger.")],
+) -> None:
+    """Make a registered model the champion of its name, and show its scores beside those of the one it replaces."""
+    from flows.promotion import promote as move
+
+    _adopt_servers()
+    move(what, out)
+
+
+@app.command()
+def pin(
+    what: Annotated[str, typer.Argument(metavar="[VERSION|MODEL]", help="What to keep; without it, all pins are listed.")] = "",
+    why: Annotated[str, typer.Option("--why", help="A word for those who find the pin.")] = "",
+    remove: Annotated[bool, typer.Option("--remove", help="Take the pin away.")] = False,
+) -> None:
+    """Keep a version or model, and all it came from, whatever `gc` would remove."""
+    from infra import retention
+
+    _adopt_servers()
+    if not what:
+        lines = [f"{one['id']}  {one['pinned']}  {one['why']}".rstrip() for one in retention.pins()]
+    else:
+        from flows import sweep
+
+        lines = list(sweep.pin(what, why=why, remove=remove))
+    _write("\n".join(lines or ["nothing is pinned"]), None)
+
+
+@app.command()
+def gc(
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only list what would go.")] = False,
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
+    keep_runs: Annotated[int | None, typer.Option("--keep-runs", min=0, help="Only the newest so many runs count.")] = None,
+    older_than: Annotated[
+        float | None, typer.Option("--older-than", min=0, metavar="DAYS", help="Runs not heard of for so long do not count.")
+    ] = None,
+) -> None:
+    """Remove versions that no run, registry alias, pin or corpus refers to, and unfinished work of nobody."""
+    from flows import sweep
+    from infra import retention
+
+    _adopt_servers()
+    found = sweep.unneeded(keep_runs, older_than, _warn)
+    sweep.show(found, out)
+    if dry_run or not found:
+        return
+    if not yes and not (sys.stdin.isatty() and typer.confirm("Remove them?")):
+        raise _UsageError("gc: nothing was removed; say --yes to remove without being asked")
+    for one in found:
+        retention.remove(one)
+    out.print("removed", highlight=False)
+
+
+@app.command()
 def verify(
     run_name: Annotated[str, typer.Argument(metavar="RUN", help="A run's id, its beginning, or `latest`.")] = "latest",
 ) -> None:
@@ -354,6 +470,19 @@ def setup() -> None:
 
     unpack_language_model(lambda line: out.print(line, highlight=False))
     compile_kernels(lambda line: out.print(line, highlight=False))
+
+
+def _write(text: str, output: Path | None) -> None:
+    """To a file, telling its name, or to the terminal."""
+    if output is None:
+        out.print(text.rstrip("\n"), highlight=False, markup=False, soft_wrap=True)
+        return
+    output.write_text(text.rstrip("\n") + "\n", encoding="utf-8")
+    out.print(str(output), highlight=False, soft_wrap=True)
+
+
+def _warn(text: str) -> None:
+    err.print(text, style="yellow", highlight=False, markup=False, soft_wrap=True)
 
 
 class _UsageError(GristmillError):

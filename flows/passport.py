@@ -12,9 +12,8 @@ from infra import dataset, ledger, storage
 from infra.dataset import ShardSet
 from infra.errors import InputError
 from infra.steps import BESIDE
+from infra.whereabouts import LOOKED_UP, dropped_words
 from tasks.web.urls import UrlError, canonical
-
-LOOKED_UP = ("doc_id", "content_id", "url")
 
 
 def trace_document(what: str, run_name: str, console: Console) -> None:
@@ -50,7 +49,7 @@ def passport(doc: str, versions: list[ShardSet]) -> Iterator[tuple[ShardSet, str
         for row in _rows(version, doc, rejects=False):
             yield version, _kept_words(version, row)
         for row in _rows(version, doc, rejects=True):
-            yield version, _dropped_words(row)
+            yield version, dropped_words(row)
 
 
 def verify_run(run_name: str, console: Console) -> bool:
@@ -112,13 +111,3 @@ def _kept_words(version: ShardSet, row: dict[str, Any]) -> str:
         return f"fetched {row['url']}, status {row['status']}, {row['num_bytes']:,} bytes"
     extra = ", ".join(f"{name} {row[name]}" for name in ("language", "split", "cluster") if row.get(name))
     return f"kept{': ' + extra if extra else ''}"
-
-
-def _dropped_words(row: dict[str, Any]) -> str:
-    numbers = (
-        f" (value {row['value']:.4g}, threshold {row['threshold']:.4g})"
-        if row["value"] is not None and row["threshold"] is not None
-        else ""
-    )
-    detail = f": {row['detail']}" if row["detail"] else ""
-    return f"dropped by {row['rule']}{numbers}{detail}"

@@ -138,6 +138,11 @@ def announced(corpus: str, shards: ShardSet) -> bool:
     return storage.exists(_announcement(corpus, shards))
 
 
+def withdraw(corpus: str, listed: Published) -> None:
+    """List a version no longer."""
+    storage.remove(storage.join(_corpus(corpus), f"{listed.version}-{listed.digest}.json"))
+
+
 def published(corpus: str) -> list[Published]:
     """What a corpus published, oldest first."""
     folder = _corpus(corpus)
@@ -209,7 +214,7 @@ def entries(name: str) -> list[Entry]:
 def runs() -> list[str]:
     """All runs, the latest last."""
     names = storage.list_folder(storage.join(settings().store, "runs"))
-    return sorted(names, key=_last_sign)
+    return sorted(names, key=last_sign)
 
 
 def find_run(prefix: str) -> str:
@@ -230,8 +235,8 @@ def find_run(prefix: str) -> str:
     )
 
 
-def _last_sign(name: str) -> str:
-    """When a run was last heard of."""
+def last_sign(name: str) -> str:
+    """When a run was last heard of, ISO 8601 in UTC; empty if never."""
     known = about(name)
     return max([entry.finished for entry in entries(name)] + ([known.started] if known else [""]))
 

@@ -7,17 +7,21 @@ task keeps no result of its own: the dataset version is the result, and its mani
 from __future__ import annotations
 
 import contextlib
+import json
 import logging
 import os
 import socket
+import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pydantic import BaseModel, ConfigDict
 
-from infra import ledger, storage, tracking
+from infra import ledger, lineage_page, openlineage_events, storage, tracking
+from infra import lineage as lineage_graph
 from infra.dataset import ShardSet
 from infra.mending import verified_loads
 from infra.progress import watched
@@ -25,6 +29,8 @@ from infra.settings import settings
 
 if TYPE_CHECKING:
     from infra.steps import Result, Step
+
+log = logging.getLogger("gristmill")
 
 PROGRESS_INTERVAL_S = 1.0
 PUBLISHED_EVENT = "gristmill.dataset.published"
@@ -115,6 +121,9 @@ def tracked_flow(name: str, config: BaseModel, lineage: Lineage | None = None) -
         except Exception as error:
             ledger.fail(root, f"{name}: {error}")
             raise
+        finally:
+            if track is not None and root == run_id:
+                _leave_lineage(track, root)
         if track is not None:
             _sum_up(track, [entry for entry in ledger.entries(root) if run_id in (root, entry.flow_run_id)])
 
@@ -172,6 +181,20 @@ def _emit_published(corpus: str, dataset: ShardSet, config: BaseModel) -> None:
     )
 
 
+def _leave_lineage(track: tracking.Track, root: str) -> None:
+    """Draw what the run made, also of one that failed; a drawing that cannot be kept does not decide how a run ends."""
+    try:
+        graph = lineage_graph.of_run(root)
+        with tempfile.TemporaryDirectory(prefix="gristmill-lineage-") as folder:
+            page, data = Path(folder, "lineage.html"), Path(folder, "lineage.json")
+            page.write_text(lineage_page.render(graph, f"Run {root}"), encoding="utf-8")
+            data.write_text(json.dumps(graph.to_json(), indent=1, ensure_ascii=False), encoding="utf-8")
+            track.file(page)
+            track.file(data)
+    except tracking.failures() as error:
+        log.warning("lineage of run %s is not on its MLflow page: %s", root, error)
+
+
 def _sum_up(track: tracking.Track, entries: Sequence[ledger.Entry]) -> None:
     """Put the figures of a flow's steps and the corpus they published on the flow's own run, so that whole runs can be compared."""
     for entry in entries:
@@ -223,8 +246,10 @@ def run_as_task(step: Step, inputs: Sequence[ShardSet | Sequence[ShardSet]], con
     def body(inputs: Any, config: BaseModel) -> Any:
         tags = {"step": step.name, TASK_RUN_TAG: _task_run_id(), "process": f"{socket.gethostname()}:{os.getpid()}"}
         key = {"gristmill.root": ledger.current_run() or flow_run_id()}
-        with _progress_artifact(step.name), tracking.run(step.name, tags=tags, key=key) as track:
+        events = openlineage_events.told(step.name, tags[TASK_RUN_TAG], key["gristmill.root"], list(_each(inputs)))
+        with _progress_artifact(step.name), events as outputs, tracking.run(step.name, tags=tags, key=key) as track:
             result = _metered(step, inputs, config)
+            outputs.append(result.shards)
             _tell(step, inputs, config, result, track)
             page = track.url if track else ""
             entry = ledger.Entry.of(result.shards, loaded=result.loaded, seconds=result.seconds)

@@ -45,6 +45,8 @@ class Settings(BaseModel):
     """Address of a Prefect API that runs elsewhere. Empty: the one that `gristmill up` started."""
     mlflow_url: str = ""
     """Address of an MLflow server that runs elsewhere. Empty: the one that `gristmill up` started."""
+    openlineage_url: str = ""
+    """Address of an OpenLineage server, to whose /api/v1/lineage every step's events are posted (extra [openlineage]). Empty: none."""
     prefect_database: str = ""
     """Database of the Prefect server, postgresql://user:password@host/name. Empty: SQLite below `home`, good for about three flows at
     a time."""

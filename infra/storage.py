@@ -13,6 +13,7 @@ import tempfile
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import datetime
 from functools import lru_cache
 from pathlib import Path
 from typing import Annotated, Any, BinaryIO, cast
@@ -79,6 +80,19 @@ def size_bytes(path: str) -> int | None:
         return int(system.size(name))
     except FileNotFoundError:
         return None
+
+
+def used(path: str) -> tuple[int, float]:
+    """Bytes in a folder and all below it, and when something was last written there (seconds since 1970, 0 for an empty one)."""
+    system, name = locate(path)
+    files = system.find(name, detail=True).values()
+    return sum(int(one["size"]) for one in files), max((_written(one) for one in files), default=0.0)
+
+
+def _written(info: dict[str, Any]) -> float:
+    """When a file was written; file systems name it differently."""
+    when = info.get("mtime") or info.get("LastModified") or info.get("created") or 0.0
+    return float(when.timestamp()) if isinstance(when, datetime) else float(when)
 
 
 def list_folder(path: str) -> list[str]:

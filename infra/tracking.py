@@ -8,21 +8,28 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import httpx
+
 from infra import storage
 from infra.dataset import ShardSet
+from infra.errors import GristmillError
 from infra.settings import settings
 from infra.versions import code_version
 
 EXPERIMENT = "gristmill"
 FLOW_RUN_TAG = "prefect.flow_run_id"
 MAX_PARAM_CHARS = 6000  # MLflow's own limit for a parameter's value
+CHAMPION, CHALLENGER = "champion", "challenger"
+MAX_CARD_CHARS = 5000  # MLflow's own limit for a description
+MODEL_TAG = "model.digest"
+SCORE_TAG = "score."
 UI_VIEW = "?workflowType=machine_learning"  # else MLflow opens in its GenAI view and calls models "agent versions"
 
 
@@ -161,6 +168,42 @@ def run(
             client.set_terminated(run_id, status)
 
 
+def failures() -> tuple[type[Exception], ...]:
+    """What can go wrong with something that is only told and must not decide how a run ends: MLflow, files, versions."""
+    from mlflow.exceptions import MlflowException
+
+    return (MlflowException, GristmillError, OSError)
+
+
+def reachable() -> bool:
+    """Whether an MLflow server is named and answers now; its own client would try for minutes."""
+    try:
+        return enabled() and httpx.get(f"{settings().mlflow_url}/health", timeout=5, trust_env=False).status_code == 200
+    except httpx.HTTPError:
+        return False
+
+
+@contextmanager
+def system_metrics() -> Iterator[None]:
+    """Write the load of this machine (processor, memory, disk, network; GPU where there is one) to the current run, each 10 s."""
+    track = _track.get()
+    if track is None:
+        yield
+        return
+    from mlflow.system_metrics.system_metrics_monitor import SystemMetricsMonitor
+
+    # a retry goes on in the curves of the try before it
+    monitor = SystemMetricsMonitor(track.run_id, resume_logging=True, tracking_uri=settings().mlflow_url)
+    monitor.start()
+    try:
+        yield
+    finally:
+        monitor.finish()
+        monitor.collect_metrics()  # what is shorter than one interval has no sample yet
+        monitor.publish_metrics(monitor.aggregate_metrics())
+        monitor.mlflow_logger.flush()
+
+
 def find_run(prefect_flow_run_id: str) -> Track | None:
     """The MLflow run of a Prefect flow run."""
     if not enabled():
@@ -177,13 +220,16 @@ def register_model(
     evaluated_on: ShardSet | None,
     params: Mapping[str, Any],
     metrics: Mapping[str, float],
+    tags: Mapping[str, str],
+    card: str = "",
 ) -> dict[str, str]:
     """Log a model folder as a LoggedModel with its data and scores, and register it as the next version of `name`.
 
+    The new version is the challenger; where nothing was registered under the name before, the champion too.
+
     Returns:
-        {"model_id", "name", "version", "digest", "url"}; a model whose digest is registered already is not registered twice.
+        {"name", "version", "model_id", "digest", "url"}; a model whose digest is registered already is not registered twice.
     """
-    from mlflow.entities import LoggedModelOutput
     from mlflow.exceptions import MlflowException
 
     track = _track.get()
@@ -198,32 +244,90 @@ def register_model(
     except MlflowException as error:
         if error.error_code != "RESOURCE_ALREADY_EXISTS":
             raise
-    for known in client.search_model_versions(f"name = '{name}'"):
-        if known.tags.get("model.digest") == digest:
+    rivals = client.search_model_versions(f"name = '{name}'")
+    for known in rivals:
+        if known.tags.get(MODEL_TAG) == digest:
             return _model_facts(name, str(known.version), known.tags.get("model.id", ""), digest)
+    model_id = _log_model(track, name, folder, trained_on, evaluated_on or trained_on, params, metrics)
+    source = f"models:/{model_id}"
+    made = client.create_model_version(name, source, run_id=track.run_id, model_id=model_id, description=card[:MAX_CARD_CHARS])
+    version = made.version
+    own = {MODEL_TAG: digest, "dataset.digest": trained_on.digest, "model.id": model_id, "code.version": code_version()}
+    scores = {f"{SCORE_TAG}{_key(key)}": f"{value:.6g}" for key, value in metrics.items()}
+    for tag, value in {**own, **tags, **scores}.items():
+        client.set_model_version_tag(name, version, tag, value)
+    for alias in (CHALLENGER,) if rivals else (CHALLENGER, CHAMPION):
+        client.set_registered_model_alias(name, alias, version)
+    return _model_facts(name, str(version), model_id, digest)
+
+
+def _log_model(
+    track: Track,
+    name: str,
+    folder: Path,
+    trained_on: ShardSet,
+    evaluated_on: ShardSet,
+    params: Mapping[str, Any],
+    metrics: Mapping[str, float],
+) -> str:
+    """A LoggedModel with its files, its training and evaluation datasets and its scores; gives its id."""
+    from mlflow.entities import LoggedModelOutput
+
+    client = _client()
     model = client.create_logged_model(
         track.experiment_id,
         name=name,
         source_run_id=track.run_id,
         params={key: str(value)[:MAX_PARAM_CHARS] for key, value in params.items()},
-        tags={"model.digest": digest, "dataset.digest": trained_on.digest},
+        tags={MODEL_TAG: str(params["model_digest"]), "dataset.digest": trained_on.digest},
         model_type="causal language model",
     )
     client.log_model_artifacts(model.model_id, str(folder))
     client.finalize_logged_model(model.model_id, "READY")
     client.log_outputs(track.run_id, [LoggedModelOutput(model.model_id, step=0)])
     track.dataset(trained_on, "training")
-    on = evaluated_on or trained_on
-    if evaluated_on is not None:
+    if evaluated_on != trained_on:
         track.dataset(evaluated_on, "evaluation")
+    on = {"dataset_name": evaluated_on.step, "dataset_digest": evaluated_on.digest}
     for key, value in metrics.items():
-        client.log_metric(
-            track.run_id, _key(key), float(value), model_id=model.model_id, dataset_name=on.step, dataset_digest=on.digest
-        )
-    version = client.create_model_version(name, f"models:/{model.model_id}", run_id=track.run_id, model_id=model.model_id)
-    for tag, value in {"model.digest": digest, "dataset.digest": trained_on.digest, "model.id": model.model_id}.items():
-        client.set_model_version_tag(name, version.version, tag, value)
-    return _model_facts(name, str(version.version), model.model_id, digest)
+        client.log_metric(track.run_id, _key(key), float(value), model_id=model.model_id, **on)
+    return str(model.model_id)
+
+
+def registered_models(name: str = "") -> list[dict[str, Any]]:
+    """The registry's model versions, oldest first: name, version, digest of the weights, aliases, scores, tags, url.
+
+    Args:
+        name: only those of this name.
+    """
+    client = _client()
+    rows = []
+    for model in _pages(client.search_registered_models, f"name = '{name}'" if name else None):
+        for version in _pages(client.search_model_versions, f"name = '{model.name}'"):
+            aliases = sorted(alias for alias, number in model.aliases.items() if str(number) == str(version.version))
+            facts = _model_facts(
+                model.name, str(version.version), version.tags.get("model.id", ""), version.tags.get(MODEL_TAG, "")
+            )
+            scores = {
+                tag.removeprefix(SCORE_TAG): float(value) for tag, value in version.tags.items() if tag.startswith(SCORE_TAG)
+            }
+            rows.append({**facts, "aliases": aliases, "scores": scores, "tags": dict(version.tags)})
+    return sorted(rows, key=lambda row: (row["name"], int(row["version"])))
+
+
+def set_alias(name: str, alias: str, version: str) -> None:
+    """Let an alias of a registered model mean this version."""
+    _client().set_registered_model_alias(name, alias, version)
+
+
+def _pages(search: Callable[..., Any], wanted: str | None) -> Iterator[Any]:
+    token = None
+    while True:
+        page = search(wanted, page_token=token)
+        yield from page
+        token = page.token
+        if not token:
+            return
 
 
 def _model_facts(name: str, version: str, model_id: str, digest: str) -> dict[str, str]:

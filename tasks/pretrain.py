@@ -50,7 +50,8 @@ def pretrain(tokens: ShardSet, config: TrainConfig, out: Output) -> None:
             track.metrics({name: value for name, value in line.items() if value is not None and name != "step"}, step=at)
 
     work = _work_folder(out)
-    result = train(windows["train"], windows["test"], config, work, tokeniser_folder=tokens.file(TOKENISER), on_log=on_log)
+    with tracking.system_metrics():
+        result = train(windows["train"], windows["test"], config, work, tokeniser_folder=tokens.file(TOKENISER), on_log=on_log)
     log.info("pretrain: device %s (%s)", result.device, result.device_reason)
     _keep_model(result.model_folder, out)
     rows = [{name: value for name, value in line.items() if name not in VOLATILE} for line in result.history]

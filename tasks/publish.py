@@ -1,21 +1,41 @@
-"""publish: the dataset version that training receives: shards by split, and a data card written from the run's own facts.
+"""publish: the dataset version that training receives: shards by split, with a data card and Croissant metadata from the run's own facts.
 
-The folder loads with `datasets.load_dataset(folder)`: the card's head names the shards of each split.
+The folder loads with `datasets.load_dataset(folder)`: the card's head names the shards of each split. Nothing on the cards is volatile,
+so equal recipes give equal cards.
 """
 
 from __future__ import annotations
 
+import hashlib
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from typing import Any
+
 import pyarrow as pa
 import pyarrow.compute as pc
+import pyarrow.parquet as pq
 import yaml
 from pydantic import BaseModel, ConfigDict
 
+from expectations.croissant import File, Responsible, croissant, hub_licence, sources_told
 from expectations.schemas import PUBLISHED
 from infra import storage
-from infra.dataset import Manifest, Outcome, ShardRef, ShardSet, part_name
+from infra.dataset import Manifest, Outcome, Receipt, ShardRef, ShardSet, part_name
 from infra.steps import Output, step
 
 SPLITS = ("train", "test")
+CARD, METADATA = "README.md", "croissant.json"
+SIZES = (
+    ("n<1K", 10**3),
+    ("1K<n<10K", 10**4),
+    ("10K<n<100K", 10**5),
+    ("100K<n<1M", 10**6),
+    ("1M<n<10M", 10**7),
+    ("10M<n<100M", 10**8),
+)
+"""Size categories of Hugging Face: name, and the number of rows that it ends before."""
+HASHERS = 4
 
 
 class PublishConfig(BaseModel):
@@ -29,6 +49,8 @@ class PublishConfig(BaseModel):
     """Licence of the texts, as an SPDX id or words; `unknown` is shown as such."""
     notice: str = ""
     """What a reader must know about this corpus: its domain, its limits, how it must not be used."""
+    url: str = ""
+    """Where the dataset can be had, for its Croissant metadata; empty: said of no place."""
 
 
 def publish_shard(job: tuple[ShardRef, str]) -> Outcome:
@@ -52,28 +74,83 @@ def publish(documents: ShardSet, history: list[ShardSet], config: PublishConfig,
     made = [version.manifest() for version in (*history, documents)]
     held_out_by = made[-1].facts.get("unit", "none")
     out.facts = {"splits": splits, "held_out_by": held_out_by, **{f"num_documents.{name}": count for name, count in rows.items()}}
-    card = data_card(config, splits, rows, made)
-    storage.write_bytes(storage.join(out.folder, "README.md"), card.encode())
-    out.keep_file("README.md")
+    # `datasets` cannot read a Parquet file without rows
+    filled = {name: [index for index in indices if receipts[index].num_rows] for name, indices in splits.items()}
+    storage.write_bytes(storage.join(out.folder, CARD), data_card(config, filled, rows, made).encode())
+    storage.write_json(storage.join(out.folder, METADATA), _metadata(config, out, receipts, splits, made))
+    for name in (CARD, METADATA):
+        out.keep_file(name)
 
 
 def data_card(config: PublishConfig, splits: dict[str, list[int]], rows: dict[str, int], history: list[Manifest]) -> str:
     """A dataset card in the Hugging Face format; every number on it comes from a manifest."""
-    files = [{"split": name, "path": [part_name(index) for index in indices]} for name, indices in splits.items()]
-    head = {"pretty_name": config.title, "license": config.licence, "configs": [{"config_name": "default", "data_files": files}]}
+    files = [{"split": name, "path": [part_name(index) for index in indices]} for name, indices in splits.items() if indices]
+    total = sum(rows.values())
+    head = {
+        "pretty_name": config.title,
+        **hub_licence(config.licence),
+        "tags": ["gristmill", "croissant"],
+        "task_categories": ["text-generation"],
+        "size_categories": [next((name for name, end in SIZES if total < end), "100M<n<1B")],
+        "configs": [{"config_name": "default", "data_files": files}],
+    }
     funnel = "\n".join(
         f"| {one.step} | {one.counts.total:,} | {one.counts.kept:,} | {_dropped(one)} | `{one.version}` |" for one in history
     )
     counted = ", ".join(f"{count:,} in `{name}`" for name, count in rows.items())
     notice = f"\n{config.notice}\n" if config.notice else ""
+    sources = "; ".join(_sources(history)) or "not known"
     return (
         f"---\n{yaml.safe_dump(head, sort_keys=True)}---\n# {config.title}\n{notice}\n"
-        f"Documents: {counted}. Licence of the texts: {config.licence}.\n\n"
+        f"Documents: {counted}. Sources: {sources}. Licence of the texts: {config.licence}.\n\n"
         "## How it was made\n\n| step | in | kept | dropped by rule | version |\n| --- | ---: | ---: | --- | --- |\n"
         f"{funnel}\n\n"
         "Columns: `doc_id` names the capture, `content_id` is equal for exact duplicates, `text` is the text after rewriting and "
-        f"redaction. {_privacy(history)}\n"
+        f"redaction. {_privacy(history)} Machine-readable: `{METADATA}` (Croissant 1.0).\n"
     )
+
+
+def _metadata(
+    config: PublishConfig, out: Output, receipts: Sequence[Receipt], splits: dict[str, list[int]], history: list[Manifest]
+) -> dict[str, Any]:
+    """The version as Croissant; its shards are read once more for the digests that format knows."""
+    split_of = {index: name for name, indices in splits.items() for index in indices}
+    with ThreadPoolExecutor(HASHERS) as pool:
+        digests = pool.map(partial(_sha256, out.folder), [receipt.name for receipt in receipts])
+    files = [File(one.name, one.num_bytes, digest, split_of[one.index]) for one, digest in zip(receipts, digests, strict=True)]
+    with storage.open_read(storage.join(out.folder, receipts[0].name)) as first:
+        schema = pq.read_schema(first)
+    kinds = {"crawl": "Web Scraping", "ingest": "Secondary Data Analysis"}
+    return croissant(
+        title=config.title,
+        description=config.notice or f"{config.title}: {sum(one.num_rows for one in receipts):,} documents.",
+        licence=config.licence,
+        url=config.url,
+        version=out.version,
+        files=files,
+        schema=schema,
+        rai=Responsible(
+            collection="; ".join(_sources(history)),
+            collection_types=[kinds[one.step] for one in history if one.step in kinds and one.counts.total],
+            preprocessing=[
+                f"{one.step}: {one.counts.kept:,} of {one.counts.total:,} kept; dropped: {_dropped(one)}" for one in history
+            ],
+            limitations=config.notice,
+            sensitive=_privacy(history),
+        ),
+    )
+
+
+def _sha256(folder: str, name: str) -> str:
+    state = hashlib.sha256()
+    with storage.open_read(storage.join(folder, name)) as handle:
+        while block := handle.read(1 << 22):
+            state.update(block)
+    return state.hexdigest()
+
+
+def _sources(history: list[Manifest]) -> list[str]:
+    return sources_told([source for one in history for source in one.recipe["config"].get("sources") or ()])
 
 
 def _privacy(history: list[Manifest]) -> str:

@@ -1,21 +1,28 @@
-"""register: put the model into the MLflow registry with the data it was trained on and the scores it got, and write its card."""
+"""register: put the model into the MLflow registry with the data it was trained on and the scores it got, and write its card.
+
+The card (`README.md`) tells everything a run knows, energy and device too, so it lies beside the version; `model.json`, which the
+digest names, has only what follows from the recipe.
+"""
 
 from __future__ import annotations
 
 import tempfile
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field
 
-from infra import storage, tracking
+from expectations.croissant import hub_licence, sources_told
+from infra import ledger, lineage, storage, tracking
 from infra.dataset import Counts, Manifest, ShardSet
 from infra.settings import settings
 from infra.steps import Output, step
 from tasks.learn.config import MODEL
 
-CARD = "README.md"
-REGISTRY = "registry.json"
+CARD, FACTS = "README.md", "model.json"
+JOULES_PER_WH = 3600.0
 
 
 class RegisterConfig(BaseModel):
@@ -38,9 +45,11 @@ def registry(config: RegisterConfig) -> dict[str, str]:
 def register(model: ShardSet, dataset: ShardSet, scores: ShardSet, config: RegisterConfig, out: Output) -> None:
     """Register the model as the next version of its name, with lineage; without MLflow only its card is written."""
     trained, measured = model.manifest(), scores.manifest()
-    card = model_card(config, trained, dataset, measured)
+    storage.write_json(storage.join(out.folder, FACTS), model_facts(config, trained, dataset, measured))
+    out.keep_file(FACTS)
+    card = model_card(config, trained, dataset, measured, storage.read_json(model.file("run.json")), _sources(dataset))
     storage.write_bytes(storage.join(out.folder, CARD), card.encode())
-    out.keep_file(CARD)
+    out.keep_beside(CARD)
     out.counts = Counts(total=1, kept=1)
     if tracking.current() is None:
         return
@@ -57,8 +66,65 @@ def register(model: ShardSet, dataset: ShardSet, scores: ShardSet, config: Regis
             evaluated_on=scores,
             params={"model_digest": model.digest, "num_parameters": trained.facts["num_parameters"], "version": model.version},
             metrics=numbers,
+            tags={"run": ledger.current_run(), "model.version": model.version, "dataset.version": dataset.version},
+            card=card.split("---\n", 2)[2],
         )
-    out.volatile = {"registered": registered}
+    out.volatile["registered"] = registered
+
+
+def model_facts(config: RegisterConfig, trained: Manifest, dataset: ShardSet, measured: Manifest) -> dict[str, Any]:
+    """What follows from the recipe alone."""
+    return {
+        "name": config.name,
+        "licence": config.licence,
+        "model": {"version": trained.version, "digest": trained.digest, "code": trained.recipe["code"], **trained.facts},
+        "dataset": {"version": dataset.version, "digest": dataset.digest, "documents": dataset.counts.kept},
+        "config": trained.recipe["config"],
+        "scores": measured.facts,
+    }
+
+
+def model_card(
+    config: RegisterConfig,
+    trained: Manifest,
+    dataset: ShardSet,
+    measured: Manifest,
+    run: Mapping[str, Any],
+    sources: list[str],
+) -> str:
+    """A model card in the Hugging Face format; every number on it comes from a manifest or from the training's own `run.json`.
+
+    Args:
+        run: what training noted of itself: device, seconds, energy.
+        sources: where the dataset came from, in words.
+    """
+    facts, published = trained.facts, dataset.manifest()
+    head = {
+        **hub_licence(config.licence),
+        "library_name": "transformers",
+        "pipeline_tag": "text-generation",
+        "tags": ["gristmill"],
+        "model-index": _model_index(config.name, published, measured),
+    }
+    return (
+        f"---\n{yaml.safe_dump(head)}---\n# {config.name}\n\n"
+        f"A LLaMA-style causal language model of {facts['num_parameters']:,} parameters, trained from scratch by Gristmill on "
+        f"{facts['tokens']:,} tokens ({facts['epochs']} epochs) of dataset version `{dataset.version}` (digest `{dataset.digest}`, "
+        f"{dataset.counts.kept:,} documents).\n\n"
+        f"## Evaluation\n\n{_scores(measured)}\n"
+        f"{_held_out(published.facts.get('held_out_by', 'none'))} Nothing here says how it does on other text.\n\n"
+        f"## Training\n\nSources of the data: {'; '.join(sources) or 'not known'}. {_cost(run, facts)}\n\n"
+        f"| setting | value |\n| --- | --- |\n{_settings(trained.recipe['config'])}\n\n"
+        "## Limits\n\nIt was not tuned to follow instructions, not tested for bias, hallucination or memorisation, and has no "
+        f"guardrails. {published.recipe['config'].get('notice', '')}".rstrip()
+        + f"\n\nWeights: version `{trained.version}`, digest `{trained.digest}`. Code `{trained.recipe['code']}`.\n"
+    )
+
+
+def _sources(dataset: ShardSet) -> list[str]:
+    """Where a dataset came from, as far as what it was made from is still in the store."""
+    recipes = [one.manifest["recipe"] for one in lineage.chain([dataset.path])]
+    return sources_told([source for recipe in recipes for source in recipe["config"].get("sources") or ()])
 
 
 def _held_out(unit: str) -> str:
@@ -68,19 +134,41 @@ def _held_out(unit: str) -> str:
     }.get(unit, "How the test split was held out is not known.")
 
 
-def model_card(config: RegisterConfig, trained: Manifest, dataset: ShardSet, measured: Manifest) -> str:
-    """A model card in the Hugging Face format; every number on it comes from a manifest."""
-    facts, got = trained.facts, measured.facts
-    head = {"license": config.licence, "library_name": "transformers", "pipeline_tag": "text-generation", "tags": ["gristmill"]}
+def _scores(measured: Manifest) -> str:
+    got = measured.facts
+    baselines = [name.partition(".")[2] for name in got if name.startswith("perplexity.")]
+    against = " | ".join(f"{got[f'perplexity.{name}']:.2f}" for name in baselines)
+    empty = " |" * len(baselines)
     return (
-        f"---\n{yaml.safe_dump(head)}---\n# {config.name}\n\n"
-        f"A LLaMA-style causal language model of {facts['num_parameters']:,} parameters, trained from scratch by Gristmill on "
-        f"{facts['tokens']:,} tokens ({facts['epochs']} epochs) of dataset version `{dataset.version}` (digest `{dataset.digest}`, "
-        f"{dataset.counts.kept:,} documents).\n\n"
-        "| measured on the held-out split | model | unigram baseline |\n| --- | ---: | ---: |\n"
-        f"| perplexity per token | {got['perplexity']:.2f} | {got.get('perplexity.unigram', float('nan')):.2f} |\n"
-        f"| bits per byte | {got['bits_per_byte']:.3f} | |\n| next-token accuracy | {got['accuracy']:.1%} | |\n\n"
-        f"{_held_out(dataset.manifest().facts.get('held_out_by', 'none'))} Nothing here says how it does on other text. It was "
-        "not tuned to follow instructions, not tested for bias, hallucination or memorisation, and has no guardrails.\n\n"
-        f"Weights: version `{trained.version}`, digest `{trained.digest}`. Code `{trained.recipe['code']}`.\n"
+        f"| measured on the held-out split | model | {' | '.join(f'{name} baseline' for name in baselines)} |\n"
+        f"| --- | ---: |{' ---: |' * len(baselines)}\n| perplexity per token | {got['perplexity']:.2f} | {against} |\n"
+        f"| bits per byte | {got['bits_per_byte']:.3f} |{empty}\n| next-token accuracy | {got['accuracy']:.1%} |{empty}\n"
     )
+
+
+def _model_index(name: str, published: Manifest, measured: Manifest) -> list[dict[str, Any]]:
+    """The scores in the form that the hub reads."""
+    metrics = [{"type": key, "value": round(measured.facts[key], 4)} for key in ("perplexity", "bits_per_byte", "accuracy")]
+    dataset = {"name": published.recipe["config"].get("title", published.version), "type": published.version, "split": "test"}
+    return [{"name": name, "results": [{"task": {"type": "text-generation"}, "dataset": dataset, "metrics": metrics}]}]
+
+
+def _cost(run: Mapping[str, Any], facts: Mapping[str, Any]) -> str:
+    """What training took, as far as it was noted; energy is an estimate of the whole machine."""
+    words = []
+    if "device" in run:
+        words.append(f"Trained on {run['device']} ({run.get('device_reason', '')}) in {run.get('training_seconds', 0):,.0f} s")
+    if "energy_joules_estimated" in run:
+        words.append(f"about {run['energy_joules_estimated'] / JOULES_PER_WH:.2f} Wh for the machine (estimated)")
+    words.append(f"{facts['training_flops']:.3g} floating-point operations (computed)")
+    return ", ".join(words) + "."
+
+
+def _settings(config: Mapping[str, Any], before: str = "") -> str:
+    rows = []
+    for key, value in config.items():
+        if isinstance(value, Mapping):
+            rows.append(_settings(value, f"{before}{key}."))
+        elif value is not None:
+            rows.append(f"| {before}{key} | {value} |")
+    return "\n".join(rows)

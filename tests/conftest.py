@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import random
+import threading
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -40,3 +45,39 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     for name in ("GRISTMILL_STORAGE", "GRISTMILL_PREFECT_API_URL", "GRISTMILL_MLFLOW_URL"):
         monkeypatch.delenv(name, raising=False)
     return folder
+
+
+class LineageServer(ThreadingHTTPServer):
+    """Keeps the OpenLineage events that are posted to it."""
+
+    def __init__(self) -> None:
+        super().__init__(("127.0.0.1", 0), _Receiver)
+        self.events: list[dict[str, Any]] = []
+        self.paths: set[str] = set()
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.server_port}"
+
+
+class _Receiver(BaseHTTPRequestHandler):
+    server: LineageServer
+
+    def do_POST(self) -> None:
+        self.server.paths.add(self.path)
+        self.server.events.append(json.loads(self.rfile.read(int(self.headers["Content-Length"]))))
+        self.send_response(201)
+        self.send_header("Content-Length", "0")
+        self.end_headers()
+
+    def log_message(self, *words: object) -> None:
+        return None
+
+
+@pytest.fixture(scope="session")
+def lineage_server() -> Iterator[LineageServer]:
+    """A lineage server of the tests' own."""
+    with LineageServer() as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield server
+        server.shutdown()

@@ -36,7 +36,8 @@ def test_no_module_shadows_the_standard_library() -> None:
 
 
 def test_every_import_is_a_declared_dependency() -> None:
-    declared = {name_of(one) for one in PROJECT["project"]["dependencies"]}
+    extras = {name: some for name, some in PROJECT["project"]["optional-dependencies"].items() if name != "dev"}
+    declared = {name_of(one) for group in (PROJECT["project"]["dependencies"], *extras.values()) for one in group}
     owners = importlib.metadata.packages_distributions()
     used: dict[str, set[str]] = {}
     for path in sources():

@@ -236,7 +236,12 @@ def test_a_model_is_made_scored_and_described_by_single_steps(made: Made, tmp_pa
     for one in ended:
         _ended_well(one)
     assert read_manifest(folders["evaluate"]).facts["perplexity"] > 1
-    assert read_manifest(folders["pretrain"]).digest in (Path(folders["register"]) / "README.md").read_text()
+    trained, registered = read_manifest(folders["pretrain"]), Path(folders["register"])
+    card = (registered / "README.md").read_text()
+    assert trained.digest in card and "unigram baseline" in card and "| model.preset | nano |" in card
+    assert "Trained on cpu" in card  # which differs from machine to machine, so the digest does not name the card
+    assert [file.name for file in read_manifest(str(registered)).files] == ["model.json"]
+    assert json.loads((registered / "model.json").read_text())["dataset"]["digest"] == read_manifest(folders["publish"]).digest
     assert "<svg" in (Path(folders["report"]) / "report.html").read_text()
     assert wrong.code == 2
     assert "one --input must be tokens, which `gristmill step tokenise` writes" in wrong.output

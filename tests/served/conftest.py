@@ -47,9 +47,10 @@ def new_mill(tmp_path_factory: pytest.TempPathFactory, demo_port: int) -> Iterat
 
 
 @pytest.fixture(scope="session")
-def mill(new_mill: Callable[..., Mill], tmp_path_factory: pytest.TempPathFactory) -> Mill:
-    """A mill whose servers run, and whose every process notes what it asks of the network."""
-    made = new_mill(watch_the_network(tmp_path_factory.mktemp("watch")))
+def mill(new_mill: Callable[..., Mill], tmp_path_factory: pytest.TempPathFactory, lineage_server: Any) -> Mill:
+    """A mill whose servers run, whose every process notes what it asks of the network, and whose steps tell a lineage server."""
+    told = {"GRISTMILL_OPENLINEAGE_URL": lineage_server.url}
+    made = new_mill(watch_the_network(tmp_path_factory.mktemp("watch")) | told)
     started = made.cli("up")
     assert started.returncode == 0, started.stdout + started.stderr + made.logs()
     return made

@@ -1,4 +1,4 @@
-"""The pages that a person looks at, in a real browser: the Prefect run, the MLflow run and the report."""
+"""The pages that a person looks at, in a real browser: the Prefect run, the MLflow runs and model, the report and the lineage."""
 
 from __future__ import annotations
 
@@ -72,13 +72,65 @@ def test_the_mlflow_page_shows_the_step_with_its_metrics_and_datasets(
     page.goto(f"{where}?workflowType=machine_learning")
     for words in ("pretrain", "valid_loss", "train_loss", "tokenise"):
         expect(page.get_by_text(words).first).to_be_visible(timeout=PATIENCE_MS)
-    # the page opens with its assistant beside it, which asks for a model of one's own
-    assistant = page.get_by_role("button", name="Close").first
-    if assistant.is_visible():
-        assistant.click()
+    close_assistant(page)
     page.set_viewport_size({"width": 1440, "height": 1400})
     page.wait_for_timeout(1000)
     page.screenshot(path=pictures / "mlflow-run.png")
+
+
+def close_assistant(page: Page) -> None:
+    """The page opens with its assistant beside it, which asks for a model of one's own."""
+    assistant = page.get_by_role("button", name="Close").first
+    if assistant.is_visible():
+        assistant.click()
+
+
+def test_the_mlflow_page_of_the_run_shows_its_steps_and_its_lineage(
+    mill: Mill, undisturbed: str, page: Page, pictures: Path
+) -> None:
+    [pipeline] = [run for run in mill.tracked(undisturbed) if run.info.run_name == "flow pipeline"]
+    where = f"{mill.mlflow_url}/#/experiments/{pipeline.info.experiment_id}/runs/{pipeline.info.run_id}"
+    page.goto(f"{where}?workflowType=machine_learning")
+    expect(page.get_by_text("flow curate").first).to_be_visible(timeout=PATIENCE_MS)
+    close_assistant(page)
+    page.goto(f"{where}/artifacts?workflowType=machine_learning")
+    page.get_by_text("lineage.html").first.click(timeout=PATIENCE_MS)
+    drawn = page.frame_locator("iframe").first
+    expect(drawn.get_by_role("heading", name="What came from what")).to_be_visible(timeout=PATIENCE_MS)
+    names = " ".join(drawn.locator("svg text").all_text_contents())
+    assert all(name in names for name in ("botocore", "crawl", "published", "pretrain", "botocore-docs:1"))
+    page.wait_for_timeout(1000)
+    page.screenshot(path=pictures / "mlflow-lineage.png")
+
+
+def test_the_page_of_the_registered_model_shows_its_aliases_and_its_source_run(
+    mill: Mill, undisturbed: str, page: Page, pictures: Path
+) -> None:
+    page.goto(f"{mill.mlflow_url}/#/models/botocore-docs/versions/1?workflowType=machine_learning")
+    for words in ("champion", "challenger", "dataset.digest", "score.perplexity"):
+        expect(page.get_by_text(words).first).to_be_visible(timeout=PATIENCE_MS)
+    close_assistant(page)
+    page.wait_for_timeout(1000)
+    page.screenshot(path=pictures / "mlflow-model.png")
+
+
+@pytest.mark.parametrize(("width", "name"), [(1200, "lineage.png"), (390, "lineage-phone.png")])
+def test_the_lineage_page_reads_at_any_width_and_asks_for_nothing(
+    mill: Mill, undisturbed: str, page: Page, pictures: Path, tmp_path: Path, width: int, name: str
+) -> None:
+    written = mill.cli("lineage", "botocore-docs:1", "--up", "--format", "html", "--output", str(tmp_path / "lineage.html"))
+    assert written.returncode == 0, written.stderr
+    page.set_viewport_size({"width": width, "height": 1000})
+    page.goto((tmp_path / "lineage.html").as_uri())
+    assert page.evaluate("document.documentElement.scrollWidth") <= width  # the graph and the tables scroll inside
+    boxes = page.locator("svg rect")
+    assert boxes.count() >= len(STEPS)
+    sizes = [box.bounding_box() for box in boxes.all()]
+    places = [(box["x"], box["y"], box["width"], box["height"]) for box in sizes if box]
+    assert all(box[2] >= 150 for box in places)
+    over = [(a, b) for a in places for b in places if a < b and abs(a[0] - b[0]) < a[2] and abs(a[1] - b[1]) < a[3]]
+    assert not over
+    page.screenshot(path=pictures / name if name == "lineage.png" else tmp_path / name)
 
 
 def test_the_report_page_shows_the_whole_run_and_asks_for_nothing(

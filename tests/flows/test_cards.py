@@ -1,0 +1,97 @@
+"""A published folder is what its cards say: it loads with `datasets`, and Croissant's own library reads its rows and checks its words."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+import datasets
+import mlcroissant
+import pytest
+import yaml
+
+from . import english
+from .driver import Ended, commands
+
+NUM_ROWS = 40
+
+
+def published(root: Path, *settings: str, hosts: int = 5, name: str = "publish") -> tuple[Path, list[Ended]]:
+    """Rows of several hosts, ingested, split and published by single steps."""
+    source, folders = root / "docs.jsonl", [str(root / one) for one in (f"{name}-split", name)]
+    rows = [{"text": english.text(row), "url": f"http://h{row % hosts}.example/{row}"} for row in range(NUM_ROWS)]
+    if not source.exists():  # its time is part of the recipe
+        source.write_text("\n".join(json.dumps(row) for row in rows))
+    words = [word for one in settings for word in ("--set", one)]
+    ended = commands(
+        root / "home",
+        ["step", "split", "-i", str(source), "-o", folders[0], "-w", "1", "--set", "test_share=0.2"],
+        ["step", "publish", "-i", folders[0], "-o", folders[1], "-w", "1", *words],
+    )
+    assert [one.code for one in ended] == [0, 0], ended
+    return Path(folders[1]), ended
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    settings = ("title=Seeded prose", "licence=CC0-1.0", "notice=No sense in it.", "url=https://data.example/prose")
+    return published(tmp_path_factory.mktemp("cards"), *settings)[0]
+
+
+def facts(folder: Path) -> dict[str, Any]:
+    return dict(json.loads((folder / "manifest.json").read_text())["facts"])
+
+
+def test_the_folder_loads_with_its_splits(folder: Path, tmp_path: Path) -> None:
+    loaded = datasets.load_dataset(str(folder), cache_dir=str(tmp_path))
+    wanted = {name.partition(".")[2]: count for name, count in facts(folder).items() if name.startswith("num_documents.")}
+    assert {name: rows.num_rows for name, rows in loaded.items()} == wanted and min(wanted.values()) > 0
+    assert sum(wanted.values()) == NUM_ROWS
+    assert set(loaded["train"]["url"]).isdisjoint(loaded["test"]["url"])
+
+
+def test_a_folder_with_an_empty_split_loads_too(tmp_path: Path) -> None:
+    made = tmp_path / "one"
+    (tmp_path / "row.jsonl").write_text(json.dumps({"text": "Alone.", "url": "http://a.example/"}))
+    [ended] = commands(tmp_path / "home", ["step", "publish", "-i", str(tmp_path / "row.jsonl"), "-o", str(made), "-w", "1"])
+    assert ended.code == 0, ended.output
+    loaded = datasets.load_dataset(str(made), cache_dir=str(tmp_path / "cache"))
+    assert {name: rows.num_rows for name, rows in loaded.items()} == {"train": 1}
+
+
+def test_croissant_is_valid_and_its_rows_are_those_of_the_splits(folder: Path) -> None:
+    read = mlcroissant.Dataset(str(folder / "croissant.json"))
+    assert not read.metadata.issues.errors
+    # a date of publication would be volatile, and no manifest knows one
+    assert [one for one in read.metadata.issues.warnings if "datePublished" not in one] == []
+    for split in ("train", "test"):
+        records = list(read.records(split))
+        assert len(records) == facts(folder)[f"num_documents.{split}"]
+        assert all(record[f"{split}/text"] for record in records)
+
+
+def test_croissant_names_every_file_by_its_bytes_and_what_is_known_for_responsible_use(folder: Path) -> None:
+    raw = json.loads((folder / "croissant.json").read_text())
+    files = {one["@id"]: one["sha256"] for one in raw["distribution"] if one["@type"] == "cr:FileObject"}
+    assert files == {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in folder.glob("part-*.parquet")}
+    assert (raw["license"], raw["url"]) == ("CC0-1.0", "https://data.example/prose")
+    assert raw["rai:dataLimitations"] == "No sense in it."
+    assert raw["rai:personalSensitiveInformation"] == "No personal data was masked."
+    assert any(line.startswith("split: 40 of 40 kept") for line in raw["rai:dataPreprocessingProtocol"])
+
+
+def test_the_card_has_the_head_that_the_hub_reads(folder: Path) -> None:
+    head = yaml.safe_load((folder / "README.md").read_text().split("---")[1])
+    assert (head["pretty_name"], head["license"], head["size_categories"]) == ("Seeded prose", "cc0-1.0", ["n<1K"])
+
+
+def test_equal_recipes_give_equal_cards_and_a_licence_in_words_is_told_as_such(folder: Path, tmp_path: Path) -> None:
+    settings = ("title=Seeded prose", "licence=free to read", "notice=No sense in it.", "url=https://data.example/prose")
+    one, _ = published(tmp_path, *settings, name="one")
+    two, _ = published(tmp_path, *settings, name="two")
+    for name in ("README.md", "croissant.json"):
+        assert (one / name).read_bytes() == (two / name).read_bytes()
+    head = yaml.safe_load((one / "README.md").read_text().split("---")[1])
+    assert (head["license"], head["license_name"]) == ("other", "free to read")
