@@ -72,9 +72,9 @@ def run(
     if ended.state is None or not ended.state.is_completed():
         message = ended.state.message if ended.state else "no state"
         err.print(f"{flow}: {ended.state_name}: {message}", highlight=False, markup=False, soft_wrap=True)
-        command = (
-            f"PREFECT_API_URL={settings().prefect_api_url} {Path(sys.executable).with_name('prefect')} flow-run retry {ended.id}"
-        )
+        log_in = f'PREFECT_API_AUTH_STRING="$(cat {settings().auth_file})" ' if settings().auth_file else ""
+        prefect = f"{Path(sys.executable).with_name('prefect')} flow-run retry {ended.id}"
+        command = f"{log_in}PREFECT_API_URL={settings().prefect_api_url} {prefect}"
         err.print(f"Its cause mended, press Retry on its Prefect page, or: {command}", highlight=False, soft_wrap=True)
         raise typer.Exit(EXIT_FAILED)
 
@@ -205,6 +205,21 @@ def doctor() -> None:
         )
     if any(finding.needed and not finding.good for finding in findings):
         raise typer.Exit(EXIT_FAILED)
+
+
+@app.command()
+def serve(name: Annotated[str, typer.Argument(help="prefect, mlflow, or a worker's queue: cpu, gpu.")]) -> None:
+    """Be one server or worker in the foreground, for containers and batch jobs; `up` starts them in the background."""
+    from infra import servers
+
+    if name not in (*servers.PLANS, *servers.QUEUES):
+        raise _UsageError(f"serve {name!r}: none of that name; these are: {', '.join((*servers.PLANS, *servers.QUEUES))}")
+    if name in servers.QUEUES:
+        servers.require_servers()
+        from flows.deployments import deploy
+
+        deploy()
+    servers.serve(name)
 
 
 @app.command()

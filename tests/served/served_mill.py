@@ -104,9 +104,16 @@ class Mill:
         """The MLflow server."""
         return f"http://127.0.0.1:{self.mlflow_port}"
 
+    @property
+    def login(self) -> tuple[str, str] | None:
+        """User and password of the servers, where they ask for them."""
+        path = self.extra.get("GRISTMILL_AUTH_FILE")
+        user, _, password = Path(path).read_text().strip().partition(":") if path else ("", "", "")
+        return (user, password) if path else None
+
     def ask(self, path: str, **body: Any) -> Any:
         """POST to the Prefect API, or GET without a body."""
-        with httpx.Client(base_url=self.api, trust_env=False, timeout=30) as client:
+        with httpx.Client(base_url=self.api, trust_env=False, timeout=30, auth=self.login) as client:
             answer = client.post(path, json=body) if body else client.get(path)
             answer.raise_for_status()
             return answer.json()

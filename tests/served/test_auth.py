@@ -1,0 +1,47 @@
+"""With an auth file both servers ask for the password, and everything of ours answers with it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import httpx
+import psutil
+import pytest
+from served_mill import CURATED, Mill
+
+pytestmark = [pytest.mark.soak, pytest.mark.timeout(420, func_only=True)]
+
+
+def test_both_servers_refuse_who_has_no_password_and_serve_who_has(
+    new_mill: Callable[..., Mill], auth_file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    mill = new_mill({"GRISTMILL_AUTH_FILE": str(auth_file)})
+    user, password = mill.login or ("", "")
+    monkeypatch.setenv("MLFLOW_TRACKING_USERNAME", user)
+    monkeypatch.setenv("MLFLOW_TRACKING_PASSWORD", password)
+    said = mill.run(flow="curate")
+    assert said.returncode == 0, said.stdout + said.stderr + mill.logs()
+    states = mill.states(mill.newest_run())
+    assert {states[step] for step in CURATED} == {"Completed"}
+    assert {run.data.tags.get("step") for run in mill.tracked(mill.newest_run())} >= set(CURATED)
+    assert user in said.stdout and password not in said.stdout + said.stderr
+
+    for url in (f"{mill.api}/admin/version", f"{mill.api}/flow_runs/count", f"{mill.mlflow_url}/api/2.0/mlflow/experiments/get"):
+        post = url.endswith("count")
+        for login in (None, (user, "another password"), ("another", password)):
+            answer = httpx.request("POST" if post else "GET", url, auth=login, json={} if post else None, trust_env=False)
+            assert answer.status_code == 401, f"{url} {login}"
+    assert mill.ask("/admin/version")
+    for url in (f"{mill.api}/health", f"{mill.mlflow_url}/health"):
+        assert httpx.get(url, trust_env=False).status_code == 200
+
+    for words in (("status",), ("doctor",), ("up",)):
+        done = mill.cli(*words)
+        assert done.returncode == 0, done.stdout + done.stderr
+        assert "healthy" in done.stdout
+    assert not [process for process in psutil.process_iter(["cmdline"]) if password in " ".join(process.info["cmdline"] or ())]
+
+    stranger = Mill(mill.home, mill.config, mill.prefect_port, mill.mlflow_port)
+    refused = stranger.cli("up")
+    assert refused.returncode == 2 and "GRISTMILL_AUTH_FILE" in refused.stderr and "Traceback" not in refused.stderr
