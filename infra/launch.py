@@ -77,13 +77,16 @@ def mlflow_server(now: Settings, port: int) -> Launch:
     return Launch(name="mlflow", command=command, url=_url(now, port), extra=extra | _mlflow_login(now))
 
 
-def worker(now: Settings, queue: str) -> Launch:
-    """A Prefect worker that runs each flow of a queue as a process."""
+def worker(now: Settings, queue: str, health_port: int = 0) -> Launch:
+    """A Prefect worker that runs each flow of a queue as a process; with a port it says there whether it asks for work."""
     command = (
         *(sys.executable, "-m", "prefect", "worker", "start", "--type", "process"),
         *("--pool", now.work_pool, "--work-queue", queue, "--name", f"{queue} on {socket.gethostname()}"),
     )
-    return Launch(name=f"worker-{queue}", command=command)
+    if not health_port:
+        return Launch(name=f"worker-{queue}", command=command)
+    place = {"PREFECT_WORKER_WEBSERVER_HOST": "127.0.0.1", "PREFECT_WORKER_WEBSERVER_PORT": str(health_port)}
+    return Launch(name=f"worker-{queue}", command=(*command, "--with-healthcheck"), extra=place)
 
 
 def mlflow_database(now: Settings) -> str:

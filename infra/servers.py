@@ -116,7 +116,7 @@ def serve(name: str) -> NoReturn:
         launch.refuse_open_bind(now)
         wanted = PLANS[name](now, now.prefect_port if name == "prefect" else now.mlflow_port)
     else:
-        wanted = launch.worker(now, name)
+        wanted = launch.worker(now, name, now.worker_health_port)
     os.chdir(PROJECT)
     os.execve(wanted.command[0], wanted.command, wanted.environment())
 

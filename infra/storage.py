@@ -24,11 +24,12 @@ from pydantic import AfterValidator
 from infra.errors import GristmillError
 
 LOCAL_PROTOCOLS = ("file", "local")
-# botocore asks TRIES times, and s3fs asks botocore TRIES times: a store that refuses is left after some seconds, one that is silent
-# after TRIES * TRIES * ANSWER_TIMEOUT_S, 3 minutes
-TRIES = 3
+# botocore sends a request REQUESTS times with growing pauses, and s3fs makes a call CALLS times, also when an answer breaks off: a store
+# that refuses is left after 10 to 30 s, one that is silent after REQUESTS * CALLS * ANSWER_TIMEOUT_S, 5 minutes
+REQUESTS = 4
+CALLS = 5
 CONNECT_TIMEOUT_S = 5
-ANSWER_TIMEOUT_S = 20
+ANSWER_TIMEOUT_S = 15
 
 
 def _absolute(path: str) -> str:
@@ -48,12 +49,12 @@ def _file_system(protocol: str) -> Any:
     bounds = {}
     if protocol in ("s3", "s3a"):
         waits = {"connect_timeout": CONNECT_TIMEOUT_S, "read_timeout": ANSWER_TIMEOUT_S}
-        bounds = {"config_kwargs": {**waits, "retries": {"mode": "standard", "total_max_attempts": TRIES}}}
+        bounds = {"config_kwargs": {**waits, "retries": {"mode": "standard", "total_max_attempts": REQUESTS}}}
     try:
         # other processes write there too: a remembered listing would hide what they have just written
         system = fsspec.filesystem(protocol, use_listings_cache=False, **bounds)
         if bounds:
-            system.retries = TRIES
+            system.retries = CALLS
         return system
     except (ImportError, ValueError) as error:
         raise StorageError(f"storage: no driver for {protocol}:// ({error}); install the extra, for example [s3]") from error
@@ -78,7 +79,7 @@ def _asking(path: str) -> Iterator[None]:
     except _driver_errors(path) as error:
         reason = " ".join(str(error).split()) or type(error).__name__
         raise StorageError(
-            f"{path}: the store did not do it ({reason}), asked {TRIES} times and more; see that it runs, that its address and keys "
+            f"{path}: the store did not do it ({reason}), asked {REQUESTS * CALLS} times; see that it runs, that its address and keys "
             "(AWS_ENDPOINT_URL, AWS_ACCESS_KEY_ID…) are right, then run again: what is finished is kept"
         ) from error
 

@@ -11,7 +11,9 @@ from typing import Any
 
 import pytest
 
-sys.path.insert(0, str(Path(__file__).parent))  # test folders are no packages, so what they share is found by path
+# test folders are no packages, so what they share is found by path
+sys.path.insert(0, str(Path(__file__).parent))
+sys.path.insert(1, str(Path(__file__).parents[1] / "flows"))
 
 from backends import S3, Postgres, postgres_cluster, s3_server
 from served_mill import PROJECT, Mill, free_port, tiny_config, watch_the_network
