@@ -223,6 +223,22 @@ def serve(name: Annotated[str, typer.Argument(help="prefect, mlflow, or a worker
 
 
 @app.command()
+def migrate() -> None:
+    """Bring the databases of Prefect and MLflow to this release, copying those that are files first, and check every manifest."""
+    from flows import upkeep
+
+    upkeep.migrate(lambda line: out.print(line, highlight=False, soft_wrap=True))
+
+
+@app.command()
+def tidy() -> None:
+    """Remove runs from MLflow that ended more than GRISTMILL_KEEP_RUNS_DAYS days ago; Prefect's server does that for its own."""
+    from flows import upkeep
+
+    upkeep.tidy(lambda line: out.print(line, highlight=False, soft_wrap=True))
+
+
+@app.command()
 def setup() -> None:
     """Unpack the language model and compile the kernels; `make setup` calls this once."""
     from flows.doctor import compile_kernels, unpack_language_model

@@ -25,7 +25,7 @@ from infra.errors import GristmillError
 
 LOCAL_PROTOCOLS = ("file", "local")
 # botocore sends a request REQUESTS times with growing pauses, and s3fs makes a call CALLS times, also when an answer breaks off: a store
-# that refuses is left after 10 to 30 s, one that is silent after REQUESTS * CALLS * ANSWER_TIMEOUT_S, 5 minutes
+# that refuses is left after 5 to 30 s, one that is silent after REQUESTS * CALLS * ANSWER_TIMEOUT_S, 5 minutes
 REQUESTS = 4
 CALLS = 5
 CONNECT_TIMEOUT_S = 5
