@@ -36,7 +36,8 @@ def test_no_module_shadows_the_standard_library() -> None:
 
 
 def test_every_import_is_a_declared_dependency() -> None:
-    declared = {name_of(one) for one in PROJECT["project"]["dependencies"]}
+    extras = [one for name, group in PROJECT["project"]["optional-dependencies"].items() if name != "dev" for one in group]
+    declared = {name_of(one) for one in [*PROJECT["project"]["dependencies"], *extras]}
     owners = importlib.metadata.packages_distributions()
     used: dict[str, set[str]] = {}
     for path in sources():
