@@ -292,9 +292,9 @@ def _flow_inputs(flow: str, source_run: str) -> dict[str, Any]:
 
 def main() -> None:
     """Entry point: errors that a user can mend are told without a traceback, exit code 2."""
-    adopt_quiet_environment()
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
     try:
+        adopt_quiet_environment()
         app()
     except (GristmillError, OSError) as error:  # OSError names the file and what the system said
         told = f"{error.filename}: {error.strerror}" if isinstance(error, OSError) and error.filename else str(error)

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import stat
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -10,7 +13,7 @@ import pytest
 from infra import auth, launch
 from infra.auth import AuthError
 from infra.launch import LaunchError
-from infra.settings import Settings, SettingsError, settings
+from infra.settings import PROJECT, Settings, SettingsError, settings
 
 PASSWORD = "a-password-of-some-length"
 
@@ -74,6 +77,20 @@ def test_a_setting_can_be_in_a_file(tmp_path: Path, home: Path, monkeypatch: pyt
     path.chmod(0o644)
     with pytest.raises(AuthError, match="GRISTMILL_PREFECT_DATABASE_FILE names it, so others can read"):
         settings()
+
+
+def test_a_command_with_an_auth_file_that_others_can_read_ends_with_words_and_no_traceback(
+    auth_file: Path, tmp_path: Path
+) -> None:
+    auth_file.chmod(0o604)
+    environment = {**os.environ, "GRISTMILL_AUTH_FILE": str(auth_file), "GRISTMILL_HOME": str(tmp_path / "home")}
+    command = [sys.executable, "-m", "flows", "status"]
+    done = subprocess.run(command, env=environment, cwd=PROJECT, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert (
+        done.stderr
+        == f"{auth_file}: has mode 0604 and GRISTMILL_AUTH_FILE names it, so others can read a secret: chmod 600 {auth_file}\n"
+    )
 
 
 def test_an_empty_auth_file_setting_is_none_and_a_bad_number_is_told(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:

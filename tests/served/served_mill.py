@@ -75,9 +75,9 @@ class Mill:
             command, env=self.env, cwd=self.home.parent, capture_output=True, text=True, timeout=patience_s, check=False
         )
 
-    def run(self, *overrides: str, flow: str = "pipeline") -> subprocess.CompletedProcess[str]:
+    def run(self, *overrides: str, flow: str = "pipeline", patience_s: float = 300) -> subprocess.CompletedProcess[str]:
         """`gristmill run` to its end."""
-        return self.cli("run", flow, *self._words(overrides))
+        return self.cli("run", flow, *self._words(overrides), patience_s=patience_s)
 
     def submit(self, *overrides: str) -> str:
         """`gristmill run --detach`; gives the flow run's id."""

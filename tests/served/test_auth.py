@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import httpx
 import psutil
 import pytest
-from served_mill import CURATED, Mill
+from served_mill import CURATED, Mill, free_port, wait_until
 
-pytestmark = [pytest.mark.soak, pytest.mark.timeout(420, func_only=True)]
+pytestmark = [pytest.mark.soak, pytest.mark.timeout(600, func_only=True)]
 
 
 def test_both_servers_refuse_who_has_no_password_and_serve_who_has(
@@ -42,6 +44,27 @@ def test_both_servers_refuse_who_has_no_password_and_serve_who_has(
         assert "healthy" in done.stdout
     assert not [process for process in psutil.process_iter(["cmdline"]) if password in " ".join(process.info["cmdline"] or ())]
 
+    port = free_port()
+    elsewhere = {
+        "GRISTMILL_PREFECT_API_URL": mill.api,
+        "GRISTMILL_MLFLOW_URL": mill.mlflow_url,
+        "GRISTMILL_WORKER_HEALTH_PORT": str(port),
+    }
+    command = [str(Path(sys.executable).with_name("gristmill")), "serve", "cpu"]
+    with subprocess.Popen(command, env=mill.env | elsewhere, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as worker:
+        try:
+            wait_until(lambda: _well(f"http://127.0.0.1:{port}/health") or worker.poll() is not None, 90, "a worker's health")
+            assert worker.poll() is None and "worker" in psutil.Process(worker.pid).cmdline()
+        finally:
+            worker.terminate()
+
     stranger = Mill(mill.home, mill.config, mill.prefect_port, mill.mlflow_port)
     refused = stranger.cli("up")
     assert refused.returncode == 2 and "GRISTMILL_AUTH_FILE" in refused.stderr and "Traceback" not in refused.stderr
+
+
+def _well(url: str) -> bool:
+    try:
+        return httpx.get(url, trust_env=False).status_code == 200
+    except httpx.HTTPError:
+        return False
