@@ -6,8 +6,10 @@ Secrets are in environments and in files of mode 0600 below the home folder, nev
 from __future__ import annotations
 
 import importlib.util
+import shutil
 import socket
 import sys
+from pathlib import Path
 
 import psutil
 from pydantic import BaseModel, ConfigDict, Field
@@ -19,6 +21,8 @@ from infra.settings import Settings, child_environment
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
 EVERYWHERE = ("0.0.0.0", "::")
 DAY_S = 86_400
+# of the servers alone; flows have no use for them
+DATABASES = tuple(f"GRISTMILL_{name}_DATABASE{suffix}" for name in ("PREFECT", "MLFLOW") for suffix in ("", "_FILE"))
 
 
 class LaunchError(GristmillError):
@@ -79,14 +83,15 @@ def mlflow_server(now: Settings, port: int) -> Launch:
 
 def worker(now: Settings, queue: str, health_port: int = 0) -> Launch:
     """A Prefect worker that runs each flow of a queue as a process; with a port it says there whether it asks for work."""
-    command = (
+    command: tuple[str, ...] = (
         *(sys.executable, "-m", "prefect", "worker", "start", "--type", "process"),
         *("--pool", now.work_pool, "--work-queue", queue, "--name", f"{queue} on {socket.gethostname()}"),
     )
-    if not health_port:
-        return Launch(name=f"worker-{queue}", command=command)
-    place = {"PREFECT_WORKER_WEBSERVER_HOST": "127.0.0.1", "PREFECT_WORKER_WEBSERVER_PORT": str(health_port)}
-    return Launch(name=f"worker-{queue}", command=(*command, "--with-healthcheck"), extra=place)
+    extra = {"TMPDIR": str(_own_temporary_folder(now, queue))}
+    if health_port:
+        command = (*command, "--with-healthcheck")
+        extra |= {"PREFECT_WORKER_WEBSERVER_HOST": "127.0.0.1", "PREFECT_WORKER_WEBSERVER_PORT": str(health_port)}
+    return Launch(name=f"worker-{queue}", command=command, extra=extra, without=DATABASES)
 
 
 def mlflow_database(now: Settings) -> str:
@@ -136,6 +141,16 @@ def _mlflow_login(now: Settings) -> dict[str, str]:
         "MLFLOW_AUTH_ADMIN_PASSWORD": now.login.password.get_secret_value(),
         "MLFLOW_FLASK_SERVER_SECRET_KEY": auth.kept_secret(now.home / "mlflow" / "session-key"),
     }
+
+
+def _own_temporary_folder(now: Settings, queue: str) -> Path:
+    """Where a worker notes the environment of each flow that it runs, passwords too; what a killed one left there goes."""
+    folder = now.home / "tmp" / queue
+    folder.mkdir(parents=True, exist_ok=True)
+    folder.chmod(0o700)
+    for left in folder.glob("prefect-workspace-attempt-*"):
+        shutil.rmtree(left, ignore_errors=True)
+    return folder
 
 
 def _url(now: Settings, port: int) -> str:

@@ -121,6 +121,20 @@ def test_an_open_server_takes_requests_for_its_own_names_only(auth_file: Path, t
     assert "MLFLOW_SERVER_ALLOWED_HOSTS" not in inside.extra and "--app-name" not in inside.command
 
 
+def test_a_worker_gets_no_database_and_a_temporary_folder_where_nothing_of_a_killed_one_is_left(
+    tmp_path: Path, home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    left = home / "tmp" / "cpu" / "prefect-workspace-attempt-abc" / "workspace.json"
+    other = home / "tmp" / "gpu" / "prefect-workspace-attempt-abc" / "workspace.json"
+    for path in (left, other):
+        auth.write_secret(path, "the environment of a flow")
+    monkeypatch.setenv("GRISTMILL_PREFECT_DATABASE", "postgresql://mill:pa55@db/prefect")
+    environment = launch.worker(settings(), "cpu").environment()
+    assert environment["TMPDIR"] == str(home / "tmp" / "cpu") and stat.S_IMODE((home / "tmp" / "cpu").stat().st_mode) == 0o700
+    assert not left.exists() and other.exists()
+    assert not [value for value in environment.values() if "pa55" in value]
+
+
 def test_runs_are_kept_for_ever_unless_a_setting_says_how_long(tmp_path: Path) -> None:
     assert not [name for name in launch.prefect_server(Settings(home=tmp_path), 1).extra if "VACUUM" in name]
     extra = launch.prefect_server(Settings(home=tmp_path, keep_runs_days=30), 1).extra
