@@ -74,7 +74,7 @@ def tidy(tell: Callable[[str], None]) -> None:
     environment = launch.mlflow_server(now, now.mlflow_port).environment()
     environment["MLFLOW_ARTIFACTS_DESTINATION"] = launch.mlflow_artifacts(now)
     _call("mlflow", (sys.executable, "-c", COLLECT_MLFLOW), environment | {"MLFLOW_TRACKING_URI": now.mlflow_url})
-    tell(f"mlflow: {gone} runs that ended more than {now.keep_runs_days} days ago are removed")
+    tell(f"mlflow: runs removed that ended more than {now.keep_runs_days} days ago: {gone}")
 
 
 def _check_manifests(root: str, tell: Callable[[str], None]) -> None:

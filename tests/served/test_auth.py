@@ -10,6 +10,7 @@ from pathlib import Path
 import httpx
 import psutil
 import pytest
+from mlflow.exceptions import MlflowException
 from served_mill import CURATED, Mill, free_port, wait_until
 
 pytestmark = [pytest.mark.soak, pytest.mark.timeout(600, func_only=True)]
@@ -57,6 +58,17 @@ def test_both_servers_refuse_who_has_no_password_and_serve_who_has(
             assert worker.poll() is None and "worker" in psutil.Process(worker.pid).cmdline()
         finally:
             worker.terminate()
+
+    tracked = len(mill.tracked(mill.newest_run()))
+    experiment = mill.mlflow.get_experiment_by_name("gristmill")
+    old = mill.mlflow.create_run(experiment.experiment_id, start_time=1_000).info.run_id
+    mill.mlflow.set_terminated(old, end_time=2_000)
+    mill.extra["GRISTMILL_KEEP_RUNS_DAYS"] = "1"
+    tidied = mill.cli("tidy")
+    assert tidied.returncode == 0 and tidied.stdout == "mlflow: runs removed that ended more than 1 days ago: 1\n", tidied.stderr
+    with pytest.raises(MlflowException, match="not found"):
+        mill.mlflow.get_run(old)
+    assert len(mill.tracked(mill.newest_run())) == tracked > 0
 
     stranger = Mill(mill.home, mill.config, mill.prefect_port, mill.mlflow_port)
     refused = stranger.cli("up")
