@@ -72,9 +72,9 @@ def run(
     if ended.state is None or not ended.state.is_completed():
         message = ended.state.message if ended.state else "no state"
         err.print(f"{flow}: {ended.state_name}: {message}", highlight=False, markup=False, soft_wrap=True)
-        log_in = f'PREFECT_API_AUTH_STRING="$(cat {settings().auth_file})" ' if settings().auth_file else ""
-        prefect = f"{Path(sys.executable).with_name('prefect')} flow-run retry {ended.id}"
-        command = f"{log_in}PREFECT_API_URL={settings().prefect_api_url} {prefect}"
+        command = (
+            f"PREFECT_API_URL={settings().prefect_api_url} {Path(sys.executable).with_name('prefect')} flow-run retry {ended.id}"
+        )
         err.print(f"Its cause mended, press Retry on its Prefect page, or: {command}", highlight=False, soft_wrap=True)
         raise typer.Exit(EXIT_FAILED)
 
