@@ -18,12 +18,13 @@ test: setup           ## units, properties and one served flow; under 8 minutes
 soak: setup           ## the slow proofs; SLICE=1 runs a seeded slice of them
 	$(BIN)/python -m pytest -m soak -q $(if $(SLICE),--soak-slice=$(SEED))
 
-check: setup          ## style, types, floors and doors, clean dependencies
+check: setup          ## style, types, floors and doors, clean dependencies without known holes
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 	$(BIN)/python -m pip check
+	$(BIN)/python tests/audit.py
 
 bench: setup          ## speed against peers, each in an environment of its own
 	$(BIN)/python -m benchmarks.minhash
@@ -39,7 +40,7 @@ $(READY): pyproject.toml constraints.txt
 	@echo "making $(VENV): about 5 minutes with a warm package cache"
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt torch==2.13.0
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[demo,s3,postgres,openlineage,dev]'
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[demo,s3,postgres,openlineage,auth,slurm,kubernetes,dev]'
 	$(BIN)/gristmill setup
 	touch $@
 

@@ -464,6 +464,37 @@ def doctor() -> None:
 
 
 @app.command()
+def serve(name: Annotated[str, typer.Argument(help="prefect, mlflow, or a worker's queue: cpu, gpu.")]) -> None:
+    """Be one server or worker in the foreground, for containers and batch jobs; `up` starts them in the background."""
+    from infra import servers
+
+    if name not in (*servers.PLANS, *servers.QUEUES):
+        raise _UsageError(f"serve {name!r}: none of that name; these are: {', '.join((*servers.PLANS, *servers.QUEUES))}")
+    if name in servers.QUEUES:
+        servers.require_servers()
+        from flows.deployments import deploy
+
+        deploy()
+    servers.serve(name)
+
+
+@app.command()
+def migrate() -> None:
+    """Bring the databases of Prefect and MLflow to this release, copying those that are files first, and check every manifest."""
+    from flows import upkeep
+
+    upkeep.migrate(lambda line: out.print(line, highlight=False, soft_wrap=True))
+
+
+@app.command()
+def tidy() -> None:
+    """Remove runs from MLflow that ended more than GRISTMILL_KEEP_RUNS_DAYS days ago; Prefect's server does that for its own."""
+    from flows import upkeep
+
+    upkeep.tidy(lambda line: out.print(line, highlight=False, soft_wrap=True))
+
+
+@app.command()
 def setup() -> None:
     """Unpack the language model and compile the kernels; `make setup` calls this once."""
     from flows.doctor import compile_kernels, unpack_language_model
@@ -557,9 +588,9 @@ def _flow_inputs(flow: str, source_run: str) -> dict[str, Any]:
 
 def main() -> None:
     """Entry point: errors that a user can mend are told without a traceback, exit code 2."""
-    adopt_quiet_environment()
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
     try:
+        adopt_quiet_environment()
         app()
     except (GristmillError, OSError) as error:  # OSError names the file and what the system said
         told = f"{error.filename}: {error.strerror}" if isinstance(error, OSError) and error.filename else str(error)

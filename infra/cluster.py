@@ -22,6 +22,7 @@ import pyarrow as pa
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from infra import dataset, poison, storage
+from infra.batch import KubernetesConfig, SlurmConfig, kubernetes_cluster, slurm_cluster
 from infra.dataset import Outcome, Receipt
 from infra.errors import GristmillError
 from infra.poison import Poisoned
@@ -53,16 +54,21 @@ class DaskConfig(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    kind: Literal["local", "address", "none"] = "local"
-    """`local`: worker processes on this machine; `address`: a Dask scheduler that runs already; `none`: in this process."""
+    kind: Literal["local", "address", "slurm", "kubernetes", "none"] = "local"
+    """`local`: worker processes on this machine; `address`: a Dask scheduler that runs already; `slurm`, `kubernetes`: workers asked of
+    them; `none`: in this process."""
     workers: int = Field(0, ge=0)
-    """Number of local worker processes, one thread each; 0: one per core."""
+    """Number of local worker processes, one thread each, or of jobs or pods; 0: one per local core, or one job or pod."""
     address: str = ""
     """Scheduler address for kind `address`, for example tcp://10.0.0.5:8786."""
     memory_limit: str = "auto"
     """Memory of one local worker before Dask spills and then restarts it, for example 4GiB."""
     skip_poisoned: bool = False
     """Leave out documents that end every worker that takes them, as rejects of rule `poisoned`; else they stop the run, by name."""
+    slurm: SlurmConfig = SlurmConfig()
+    """A job of kind `slurm`."""
+    kubernetes: KubernetesConfig = KubernetesConfig()
+    """A pod of kind `kubernetes`."""
 
     @model_validator(mode="after")
     def _knows_its_scheduler(self) -> DaskConfig:
@@ -86,6 +92,8 @@ class Pool:
             return 1
         if self.config.kind == "address":
             return max(1, len(self._connect().scheduler_info()["workers"]))
+        if self.config.kind in ("slurm", "kubernetes"):
+            return max(1, self.config.workers) * (self.config.slurm.cores if self.config.kind == "slurm" else 1)
         return self.config.workers or os.cpu_count() or 1
 
     def run(self, work: Callable[[Item], Any], items: Sequence[Item]) -> Iterator[tuple[int, Any]]:
@@ -145,6 +153,10 @@ class Pool:
                         # without a dashboard its server still asks for port 8787, and every second cluster would warn
                         scheduler_kwargs={"dashboard_address": ":0"},
                     )
+            elif self.config.kind == "slurm":
+                self._cluster = slurm_cluster(self.config.slurm, max(1, self.config.workers))
+            elif self.config.kind == "kubernetes":
+                self._cluster = kubernetes_cluster(self.config.kubernetes, max(1, self.config.workers))
             self._client = Client(self._cluster or self.config.address, set_as_default=False)
         return self._client
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import io
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any
@@ -404,6 +404,15 @@ def shard_set(folder: str, manifest: Manifest) -> ShardSet:
 def open_version(folder: str) -> ShardSet:
     """The version in a folder, by its manifest."""
     return shard_set(folder, read_manifest(folder))
+
+
+def flattened(inputs: Sequence[ShardSet | Sequence[ShardSet]]) -> Iterator[ShardSet]:
+    """The versions among a step's inputs, one by one."""
+    for given in inputs:
+        if isinstance(given, ShardSet):
+            yield given
+        else:
+            yield from given
 
 
 def named(what: ShardSet | str) -> ShardSet:

@@ -22,7 +22,7 @@ from pydantic import BaseModel, ConfigDict
 
 from infra import ledger, lineage_page, openlineage_events, storage, tracking
 from infra import lineage as lineage_graph
-from infra.dataset import ShardSet
+from infra.dataset import ShardSet, flattened
 from infra.mending import verified_loads
 from infra.progress import watched
 from infra.settings import settings
@@ -246,7 +246,8 @@ def run_as_task(step: Step, inputs: Sequence[ShardSet | Sequence[ShardSet]], con
     def body(inputs: Any, config: BaseModel) -> Any:
         tags = {"step": step.name, TASK_RUN_TAG: _task_run_id(), "process": f"{socket.gethostname()}:{os.getpid()}"}
         key = {"gristmill.root": ledger.current_run() or flow_run_id()}
-        events = openlineage_events.told(step.name, tags[TASK_RUN_TAG], key["gristmill.root"], list(_each(inputs)))
+        given = list(flattened(inputs))
+        events = openlineage_events.told(step.name, tags[TASK_RUN_TAG], key["gristmill.root"], given)
         with _progress_artifact(step.name), events as outputs, tracking.run(step.name, tags=tags, key=key) as track:
             result = _metered(step, inputs, config)
             outputs.append(result.shards)
@@ -284,8 +285,6 @@ def _metered(step: Step, inputs: Sequence[ShardSet | Sequence[ShardSet]], config
 def _tell(step: Step, inputs: Sequence[Any], config: BaseModel, result: Result, track: tracking.Track | None) -> None:
     """Put what the step did where people look: the Prefect run's artifacts and the MLflow run."""
     from prefect.artifacts import create_markdown_artifact
-
-    from infra.steps import flattened
 
     counts = result.shards.counts
     rows = "\n".join(f"| {rule} | {count:,} | {count / max(counts.total, 1):.1%} |" for rule, count in counts.dropped.items())

@@ -1,7 +1,8 @@
 """The servers of one machine: Prefect, MLflow, and a worker for each of the queues `cpu` and `gpu`, as plain child processes.
 
 `up` starts what is not running and waits until it answers; `down` stops them; `status` asks each one. What runs, with process ids,
-addresses and log files, is in `servers.json` below the home folder. Everything binds to 127.0.0.1 unless a setting says otherwise.
+addresses and log files, is in `servers.json` below the home folder. Everything binds to 127.0.0.1 unless a setting says otherwise. `serve`
+is for containers and batch jobs: one of them in the foreground, in place of this process.
 """
 
 from __future__ import annotations
@@ -12,23 +13,26 @@ import os
 import signal
 import socket
 import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import NoReturn
 
 import httpx
 import psutil
 from pydantic import BaseModel, ConfigDict
 
-from infra import storage
+from infra import auth, launch, storage
 from infra.errors import GristmillError
-from infra.settings import PROJECT, Settings, child_environment, set_for_children, settings
+from infra.launch import Launch
+from infra.settings import PROJECT, Settings, set_for_children, settings
 
 START_TIMEOUT_S = 180.0
 STOP_TIMEOUT_S = 15.0
 QUEUES = ("cpu", "gpu")
-LOOPBACK = ("127.0.0.1", "localhost", "::1")
+PLANS = {"prefect": launch.prefect_server, "mlflow": launch.mlflow_server}
+# what only answers to those who are logged in
+GUARDED = {"prefect": "/api/admin/version", "mlflow": "/api/2.0/mlflow/experiments/get?experiment_id=0"}
 
 
 class ServerError(GristmillError):
@@ -65,19 +69,22 @@ def up(tell: Callable[[str], None]) -> dict[str, Server]:
         ServerError: one of them did not come up.
     """
     now = settings()
-    _refuse_open_bind(now)
+    launch.refuse_open_bind(now)
     running = known()
-    for name, start in (("prefect", _start_prefect), ("mlflow", _start_mlflow)):
+    for name, plan in PLANS.items():
         if _address(now, name):
             _require_answer(name, _address(now, name))
             tell(f"{name}: using {_address(now, name)}, as the settings say")
         elif not (name in running and running[name].alive()):
-            running[name] = start(now, tell)
+            running[name] = _spawn(now, plan(now, _port(now, name, tell)))
             tell(f"{name}: started at {running[name].url} (log {running[name].log})")
             _remember(running)
-    for name in ("prefect", "mlflow"):
+    for name in PLANS:
         if not _address(now, name):
             _wait_for(running[name])
+        _require_admission(now, name, _address(now, name) or running[name].url)
+    if now.login:
+        tell(f"log in to both as {now.login.user} with the password in {now.auth_file}; Prefect's page wants user:password")
     adopt(running)
     return running
 
@@ -91,14 +98,42 @@ def up_workers(tell: Callable[[str], None]) -> dict[str, Server]:
             if running[name].api == now.prefect_api_url:
                 continue
             _stop(running[name])  # it listens to a server that is no longer the one in use
-        command = [
-            *(sys.executable, "-m", "prefect", "worker", "start", "--type", "process"),
-            *("--pool", now.work_pool, "--work-queue", queue, "--name", f"{queue} on {socket.gethostname()}"),
-        ]
-        running[name] = _spawn(now, name, command, "").model_copy(update={"api": now.prefect_api_url})
+        running[name] = _spawn(now, launch.worker(now, queue)).model_copy(update={"api": now.prefect_api_url})
         tell(f"{name}: started (log {running[name].log})")
         _remember(running)
     return running
+
+
+def serve(name: str) -> NoReturn:
+    """Become the server `prefect` or `mlflow`, or the worker of a queue, until somebody ends it.
+
+    Raises:
+        ServerError: a worker finds no Prefect or MLflow server, or is not let in.
+        LaunchError: a server that must not be started as the settings say.
+    """
+    now = settings()
+    if name in PLANS:
+        launch.refuse_open_bind(now)
+        wanted = PLANS[name](now, now.prefect_port if name == "prefect" else now.mlflow_port)
+    else:
+        wanted = launch.worker(now, name, now.worker_health_port)
+    os.chdir(PROJECT)
+    os.execve(wanted.command[0], wanted.command, wanted.environment())
+
+
+def require_servers() -> None:
+    """Both servers must run, here or elsewhere, and let this process in.
+
+    Raises:
+        ServerError: one of them does not.
+    """
+    adopt()
+    now = settings()
+    for name in PLANS:
+        if not _address(now, name):
+            raise ServerError(f"{name}: none was started here; set GRISTMILL_{_variable(name)}, or start it with `gristmill up`")
+        _require_answer(name, _address(now, name))
+        _require_admission(now, name, _address(now, name))
 
 
 def down(tell: Callable[[str], None]) -> None:
@@ -160,51 +195,29 @@ def free_port(host: str, wanted: int) -> int:
     raise ServerError(f"no free port from {wanted} on {host}; set GRISTMILL_PREFECT_PORT or GRISTMILL_MLFLOW_PORT")
 
 
-def _start_prefect(now: Settings, tell: Callable[[str], None]) -> Server:
-    port = _port(now, "Prefect", now.prefect_port, tell)
-    command = [sys.executable, "-m", "prefect", "server", "start", "--host", now.host, "--port", str(port)]
-    url = f"http://{now.host}:{port}"
-    address = _with_driver(now.prefect_database, "asyncpg")
-    database = {"PREFECT_SERVER_DATABASE_CONNECTION_URL": address} if address else {}
-    return _spawn(now, "prefect", command, url, PREFECT_SERVER_API_HOST=now.host, PREFECT_UI_API_URL=f"{url}/api", **database)
-
-
-def _start_mlflow(now: Settings, tell: Callable[[str], None]) -> Server:
-    port = _port(now, "MLflow", now.mlflow_port, tell)
-    folder = now.home / "mlflow"
-    folder.mkdir(parents=True, exist_ok=True)
-    command = [
-        *(sys.executable, "-m", "mlflow", "server", "--host", now.host, "--port", str(port), "--workers", "1"),
-        *("--artifacts-destination", str(folder / "artifacts")),
-    ]
-    # by the environment and not on the command line: a password there could be read by everybody on the machine
-    database = _with_driver(now.mlflow_database, "psycopg2") or f"sqlite:///{folder / 'mlflow.db'}"
-    return _spawn(now, "mlflow", command, f"http://{now.host}:{port}", MLFLOW_BACKEND_STORE_URI=database)
-
-
-def _with_driver(address: str, driver: str) -> str:
-    """A PostgreSQL address that names the driver we ship: SQLAlchemy's own choice is another one, and each server needs its own."""
-    return address.replace("postgresql://", f"postgresql+{driver}://", 1)
-
-
-def _port(now: Settings, name: str, wanted: int, tell: Callable[[str], None]) -> int:
+def _port(now: Settings, name: str, tell: Callable[[str], None]) -> int:
+    wanted = now.prefect_port if name == "prefect" else now.mlflow_port
     port = free_port(now.host, wanted)
     if port != wanted:
         tell(f"{name}: port {wanted} is taken, using {port}")
     return port
 
 
-def _spawn(now: Settings, name: str, command: list[str], url: str, **extra: str) -> Server:
-    log = now.home / "logs" / f"{name}.log"
+def _spawn(now: Settings, what: Launch) -> Server:
+    log = now.home / "logs" / f"{what.name}.log"
     log.parent.mkdir(parents=True, exist_ok=True)
-    environment = child_environment(**extra)
-    if name == "prefect":  # the server must not take itself for a client of another one
-        environment.pop("PREFECT_API_URL", None)
     with log.open("ab") as sink:
         process = subprocess.Popen(
-            command, cwd=PROJECT, env=environment, stdin=subprocess.DEVNULL, stdout=sink, stderr=sink, start_new_session=True
+            what.command,
+            cwd=PROJECT,
+            env=what.environment(),
+            stdin=subprocess.DEVNULL,
+            stdout=sink,
+            stderr=sink,
+            start_new_session=True,
         )
-    return Server(name=name, pid=process.pid, started=psutil.Process(process.pid).create_time(), url=url, log=str(log))
+    created = psutil.Process(process.pid).create_time()
+    return Server(name=what.name, pid=process.pid, started=created, url=what.url, log=str(log))
 
 
 def _wait_for(server: Server) -> None:
@@ -220,9 +233,27 @@ def _wait_for(server: Server) -> None:
 def _require_answer(name: str, address: str) -> None:
     """A server that runs elsewhere must answer before anything is sent to it."""
     if not _answers(address.removesuffix("/api") + _health_path(name)):
+        raise ServerError(f"{name}: no answer at {address}, which GRISTMILL_{_variable(name)} names")
+
+
+def _require_admission(now: Settings, name: str, address: str) -> None:
+    """A server must let us in, or a run would fail at its first step."""
+    url = address.removesuffix("/api") + GUARDED[name]
+    try:
+        answer = httpx.get(url, headers=now.login.header if now.login else {}, timeout=30, trust_env=False)
+    except httpx.HTTPError as error:
         raise ServerError(
-            f"{name}: no answer at {address}, which GRISTMILL_{'PREFECT_API_URL' if name == 'prefect' else 'MLFLOW_URL'} names"
-        )
+            f"{name}: {address} broke off the log-in ({type(error).__name__}); is it overloaded? try again"
+        ) from error
+    if answer.status_code != 401:
+        return
+    told = f"with the user and password in {now.auth_file}" if now.login else f"without a log-in; set {auth.VARIABLE}"
+    mend = "; a user that MLflow knows keeps the password it was made with, see docs/security.md" if name == "mlflow" else ""
+    raise ServerError(f"{name}: {address} does not let us in {told}{mend if now.login else ''}")
+
+
+def _variable(name: str) -> str:
+    return "PREFECT_API_URL" if name == "prefect" else "MLFLOW_URL"
 
 
 def _health_path(name: str) -> str:
@@ -265,14 +296,6 @@ def _group(server: Server) -> list[psutil.Process]:
 
 def _address(now: Settings, name: str) -> str:
     return now.prefect_api_url if name == "prefect" else now.mlflow_url
-
-
-def _refuse_open_bind(now: Settings) -> None:
-    if now.host not in LOOPBACK:
-        raise ServerError(
-            f"GRISTMILL_HOST={now.host}: these servers have no password; keep them on 127.0.0.1 and put a proxy with authentication "
-            "before them, or run your own and set GRISTMILL_PREFECT_API_URL and GRISTMILL_MLFLOW_URL"
-        )
 
 
 def _remember(running: dict[str, Server]) -> None:

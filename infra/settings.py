@@ -1,9 +1,9 @@
 """Where Gristmill lives on this machine: folders, ports, addresses. The only reader of environment variables.
 
-Every setting is an environment variable `GRISTMILL_<NAME>`; the defaults suit one machine and need no file. `settings()`
-is read afresh at each call, so that a child process and its parent agree when the environment agrees. `child_environment()`
-is what every server, worker and Dask process is started with: our settings, plus the switches that keep Prefect, MLflow, Great Expectations
-and Hugging Face from calling home.
+Every setting is an environment variable `GRISTMILL_<NAME>`; the defaults suit one machine and need no file. `GRISTMILL_<NAME>_FILE`
+names a file that holds the value instead, for those with a password in them. `settings()` is read afresh at each call, so that a child
+process and its parent agree when the environment agrees. `child_environment()` is what every server, worker and Dask process is started
+with: our settings, plus the switches that keep Prefect, MLflow, Great Expectations and Hugging Face from calling home.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
+from infra import auth
 from infra.errors import GristmillError
 
 PROJECT = Path(__file__).resolve().parent.parent
@@ -36,7 +37,11 @@ class Settings(BaseModel):
     resources: Path = PROJECT / ".resources"
     """Folder of files that `make setup` unpacks once: the fastText language model."""
     host: str = "127.0.0.1"
-    """Address the servers bind to. Anything but loopback exposes them without a password."""
+    """Address the servers bind to. Anything but loopback needs `auth_file`."""
+    names: str = Field("", pattern=r"^[A-Za-z0-9.,-]*$")
+    """Names under which others reach the servers when `host` is 0.0.0.0, comma-separated; links have the first. Empty: the host's own."""
+    auth_file: Path | None = None
+    """File of mode 0600 with one line `user:password`: both servers ask for it, and all of ours answer with it. Empty: no log-in."""
     prefect_port: int = Field(4200, ge=1, le=65535)
     """Port of the Prefect server; when taken, `gristmill up` takes the next free one and says so."""
     mlflow_port: int = Field(5000, ge=1, le=65535)
@@ -52,17 +57,29 @@ class Settings(BaseModel):
     a time."""
     mlflow_database: str = ""
     """Database of the MLflow server, postgresql://user:password@host/name (extra [postgres]). Empty: SQLite below `home`."""
+    mlflow_artifacts: str = ""
+    """Where the MLflow server keeps artifacts, a folder or s3://bucket/prefix; only that server needs its keys. Empty: below `home`."""
+    keep_runs_days: int = Field(0, ge=0)
+    """Days after which ended runs leave Prefect (by its server) and MLflow (by `gristmill tidy`). 0: kept for ever."""
     work_pool: str = "gristmill"
     """Name of the Prefect work pool with the queues `cpu` and `gpu`."""
     queues: str = Field("cpu,gpu", pattern=r"^(cpu|gpu|cpu,gpu|none)$")
     """Work queues that the workers started here serve: cpu,gpu; or `cpu` on one machine and `gpu` on another; `none`: no worker here."""
 
-    @field_validator("home", "resources")
-    @classmethod
-    def _absolute_folder(cls, folder: Path) -> Path:
-        return folder.expanduser().absolute()  # servers and workers run in another folder
+    worker_health_port: int = Field(0, ge=0, le=65535)
+    """Port of 127.0.0.1 where a worker started by `gristmill serve` says whether it asks for work (/health). 0: none."""
 
-    @field_validator("storage")
+    @field_validator("auth_file", mode="before")
+    @classmethod
+    def _none_if_empty(cls, path: object) -> object:
+        return path or None
+
+    @field_validator("home", "resources", "auth_file")
+    @classmethod
+    def _absolute_folder(cls, folder: Path | None) -> Path | None:
+        return folder.expanduser().absolute() if folder else None  # servers and workers run in another folder
+
+    @field_validator("storage", "mlflow_artifacts")
     @classmethod
     def _absolute_root(cls, root: str) -> str:
         return str(Path(root).expanduser().absolute()) if root and "://" not in root else root
@@ -71,6 +88,15 @@ class Settings(BaseModel):
     def store(self) -> str:
         """Root of all dataset versions, without a trailing slash."""
         return (self.storage or str(self.home / "store")).rstrip("/")
+
+    @property
+    def login(self) -> auth.Login | None:
+        """The user and password of the servers; None where they ask for none.
+
+        Raises:
+            AuthError: the file cannot be read, or others can.
+        """
+        return auth.read_login(self.auth_file) if self.auth_file else None
 
     @property
     def language_model(self) -> Path:
@@ -85,13 +111,17 @@ def settings() -> Settings:
         SettingsError: a variable holds a value that its setting does not take.
     """
     given = {name: os.environ[PREFIX + name.upper()] for name in Settings.model_fields if PREFIX + name.upper() in os.environ}
+    for name in Settings.model_fields:
+        if path := os.environ.get(f"{PREFIX}{name.upper()}_FILE"):
+            given[name] = auth.read_secret(Path(path), f"{PREFIX}{name.upper()}_FILE")
     try:
         return Settings.model_validate(given)
     except ValidationError as error:
         first = error.errors()[0]
         name = str(first["loc"][0])
+        got = "" if name.endswith("_database") else f" (got {given.get(name)!r})"  # there is a password in it
         raise SettingsError(
-            f"environment: {PREFIX}{name.upper()}: {first['msg']} (got {given.get(name)!r}); unset it or give a valid value"
+            f"environment: {PREFIX}{name.upper()}: {first['msg']}{got}; unset it or give a valid value"
         ) from error
 
 
@@ -128,6 +158,7 @@ def adopt_quiet_environment() -> None:
     """Put the quiet switches into this process, before any framework is imported; what the user set stays."""
     for name, value in quiet_environment(settings().home).items():
         os.environ.setdefault(name, value)
+    os.environ.update(_log_in())
     # a profile of the user's own must not redirect us, and a child must find the interpreter's scripts
     os.environ["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}"
 
@@ -139,4 +170,9 @@ def set_for_children(name: str, value: str) -> None:
 
 def child_environment(**extra: str) -> dict[str, str]:
     """A full environment for a child process: ours, the quiet switches, and `extra` on top."""
-    return {**quiet_environment(settings().home), **os.environ, **extra}
+    return {**quiet_environment(settings().home), **os.environ, **_log_in(), **extra}
+
+
+def _log_in() -> dict[str, str]:
+    login = settings().login
+    return login.for_clients() if login else {}

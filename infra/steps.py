@@ -12,7 +12,7 @@ import inspect
 import logging
 import socket
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
@@ -194,7 +194,7 @@ class Step:
                 if corrupt.path in mended:
                     raise
                 mended.append(corrupt.path)
-                mending.mend(corrupt, folder, list(flattened(inputs)), remake)
+                mending.mend(corrupt, folder, list(dataset.flattened(inputs)), remake)
             else:
                 out.volatile |= {"mended": mended} if mended else {}
                 return out
@@ -219,15 +219,6 @@ def remake(damaged: ShardSet) -> None:
     made = step.run(inputs, step.config_type.model_validate(recipe["config"]), damaged.folder).shards
     if made.digest != damaged.digest:
         raise InputError(f"made again, its digest is {made.digest} and not {damaged.digest}; what it is made from has changed")
-
-
-def flattened(inputs: Sequence[ShardSet | Sequence[ShardSet]]) -> Iterator[ShardSet]:
-    """The versions among a step's inputs, one by one."""
-    for given in inputs:
-        if isinstance(given, ShardSet):
-            yield given
-        else:
-            yield from given
 
 
 def _opened(names: Any) -> Any:

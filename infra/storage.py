@@ -1,7 +1,8 @@
 """Files on any fsspec file system: whole-file writes under a temporary name, then a rename, so "exists" means "complete".
 
 Paths are plain folders or URLs (`s3://bucket/key`). An object store has no rename but puts whole objects atomically, so
-the promise holds there too. Costs one extra rename per file.
+the promise holds there too. Costs one extra rename per file. A store that is elsewhere is asked again, with growing pauses and within time
+limits, before a StorageError names the path; the drivers do that, here are the bounds.
 """
 
 from __future__ import annotations
@@ -24,6 +25,12 @@ from pydantic import AfterValidator
 from infra.errors import GristmillError
 
 LOCAL_PROTOCOLS = ("file", "local")
+# botocore sends a request REQUESTS times with growing pauses, and s3fs makes a call CALLS times, also when an answer breaks off: a store
+# that refuses is left after 5 to 30 s, one that is silent after REQUESTS * CALLS * ANSWER_TIMEOUT_S, 5 minutes
+REQUESTS = 4
+CALLS = 5
+CONNECT_TIMEOUT_S = 5
+ANSWER_TIMEOUT_S = 15
 
 
 def _absolute(path: str) -> str:
@@ -40,9 +47,16 @@ class StorageError(GristmillError, OSError):
 
 @lru_cache(maxsize=16)
 def _file_system(protocol: str) -> Any:
+    bounds = {}
+    if protocol in ("s3", "s3a"):
+        waits = {"connect_timeout": CONNECT_TIMEOUT_S, "read_timeout": ANSWER_TIMEOUT_S}
+        bounds = {"config_kwargs": {**waits, "retries": {"mode": "standard", "total_max_attempts": REQUESTS}}}
     try:
         # other processes write there too: a remembered listing would hide what they have just written
-        return fsspec.filesystem(protocol, use_listings_cache=False)
+        system = fsspec.filesystem(protocol, use_listings_cache=False, **bounds)
+        if bounds:
+            system.retries = CALLS
+        return system
     except (ImportError, ValueError) as error:
         raise StorageError(f"storage: no driver for {protocol}:// ({error}); install the extra, for example [s3]") from error
 
@@ -54,6 +68,30 @@ def locate(path: str) -> tuple[Any, str]:
         return _file_system("file"), os.path.abspath(path)  # noqa: PTH100 -- a Path would fold s3:// URLs
     system = _file_system(protocol)
     return system, system._strip_protocol(path)
+
+
+@contextmanager
+def _asking(path: str) -> Iterator[None]:
+    """Tell what a store that is elsewhere could not do, with the path: its drivers have errors of many kinds, and no path in them."""
+    try:
+        yield
+    except (FileNotFoundError, StorageError):
+        raise
+    except _driver_errors(path) as error:
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise StorageError(
+            f"{path}: the store did not do it ({reason}), asked {REQUESTS * CALLS} times; see that it runs, that its address and keys "
+            "(AWS_ENDPOINT_URL, AWS_ACCESS_KEY_ID…) are right, then run again: what is finished is kept"
+        ) from error
+
+
+def _driver_errors(path: str) -> tuple[type[Exception], ...]:
+    if not path.startswith(("s3://", "s3a://")):
+        return () if is_local(path) else (OSError,)
+    from botocore.exceptions import BotoCoreError
+    from s3fs.core import S3_RETRYABLE_ERRORS
+
+    return (OSError, BotoCoreError, *S3_RETRYABLE_ERRORS)
 
 
 def is_local(path: str) -> bool:
@@ -70,14 +108,16 @@ def join(root: str, *parts: str) -> str:
 def exists(path: str) -> bool:
     """Whether a file or folder is there."""
     system, name = locate(path)
-    return bool(system.exists(name))
+    with _asking(path):
+        return bool(system.exists(name))
 
 
 def size_bytes(path: str) -> int | None:
     """The file's size in bytes, None where there is no such file."""
     system, name = locate(path)
     try:
-        return int(system.size(name))
+        with _asking(path):
+            return int(system.size(name))
     except FileNotFoundError:
         return None
 
@@ -99,7 +139,8 @@ def list_folder(path: str) -> list[str]:
     """Base names in a folder, sorted; empty where there is no such folder."""
     system, name = locate(path)
     try:
-        return sorted(posixpath.basename(entry.rstrip("/")) for entry in system.ls(name, detail=False))
+        with _asking(path):
+            return sorted(posixpath.basename(entry.rstrip("/")) for entry in system.ls(name, detail=False))
     except FileNotFoundError:
         return []
 
@@ -107,14 +148,16 @@ def list_folder(path: str) -> list[str]:
 def make_folder(path: str) -> None:
     """Create a folder and its parents."""
     system, name = locate(path)
-    system.makedirs(name, exist_ok=True)
+    with _asking(path):
+        system.makedirs(name, exist_ok=True)
 
 
 def remove(path: str) -> None:
     """Remove a file or a whole folder; nothing happens where there is none."""
     system, name = locate(path)
-    if system.exists(name):
-        system.rm(name, recursive=True)
+    with _asking(path):
+        if system.exists(name):
+            system.rm(name, recursive=True)
 
 
 @contextmanager
@@ -126,7 +169,8 @@ def open_write(path: str) -> Iterator[BinaryIO]:
         with tempfile.NamedTemporaryFile(prefix="gristmill-") as whole:
             yield cast(BinaryIO, whole)
             whole.flush()
-            system.put_file(whole.name, name)
+            with _asking(path):
+                system.put_file(whole.name, name)
         return
     folder = posixpath.dirname(name)
     os.makedirs(folder, exist_ok=True)  # noqa: PTH103
@@ -151,14 +195,15 @@ def open_read(path: str) -> BinaryIO:
     """
     system, name = locate(path)
     try:
-        return system.open(name, "rb")
+        with _asking(path):
+            return system.open(name, "rb")
     except FileNotFoundError as error:
         raise StorageError(f"{path}: no such file; was it removed, or does `storage` point elsewhere?") from error
 
 
 def read_bytes(path: str) -> bytes:
     """The whole file."""
-    with open_read(path) as handle:
+    with open_read(path) as handle, _asking(path):
         return handle.read()
 
 

@@ -212,6 +212,30 @@ def find_run(prefect_flow_run_id: str) -> Track | None:
     return Track(found[0].info.run_id, found[0].info.experiment_id) if found else None
 
 
+def delete_runs(ended_before_ms: int) -> int:
+    """Mark runs that ended before a time (Unix milliseconds) as deleted; gives how many.
+
+    Kept are the trees of runs that a registered model came from: its lineage is told by them.
+    """
+    client = _client()
+    roots = set()
+    for version in client.search_model_versions():
+        if version.run_id:
+            roots.add(client.get_run(version.run_id).data.tags.get("gristmill.root", version.run_id))
+    found: list[Any] = []
+    token: str | None = ""
+    while token is not None:
+        page = client.search_runs(
+            [_experiment()], f"attributes.end_time < {ended_before_ms}", max_results=1000, page_token=token or None
+        )
+        found += page
+        token = page.token or None
+    old = [run for run in found if run.data.tags.get("gristmill.root", run.info.run_id) not in roots]
+    for run in old:
+        client.delete_run(run.info.run_id)
+    return len(old)
+
+
 def register_model(
     *,
     name: str,

@@ -6,13 +6,15 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import psutil
 import pytest
 
 from infra import servers
-from infra.servers import Server
+from infra.auth import write_secret
+from infra.servers import Server, ServerError
 
 # a server that starts a child, says its number, and stays; the child outlives it
 WITH_A_CHILD = """
@@ -38,6 +40,44 @@ def started() -> Iterator[tuple[subprocess.Popen[str], Server, psutil.Process]]:
         for one in (process, child):
             if one.is_running() if isinstance(one, psutil.Process) else one.poll() is None:
                 one.kill()
+
+
+@pytest.fixture
+def guarded() -> Iterator[str]:
+    """A server that is well and lets nobody in."""
+
+    class Guard(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(200 if self.path.endswith("health") else 401)
+            self.end_headers()
+
+        def log_message(self, format: str, *args: object) -> None:
+            pass
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Guard) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{server.server_port}"
+        server.shutdown()
+
+
+def test_a_server_that_lets_nobody_in_is_told_with_the_setting_that_helps(
+    guarded: str, home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("GRISTMILL_PREFECT_API_URL", f"{guarded}/api")
+    with pytest.raises(ServerError, match=f"prefect: {guarded}/api does not let us in without a log-in; set GRISTMILL_AUTH_FILE"):
+        servers.require_servers()
+    write_secret(home / "auth", "miller:a-password-of-some-length")
+    monkeypatch.setenv("GRISTMILL_AUTH_FILE", str(home / "auth"))
+    with pytest.raises(ServerError, match=f"does not let us in with the user and password in {home / 'auth'}") as error:
+        servers.require_servers()
+    assert "a-password" not in str(error.value)
+
+
+def test_a_worker_without_servers_says_what_to_set(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("GRISTMILL_PREFECT_API_URL", "GRISTMILL_MLFLOW_URL"):
+        monkeypatch.delenv(name, raising=False)
+    with pytest.raises(ServerError, match="prefect: none was started here; set GRISTMILL_PREFECT_API_URL"):
+        servers.require_servers()
 
 
 def _stopped(server: Server) -> list[str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import secrets
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -10,8 +11,11 @@ from typing import Any
 
 import pytest
 
-sys.path.insert(0, str(Path(__file__).parent))  # test folders are no packages, so what they share is found by path
+# test folders are no packages, so what they share is found by path
+sys.path.insert(0, str(Path(__file__).parent))
+sys.path.insert(1, str(Path(__file__).parents[1] / "flows"))
 
+from backends import S3, Postgres, postgres_cluster, s3_server
 from served_mill import PROJECT, Mill, free_port, tiny_config, watch_the_network
 
 IMPOSSIBLE = {
@@ -44,6 +48,29 @@ def new_mill(tmp_path_factory: pytest.TempPathFactory, demo_port: int) -> Iterat
     finally:
         for one in made:
             one.cli("down")
+
+
+@pytest.fixture
+def postgres() -> Iterator[Postgres]:
+    """A PostgreSQL cluster of one test's own."""
+    with postgres_cluster() as found:
+        yield found
+
+
+@pytest.fixture
+def s3(tmp_path: Path) -> Iterator[S3]:
+    """An S3 server of one test's own, with a bucket `corpus`."""
+    with s3_server(tmp_path / "s3.log") as found:
+        yield found
+
+
+@pytest.fixture
+def auth_file(tmp_path: Path) -> Path:
+    """A file with a user and a random password, readable by its owner alone."""
+    path = tmp_path / "auth"
+    path.touch(mode=0o600)
+    path.write_text(f"miller:auth-{secrets.token_hex(16)}\n")
+    return path
 
 
 @pytest.fixture(scope="session")

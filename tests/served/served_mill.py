@@ -76,9 +76,9 @@ class Mill:
             command, env=self.env, cwd=self.home.parent, capture_output=True, text=True, timeout=patience_s, check=False
         )
 
-    def run(self, *overrides: str, flow: str = "pipeline") -> subprocess.CompletedProcess[str]:
+    def run(self, *overrides: str, flow: str = "pipeline", patience_s: float = 300) -> subprocess.CompletedProcess[str]:
         """`gristmill run` to its end."""
-        return self.cli("run", flow, *self._words(overrides))
+        return self.cli("run", flow, *self._words(overrides), patience_s=patience_s)
 
     def submit(self, *overrides: str, flow: str = "pipeline") -> str:
         """`gristmill run --detach`; gives the flow run's id."""
@@ -105,9 +105,16 @@ class Mill:
         """The MLflow server."""
         return f"http://127.0.0.1:{self.mlflow_port}"
 
+    @property
+    def login(self) -> tuple[str, str] | None:
+        """User and password of the servers, where they ask for them."""
+        path = self.extra.get("GRISTMILL_AUTH_FILE")
+        user, _, password = Path(path).read_text().strip().partition(":") if path else ("", "", "")
+        return (user, password) if path else None
+
     def ask(self, path: str, **body: Any) -> Any:
         """POST to the Prefect API, or GET without a body."""
-        with httpx.Client(base_url=self.api, trust_env=False, timeout=30) as client:
+        with httpx.Client(base_url=self.api, trust_env=False, timeout=30, auth=self.login) as client:
             answer = client.post(path, json=body) if body else client.get(path)
             answer.raise_for_status()
             return answer.json()
@@ -174,7 +181,8 @@ class Mill:
 
     def entries(self, run_id: str) -> dict[str, Any]:
         """{step: ledger entry} of a run."""
-        return {path.stem: json.loads(path.read_text()) for path in (self.store / "runs" / run_id).glob("*.json")}
+        files = [path for path in (self.store / "runs" / run_id).glob("*.json") if path.stem in STEPS]
+        return {path.stem: json.loads(path.read_text()) for path in files}
 
     def digests(self, run_id: str) -> dict[str, str]:
         """{step: digest} of a run; without those of the page and the registration, which name the run."""

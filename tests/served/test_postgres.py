@@ -2,86 +2,71 @@
 
 from __future__ import annotations
 
-import glob
-import os
-import shutil
+import re
 import subprocess
-import tempfile
-from collections.abc import Callable, Iterator
+import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from served_mill import STEPS, Mill, free_port
+from backends import Postgres
+from served_mill import STEPS, Mill, wait_until
 
-pytestmark = [pytest.mark.soak, pytest.mark.timeout(360, func_only=True)]
-
-
-def binaries() -> Path | None:
-    """Folder of PostgreSQL's programs; Debian's is fetched where apt is there."""
-    if not (found := _look()) and os.geteuid() == 0 and shutil.which("apt-get"):
-        subprocess.run("apt-get update -qq && apt-get install -y -qq postgresql", shell=True, check=False, capture_output=True)
-        found = _look()
-    return found
+pytestmark = [pytest.mark.soak, pytest.mark.timeout(700, func_only=True)]
+NUM_FLOWS, NUM_TASKS = 3, 300
+# of a database that is too slow for its clients, and of a server that could not answer
+TROUBLE = re.compile(
+    r"database is locked|Traceback|TimeoutError|retryable status code|HTTP 5\d\d|\b50[0234] (Internal|Bad|Service|Gateway)"
+)
 
 
-def _look() -> Path | None:
-    places = [*sorted(glob.glob("/usr/lib/postgresql/*/bin"), reverse=True), *filter(None, [shutil.which("initdb")])]  # noqa: PTH207
-    folders = (Path(place) if Path(place).is_dir() else Path(place).resolve().parent for place in places)
-    return next((folder for folder in folders if (folder / "initdb").exists() and (folder / "pg_ctl").exists()), None)
+def on_postgres(postgres: Postgres) -> dict[str, str]:
+    """The settings of a mill whose two servers keep their state there."""
+    postgres.create("prefect", "mlflow")
+    return {"GRISTMILL_PREFECT_DATABASE": postgres.url("prefect"), "GRISTMILL_MLFLOW_DATABASE": postgres.url("mlflow")}
 
 
-@pytest.fixture
-def server() -> Iterator[str]:
-    """`user:password@host:port` of a cluster in a folder of its own."""
-    programs = binaries()
-    if programs is None:
-        pytest.skip("no PostgreSQL here, and apt-get cannot fetch it: apt-get install postgresql")
-    folder = Path(tempfile.mkdtemp(prefix="gristmill-postgres-", dir="/tmp"))
-    port = free_port()
-    (folder / "password").write_text("secret\n")
-    if os.geteuid() == 0:  # PostgreSQL refuses to run as root
-        shutil.chown(folder, "postgres", "postgres")
-        shutil.chown(folder / "password", "postgres", "postgres")
-
-    def call(*words: str) -> None:
-        before = ["runuser", "-u", "postgres", "--"] if os.geteuid() == 0 else []
-        subprocess.run([*before, *words], check=True, cwd=folder, stdout=subprocess.DEVNULL)
-
-    data = str(folder / "data")
-    call(str(programs / "initdb"), "-D", data, "-U", "mill", "-A", "scram-sha-256", f"--pwfile={folder / 'password'}")
-    options = f"-p {port} -c listen_addresses=127.0.0.1 -c unix_socket_directories={folder}"
-    call(str(programs / "pg_ctl"), "-D", data, "-w", "-o", options, "-l", str(folder / "log"), "start")
-    try:
-        yield f"mill:secret@127.0.0.1:{port}"
-    finally:
-        call(str(programs / "pg_ctl"), "-D", data, "-m", "immediate", "stop")
-        shutil.rmtree(folder)
-
-
-def test_the_pipeline_runs_with_both_servers_on_postgres(new_mill: Callable[..., Mill], server: str) -> None:
-    import psycopg2
-
-    connection = psycopg2.connect(f"postgresql://{server}/postgres")
-    connection.autocommit = True
-    for name in ("prefect", "mlflow"):
-        connection.cursor().execute(f"CREATE DATABASE {name}")
-    mill = new_mill(
-        {
-            "GRISTMILL_PREFECT_DATABASE": f"postgresql://{server}/prefect",
-            "GRISTMILL_MLFLOW_DATABASE": f"postgresql://{server}/mlflow",
-        }
-    )
+def test_the_pipeline_runs_with_both_servers_on_postgres(new_mill: Callable[..., Mill], postgres: Postgres) -> None:
+    mill = new_mill(on_postgres(postgres))
     said = mill.run()
     assert said.returncode == 0, said.stdout + said.stderr + mill.logs()
     run_id = mill.newest_run()
     assert mill.states(run_id) == dict.fromkeys(STEPS, "Completed")
     assert not list(mill.home.rglob("*.db"))
-    for name, query, least in (
-        ("prefect", "SELECT count(*) FROM task_run", len(STEPS)),
-        ("mlflow", "SELECT count(*) FROM runs", len(STEPS)),
-    ):
-        with psycopg2.connect(f"postgresql://{server}/{name}") as asked, asked.cursor() as cursor:
-            cursor.execute(query)
-            assert cursor.fetchone()[0] >= least
-    connection.close()
+    for name, table in (("prefect", "task_run"), ("mlflow", "runs")):
+        assert postgres.ask(name, f"SELECT count(*) FROM {table}")[0][0] >= len(STEPS)
+    assert mill.cli("down").returncode == 0  # before the database goes
+
+
+def test_three_flows_of_three_hundred_tasks_at_once_end_without_an_error(
+    new_mill: Callable[..., Mill], postgres: Postgres, tmp_path: Path
+) -> None:
+    mill = new_mill({**on_postgres(postgres), "GRISTMILL_QUEUES": "none"})
+    started = mill.cli("up")
+    assert started.returncode == 0, started.stdout + started.stderr + mill.logs()
+    quiet = {
+        "PREFECT_LOGGING_LEVEL": "DEBUG",
+        "PREFECT_HOME": str(tmp_path),
+        "DO_NOT_TRACK": "1",
+        "MLFLOW_DISABLE_TELEMETRY": "true",
+    }
+    environment = mill.env | quiet | {"PREFECT_API_URL": mill.api, "MLFLOW_TRACKING_URI": mill.mlflow_url}
+    logs = [tmp_path / f"flow-{number}.log" for number in range(NUM_FLOWS)]
+    processes = []
+    for log in logs:
+        with log.open("w") as sink:
+            command = [sys.executable, str(Path(__file__).with_name("many_tasks.py")), log.stem, str(NUM_TASKS)]
+            processes.append(subprocess.Popen(command, env=environment, cwd=tmp_path, stdout=sink, stderr=sink))
+    said = {log.stem: (process.wait(400), log.read_text()) for process, log in zip(processes, logs, strict=True)}
+    print([text.splitlines()[-1] for _, text in said.values()])
+    said |= {path.stem: (0, path.read_text()) for path in (mill.home / "logs").glob("*.log")}
+    assert {"flow-0", "prefect", "mlflow"} <= set(said)
+    for name, (code, text) in said.items():
+        assert code == 0, f"{name}: {text[-2000:]}"
+        assert not (found := TROUBLE.search(text)), f"{name}: {text[max(0, found.start() - 500) : found.end() + 500]}"
+    # what tasks did reaches the server as events, which it writes down some time after the flows have ended
+    query, whole = "SELECT state_type, count(*) FROM task_run GROUP BY 1", [("COMPLETED", NUM_FLOWS * NUM_TASKS)]
+    wait_until(lambda: postgres.ask("prefect", query) == whole, 240, "every task run written down as completed")
+    assert postgres.ask("prefect", "SELECT state_type, count(*) FROM flow_run GROUP BY 1") == [("COMPLETED", NUM_FLOWS)]
+    assert postgres.ask("mlflow", "SELECT count(*) FROM metrics") == [(NUM_FLOWS * NUM_TASKS,)]
     assert mill.cli("down").returncode == 0  # before the database goes
