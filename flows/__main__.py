@@ -154,7 +154,7 @@ def schedule(
     if overrides and not config:
         raise _UsageError("--set needs --config, whose keys it changes")
     loaded = load(config, overrides or []) if config else None
-    _start_servers()
+    _find_servers()
     from flows import schedules
 
     if flow and remove:
@@ -175,7 +175,7 @@ def automate(
     off: Annotated[bool, typer.Option("--off", help="Switch it off.")] = False,
 ) -> None:
     """Switch on what happens by itself after something else: training after a new dataset version, a verdict on silent runs."""
-    _start_servers()
+    _find_servers()
     from flows import automations
 
     if name:
@@ -538,6 +538,13 @@ def _follow(what: str, run_id: Any) -> None:
         words = f"Its cause mended, press Retry on its Prefect page, or: gristmill rerun {str(run_id)[:8]}"
         err.print(words, highlight=False, soft_wrap=True)
         raise typer.Exit(EXIT_FAILED)
+
+
+def _find_servers() -> None:
+    """Find the servers that run, and start them only where there are none."""
+    _adopt_servers()
+    if not settings().prefect_api_url:
+        _start_servers()
 
 
 def _require_prefect() -> None:

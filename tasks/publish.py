@@ -21,6 +21,7 @@ from pydantic import BaseModel, ConfigDict
 from expectations.croissant import File, Responsible, croissant, hub_licence, sources_told
 from expectations.schemas import PUBLISHED
 from infra import storage
+from infra.cluster import at_hand
 from infra.dataset import Manifest, Outcome, Receipt, ShardRef, ShardSet, part_name
 from infra.steps import Output, step
 
@@ -67,7 +68,8 @@ def publish_shard(job: tuple[ShardRef, str]) -> Outcome:
 def publish(documents: ShardSet, history: list[ShardSet], config: PublishConfig, out: Output) -> None:
     """Write the dataset version by split, with its data card; `history` are the versions it came from, for the card."""
     jobs = [(shard, name) for name in SPLITS for shard in documents.shards()]
-    receipts = out.map(publish_shard, jobs)
+    with at_hand(documents.counts.kept):
+        receipts = out.map(publish_shard, jobs)
     per_split = len(jobs) // len(SPLITS)
     splits = {name: list(range(at * per_split, (at + 1) * per_split)) for at, name in enumerate(SPLITS)}
     rows = {name: sum(receipts[index].num_rows for index in indices) for name, indices in splits.items()}

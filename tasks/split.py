@@ -14,6 +14,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from pydantic import BaseModel, ConfigDict, Field
 
+from infra.cluster import at_hand
 from infra.dataset import Outcome, ShardRef, ShardSet, rejects_table
 from infra.ids import digest_of
 from infra.steps import Output, step
@@ -56,11 +57,13 @@ def _split_shard(shard: ShardRef, unit: str, held_out: frozenset[str], straddlin
 def split(documents: ShardSet, config: SplitConfig, out: Output) -> None:
     """Mark each document `train` or `test`, by whole hosts, with no duplicate cluster on both sides."""
     shards = documents.shards()
-    sizes = pa.concat_tables([part.read() for part in out.map_aside("sizes", _chars_by, shards)] or [_no_sizes()])
+    with at_hand(documents.counts.kept):
+        sizes = pa.concat_tables([part.read() for part in out.map_aside("sizes", _chars_by, shards)] or [_no_sizes()])
     unit = config.by if config.by == "cluster" or len(pc.unique(sizes["host"])) >= MIN_HOSTS else "cluster"
     held_out = _held_out(sizes, unit, config)
     straddling = _straddling(sizes, held_out) if unit == "host" else frozenset()
-    out.map(partial(_split_shard, unit=unit, held_out=held_out, straddling=straddling), shards)
+    with at_hand(documents.counts.kept):
+        out.map(partial(_split_shard, unit=unit, held_out=held_out, straddling=straddling), shards)
     out.facts = {"unit": unit, "held_out": sorted(held_out) if unit == "host" else len(held_out)}
 
 

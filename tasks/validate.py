@@ -24,7 +24,7 @@ from expectations.schemas import SCHEMAS
 from expectations.suites import Suite, suite_digest, suite_names
 from expectations.verdict import Sample
 from infra import dataset, ledger, storage, tracking
-from infra.cluster import in_this_process
+from infra.cluster import at_hand
 from infra.dataset import Counts, Outcome, ShardRef, ShardSet
 from infra.errors import InputError
 from infra.orchestration import show_table
@@ -35,8 +35,6 @@ if TYPE_CHECKING:
     from expectations.page import Section
 
 PAGE = "validation.html"
-# workers that no step before has started need 4 s for it, in which this process is done with so many
-SMALL_CORPUS_DOCUMENTS = 200_000
 RESULTS = "validation.json"
 RATES = ("removal_rate", *(f"removal_rate_{name}" for name in STEP_NAMES))
 """Numbers that only a run has: see `_removal_rates`."""
@@ -132,7 +130,7 @@ def _judged(version: ShardSet, suite_name: str, out: Output, **how: Any) -> Sect
 
     def judge_rows(suite: Suite, columns: list[str]) -> list[ShardResult]:
         work = partial(validate_shard, suite=suite, columns=columns)
-        with in_this_process() if version.counts.kept <= SMALL_CORPUS_DOCUMENTS else contextlib.nullcontext():
+        with at_hand(version.counts.kept):
             parts = out.map_aside(f"shards-{version.step}", work, version.shards())
         return [_shard_result(json.loads(part.read()["result"][0].as_py())) for part in parts]
 

@@ -57,7 +57,10 @@ def test_an_unknown_key_names_the_nearest_valid_one(tmp_path: Path, text: str, t
     [
         ("split: {test_share: much}", "FILE: split.test_share: input should be a valid number"),
         ("split: {test_share: 1.5}", "FILE: split.test_share: input should be less than 1 (got 1.5)"),
-        ("dask: {kind: remote}", "FILE: dask.kind: input should be 'local', 'address' or 'none' (got 'remote')"),
+        (
+            "dask: {kind: remote}",
+            "FILE: dask.kind: input should be 'local', 'address', 'slurm', 'kubernetes' or 'none' (got 'remote')",
+        ),
         ("filter: {languages: en}", "FILE: filter.languages: must be a list, as in [a, b] (got 'en')"),
         ("filter:", "FILE: filter: must be a mapping of keys; leave it out to keep what is usual (got None)"),
         ("filter: {profile: finweb}", "FILE: filter.profile: unknown profile 'finweb'; nearest: fineweb-code"),

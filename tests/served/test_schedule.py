@@ -30,7 +30,10 @@ def test_every_flow_is_a_deployment_with_a_schedule_that_is_off(mill: Mill, fail
         assert schedule["slug"] == "nightly" and not schedule["active"] and schedule["schedule"]["cron"]
 
 
-def test_a_schedule_is_made_listed_and_removed_and_outlives_a_new_deployment(mill: Mill, failed: Any, tmp_path: Path) -> None:
+@pytest.mark.soak
+def test_a_schedule_is_made_listed_and_removed_and_outlives_a_new_deployment(
+    mill: Mill, undisturbed: str, tmp_path: Path
+) -> None:
     config = tmp_path / "mine.yaml"
     config.write_text(yaml.safe_dump({"name": "mine", "ingest": {"sources": [{"kind": "folder", "path": str(tmp_path)}]}}))
     words = (
@@ -59,6 +62,7 @@ def test_a_schedule_is_made_listed_and_removed_and_outlives_a_new_deployment(mil
     assert [one["slug"] for one in deployment(mill, "curate")["schedules"]] == ["nightly"]
 
 
+@pytest.mark.soak
 @pytest.mark.parametrize(
     ("words", "said"),
     [
@@ -69,12 +73,13 @@ def test_a_schedule_is_made_listed_and_removed_and_outlives_a_new_deployment(mil
         (("curate", "--set", "dask.workers=1"), "--set needs --config"),
     ],
 )
-def test_a_schedule_that_cannot_be_says_why(mill: Mill, failed: Any, words: tuple[str, ...], said: str) -> None:
+def test_a_schedule_that_cannot_be_says_why(mill: Mill, undisturbed: str, words: tuple[str, ...], said: str) -> None:
     done = mill.cli("schedule", *words)
     assert done.returncode == 2 and said in done.stderr and "Traceback" not in done.stderr
 
 
-def test_automations_are_there_switched_off_and_can_be_switched(mill: Mill, failed: Any) -> None:
+@pytest.mark.soak
+def test_automations_are_there_switched_off_and_can_be_switched(mill: Mill, undisturbed: str) -> None:
     def state() -> dict[str, bool]:
         return {one["name"]: one["enabled"] for one in mill.ask("/automations/filter", limit=50)}
 

@@ -39,7 +39,7 @@ def test_a_run_that_the_gate_stops_fails_and_names_the_expectation(mill: Mill, f
     assert "Traceback" not in said.stdout + said.stderr
     page = re.search(r"The page: (\S+validation\.html)", said.stderr)
     assert page and "num_rows" in Path(page[1]).read_text()
-    assert f"PREFECT_API_URL={mill.api} " in said.stderr and f"flow-run retry {run_id}" in said.stderr
+    assert f"gristmill rerun {run_id[:8]}" in said.stderr
     first = mill.step_runs(run_id)[: len(CURATED) + 1]
     assert {run["name"]: run["state_name"] for run in first} == {**dict.fromkeys(CURATED, "Completed"), "validate": "Failed"}
     assert re.search("This run failed.*num_rows", failed_page, re.DOTALL)
@@ -53,6 +53,7 @@ def test_a_retry_executes_only_what_failed_and_what_follows(mill: Mill, failed: 
     }
 
 
+@pytest.mark.soak
 def test_prefect_and_mlflow_show_what_the_gate_said_when_it_stopped_when_it_passed_and_when_it_was_loaded(
     mill: Mill, retried: str, again: tuple[Any, str, float]
 ) -> None:
@@ -152,6 +153,7 @@ def test_the_model_is_registered_with_its_lineage(mill: Mill, retried: str) -> N
     assert scores["perplexity"] == pytest.approx(mill.manifest(entries["evaluate"])["facts"]["perplexity"])
 
 
+@pytest.mark.soak
 def test_a_second_run_with_nothing_changed_computes_nothing(mill: Mill, retried: str, again: tuple[Any, str, float]) -> None:
     said, run_id, began = again
     assert mill.states(run_id) == dict.fromkeys(STEPS, "Cached")
@@ -163,6 +165,7 @@ def test_a_second_run_with_nothing_changed_computes_nothing(mill: Mill, retried:
     assert said.stdout.count("loaded") == len(STEPS)
 
 
+@pytest.mark.soak
 def test_the_command_ends_with_a_table_and_links_that_lead_somewhere(mill: Mill, again: tuple[Any, str, float]) -> None:
     said, run_id, _ = again
     rows = {line.split("│")[1].strip() for line in said.stdout.splitlines() if line.startswith("│")}
@@ -213,6 +216,7 @@ def test_report_writes_the_page_of_a_run(mill: Mill, retried: str, tmp_path: Pat
     assert "This run failed" not in page  # it did at first
 
 
+@pytest.mark.soak
 def test_verify_finds_the_file_that_was_touched(mill: Mill, again: tuple[Any, str, float]) -> None:
     assert mill.cli("verify").returncode == 0
     shard = mill.store / mill.entries(again[1])["publish"]["path"] / "part-00000.parquet"
