@@ -13,7 +13,7 @@ run: setup            ## the whole demo pipeline, from raw pages to an evaluated
 	$(BIN)/gristmill run pipeline --config $(CONFIG) $(foreach one,$(SET),--set '$(one)')
 
 test: setup           ## units, properties and one served flow; under 8 minutes
-	$(BIN)/python -m pytest -m "not soak" -q
+	$(BIN)/python -m pytest -m "not soak" -q -n 2 --dist loadfile
 
 soak: setup           ## the slow proofs; SLICE=1 runs a seeded slice of them
 	$(BIN)/python -m pytest -m soak -q $(if $(SLICE),--soak-slice=$(SEED))

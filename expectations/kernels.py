@@ -113,6 +113,8 @@ def _between(column: pa.ChunkedArray, kwargs: Mapping[str, Any]) -> Any:
 
 
 def _lengths(column: pa.ChunkedArray, kwargs: Mapping[str, Any]) -> Any:
+    if any(isinstance(kwargs.get(name), float) for name in ("min_value", "max_value")):
+        return None  # Great Expectations has rules of its own for fractions of a character
     return _between(pc.cast(pc.utf8_length(column), pa.int64()), kwargs) if column.type in STRINGS else None
 
 

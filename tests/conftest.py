@@ -18,6 +18,9 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    items.sort(
+        key=lambda item: "served" not in item.path.parts
+    )  # the longest chain first, for `make test` runs two files at a time
     seed = config.getoption("--soak-slice")
     if seed is None:
         return

@@ -87,6 +87,7 @@ def test_the_card_has_the_head_that_the_hub_reads(folder: Path) -> None:
     assert (head["pretty_name"], head["license"], head["size_categories"]) == ("Seeded prose", "cc0-1.0", ["n<1K"])
 
 
+@pytest.mark.soak
 def test_equal_recipes_give_equal_cards_and_a_licence_in_words_is_told_as_such(folder: Path, tmp_path: Path) -> None:
     settings = ("title=Seeded prose", "licence=free to read", "notice=No sense in it.", "url=https://data.example/prose")
     one, _ = published(tmp_path, *settings, name="one")

@@ -129,6 +129,7 @@ def test_unfinished_work_is_listed_apart_and_only_when_nobody_wrote_to_it_lately
     assert listed() == set()
 
 
+@pytest.mark.soak
 def test_the_command_asks_before_it_removes_and_takes_what_corpora_listed_too(home: Path, store: Path) -> None:
     old, new = corpus(PAGES, min_words=1), corpus(PAGES, min_words=2)
     ledger.announce("mine", old["publish"])
@@ -147,6 +148,7 @@ def test_the_command_asks_before_it_removes_and_takes_what_corpora_listed_too(ho
     assert lineage.record(old["crawl"].path) is not None  # the new one came from it too
 
 
+@pytest.mark.soak
 def test_the_command_pins_lists_and_says_what_it_does_not_know(home: Path) -> None:
     made = corpus(PAGES)["publish"]
     none, pinned, shown, wrong = commands(home, ["pin"], ["pin", made.version, "--why", "the paper"], ["pin"], ["pin", "nobody"])

@@ -129,6 +129,7 @@ def test_mermaid_has_a_line_for_each_node_and_edge(home: Path) -> None:
     assert text.count(" --> ") == sum(len(graph.parents(name)) for name in graph.order())
 
 
+@pytest.mark.soak
 def test_1000_versions_are_answered_in_seconds(home: Path) -> None:
     row = pa.table({"doc_id": ["d"], "url": ["http://a.example/"]})
     for number in range(100):

@@ -99,6 +99,7 @@ def test_a_poisoned_document_stops_the_run_by_name_after_the_other_shards_are_do
         assert sorted(dataset.finished_shards(folder, 4)) == [0, 2, 3]
 
 
+@pytest.mark.soak
 def test_asked_to_a_run_goes_on_without_it_and_counts_it_as_a_reject(tmp_path: Path) -> None:
     texts = spiked(segfault=5)
     texts[3] = "odd"

@@ -20,7 +20,8 @@ def deployment(mill: Mill, flow: str) -> dict[str, Any]:
     return dict(mill.ask(f"/deployments/name/{flow}/gristmill"))
 
 
-def test_every_flow_is_a_deployment_with_a_schedule_that_is_off(mill: Mill, failed: Any) -> None:
+@pytest.mark.soak
+def test_every_flow_is_a_deployment_with_a_schedule_that_is_off(mill: Mill, undisturbed: str) -> None:
     for flow, queue in FLOWS.items():
         found = deployment(mill, flow)
         assert found["description"] and "gristmill" in found["tags"] and found["work_queue_name"] == queue

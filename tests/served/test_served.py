@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import json
 import re
+import subprocess
+import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -227,3 +229,15 @@ def test_verify_finds_the_file_that_was_touched(mill: Mill, again: tuple[Any, st
         assert said.returncode == 1 and str(shard) in said.stdout.replace("\n", "")
     finally:
         shard.write_bytes(data)
+
+
+def test_no_process_of_a_mill_asks_for_an_outside_host(mill: Mill, retried: str) -> None:
+    log = Path(mill.extra["NETWORK_LOG"])
+    assert log.read_text() == ""
+    # the watcher itself must see: a name that nobody has, asked for under the same environment
+    script = "import socket\ntry: socket.getaddrinfo('gristmill.invalid', 80)\nexcept OSError: pass"
+    subprocess.run([sys.executable, "-c", script], env=mill.env, check=True)
+    try:
+        assert "gristmill.invalid" in log.read_text()
+    finally:
+        log.write_text("")

@@ -14,8 +14,8 @@ from tasks.web.coding import CodingError, decoded
 @given(st.binary(max_size=2000))
 def test_every_coding_gives_back_what_was_coded(body: bytes) -> None:
     assert decoded(body, None, 5000) == body
-    assert decoded(gzip.compress(body), "gzip", 5000) == body
-    assert decoded(gzip.compress(body) + gzip.compress(b"more"), "GZIP", 5000) == body + b"more"
+    assert decoded(gzip.compress(body, mtime=0), "gzip", 5000) == body
+    assert decoded(gzip.compress(body, mtime=0) + gzip.compress(b"more"), "GZIP", 5000) == body + b"more"
     assert decoded(zlib.compress(body), "deflate", 5000) == body
     assert decoded(zlib.compress(body, wbits=-15), "deflate", 5000) == body
     assert decoded(zstandard.compress(body), "zstd", 5000) == body
@@ -25,7 +25,7 @@ def test_every_coding_gives_back_what_was_coded(body: bytes) -> None:
 @pytest.mark.parametrize(
     ("body", "coding"),
     [
-        (gzip.compress(b"0" * 10_000_000), "gzip"),
+        (gzip.compress(b"0" * 10_000_000, mtime=0), "gzip"),
         (zstandard.compress(b"0" * 10_000_000), "zstd"),
         (zlib.compress(b"0" * 10_000_000), "deflate"),
     ],
@@ -37,7 +37,8 @@ def test_a_bomb_is_refused(body: bytes, coding: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("body", "coding"), [(gzip.compress(b"abc" * 99)[:-9], "gzip"), (b"not gzip", "gzip"), (b"x", "rot13"), (b"\xff\xff", "br")]
+    ("body", "coding"),
+    [(gzip.compress(b"abc" * 99, mtime=0)[:-9], "gzip"), (b"not gzip", "gzip"), (b"x", "rot13"), (b"\xff\xff", "br")],
 )
 def test_damage_and_unknown_codings_are_told_apart_from_pages(body: bytes, coding: str) -> None:
     with pytest.raises(CodingError) as caught:
