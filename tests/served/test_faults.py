@@ -177,7 +177,7 @@ MATRIX = {
     "subflow killed": Fault("pretrain", kill(signal.SIGKILL), flow="pipeline", inside="train"),
     "subflow terminated": Fault("pretrain", kill(signal.SIGTERM), flow="pipeline", inside="train", retry="rerun"),
     "task failed: disk full": Fault("dedup", before=fill_the_disk, mend=give_it_room, ends=("FAILED",)),
-    "task failed: file too large": Fault("redact", during=limit_file_size, ends=("FAILED", "CRASHED"), retry="rerun"),
+    "task failed: file too large": Fault("validate", during=limit_file_size, ends=("FAILED", "CRASHED"), retry="rerun"),
     "result storage lost": Fault("dedup", kill(signal.SIGKILL), mend=lose_results),
     "rotten and lost shards, found by the retry": Fault(
         "dedup", kill(signal.SIGKILL), mend=lose_a_shard, again=("extract", "signals"), retry="rerun"
