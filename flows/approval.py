@@ -53,12 +53,13 @@ def approve(checks: ShardSet, config: RunConfig) -> None:
     if not warnings:
         return
     path = checks.file(APPROVAL)
-    if config.approval.on_warning == "go" or not flow_run_id():
-        log.warning("%s\nNobody is asked, as the configuration says (approval.on_warning)", warnings)
-        _record({"decision": "not asked", "by": "approval.on_warning=go", "reason": "", "warnings": warnings})
-        return
     if config.approval.on_warning == "stop":
         raise GateRefused(f"{warnings}\nThe configuration says that warnings stop a run (approval.on_warning)")
+    if config.approval.on_warning == "go" or not flow_run_id():
+        why = "approval.on_warning=go" if config.approval.on_warning == "go" else "there is no flow run to wait in"
+        log.warning("%s\nNobody is asked: %s", warnings, why)
+        _record({"decision": "not asked", "by": why, "reason": "", "warnings": warnings})
+        return
     if storage.exists(path):
         said = storage.read_json(path)
         log.info("%s\nApproved already, by %s: %s", warnings, said["by"], said["reason"])

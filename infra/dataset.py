@@ -176,6 +176,8 @@ class ShardRef:
         try:
             data = storage.read_bytes(self.path)
         except storage.StorageError as error:
+            if not isinstance(error.__cause__, FileNotFoundError):
+                raise  # a store that does not answer says nothing about the file
             raise ShardCorrupt(self.path, "no such file, though the manifest names it") from error
         if (found := bytes_digest(data)) != self.digest:
             raise ShardCorrupt(self.path, f"digest {found} where the manifest says {self.digest}")
@@ -373,8 +375,10 @@ def damaged(folder: str, manifest: Manifest) -> list[str]:
 def _digest_or_problem(folder: str, name: str) -> str:
     try:
         return file_entry(folder, name).digest
-    except OSError as error:
-        return f"unreadable: {error}"
+    except storage.StorageError as error:
+        if not isinstance(error.__cause__, FileNotFoundError):
+            raise  # as in `ShardRef.read`: what is taken for damaged is removed
+        return "missing"
 
 
 def reopen(folder: str, names: Iterable[str] = ()) -> None:

@@ -69,7 +69,7 @@ def mend(corrupt: ShardCorrupt, folder: str, inputs: Sequence[ShardSet], remake:
     """
     where, name = posixpath.split(corrupt.path)
     log.warning("%s: %s; it is made again", corrupt.path, corrupt.args[1])
-    if where.startswith(folder):
+    if where == folder or where.startswith(f"{folder}/"):
         dataset.reopen(where, [name])
         return
     damaged = next((one for one in inputs if one.folder == where), None)

@@ -129,7 +129,7 @@ def tracked_flow(name: str, config: BaseModel, lineage: Lineage | None = None) -
 
 
 def _attempt() -> int:
-    """The number of the current flow run's try, from 1; a run that goes on after an approval counts as another try."""
+    """The number of the current flow run's try, from 1; to go on after an approval is no new one."""
     from prefect.context import FlowRunContext
 
     context = FlowRunContext.get()

@@ -153,6 +153,29 @@ def test_a_shard_of_no_input_is_an_error_that_names_the_file(tmp_path: Path) -> 
         ShardRef(str(tmp_path / "part-00000.parquet"), "0" * 32, 0, 1).read()
 
 
+def test_a_store_that_does_not_answer_is_not_taken_for_damage(config: Config, monkeypatch: pytest.MonkeyPatch) -> None:
+    before = NUMBERS(config=config)
+
+    def silent(path: str) -> Any:
+        raise storage.StorageError(f"{path}: the store did not do it") from TimeoutError()
+
+    with monkeypatch.context() as patch:  # the store is the outside world here
+        patch.setattr(storage, "open_read", lambda path: silent(path) if "part-" in path else open(path, "rb"))  # noqa: PTH123, SIM115
+        with pytest.raises(storage.StorageError, match="did not do it"), verified_loads():
+            NUMBERS.run([], config)
+        with pytest.raises(storage.StorageError, match="did not do it"):
+            before.shards()[0].read()
+    assert NUMBERS.run([], config).loaded  # nothing was removed
+
+
+def test_an_input_whose_folder_begins_like_the_output_is_an_input_all_the_same(config: Config, tmp_path: Path) -> None:
+    source = NUMBERS.run([], config, str(tmp_path / "out-numbers")).shards
+    spoil(tmp_path / "out-numbers" / "part-00001.parquet")
+    made(config)
+    DOUBLES.run([source], config, str(tmp_path / "out"))
+    assert [line for line in made(config) if line.startswith("numbers")] == ["numbers 1"]
+
+
 def _run(home: str, config: Config, began: Any, results: Any) -> None:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("GRISTMILL_HOME", home)
