@@ -15,6 +15,7 @@ from prefect.client.schemas.objects import StateType
 from prefect.events.actions import ChangeFlowRunState, RunDeployment
 from prefect.events.schemas.automations import Automation, AutomationCore, EventTrigger, Posture
 
+from flows.schedules import DEPLOYMENT
 from infra.errors import InputError
 from infra.orchestration import PUBLISHED_EVENT
 
@@ -36,7 +37,7 @@ def ready_automations() -> None:
     """Create the automations that are not there yet, switched off."""
     with get_client(sync_client=True) as client:
         there = {one.name for one in client.read_automations()}
-        train = client.read_deployment_by_name("train/gristmill").id
+        train = client.read_deployment_by_name(f"train/{DEPLOYMENT}").id
         for wanted in (_train_on_publish(train), _crash_the_silent()):
             if wanted.name not in there:
                 client.create_automation(wanted)

@@ -27,7 +27,7 @@ def find(run: str) -> FlowRun:
     """The Prefect flow run of a run's id, its beginning, its Prefect name, or `latest`.
 
     Raises:
-        InputError: there is none, it is not finished, or nothing could take it up.
+        InputError: this Prefect server knows none, or several of that name.
     """
     with get_client(sync_client=True) as client:
         try:

@@ -33,7 +33,7 @@ from infra.errors import InputError
 DEPLOYMENT = "gristmill"
 """Name of every deployment of ours; it is called `<flow>/gristmill`."""
 NIGHTLY = "nightly"
-# an hour apart, for those who switch on more than one; training follows curation by the automation if by nothing else
+# curate and recrawl are two ways to the same corpus; what trains and evaluates on it comes hours later
 NIGHTLY_CRON = {
     "curate": "0 1 * * *",
     "recrawl": "0 1 * * *",
