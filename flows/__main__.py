@@ -449,7 +449,7 @@ def status() -> None:
 def doctor() -> None:
     """Check this environment: what is missing and how to mend it; exit code 1 if something is broken.
 
-    Flow runs that lost their process and their worker, as in a power cut, are marked Crashed so that they can be retried.
+    Runs in Prefect and MLflow that only seem to be at work, as after a power cut, are ended, so that they can be tried again.
     """
     from flows.doctor import examine
 
@@ -563,12 +563,13 @@ def _start_servers() -> None:
     with servers.alone():
         with out.status("starting Prefect and MLflow"):
             servers.up(tell)
-        from flows.deployments import deploy, mend_lost
+        from flows.deployments import deploy
+        from flows.reconcile import reconcile
 
         deploy()
         servers.up_workers(tell)
-        for name in mend_lost():
-            tell(f"{name}: this flow run lost its process and its worker; it is marked Crashed now and can be retried")
+        if words := reconcile().words:
+            tell(words)
 
 
 def _adopt_servers() -> None:

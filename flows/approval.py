@@ -13,7 +13,7 @@ from datetime import UTC, datetime
 from prefect import get_client, suspend_flow_run
 from prefect.client.schemas.objects import FlowRun
 from prefect.input import RunInput
-from pydantic import Field
+from pydantic import Field, ValidationError
 
 from flows.config import RunConfig
 from infra import ledger, storage, tracking
@@ -120,7 +120,11 @@ def _ask(checks: ShardSet, warnings: str, config: RunConfig) -> Approval:
     log.warning(
         "%s\nThis run waits for an answer: on its Prefect page (Resume), or gristmill approve %s", warnings, flow_run_id()[:8]
     )
-    return suspend_flow_run(wait_for_input=form, timeout=int(config.approval.timeout_hours * 3600), key=key)
+    try:
+        return suspend_flow_run(wait_for_input=form, timeout=int(config.approval.timeout_hours * 3600), key=key)
+    except ValidationError:  # asked before, and tried again after the time for an answer had run out
+        ledger.decide(ledger.current_run(), {"decision": "unanswered", "by": "nobody", "reason": "", "warnings": warnings})
+        return _ask(checks, warnings, config)
 
 
 def _record(said: dict[str, str]) -> None:

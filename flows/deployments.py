@@ -8,16 +8,12 @@ from __future__ import annotations
 import contextlib
 import importlib
 import time
-from collections.abc import Iterator
 from typing import Any
-from uuid import UUID
 
-import psutil
 from prefect import get_client
 from prefect.client.schemas.actions import WorkPoolCreate
 from prefect.client.schemas.filters import (
     FlowRunFilter,
-    FlowRunFilterParentFlowRunId,
     FlowRunFilterState,
     FlowRunFilterStateType,
     FlowRunFilterTags,
@@ -25,7 +21,6 @@ from prefect.client.schemas.filters import (
 from prefect.client.schemas.objects import ConcurrencyLimitConfig, ConcurrencyLimitStrategy, FlowRun, StateType
 from prefect.deployments import run_deployment
 from prefect.exceptions import ObjectAlreadyExists, ObjectNotFound
-from prefect.states import Crashed
 from prefect.types.entrypoint import EntrypointType
 
 from flows.automations import ready_automations
@@ -34,7 +29,7 @@ from flows.schedules import DEPLOYMENT, ready_schedules
 from infra import ledger
 from infra.dataset import ShardSet
 from infra.errors import GristmillError
-from infra.orchestration import HOST_TAG, Lineage
+from infra.orchestration import Lineage
 from infra.servers import QUEUES
 from infra.settings import settings
 from infra.versions import code_version
@@ -123,35 +118,6 @@ def run_elsewhere(name: str, config: RunConfig, lineage: Lineage, **inputs: Shar
     if not run.state.is_completed():
         raise FlowRunFailed(f"{name}: flow run {run.name} ended {run.state.name}: {run.state.message}")
     return {entry.step: entry.shards() for entry in ledger.entries(lineage.root)}
-
-
-def mend_lost() -> list[str]:
-    """Mark as crashed the flow runs of this machine whose process is gone, so that they can be retried; gives their names.
-
-    A worker does that for the runs it started. This is for those that ended together with their worker, as in a power cut.
-    """
-    running = FlowRunFilterState(type=FlowRunFilterStateType(any_=[StateType.RUNNING]))
-    environments = {str(process.pid): process.info["environ"] for process in psutil.process_iter(["environ"])}
-    at_work = {environment.get("PREFECT__FLOW_RUN_ID") for environment in environments.values() if environment}
-    hidden = {pid for pid, environment in environments.items() if environment is None}  # another user's
-    with get_client(sync_client=True) as client:
-        here = client.read_flow_runs(flow_run_filter=FlowRunFilter(tags=FlowRunFilterTags(all_=[HOST_TAG]), state=running))
-        # a flow without a deployment runs inside another one's process, and shares its fate
-        ours = [run for run in here if run.deployment_id and run.infrastructure_pid not in hidden]
-        lost = [run for run in ours if str(run.id) not in at_work]
-        for run in lost:
-            inside = [one for one in tree(client, run.id) if one.deployment_id is None and one.state_type == StateType.RUNNING]
-            for one in (run, *inside):
-                client.set_flow_run_state(one.id, Crashed(message="Its process is gone, and so was its worker."), force=True)
-    return [run.name for run in lost]
-
-
-def tree(client: Any, run_id: UUID) -> Iterator[FlowRun]:
-    """A flow run, then those below it in the order of their making."""
-    yield client.read_flow_run(run_id)
-    below = client.read_flow_runs(flow_run_filter=FlowRunFilter(parent_flow_run_id=FlowRunFilterParentFlowRunId(any_=[run_id])))
-    for child in sorted(below, key=lambda run: run.created):
-        yield from tree(client, child.id)
 
 
 def _flow(name: str) -> Any:

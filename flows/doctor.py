@@ -172,16 +172,10 @@ def _runs() -> Iterator[Finding]:
     server = servers.known().get("prefect")
     if settings().prefect_api_url or (server is not None and servers.healthy(server)):
         servers.adopt()
-        from flows.deployments import mend_lost  # Prefect takes 2 s to import
+        from flows.reconcile import reconcile  # Prefect takes 2 s to import
 
-        lost = mend_lost()
-        yield Finding(
-            not lost,
-            f"flow runs: {', '.join(lost)} had lost process and worker; now marked Crashed, retry what you need"
-            if lost
-            else "flow runs: each that is said to run here does",
-            needed=False,
-        )
+        words = reconcile().words
+        yield Finding(not words, f"runs: {words or 'each that is said to run here does'}", needed=False)
 
 
 def _constraints() -> dict[str, str]:

@@ -25,9 +25,9 @@ from rich.console import Console
 from rich.live import Live
 from rich.table import Table
 
-from flows.deployments import tree
+from flows.reconcile import tree
 from infra import ledger, storage, tracking
-from infra.orchestration import STEP_TAG, flow_run_url
+from infra.orchestration import flow_run_url, is_step
 from tasks.report import UNITS
 
 POLL_INTERVAL_S = 1.0
@@ -145,7 +145,7 @@ def _lines(client: Any, runs: list[Any]) -> Iterator[Line]:
     for flow_run in runs:
         found = client.read_task_runs(flow_run_filter=FlowRunFilter(id=FlowRunFilterId(any_=[flow_run.id])))
         for task in sorted(found, key=lambda one: one.start_time.timestamp() if one.start_time else float("inf")):
-            if STEP_TAG in task.tags:
+            if is_step(task):
                 tasks[task.name] = task
     notes = _progress_notes(client, runs) if any(task.state_name == "Running" for task in tasks.values()) else {}
     for name, task in tasks.items():

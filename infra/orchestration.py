@@ -17,6 +17,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from uuid import UUID
 
 from pydantic import BaseModel, ConfigDict
 
@@ -37,8 +38,9 @@ PUBLISHED_EVENT = "gristmill.dataset.published"
 TASK_RUN_TAG = "prefect.task_run_id"
 HOST_TAG = f"host:{socket.gethostname()}"
 """Prefect tag of the flow runs that this machine executes."""
-STEP_TAG = "step"
-"""Prefect tag of the task runs that are steps; the others only stand for flows that run below."""
+STEP_KEY = "gristmill_step"
+"""With this begins the task key of the task runs that are steps; the others only stand for flows that run below. No tag says it, because
+Prefect asks its server for the concurrency limits of a task's tags, which takes 2 to 3 s at each step that is 5 s after the last."""
 
 
 def in_flow() -> bool:
@@ -88,6 +90,8 @@ def tracked_flow(name: str, config: BaseModel, lineage: Lineage | None = None) -
     from prefect.exceptions import Pause
 
     _tag_with_host()
+    if _attempt() > 1:
+        _end_earlier_tries(run_id)
     root = lineage.root if lineage else ledger.current_run() or run_id
     verify = lineage.verify if lineage else _attempt() > 1
     page = flow_run_url(run_id)
@@ -134,6 +138,40 @@ def _attempt() -> int:
 
     context = FlowRunContext.get()
     return context.flow_run.run_count if context and context.flow_run else 1
+
+
+def _end_earlier_tries(run_id: str) -> None:
+    from prefect import get_client
+
+    with get_client(sync_client=True) as client:
+        crash_inside(client, UUID(run_id))
+
+
+def crash_inside(client: Any, run_id: UUID) -> int:
+    """Mark as Crashed what is still said to run inside a flow run whose process is gone; gives how many runs that were.
+
+    That are its steps, and the flows that ran in its process with theirs. Flows on a queue have processes of their own.
+    """
+    from prefect.client.schemas import filters
+    from prefect.client.schemas.objects import StateType
+    from prefect.states import Crashed
+
+    gone: Any = Crashed(message="Its process is gone.")
+    steps = client.read_task_runs(
+        flow_run_filter=filters.FlowRunFilter(id=filters.FlowRunFilterId(any_=[run_id])),
+        task_run_filter=filters.TaskRunFilter(
+            state=filters.TaskRunFilterState(type=filters.TaskRunFilterStateType(any_=[StateType.RUNNING])),
+        ),
+    )
+    steps = [step for step in steps if is_step(step)]
+    for step in steps:
+        client.set_task_run_state(step.id, gone, force=True)
+    parent = filters.FlowRunFilterParentFlowRunId(any_=[run_id])
+    below = client.read_flow_runs(flow_run_filter=filters.FlowRunFilter(parent_flow_run_id=parent))
+    inside = [one for one in below if one.deployment_id is None and one.state_type == StateType.RUNNING]
+    for flow in inside:
+        client.set_flow_run_state(flow.id, gone, force=True)
+    return len(steps) + len(inside) + sum(crash_inside(client, flow.id) for flow in inside)
 
 
 def scheduled_label() -> str:
@@ -238,12 +276,11 @@ def run_as_task(step: Step, inputs: Sequence[ShardSet | Sequence[ShardSet]], con
     @task(
         name=step.name,
         task_run_name=step.name,
-        tags={STEP_TAG},
         cache_policy=NO_CACHE,
         persist_result=False,
         description=step.__doc__,
     )
-    def body(inputs: Any, config: BaseModel) -> Any:
+    def gristmill_step(inputs: Any, config: BaseModel) -> Any:
         tags = {"step": step.name, TASK_RUN_TAG: _task_run_id(), "process": f"{socket.gethostname()}:{os.getpid()}"}
         key = {"gristmill.root": ledger.current_run() or flow_run_id()}
         given = list(flattened(inputs))
@@ -260,8 +297,13 @@ def run_as_task(step: Step, inputs: Sequence[ShardSet | Sequence[ShardSet]], con
             return Completed(name="Cached", message=f"version {result.shards.version} found complete")
         return Completed(message=f"version {result.shards.version} made")
 
-    _: Any = body(list(inputs), config)  # typed as possibly awaitable; in a sync flow it is done
+    _: Any = gristmill_step(list(inputs), config)  # typed as possibly awaitable; in a sync flow it is done
     return made[-1]
+
+
+def is_step(task_run: Any) -> bool:
+    """Whether a Prefect task run is a step."""
+    return str(task_run.task_key).startswith(STEP_KEY)
 
 
 def _task_run_id() -> str:

@@ -212,6 +212,29 @@ def find_run(prefect_flow_run_id: str) -> Track | None:
     return Track(found[0].info.run_id, found[0].info.experiment_id) if found else None
 
 
+def end_abandoned(status: Callable[[str], str]) -> int:
+    """End the runs of flows that are over, and those of steps in them; gives how many that were.
+
+    Args:
+        status: of a Prefect flow run id, what its run ends as (FINISHED, FAILED, KILLED); empty while the flow goes on.
+    """
+    client, experiment_id = _client(), _experiment()
+
+    def search(wanted: str, page_token: str | None) -> Any:
+        return client.search_runs([experiment_id], wanted, max_results=1000, page_token=page_token)
+
+    found = [run for state in ("RUNNING", "SCHEDULED") for run in _pages(search, f"attributes.status = '{state}'")]
+    flows = {run.info.run_id: status(run.data.tags[FLOW_RUN_TAG]) for run in found if FLOW_RUN_TAG in run.data.tags}
+    steps = {}
+    for run in found:
+        if run.info.run_id not in flows and (parent := run.data.tags.get("mlflow.parentRunId")):
+            steps[run.info.run_id] = flows[parent] if parent in flows else client.get_run(parent).info.status
+    ended = {run_id: said for run_id, said in (flows | steps).items() if said}
+    for run_id, said in ended.items():
+        client.set_terminated(run_id, said)
+    return len(ended)
+
+
 def delete_runs(ended_before_ms: int) -> int:
     """Mark runs that ended before a time (Unix milliseconds) as deleted; gives how many.
 

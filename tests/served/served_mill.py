@@ -23,6 +23,8 @@ import psutil
 import yaml
 from mlflow import MlflowClient
 
+from infra.orchestration import STEP_KEY
+
 PROJECT = Path(__file__).resolve().parents[2]
 CURATED = ("crawl", "extract", "ingest", "signals", "filter", "rewrite", "dedup", "redact")
 PUBLISHED = ("split", "publish")
@@ -156,7 +158,9 @@ class Mill:
     def step_runs(self, run_id: str) -> list[dict[str, Any]]:
         """All task runs of a run that are steps, oldest first."""
         ids = [run["id"] for run in self.below(run_id)]
-        runs = self.ask("/task_runs/filter", flow_runs={"id": {"any_": ids}}, task_runs={"tags": {"all_": ["step"]}})
+        runs = [
+            run for run in self.ask("/task_runs/filter", flow_runs={"id": {"any_": ids}}) if run["task_key"].startswith(STEP_KEY)
+        ]
         return sorted(runs, key=lambda run: run["start_time"] or "9")
 
     def states(self, run_id: str, since: str = "") -> dict[str, str]:

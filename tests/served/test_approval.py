@@ -104,6 +104,22 @@ def test_a_refused_run_fails_and_its_retry_asks_again(mill: Mill, undisturbed: s
     assert flow_tags(mill, run_id)["approval.by"] == "cy"
 
 
+def test_a_question_that_nobody_answered_in_time_fails_the_run_and_its_retry_asks_again(
+    mill: Mill, undisturbed: str, tmp_path: Path
+) -> None:
+    run_id = mill.submit(doubtful(tmp_path, 4), ASK, "approval.timeout_hours=0.005", flow="curate")
+    waiting(mill, run_id)
+    assert mill.ended(run_id)["state_type"] == "FAILED"
+    doctor = mill.cli("doctor")
+    assert "1 MLflow runs of ended flows" in doctor.stdout, doctor.stdout
+    assert flow_tags(mill, run_id)["status"] == "FAILED"
+    mill.retry(run_id)
+    waiting(mill, run_id)
+    assert mill.cli("approve", run_id, "--reason", "late", "--by", "dee").returncode == 0
+    assert wait_until(lambda: mill.flow_run(run_id)["state_type"] == "COMPLETED", 200, mill.logs())
+    assert flow_tags(mill, run_id)["approval.by"] == "dee"
+
+
 def test_a_run_may_be_told_that_warnings_stop_it(mill: Mill, undisturbed: str, tmp_path: Path) -> None:
     said = mill.run(doubtful(tmp_path, 3), "approval.on_warning=stop", flow="curate")
     assert said.returncode == 1 and "warnings stop a run" in said.stderr and "num_rows" in said.stderr

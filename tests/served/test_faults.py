@@ -225,6 +225,28 @@ def test_a_run_that_is_disturbed_ends_with_the_digests_of_one_that_is_not(
     assert mill.cli("verify", scene.run_id[:13]).returncode == 0
 
 
+def test_a_killed_run_that_nobody_tries_again_is_left_running_nowhere(mill: Mill, undisturbed: str) -> None:
+    """Its worker tells Prefect of the crash, but not of what ran inside it, nor MLflow: `doctor` does."""
+    scene = Scene(mill, undisturbed, "dedup", flow="curate")
+    mill.forget(undisturbed, "dedup")
+    scene.run_id = mill.submit(flow="curate")
+    kill(signal.SIGKILL)(scene)
+    assert mill.ended(scene.run_id)["state_type"] == "CRASHED"
+    assert "RUNNING" in {one.info.status for one in mill.tracked(scene.run_id)}
+
+    def settled() -> bool:
+        assert mill.cli("doctor").returncode == 0
+        runs = [*mill.below(scene.run_id), *mill.step_runs(scene.run_id)]
+        return {one["state_type"] for one in runs} == {"COMPLETED", "CRASHED"}
+
+    wait_until(settled, 150, "no run that is said to be at work")
+    tracked = {one.info.run_name: one.info.status for one in mill.tracked(scene.run_id)}
+    assert set(tracked.values()) == {"FINISHED", "FAILED"} and tracked["flow curate"] == tracked["dedup"] == "FAILED"
+    assert mill.cli("doctor").stdout.count("each that is said to run here does") == 1
+    again(mill, scene.run_id, "rerun")
+    assert {one.info.status for one in mill.tracked(scene.run_id)} == {"FINISHED"}
+
+
 def again(mill: Mill, run_id: str, how: str) -> None:
     """Try a run once more, in one of the ways that a user has, and wait for its good end."""
     if how == "prefect":
