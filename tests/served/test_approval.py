@@ -107,7 +107,7 @@ def test_a_refused_run_fails_and_its_retry_asks_again(mill: Mill, undisturbed: s
 def test_a_question_that_nobody_answered_in_time_fails_the_run_and_its_retry_asks_again(
     mill: Mill, undisturbed: str, tmp_path: Path
 ) -> None:
-    run_id = mill.submit(doubtful(tmp_path, 4), ASK, "approval.timeout_hours=0.005", flow="curate")
+    run_id = mill.submit(doubtful(tmp_path, 4), ASK, "approval.timeout_hours=0.012", flow="curate")
     waiting(mill, run_id)
     assert mill.ended(run_id)["state_type"] == "FAILED"
     doctor = mill.cli("doctor")
