@@ -9,6 +9,7 @@ import contextlib
 import importlib
 import time
 from typing import Any
+from uuid import UUID
 
 from prefect import get_client
 from prefect.client.schemas.actions import WorkPoolCreate
@@ -21,6 +22,7 @@ from prefect.client.schemas.filters import (
 from prefect.client.schemas.objects import ConcurrencyLimitConfig, ConcurrencyLimitStrategy, FlowRun, StateType
 from prefect.deployments import run_deployment
 from prefect.exceptions import ObjectAlreadyExists, ObjectNotFound
+from prefect.states import Cancelling
 from prefect.types.entrypoint import EntrypointType
 
 from flows.automations import ready_automations
@@ -29,7 +31,7 @@ from flows.schedules import DEPLOYMENT, ready_schedules
 from infra import ledger
 from infra.dataset import ShardSet
 from infra.errors import GristmillError
-from infra.orchestration import Lineage
+from infra.orchestration import Lineage, flow_run_id
 from infra.servers import QUEUES
 from infra.settings import settings
 from infra.versions import code_version
@@ -112,9 +114,16 @@ def run_elsewhere(name: str, config: RunConfig, lineage: Lineage, **inputs: Shar
         )
         found = client.read_flow_runs(flow_run_filter=live, limit=1)
         run: Any = found[0] if found else run_deployment(f"{name}/{DEPLOYMENT}", parameters=parameters, timeout=0, tags=tags)
-        while run.state is None or not run.state.is_final():
-            time.sleep(POLL_INTERVAL_S)
-            run = client.read_flow_run(run.id)
+        try:
+            while run.state is None or not run.state.is_final():
+                time.sleep(POLL_INTERVAL_S)
+                run = client.read_flow_run(run.id)
+        except BaseException:
+            # who cancels a run means what runs for it too; after any other end, a retry finds it still at work
+            own = client.read_flow_run(UUID(flow_run_id()))
+            if own.state is not None and own.state.is_cancelling():
+                client.set_flow_run_state(run.id, Cancelling())
+            raise
     if not run.state.is_completed():
         raise FlowRunFailed(f"{name}: flow run {run.name} ended {run.state.name}: {run.state.message}")
     return {entry.step: entry.shards() for entry in ledger.entries(lineage.root)}

@@ -95,7 +95,7 @@ def test_a_refused_run_fails_and_its_retry_asks_again(mill: Mill, undisturbed: s
     mill.retry(run_id)
     waiting(mill, run_id)
     # as the form on the run's page sends it
-    schema = mill.ask(f"/flow_runs/{run_id}/input/filter", prefix="paused", limit=10, exclude_keys=[])
+    schema = mill.ask(f"/flow_runs/{run_id}/input/filter", prefix="suspended", limit=10, exclude_keys=[])
     assert "approve" in json.dumps(schema) and "num_rows" in json.dumps(schema)  # what the form asks, and why
     answer = {"run_input": {"approve": True, "reason": "read again", "by": "cy"}}
     sent = httpx.post(f"{mill.api}/flow_runs/{run_id}/resume", json=answer, trust_env=False, timeout=30)

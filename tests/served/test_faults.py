@@ -138,6 +138,14 @@ def cut_the_power(scene: Scene) -> None:
     assert {run["state_type"] for run in scene.mill.below(scene.run_id)} <= {"CRASHED", "COMPLETED"}
 
 
+def cancel(scene: Scene) -> None:
+    """As with the button on the page of the outermost run; what runs for it on another queue ends with it."""
+    child = scene.mill.flow_below(scene.run_id, scene.flow)
+    scene.wait()
+    scene.mill.ask(f"/flow_runs/{scene.run_id}/set_state", state={"type": "CANCELLING", "name": "Cancelling"})
+    assert scene.mill.ended(child, 90)["state_type"] == "CANCELLED"
+
+
 def kill_a_dask_worker(scene: Scene) -> None:
     flow = scene.process()
     scene.wait()
@@ -176,6 +184,9 @@ MATRIX = {
     "flow terminated": Fault("dedup", kill(signal.SIGTERM)),
     "subflow killed": Fault("pretrain", kill(signal.SIGKILL), flow="pipeline", inside="train"),
     "subflow terminated": Fault("pretrain", kill(signal.SIGTERM), flow="pipeline", inside="train", retry="rerun"),
+    "pipeline cancelled in its training": Fault(
+        "pretrain", cancel, flow="pipeline", inside="train", ends=("CANCELLED",), retry="rerun"
+    ),
     "task failed: disk full": Fault("dedup", before=fill_the_disk, mend=give_it_room, ends=("FAILED",)),
     "task failed: file too large": Fault("validate", during=limit_file_size, ends=("FAILED", "CRASHED"), retry="rerun"),
     "result storage lost": Fault("dedup", kill(signal.SIGKILL), mend=lose_results),
@@ -218,7 +229,7 @@ def test_a_run_that_is_disturbed_ends_with_the_digests_of_one_that_is_not(
 
     wanted = STEPS if fault.flow == "pipeline" else CURATE
     assert mill.digests(scene.run_id) == {step: digest for step, digest in digests.items() if step in wanted}
-    assert {one["state_type"] for one in mill.below(scene.run_id)} <= {"COMPLETED", "CRASHED", "FAILED"}
+    assert {one["state_type"] for one in mill.below(scene.run_id)} <= {"COMPLETED", "CRASHED", "FAILED", "CANCELLED"}
     tracked = mill.tracked(scene.run_id)
     assert {one.info.status for one in tracked} == {"FINISHED"}
     assert len(tracked) == len({one.info.run_name for one in tracked})  # the retry went on in the runs of the first try

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import subprocess
 import sys
@@ -9,6 +10,8 @@ import time
 from pathlib import Path
 from typing import Any
 
+import httpx
+import psutil
 import pytest
 import yaml
 from served_mill import PROJECT, Mill, wait_until
@@ -92,6 +95,38 @@ def test_automations_are_there_switched_off_and_can_be_switched(mill: Mill, undi
     assert not state()["gristmill: crash-the-silent"]
     said = mill.cli("automate", "train")
     assert said.returncode == 2 and "train-on-publish" in said.stderr
+
+
+@pytest.mark.soak
+@pytest.mark.timeout(420, func_only=True)
+def test_a_run_that_falls_silent_is_crashed_by_the_automation(mill: Mill, undisturbed: str) -> None:
+    """Worker and flow end together and no command of ours is given; only the time without a heartbeat is shorter than it ships."""
+    [found] = [one for one in mill.ask("/automations/filter", limit=50) if one["name"] == "gristmill: crash-the-silent"]
+    shipped = {name: found[name] for name in ("name", "description", "enabled", "trigger", "actions")}
+    assert not shipped["enabled"] and shipped["trigger"]["within"] == 300
+    put(mill, found["id"], {**shipped, "enabled": True, "trigger": {**shipped["trigger"], "within": 80}})
+    try:
+        mill.forget(undisturbed, "dedup")
+        run_id = mill.submit(flow="curate")
+        flow, worker = mill.flow_process(run_id), mill.server("worker-cpu")
+        folder = mill.folder(undisturbed, "dedup")
+        wait_until(lambda: any(folder.glob("**/shards/*.json")), 120, f"dedup at work; {mill.logs()}")
+        for process in (worker, *worker.children(recursive=True), *flow.children(recursive=True), flow):
+            with contextlib.suppress(psutil.NoSuchProcess):
+                process.kill()
+        assert mill.flow_run(run_id)["state_type"] == "RUNNING"
+        ended = mill.ended(run_id, 200)
+        assert ended["state_type"] == "CRASHED" and "heartbeat" in ended["state"]["message"]
+    finally:
+        put(mill, found["id"], shipped)
+        assert mill.cli("up").returncode == 0
+    said = mill.cli("rerun", run_id)
+    assert said.returncode == 0, said.stdout + said.stderr
+    assert mill.digests(run_id)["publish"] == mill.digests(undisturbed)["publish"]
+
+
+def put(mill: Mill, automation: str, body: dict[str, Any]) -> None:
+    httpx.put(f"{mill.api}/automations/{automation}", json=body, trust_env=False, timeout=30).raise_for_status()
 
 
 @pytest.mark.soak
