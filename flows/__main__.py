@@ -6,6 +6,7 @@ import dataclasses
 import getpass
 import json
 import logging
+import os
 import sys
 from datetime import UTC
 from enum import StrEnum
@@ -119,7 +120,7 @@ def rerun(
 def approve(
     run_name: Annotated[str, typer.Argument(metavar="RUN", help="A run's id, its beginning, its name on Prefect, or `latest`.")],
     reason: Annotated[str, typer.Option("--reason", "-r", help="Why; kept in MLflow.")] = "",
-    by: Annotated[str, typer.Option("--by", help="Who decides; kept in MLflow.")] = getpass.getuser(),
+    by: Annotated[str, typer.Option("--by", help="Who decides; kept in MLflow. By default the user of this machine.")] = "",
     refuse: Annotated[bool, typer.Option("--refuse", help="Say no: the run fails.")] = False,
 ) -> None:
     """Answer a run that waits at the gate, where expectations of severity `warning` did not hold."""
@@ -127,6 +128,7 @@ def approve(
     from flows import approval
     from flows import rerun as again
 
+    by = by or _user()
     found = again.find(run_name)
     warnings = approval.answer(found, approval.Approval(approve=not refuse, reason=reason, by=by))
     out.print(warnings, highlight=False, markup=False, soft_wrap=True)
@@ -326,7 +328,13 @@ def gc(
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
     keep_runs: Annotated[int | None, typer.Option("--keep-runs", min=0, help="Only the newest so many runs count.")] = None,
     older_than: Annotated[
-        float | None, typer.Option("--older-than", min=0, metavar="DAYS", help="Runs not heard of for so long do not count.")
+        float | None,
+        typer.Option(
+            "--older-than",
+            min=0,
+            metavar="DAYS",
+            help="Runs not heard of for so long do not count, and unfinished work so old goes.",
+        ),
     ] = None,
 ) -> None:
     """Remove versions that no run, registry alias, pin or corpus refers to, and unfinished work of nobody."""
@@ -340,8 +348,10 @@ def gc(
         return
     if not yes and not (sys.stdin.isatty() and typer.confirm("Remove them?")):
         raise _UsageError("gc: nothing was removed; say --yes to remove without being asked")
+    still = {one.path for one in sweep.unneeded(keep_runs, older_than, _warn)}  # the question may have stood for hours
     for one in found:
-        retention.remove(one)
+        if one.path in still:
+            retention.remove(one)
     out.print("removed", highlight=False)
 
 
@@ -473,8 +483,11 @@ def serve(name: Annotated[str, typer.Argument(help="prefect, mlflow, or a worker
     if name in servers.QUEUES:
         servers.require_servers()
         from flows.deployments import deploy
+        from flows.reconcile import reconcile
 
         deploy()
+        if words := reconcile().words:
+            out.print(words, highlight=False, soft_wrap=True)
     servers.serve(name)
 
 
@@ -545,6 +558,13 @@ def _find_servers() -> None:
     _adopt_servers()
     if not settings().prefect_api_url:
         _start_servers()
+
+
+def _user() -> str:
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):  # a number that no name belongs to, as in containers
+        return f"user {os.getuid()}"
 
 
 def _require_prefect() -> None:

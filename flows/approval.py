@@ -8,10 +8,12 @@ twice about the same data; who answered, what and why is in MLflow. Outside Pref
 from __future__ import annotations
 
 import logging
+import time
 from datetime import UTC, datetime
 
 from prefect import get_client, suspend_flow_run
 from prefect.client.schemas.objects import FlowRun
+from prefect.client.schemas.responses import SetStateStatus
 from prefect.input import RunInput
 from pydantic import Field, ValidationError
 
@@ -24,6 +26,7 @@ from infra.orchestration import flow_run_id
 log = logging.getLogger("gristmill")
 
 APPROVAL = "approval.json"
+RESUME_TRIES, RESUME_PAUSE_S = 5, 1.0
 
 
 class Approval(RunInput):
@@ -91,7 +94,14 @@ def answer(run: FlowRun, said: Approval) -> str:
         raise InputError(f"run {run.name}: is {run.state.name if run.state else 'new'} and waits for no answer")
     checks = next((entry.shards() for entry in ledger.entries(str(run.id)) if entry.step == "validate"), None)
     with get_client(sync_client=True) as client:
-        client.resume_flow_run(run.id, run_input=said.model_dump())
+        for _ in range(RESUME_TRIES):
+            result = client.resume_flow_run(run.id, run_input=said.model_dump())
+            if result.status == SetStateStatus.ACCEPT:
+                break
+            time.sleep(RESUME_PAUSE_S)  # the run is suspended a moment before its question is there
+        else:
+            reason = getattr(result.details, "reason", None) or result.status.value
+            raise InputError(f"run {run.name}: Prefect did not take the answer: {reason}; look at its page, or try again")
     return describe(checks) if checks else ""
 
 

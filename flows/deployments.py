@@ -9,7 +9,6 @@ import contextlib
 import importlib
 import time
 from typing import Any
-from uuid import UUID
 
 from prefect import get_client
 from prefect.client.schemas.actions import WorkPoolCreate
@@ -31,7 +30,7 @@ from flows.schedules import DEPLOYMENT, ready_schedules
 from infra import ledger
 from infra.dataset import ShardSet
 from infra.errors import GristmillError
-from infra.orchestration import Lineage, flow_run_id
+from infra.orchestration import Lineage
 from infra.servers import QUEUES
 from infra.settings import settings
 from infra.versions import code_version
@@ -108,25 +107,34 @@ def run_elsewhere(name: str, config: RunConfig, lineage: Lineage, **inputs: Shar
     }
     tags = [f"run:{lineage.root}", f"flow:{name}"]
     with get_client(sync_client=True) as client:
-        # a retry of a flow that died finds what it had started still at work, and must not start a second one beside it
-        live = FlowRunFilter(
-            tags=FlowRunFilterTags(all_=tags), state=FlowRunFilterState(type=FlowRunFilterStateType(not_any_=FINAL))
-        )
-        found = client.read_flow_runs(flow_run_filter=live, limit=1)
-        run: Any = found[0] if found else run_deployment(f"{name}/{DEPLOYMENT}", parameters=parameters, timeout=0, tags=tags)
-        try:
-            while run.state is None or not run.state.is_final():
-                time.sleep(POLL_INTERVAL_S)
-                run = client.read_flow_run(run.id)
-        except BaseException:
-            # who cancels a run means what runs for it too; after any other end, a retry finds it still at work
-            own = client.read_flow_run(UUID(flow_run_id()))
-            if own.state is not None and own.state.is_cancelling():
-                client.set_flow_run_state(run.id, Cancelling())
-            raise
+        run: Any = _still_at_work(client, tags, parameters)
+        run = run or run_deployment(f"{name}/{DEPLOYMENT}", parameters=parameters, timeout=0, tags=tags)
+        run = _ended(client, run)
     if not run.state.is_completed():
         raise FlowRunFailed(f"{name}: flow run {run.name} ended {run.state.name}: {run.state.message}")
     return {entry.step: entry.shards() for entry in ledger.entries(lineage.root)}
+
+
+def _still_at_work(client: Any, tags: list[str], parameters: dict[str, Any]) -> FlowRun | None:
+    """What an earlier try of this flow had started, if it still does the same work; what does other work is cancelled first."""
+    live = FlowRunFilter(tags=FlowRunFilterTags(all_=tags), state=FlowRunFilterState(type=FlowRunFilterStateType(not_any_=FINAL)))
+    same = None
+    for run in client.read_flow_runs(flow_run_filter=live):
+        asked = {name: run.parameters.get(name) for name in parameters if name != "lineage"}
+        if asked.items() <= parameters.items() and not run.state.is_cancelling():
+            same = run
+            continue
+        client.set_flow_run_state(run.id, Cancelling(message="Its flow was tried again with other data or settings."))
+        _ended(client, run)
+    return same
+
+
+def _ended(client: Any, run: FlowRun) -> FlowRun:
+    """A flow run when it has ended."""
+    while run.state is None or not run.state.is_final():
+        time.sleep(POLL_INTERVAL_S)
+        run = client.read_flow_run(run.id)
+    return run
 
 
 def _flow(name: str) -> Any:

@@ -29,11 +29,13 @@ from prefect.client.schemas.filters import (
 from prefect.client.schemas.objects import FlowRun, StateType
 from prefect.states import Crashed
 
+from flows.deployments import FINAL
 from infra import tracking
 from infra.orchestration import HOST_TAG, crash_inside
 
-FINAL = [StateType.COMPLETED, StateType.FAILED, StateType.CRASHED, StateType.CANCELLED]
 SETTLED = timedelta(minutes=1)
+NEVER_STARTED = timedelta(minutes=10)
+"""A worker gives a run to a process, which needs less than a minute to begin."""
 MLFLOW_STATUS = {StateType.COMPLETED: "FINISHED", StateType.CANCELLED: "KILLED"}
 
 
@@ -62,13 +64,13 @@ def reconcile() -> Reconciled:
     with get_client(sync_client=True) as client:
         lost = list(_lost(client))
         for run in lost:
-            client.set_flow_run_state(run.id, Crashed(message="Its process is gone, and so was its worker."), force=True)
+            client.set_flow_run_state(run.id, Crashed(message="Its process is gone, or never came to life."), force=True)
         ended = {run.id for run in lost} | _ended_with_something_inside(client)
         num_inside = sum(crash_inside(client, run_id) for run_id in ended)
 
         def status(flow_run_id: str) -> str:
             found = client.read_flow_runs(flow_run_filter=FlowRunFilter(id=FlowRunFilterId(any_=[UUID(flow_run_id)])))
-            kind = found[0].state_type if found else StateType.CRASHED  # a run that Prefect has forgotten is over
+            kind = found[0].state_type if found else None  # unknown here: MLflow serves another Prefect too
             return MLFLOW_STATUS.get(kind, "FAILED") if kind in FINAL else ""
 
         num_mlflow = tracking.end_abandoned(status) if tracking.reachable() else 0
@@ -84,7 +86,7 @@ def tree(client: Any, run_id: UUID) -> Iterator[FlowRun]:
 
 
 def _lost(client: Any) -> Iterator[FlowRun]:
-    """The flow runs of this machine that are said to run and of which no process does."""
+    """The flow runs of this machine that are said to run and of which no process does, and those that were to start and never did."""
     environments = {process.pid: process.info["environ"] for process in psutil.process_iter(["environ"])}
     at_work = {environment.get("PREFECT__FLOW_RUN_ID") for environment in environments.values() if environment}
     hidden = {str(pid) for pid, environment in environments.items() if environment is None}  # another user's
@@ -92,6 +94,11 @@ def _lost(client: Any) -> Iterator[FlowRun]:
     for run in client.read_flow_runs(flow_run_filter=FlowRunFilter(tags=FlowRunFilterTags(all_=[HOST_TAG]), state=running)):
         # a flow without a deployment runs inside another one's process, and shares its fate
         if run.deployment_id and run.infrastructure_pid not in hidden and str(run.id) not in at_work:
+            yield run
+    pending = FlowRunFilter(state=FlowRunFilterState(type=FlowRunFilterStateType(any_=[StateType.PENDING])))
+    for run in client.read_flow_runs(flow_run_filter=pending):
+        # on whatever machine; should its process come to life after all, Prefect sends it away
+        if run.deployment_id and run.state is not None and run.state.timestamp < datetime.now(UTC) - NEVER_STARTED:
             yield run
 
 

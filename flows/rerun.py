@@ -6,12 +6,13 @@ loads.
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable
 from uuid import UUID
 
 from prefect import get_client
-from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterName
 from prefect.client.schemas.objects import FlowRun
+from prefect.client.schemas.sorting import FlowRunSort
 from prefect.exceptions import ObjectNotFound
 from prefect.states import AwaitingRetry
 
@@ -30,14 +31,19 @@ def find(run: str) -> FlowRun:
         InputError: this Prefect server knows none, or several of that name.
     """
     with get_client(sync_client=True) as client:
+        with contextlib.suppress(ValueError, ObjectNotFound):
+            return client.read_flow_run(UUID(run))
+        problem = ""
         try:
-            found = client.read_flow_run(UUID(ledger.find_run(run)))
-        except (StorageError, ValueError, ObjectNotFound) as error:
-            named = client.read_flow_runs(flow_run_filter=FlowRunFilter(name=FlowRunFilterName(any_=[run])))
-            if len(named) != 1:
-                raise InputError(f"run {run!r}: this Prefect server knows no run of that id or name ({error})") from error
-            [found] = named
-    return found
+            return client.read_flow_run(UUID(ledger.find_run(run)))
+        except (StorageError, ObjectNotFound) as error:
+            problem = str(error)
+        # the ledger does not know of runs that failed before their first line, nor of those whose storage is elsewhere
+        recent = client.read_flow_runs(sort=FlowRunSort.EXPECTED_START_TIME_DESC, limit=200)
+        named = [one for one in recent if one.name == run or str(one.id).startswith(run)]
+        if len(named) != 1:
+            raise InputError(f"run {run!r}: this Prefect server knows no run of that id or name ({problem})")
+    return named[0]
 
 
 def rerun(run: FlowRun, first_step: str, skip_poisoned: bool, tell: Callable[[str], None]) -> None:

@@ -24,8 +24,8 @@ from infra.lineage import Record
 from infra.retention import DAY_S, Unneeded
 from infra.settings import settings
 
-QUIET_S = 3600.0
-"""Unfinished work that nothing was written to for so long is nobody's."""
+QUIET_DAYS = 7.0
+"""Unfinished work that nothing was written to for so long is nobody's, unless another number is given: what failed may be tried again."""
 PAGE = 200
 
 
@@ -50,8 +50,8 @@ def unneeded(keep_runs: int | None, older_than_days: float | None, warn: Callabl
     referred = retention.of_runs(runs) | retention.of_corpora(versions) | at_work.versions
     referred |= {str(one["id"]) for one in retention.pins()} | _aliased(versions, warn)
     found = retention.unneeded(referred, graph, versions, paths, at_work.since)
-    # a step outside a flow is known to nobody
-    found = [one for one in found if one.complete or one.written <= time.time() - QUIET_S]
+    quiet_s = (QUIET_DAYS if older_than_days is None else older_than_days) * DAY_S
+    found = [one for one in found if one.complete or one.written <= time.time() - quiet_s]
     return sorted(found, key=lambda one: (not one.complete, one.num_bytes, one.path))
 
 

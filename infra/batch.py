@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import shutil
 import sys
+import uuid
 from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -60,7 +61,7 @@ class KubernetesConfig(BaseModel):
     image: str = ""
     """Image of the scheduler and the workers, made from infra/deploy/Dockerfile at this same checkout, with a tag or digest."""
     name: str = Field("gristmill", pattern=r"^[a-z]([-a-z0-9]{0,40}[a-z0-9])?$")
-    """Name of the cluster; two runs at once need two names."""
+    """Name of the cluster, to which each run adds a suffix of its own."""
     namespace: str = "gristmill"
     """Namespace of its pods."""
     cores: float = Field(1, gt=0)
@@ -99,7 +100,7 @@ def kubernetes_cluster(config: KubernetesConfig, num_workers: int) -> Any:
     Raises:
         BatchError: the extra or the image is missing.
     """
-    spec = kubernetes_spec(config, num_workers)
+    spec = kubernetes_spec(config.model_copy(update={"name": f"{config.name}-{uuid.uuid4().hex[:8]}"}), num_workers)
     from dask_kubernetes.operator import KubeCluster
 
     return KubeCluster(namespace=config.namespace, custom_cluster_spec=spec, quiet=True)
@@ -131,6 +132,7 @@ def kubernetes_spec(config: KubernetesConfig, num_workers: int) -> dict[str, Any
         container["envFrom"] = sources
         container["securityContext"] = {
             "runAsNonRoot": True,
+            "seccompProfile": {"type": "RuntimeDefault"},
             "allowPrivilegeEscalation": False,
             "capabilities": {"drop": ["ALL"]},
         }

@@ -372,6 +372,15 @@ def damaged(folder: str, manifest: Manifest) -> list[str]:
         return [name for name, digest in zip(wanted, found, strict=True) if digest != wanted[name]]
 
 
+def is_whole(version: ShardSet, name: str) -> bool:
+    """Whether a version is complete, with the digest by which it is known, and one of its shards has the bytes of its manifest."""
+    if not storage.exists(storage.join(version.folder, MANIFEST)):
+        return False
+    manifest = version.manifest()
+    wanted = {shard.name: shard.digest for shard in manifest.shards}
+    return manifest.digest == version.digest and _digest_or_problem(version.folder, name) == wanted.get(name)
+
+
 def _digest_or_problem(folder: str, name: str) -> str:
     try:
         return file_entry(folder, name).digest

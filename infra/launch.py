@@ -51,7 +51,12 @@ class Launch(BaseModel):
 def prefect_server(now: Settings, port: int) -> Launch:
     """The Prefect server with its UI."""
     url = _url(now, port)
-    extra = {"PREFECT_SERVER_API_HOST": now.host, "PREFECT_UI_API_URL": f"{url}/api"}
+    extra = {
+        "PREFECT_SERVER_API_HOST": now.host,
+        "PREFECT_UI_API_URL": f"{url}/api",
+        # in memory, as is the default, a restart of the server ends every run that holds a slot: a training, a recrawl
+        "PREFECT_SERVER_CONCURRENCY_LEASE_STORAGE": "prefect.server.concurrency.lease_storage.filesystem",
+    }
     if now.prefect_database:
         extra["PREFECT_SERVER_DATABASE_CONNECTION_URL"] = with_driver(now.prefect_database, "asyncpg")
     if now.login:

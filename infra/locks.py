@@ -7,6 +7,7 @@ clock, takes it over; a holder that finds its lease taken over stops with `LockL
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import json
 import os
@@ -88,31 +89,39 @@ def _lease(path: str, words: dict[str, Any], waiting: Callable[[str], None]) -> 
     lease = _Lease(path, words)
     lease.take(waiting)
     ended, lost = threading.Event(), threading.Event()
+    renewed = time.monotonic()
 
-    def renew() -> None:
-        while not ended.wait(RENEW_S):
-            try:
-                if not lease.renew():
-                    lost.set()
-                    return
-            except OSError:
-                continue  # the next renewal may get through; if none does, another process takes over and one tells
+    def renew() -> bool:
+        """Whether the lease is still this process's, as far as the store answers."""
+        nonlocal renewed
+        try:
+            if not lease.renew():
+                lost.set()
+            renewed = time.monotonic()
+        except storage.driver_errors(path):
+            return False
+        return not lost.is_set()
+
+    def keep() -> None:
+        while not ended.wait(RENEW_S) and not lost.is_set():
+            renew()  # one that does not get through may be followed by one that does
 
     def check() -> None:
-        if lost.is_set():
+        if lost.is_set() or (time.monotonic() - renewed > LEASE_S and not renew()):
             raise LockLost(
-                f"{path}: this process could not renew its lease for {LEASE_S:.0f} s and another run took over; run again"
+                f"{path}: this process could not renew its lease for {LEASE_S:.0f} s and another run may have taken over; run again"
             )
 
-    renewer = threading.Thread(target=renew, daemon=True, name="lease")
-    renewer.start()
+    keeper = threading.Thread(target=keep, daemon=True, name="lease")
+    keeper.start()
     try:
         yield check
     finally:
         ended.set()
-        renewer.join()
+        keeper.join()
         if not lost.is_set():
-            lease.release()
+            with contextlib.suppress(*storage.driver_errors(path)):
+                lease.release()  # else it ends by itself
 
 
 class _Lease:
@@ -150,7 +159,8 @@ class _Lease:
         return renewed or self._is_mine(there)
 
     def release(self) -> None:
-        self.system.rm_file(self.name)
+        if self._is_mine(self._read()[1]):
+            self.system.rm_file(self.name)
 
     def _is_mine(self, there: bytes) -> bool:
         return bool(json.loads(there)["lease"] == self.words["lease"])
@@ -163,7 +173,8 @@ class _Lease:
         except FileExistsError:
             return False
         except OSError as error:
-            if "pre-condition" in str(error) or "PreconditionFailed" in str(error):
+            # 412, or 409 where two conditional writes meet
+            if any(word in str(error) for word in ("pre-condition", "PreconditionFailed", "ConditionalRequestConflict")):
                 return False
             raise
         return True

@@ -77,6 +77,8 @@ def mend(corrupt: ShardCorrupt, folder: str, inputs: Sequence[ShardSet], remake:
         raise corrupt
     try:
         with only_maker(where, damaged.step):
+            if dataset.is_whole(damaged, name):
+                return  # another run had found it too, and made it again
             dataset.reopen(where, [name])
         remake(damaged)
     except GristmillError as error:

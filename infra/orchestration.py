@@ -196,17 +196,24 @@ def announce(corpus: str, dataset: ShardSet, config: BaseModel) -> None:
 
 
 def _emit_published(corpus: str, dataset: ShardSet, config: BaseModel) -> None:
-    from prefect.events import emit_event
+    """Send the event and wait until the server has it: `prefect.events.emit_event` only queues, and a kill would lose it."""
+    from prefect import get_client
+    from prefect.events import Event, RelatedResource, Resource
 
     about = ledger.about(ledger.current_run())
-    emit_event(
-        PUBLISHED_EVENT,
-        resource={
-            "prefect.resource.id": f"gristmill.dataset.{dataset.version}",
-            "prefect.resource.name": f"{corpus} {dataset.version}",
-            "gristmill.corpus": corpus,
-            "gristmill.flow": about.flow if about else "",
-        },
+    event = Event(
+        event=PUBLISHED_EVENT,
+        resource=Resource(
+            {
+                "prefect.resource.id": f"gristmill.dataset.{dataset.version}",
+                "prefect.resource.name": f"{corpus} {dataset.version}",
+                "gristmill.corpus": corpus,
+                "gristmill.flow": about.flow if about else "",
+            }
+        ),
+        related=[
+            RelatedResource({"prefect.resource.id": f"prefect.flow-run.{flow_run_id()}", "prefect.resource.role": "flow-run"})
+        ],
         payload={
             "corpus": corpus,
             "dataset": dataset.path,
@@ -217,6 +224,8 @@ def _emit_published(corpus: str, dataset: ShardSet, config: BaseModel) -> None:
             "config": config.model_dump(mode="json", by_alias=True),
         },
     )
+    with get_client(sync_client=True) as client:
+        client.request("POST", "/events", json=[event.model_dump(mode="json")])
 
 
 def _leave_lineage(track: tracking.Track, root: str) -> None:

@@ -57,6 +57,9 @@ class Settings(BaseModel):
     a time."""
     mlflow_database: str = ""
     """Database of the MLflow server, postgresql://user:password@host/name (extra [postgres]). Empty: SQLite below `home`."""
+    training: Path | None = None
+    """Folder for the checkpoints of trainings whose storage is remote. A try on another machine goes on from them only if it sees this
+    folder. Empty: `<home>/training`."""
     mlflow_artifacts: str = ""
     """Where the MLflow server keeps artifacts, a folder or s3://bucket/prefix; only that server needs its keys. Empty: below `home`."""
     keep_runs_days: int = Field(0, ge=0)
@@ -69,12 +72,12 @@ class Settings(BaseModel):
     worker_health_port: int = Field(0, ge=0, le=65535)
     """Port of 127.0.0.1 where a worker started by `gristmill serve` says whether it asks for work (/health). 0: none."""
 
-    @field_validator("auth_file", mode="before")
+    @field_validator("auth_file", "training", mode="before")
     @classmethod
     def _none_if_empty(cls, path: object) -> object:
         return path or None
 
-    @field_validator("home", "resources", "auth_file")
+    @field_validator("home", "resources", "auth_file", "training")
     @classmethod
     def _absolute_folder(cls, folder: Path | None) -> Path | None:
         return folder.expanduser().absolute() if folder else None  # servers and workers run in another folder
@@ -88,6 +91,11 @@ class Settings(BaseModel):
     def store(self) -> str:
         """Root of all dataset versions, without a trailing slash."""
         return (self.storage or str(self.home / "store")).rstrip("/")
+
+    @property
+    def checkpoints(self) -> Path:
+        """Where trainings whose storage is remote keep their checkpoints."""
+        return self.training or self.home / "training"
 
     @property
     def login(self) -> auth.Login | None:

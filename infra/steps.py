@@ -10,11 +10,13 @@ from __future__ import annotations
 
 import inspect
 import logging
+import shutil
 import socket
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
 from pydantic import BaseModel
@@ -51,6 +53,8 @@ class Output:
     facts: dict[str, Any] = field(default_factory=dict)
     volatile: dict[str, Any] = field(default_factory=dict)
     counts: Counts | None = None
+    scratch: list[Path] = field(default_factory=list)
+    """Local folders that a next try could go on from; removed when the version is complete."""
 
     def map(
         self, work: Callable[[Item], Outcome], items: Sequence[Item], what: str = "shards", *, by_document: bool = False
@@ -177,6 +181,8 @@ class Step:
                 counts=out.counts,
             )
             storage.remove(out.aside())
+            for folder_of_a_try in out.scratch:
+                shutil.rmtree(folder_of_a_try, ignore_errors=True)
         counts = manifest.counts
         log.info(
             "%s: %d in, %d kept, %d dropped, %.1f s", self.name, counts.total, counts.kept, counts.total - counts.kept, seconds

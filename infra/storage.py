@@ -77,7 +77,7 @@ def _asking(path: str) -> Iterator[None]:
         yield
     except (FileNotFoundError, StorageError):
         raise
-    except _driver_errors(path) as error:
+    except driver_errors(path) as error:
         reason = " ".join(str(error).split()) or type(error).__name__
         raise StorageError(
             f"{path}: the store did not do it ({reason}), asked {REQUESTS * CALLS} times; see that it runs, that its address and keys "
@@ -85,7 +85,8 @@ def _asking(path: str) -> Iterator[None]:
         ) from error
 
 
-def _driver_errors(path: str) -> tuple[type[Exception], ...]:
+def driver_errors(path: str) -> tuple[type[Exception], ...]:
+    """What the driver of a store that is elsewhere raises when the store does not answer or refuses."""
     if not path.startswith(("s3://", "s3a://")):
         return () if is_local(path) else (OSError,)
     from botocore.exceptions import BotoCoreError

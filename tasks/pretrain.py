@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import shutil
 from pathlib import Path
 
 from infra import storage, tracking
@@ -75,13 +74,15 @@ def pretrain(tokens: ShardSet, config: TrainConfig, out: Output) -> None:
         "training_seconds": round(result.seconds, 2),
         "tokens_per_s": round(result.tokens_per_s, 1),
     }
-    if not storage.is_local(out.folder):
-        shutil.rmtree(work)
 
 
 def _work_folder(out: Output) -> Path:
-    """A local folder for checkpoints that the next try finds again: beside the version, or at home when storage is remote."""
-    folder = Path(out.aside("checkpoints")) if storage.is_local(out.folder) else settings().home / "training" / out.version
+    """A local folder for checkpoints that the next try finds again: beside the version, or as the settings say when storage is remote."""
+    if storage.is_local(out.folder):
+        folder = Path(out.aside("checkpoints"))
+    else:
+        folder = settings().checkpoints / out.version
+        out.scratch.append(folder)
     folder.mkdir(parents=True, exist_ok=True)
     return folder
 

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
 import subprocess
 import sys
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
+import fsspec
 import httpx
 import pytest
 
@@ -28,18 +31,16 @@ with locks.held(sys.argv[1], "the first run", print):
 """
 
 
-@pytest.fixture(scope="module")
-def bucket(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """`s3://…` of a real S3 server, whose address is in the environment."""
-    from socket import socket
-
-    with socket() as probe:
+@contextmanager
+def s3_server(log: Path) -> Iterator[tuple[subprocess.Popen[bytes], str]]:
+    """A real S3 server with a bucket `locks`, whose address is in the environment: its process and `s3://locks`."""
+    with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     url = f"http://127.0.0.1:{port}"
-    with (tmp_path_factory.mktemp("s3") / "log").open("w") as log, pytest.MonkeyPatch.context() as patch:
+    with log.open("w") as file, pytest.MonkeyPatch.context() as patch:
         process = subprocess.Popen(
-            [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port)], stdout=log, stderr=log
+            [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port)], stdout=file, stderr=file
         )
         try:
             end = time.monotonic() + 60
@@ -54,10 +55,16 @@ def bucket(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
                 "AWS_DEFAULT_REGION": "us-east-1",
             }.items():
                 patch.setenv(name, value)
-            yield "s3://locks"
+            yield process, "s3://locks"
         finally:
-            process.terminate()
+            process.kill()
             process.wait(20)
+
+
+@pytest.fixture(scope="module")
+def bucket(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    with s3_server(tmp_path_factory.mktemp("s3") / "log") as (_, url):
+        yield url
 
 
 def _answers(url: str) -> bool:
@@ -130,9 +137,35 @@ def test_a_holder_that_slept_too_long_finds_that_it_lost_its_lease(bucket: str, 
         system, name = locks.storage.locate(f"{folder}/{locks.NAME}")
         system.pipe_file(name, b'{"lease": "of another", "who": "x", "pid": 1, "host": "y"}')  # as who took it over would
         time.sleep(1)
-        with pytest.raises(LockLost, match="another run took over"):
+        with pytest.raises(LockLost, match="may have taken over"):
             check()
     assert system.exists(name)  # it is the other one's to release
+
+
+def test_a_holder_whose_store_is_away_for_longer_than_a_lease_stops_and_for_less_goes_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(locks, "RENEW_S", 0.2)
+    monkeypatch.setattr(locks, "LEASE_S", 2.0)
+    forget_servers()
+    with s3_server(tmp_path / "log") as (server, url), held(f"{url}/away", "the first run", lambda words: None) as check:
+        server.send_signal(signal.SIGSTOP)
+        time.sleep(1)
+        check()
+        server.send_signal(signal.SIGCONT)
+        time.sleep(2.5)
+        check()
+        server.kill()  # from here on connections are refused, which is no OSError of Python's
+        time.sleep(2.5)
+        with pytest.raises(LockLost, match="may have taken over"):
+            check()
+    forget_servers()
+
+
+def forget_servers() -> None:
+    """Let the next use of the store ask the environment for its address."""
+    locks.storage._file_system.cache_clear()
+    fsspec.get_filesystem_class("s3").clear_instance_cache()
 
 
 def test_a_folder_that_is_removed_while_somebody_waits_has_a_new_lock(tmp_path: Path) -> None:

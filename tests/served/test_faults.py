@@ -197,6 +197,14 @@ MATRIX = {
     "Dask worker killed": Fault("dedup", kill_a_dask_worker, ends=DONE, overrides=("dask.workers=2",)),
     "Prefect worker killed": Fault("dedup", kill_server("worker-cpu"), ends=("COMPLETED", "CRASHED", "FAILED")),
     "Prefect server killed": Fault("dedup", kill_server("prefect"), ends=("COMPLETED", "CRASHED", "FAILED"), retry="rerun"),
+    "Prefect server killed in a training": Fault(
+        "pretrain",
+        kill_server("prefect"),
+        flow="pipeline",
+        inside="train",
+        ends=("COMPLETED", "CRASHED", "FAILED"),
+        retry="rerun",
+    ),
     "MLflow server killed": Fault("dedup", kill_server("mlflow"), ends=("COMPLETED", "CRASHED", "FAILED")),
     "power cut": Fault("dedup", cut_the_power, retry="rerun"),
 }

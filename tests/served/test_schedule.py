@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import subprocess
 import sys
 import time
@@ -14,7 +13,7 @@ import httpx
 import psutil
 import pytest
 import yaml
-from served_mill import PROJECT, Mill, wait_until
+from served_mill import PROJECT, Mill, free_port, wait_until
 
 FLOWS = {"pipeline": "cpu", "curate": "cpu", "recrawl": "cpu", "train": "gpu", "evaluate": "gpu"}
 
@@ -197,23 +196,50 @@ def all_runs(mill: Mill, flow: str) -> list[dict[str, Any]]:
 
 
 @pytest.mark.soak
-def test_prefect_yaml_deploys_all_flows_for_a_team(mill: Mill, undisturbed: str) -> None:
-    command = [sys.executable, "-m", "prefect", "--no-prompt", "deploy", "--all"]
-    done = subprocess.run(
-        command, cwd=PROJECT, env=mill.env | {"PREFECT_API_URL": mill.api}, capture_output=True, text=True, check=False
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
-    declared = {
-        one["entrypoint"].rpartition(":")[2]: one for one in yaml.safe_load((PROJECT / "prefect.yaml").read_text())["deployments"]
-    }
-    assert set(declared) == set(FLOWS)
-    for flow, queue in FLOWS.items():
-        found = deployment(mill, flow)
-        assert found["work_queue_name"] == queue and found["work_pool_name"] == "gristmill" and found["description"]
-        assert found["parameters"] == {"config": "demo"}
-        assert json.dumps(found["pull_steps"])  # where a worker finds the code
-        [schedule] = found["schedules"]
-        assert not schedule["active"]
-    # a run of such a deployment takes its configuration by name, and may override it
-    said = mill.cli("run", "curate", "--config", str(mill.config))
-    assert said.returncode == 0, said.stdout + said.stderr
+@pytest.mark.timeout(420, func_only=True)
+def test_prefect_yaml_deploys_all_flows_for_a_team_on_a_server_of_its_own(mill: Mill, tmp_path: Path) -> None:
+    """A bare Prefect server, a work pool, `prefect deploy`, a worker and a run by Prefect's own words alone."""
+    port = free_port()
+    api = f"http://127.0.0.1:{port}/api"
+    environment = mill.env | {"PREFECT_HOME": str(tmp_path / "prefect"), "GRISTMILL_HOME": str(tmp_path / "home")}
+    client = environment | {"PREFECT_API_URL": api, "GRISTMILL_PREFECT_API_URL": api, "GRISTMILL_CHECKOUT": str(PROJECT)}
+
+    def prefect(*words: str) -> str:
+        command = [sys.executable, "-m", "prefect", "--no-prompt", *words]
+        done = subprocess.run(command, cwd=PROJECT, env=client, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stdout + done.stderr
+        return done.stdout
+
+    def ask(path: str) -> Any:
+        return httpx.get(f"{api}{path}", trust_env=False, timeout=30).raise_for_status().json()
+
+    def answers() -> bool:
+        with contextlib.suppress(httpx.HTTPError):
+            return bool(ask("/health"))
+        return False
+
+    server = [sys.executable, "-m", "prefect", "server", "start", "--port", str(port)]
+    with (tmp_path / "log").open("ab") as log:
+        started = [subprocess.Popen(server, env=environment, stdout=log, stderr=log)]
+        try:
+            wait_until(answers, 120, "a bare Prefect server")
+            prefect("work-pool", "create", "gristmill", "--type", "process")
+            prefect("deploy", "--all")
+            for flow, queue in FLOWS.items():
+                found = ask(f"/deployments/name/{flow}/gristmill")
+                assert found["work_queue_name"] == queue and found["work_pool_name"] == "gristmill" and found["description"]
+                assert found["parameters"] == {"config": "demo"} and not found["schedules"]
+                one_at_a_time = (found["concurrency_options"] or {}).get("collision_strategy") == "ENQUEUE"
+                assert one_at_a_time == (flow in ("train", "recrawl"))
+            prefect("deployment", "schedule", "create", "curate/gristmill", "--cron", "0 5 * * *")
+            prefect("deploy", "--all")
+            [kept] = ask("/deployments/name/curate/gristmill")["schedules"]
+            assert kept["active"] and kept["schedule"]["cron"] == "0 5 * * *"  # as somebody has set it
+            worker = [sys.executable, "-m", "prefect", "worker", "start", "--pool", "gristmill", "--work-queue", "cpu"]
+            started.append(subprocess.Popen(worker, env=client, stdout=log, stderr=log))
+            said = prefect("deployment", "run", "curate/gristmill", "--param", f"config={mill.config}", "--watch")
+            assert "Completed" in said, said + (tmp_path / "log").read_text()[-3000:]
+        finally:
+            for process in reversed(started):
+                process.terminate()
+                process.wait(60)
