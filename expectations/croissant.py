@@ -25,7 +25,7 @@ COLUMNS = {
     "host": "Host of the URL.",
     "text": "The text after rewriting and redaction.",
     "text_digest": "Digest of exactly this text.",
-    "language": "ISO 639-1 code of the language that fastText found.",
+    "language": "Code of the language that fastText's lid.176 found (ISO 639-1, or 639-3 where that has none), or `unknown`.",
     "language_score": "Its probability, 0 to 1.",
 }
 # the official context, word for word: validators compare it

@@ -14,20 +14,9 @@ import pyarrow.dataset as pads
 
 from expectations.profile import connected
 
-NUMBERS = {
-    "drift_rows_ratio": "rows now ÷ rows before",
-    "drift_text_chars_p50_ratio": "median length now ÷ before",
-    "drift_language_distance": "total variation distance of the language mix",
-    "drift_text_chars_distance": "total variation distance of the lengths, in bins that double",
-    "drift_doc_ids_kept": "share of the documents before that are still there",
-    "drift_doc_ids_gone": "share of the documents before that are not",
-    "drift_doc_ids_added": "share of the documents now that were not there before",
-}
-"""What `drift` gives, where both versions have the columns for it."""
-
 
 def drift(now: pads.Dataset, before: pads.Dataset) -> dict[str, float]:
-    """The numbers of NUMBERS; an empty version before gives none."""
+    """The numbers of `numbers.DRIFT`; an empty version before gives none."""
     columns = set(now.schema.names) & set(before.schema.names)
     with connected(now=now, before=before) as connection:
         rows = {name: _number(connection, f"SELECT count(*) FROM {name}") for name in ("now", "before")}

@@ -182,9 +182,9 @@ def _shard_check(index: int, expectation: Expectation, result: Any) -> ShardChec
     counts, rows = result.result, result.result.get("unexpected_rows")
     samples: list[Sample] = []
     for row in [] if rows is None else rows.head(MAX_SAMPLES).to_dict("records"):
-        value = ", ".join("null" if pd.isna(row[name]) else str(row[name]) for name in expectation.columns)
+        value = ", ".join("null" if _is_null(row[name]) else str(row[name]) for name in expectation.columns)
         doc_id = row.get("doc_id")
-        samples.append(Sample(None if pd.isna(doc_id) else str(doc_id), value[:SAMPLE_CHARS]))
+        samples.append(Sample(None if _is_null(doc_id) else str(doc_id), value[:SAMPLE_CHARS]))
     return ShardCheck(
         index,
         element_count=int(counts["element_count"]),
@@ -193,6 +193,10 @@ def _shard_check(index: int, expectation: Expectation, result: Any) -> ShardChec
         unexpected_count=int(counts["unexpected_count"]),
         samples=tuple(samples),
     )
+
+
+def _is_null(value: Any) -> bool:
+    return value is None or bool(pd.api.types.is_scalar(value) and pd.isna(value))
 
 
 def _missing(expectation: Expectation, columns: Iterable[str], where: str) -> str | None:

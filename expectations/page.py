@@ -6,7 +6,7 @@ Great Expectations' own Data Docs load a dozen files from elsewhere and are unst
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -77,9 +77,14 @@ def tally(results: Sequence[CheckResult]) -> dict[str, int]:
     return {name: sum(outcome(one) == name for one in results) for name in OUTCOMES}
 
 
-def for_report(results: Sequence[CheckResult], suite: Suite) -> Validation:
-    """The same as the run report shows it: no samples, in the suite's order."""
-    return Validation(suite=suite.name, verdict=judge(results).value, rows=tuple(row(check) for check in results))
+def for_report(
+    suite: str, results: Sequence[CheckResult], stages: Sequence[tuple[str, Sequence[CheckResult]]] = ()
+) -> Validation:
+    """The same as the run report shows it: no samples, in the suite's order; of the versions before it only what did not hold."""
+    before = [(dataset, check) for dataset, checks in stages for check in checks if not check.success]
+    rows = [row(check) for check in results]
+    rows += [replace(row(check), expectation=f"{dataset}: {check.expectation}") for dataset, check in before]
+    return Validation(suite, judge([*results, *(check for _, check in before)]).value, tuple(rows))
 
 
 def table(sections: Sequence[Section]) -> list[dict[str, str]]:

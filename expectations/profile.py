@@ -14,10 +14,11 @@ from typing import Any
 import duckdb
 import pyarrow.dataset as pads
 
+from expectations.numbers import DUPLICATE_VALUES, LANGUAGE_SHARE
+
 MEMORY_LIMIT = "1GB"
 QUANTILES = {"p05": 0.05, "p50": 0.5, "p95": 0.95}
 MAX_LANGUAGES = 10
-LANGUAGE_SHARE, DUPLICATE_VALUES = "language_share_", "duplicate_values_"
 Profile = dict[str, float | int | None]
 
 

@@ -15,7 +15,8 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.dataset as pads
 
-from expectations.profile import DUPLICATE_VALUES, LANGUAGE_SHARE, connected, quoted
+from expectations.numbers import DUPLICATE_VALUES, LANGUAGE_SHARE
+from expectations.profile import connected, quoted
 from expectations.schemas import SCHEMAS
 from infra.errors import InputError
 
@@ -137,7 +138,7 @@ def _string(connection: Any, seen: Seen) -> Iterator[dict[str, Any]]:
     if matched:
         yield _rows("column_values_to_match_regex", seen, "critical", f"Every value is {matched[0]}.", regex=matched[1])
     elif few:
-        query = f"SELECT DISTINCT {quoted(seen.name)} AS v FROM documents WHERE v IS NOT NULL ORDER BY v"
+        query = f"SELECT DISTINCT {quoted(seen.name)} AS v FROM documents WHERE {quoted(seen.name)} IS NOT NULL ORDER BY 1"
         values = [value for (value,) in connection.execute(query).fetchall()]
         said = f"Different values seen: {len(values)}."
         yield _rows("column_values_to_be_in_set", seen, "warning", said, value_set=values, mostly=0.99)
@@ -184,7 +185,8 @@ def _languages(connection: Any, seen: Seen) -> Iterator[dict[str, Any]]:
 def _all_match(connection: Any, seen: Seen, pattern: str) -> bool:
     query = f"SELECT count(*) FROM documents WHERE regexp_matches({quoted(seen.name)}, ?)"
     # the first values tell most columns apart from a pattern; only then are all asked
-    first = f"SELECT count(*) FROM (SELECT {quoted(seen.name)} AS v FROM documents WHERE v IS NOT NULL LIMIT 1) WHERE regexp_matches(v, ?)"
+    some = f"SELECT {quoted(seen.name)} AS v FROM documents WHERE {quoted(seen.name)} IS NOT NULL LIMIT 1"
+    first = f"SELECT count(*) FROM ({some}) WHERE regexp_matches(v, ?)"
     return bool(connection.execute(first, [pattern]).fetchone()[0]) and (
         connection.execute(query, [pattern]).fetchone()[0] == seen.num_values
     )

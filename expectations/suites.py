@@ -14,6 +14,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from expectations.numbers import NUMBERS, PREFIXES
 from expectations.schemas import OPEN_SCHEMAS, SCHEMAS
 from infra.errors import InputError
 from infra.ids import digest_of
@@ -142,6 +143,20 @@ def _shape_problem(error: Any) -> str:
 
 
 def _column_problems(suite: Suite) -> list[str]:
+    return [*_number_problems(suite), *_row_problems(suite)]
+
+
+def _number_problems(suite: Suite) -> list[str]:
+    return [
+        f"expectations[{index}].kwargs: there is no number {name!r} of a dataset{did_you_mean(name, NUMBERS)}"
+        for index, expectation in enumerate(suite.expectations)
+        if expectation.scope == "dataset"
+        for name in expectation.columns
+        if name not in NUMBERS and not name.startswith(tuple(PREFIXES))
+    ]
+
+
+def _row_problems(suite: Suite) -> list[str]:
     known = (*SCHEMAS, *OPEN_SCHEMAS)
     if suite.schema_name not in known:
         return [f"schema: no schema {suite.schema_name!r}{did_you_mean(suite.schema_name, known)}"]

@@ -29,9 +29,11 @@ class Part:
 
     path: str
     groups: tuple[int, ...]
+    schema: pa.Schema
+    """Of all files together."""
 
     def batches(self, columns: Sequence[str]) -> Iterator[pa.Table]:
-        """Its rows, in those of the columns that the file has.
+        """Its rows; a column that only other files have is null here.
 
         Raises:
             InputError: the file is damaged.
@@ -41,7 +43,12 @@ class Part:
                 file = pq.ParquetFile(handle)
                 names = [name for name in columns if name in file.schema_arrow.names]
                 for batch in file.iter_batches(BATCH_ROWS, row_groups=list(self.groups), columns=names):
-                    yield pa.Table.from_batches([batch])
+                    table = pa.Table.from_batches([batch])
+                    for name in columns:
+                        if name not in names and name in self.schema.names:
+                            field = self.schema.field(name)
+                            table = table.append_column(field, pa.nulls(len(table), field.type))
+                    yield table
         except pa.ArrowException as error:
             raise InputError(f"{self.path}: {error}; is it damaged?") from error
 
@@ -63,7 +70,7 @@ def open_tables(path: str) -> Tables:
     """
     system, _ = storage.locate(path)
     schemas: list[pa.Schema] = []
-    parts: list[Part] = []
+    pieces: list[tuple[str, tuple[int, ...]]] = []
     num_rows = 0
     files = _files(path)
     for file in files:
@@ -75,11 +82,11 @@ def open_tables(path: str) -> Tables:
         except (pa.ArrowInvalid, pa.ArrowTypeError) as error:
             raise InputError(f"{file}: {str(error).rstrip('.')}; give Parquet files of one kind") from error
         schemas[0] = schema
-        parts += [Part(file, groups) for groups in _grouped(metadata)]
+        pieces += [(file, groups) for groups in _grouped(metadata)]
         num_rows += metadata.num_rows
     names = files if storage.is_local(path) else [storage.locate(file)[1] for file in files]
     rows = pads.dataset(names, schema=schemas[0], format="parquet", filesystem=None if storage.is_local(path) else system)
-    return Tables(rows, tuple(parts), num_rows)
+    return Tables(rows, tuple(Part(file, groups, schemas[0]) for file, groups in pieces), num_rows)
 
 
 def _files(path: str) -> list[str]:

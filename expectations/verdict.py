@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
+from typing import Any
 
 from infra import storage
 from infra.errors import GristmillError
@@ -60,12 +61,15 @@ class CheckResult:
     """False: the dataset has nothing that it could speak of, such as drift where there is no earlier version."""
 
 
-def read_checks(path: str) -> list[CheckResult]:
-    """The results that the step `validate` left in its `validation.json`."""
-    return [
-        CheckResult(**{**one, "samples": tuple(Sample(**sample) for sample in one["samples"])})
-        for one in storage.read_json(path)["checks"]
-    ]
+def read_sections(path: str) -> list[tuple[str, list[CheckResult]]]:
+    """The results that the step `validate` left in its `validation.json`: of the corpus, then of each version before it, by dataset."""
+    raw = storage.read_json(path)
+    corpus = (str(raw["facts"].get("dataset", "corpus")), _results(raw["checks"]))
+    return [corpus, *((stage["dataset"], _results(stage["checks"])) for stage in raw["stages"])]
+
+
+def _results(checks: Iterable[dict[str, Any]]) -> list[CheckResult]:
+    return [CheckResult(**{**one, "samples": tuple(Sample(**sample) for sample in one["samples"])}) for one in checks]
 
 
 def judge(checks: Sequence[CheckResult]) -> Verdict:

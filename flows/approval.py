@@ -109,9 +109,9 @@ def describe(checks: ShardSet) -> str:
     """The warnings of a corpus that the gate let through, for people; empty if there are none."""
     from expectations import verdict
 
-    results = verdict.read_checks(checks.file("validation.json"))
     lines = [
-        f"  {one.expectation} on {one.column!r}: {verdict.describe(one)}"
+        f"  {dataset}: {one.expectation} on {one.column!r}: {verdict.describe(one)}"
+        for dataset, results in verdict.read_sections(checks.file("validation.json"))
         for one in results
         if not one.success and one.severity == "warning"
     ]

@@ -16,6 +16,7 @@ from typing import Any
 import duckdb
 import pyarrow.dataset as pads
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from infra import dataset, ledger, lineage
@@ -121,7 +122,7 @@ def show(difference: Difference, console: Console) -> None:
         for heading in ("documents", "", "why", "such as"):
             table.add_column(heading, justify="right" if not heading else "left", overflow="fold")
         for one in difference.reasons:
-            table.add_row(one.what, f"{one.count:,}", one.why, "\n".join(one.samples))
+            table.add_row(one.what, f"{one.count:,}", escape(one.why), escape("\n".join(one.samples)))
         console.print(table)
     for step, words in difference.recipes.items():
         console.print(step, highlight=False)
@@ -193,18 +194,18 @@ def _seen(connection: Any, side: str, chain: Sequence[Record]) -> None:
             )
 
 
-# those without an equal on the other side; of these a pair of the same id or the same place is a change
+# those without an equal on the other side; of these a pair of the same id or the same place is a change, the first with the first and so on
 _MATCH = """
     CREATE TEMP TABLE gone AS SELECT * FROM older ANTI JOIN newer USING (doc_id, text_digest);
     CREATE TEMP TABLE come AS SELECT * FROM newer ANTI JOIN older USING (doc_id, text_digest);
     CREATE TEMP TABLE same_capture AS SELECT doc_id, url FROM gone SEMI JOIN come USING (doc_id);
-    CREATE TEMP TABLE same_url AS
-        SELECT source, url, any_value(doc_id) AS doc_id
-        FROM (SELECT * FROM gone ANTI JOIN same_capture USING (doc_id))
-        SEMI JOIN (SELECT * FROM come ANTI JOIN same_capture USING (doc_id)) USING (source, url)
-        GROUP BY source, url;
-    CREATE TEMP TABLE added AS SELECT * FROM (FROM come ANTI JOIN same_capture USING (doc_id)) ANTI JOIN same_url USING (source, url);
-    CREATE TEMP TABLE removed AS SELECT * FROM (FROM gone ANTI JOIN same_capture USING (doc_id)) ANTI JOIN same_url USING (source, url);
+    CREATE TEMP TABLE left_gone AS SELECT *, row_number() OVER (PARTITION BY source, url ORDER BY doc_id) AS nth
+        FROM (FROM gone ANTI JOIN same_capture USING (doc_id));
+    CREATE TEMP TABLE left_come AS SELECT *, row_number() OVER (PARTITION BY source, url ORDER BY doc_id) AS nth
+        FROM (FROM come ANTI JOIN same_capture USING (doc_id));
+    CREATE TEMP TABLE same_url AS SELECT * FROM left_gone SEMI JOIN left_come USING (source, url, nth);
+    CREATE TEMP TABLE added AS SELECT * FROM left_come ANTI JOIN same_url USING (source, url, nth);
+    CREATE TEMP TABLE removed AS SELECT * FROM left_gone ANTI JOIN same_url USING (source, url, nth);
 """
 
 

@@ -49,5 +49,7 @@ def prepare(config: RunConfig, lineage: Lineage | None = None) -> Prepared:
         unique = dedup(rewritten, config=config.dedup)
         redacted = redact(unique, config=config.redact)
         history = [pages, *documents, verdicts, rewritten, unique]
-        checks = validate(redacted, history, earlier(config.name, redacted), config=config.validate_)
+        checks = validate(
+            redacted, [*history[:3], measured, *history[3:]], earlier(config.name, redacted), config=config.validate_
+        )
         return Prepared(documents=redacted, checks=checks, history=[*history, redacted])

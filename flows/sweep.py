@@ -120,8 +120,10 @@ def _at_work(warn: Callable[[str], None]) -> AtWork:
 
 
 def _versions_in(value: Any) -> Iterator[str]:
-    """Ids of the versions somewhere in a flow run's parameters."""
-    if isinstance(value, dict):
+    """Ids of the versions somewhere in a flow run's parameters, where they are whole or named by their path."""
+    if isinstance(value, str):
+        yield value  # one that names no version names nothing
+    elif isinstance(value, dict):
         if {"step", "version", "digest"} <= value.keys():
             yield f"{value['step']}/{value['version']}"
         for one in value.values():

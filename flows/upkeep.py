@@ -27,8 +27,10 @@ COLLECT_MLFLOW = """
 import os
 from mlflow.cli import gc
 here = os.environ
-gc.main(["--backend-store-uri", here["MLFLOW_BACKEND_STORE_URI"], "--artifacts-destination", here["MLFLOW_ARTIFACTS_DESTINATION"]])
+words = {"--run-ids": "RUN_IDS", "--backend-store-uri": "BACKEND_STORE_URI", "--artifacts-destination": "ARTIFACTS_DESTINATION"}
+gc.main([word for option, name in words.items() for word in (option, here[f"MLFLOW_{name}"])])
 """
+RUNS_AT_ONCE = 500
 DAY_MS = launch.DAY_S * 1000
 
 
@@ -72,9 +74,10 @@ def tidy(tell: Callable[[str], None]) -> None:
     now = settings()
     gone = tracking.delete_runs(int(time.time() * 1000) - now.keep_runs_days * DAY_MS)
     environment = launch.mlflow_server(now, now.mlflow_port).environment()
-    environment["MLFLOW_ARTIFACTS_DESTINATION"] = launch.mlflow_artifacts(now)
-    _call("mlflow", (sys.executable, "-c", COLLECT_MLFLOW), environment | {"MLFLOW_TRACKING_URI": now.mlflow_url})
-    tell(f"mlflow: runs removed that ended more than {now.keep_runs_days} days ago: {gone}")
+    environment |= {"MLFLOW_ARTIFACTS_DESTINATION": launch.mlflow_artifacts(now), "MLFLOW_TRACKING_URI": now.mlflow_url}
+    for ids in (gone[start : start + RUNS_AT_ONCE] for start in range(0, len(gone), RUNS_AT_ONCE)):
+        _call("mlflow", (sys.executable, "-c", COLLECT_MLFLOW), environment | {"MLFLOW_RUN_IDS": ",".join(ids)})
+    tell(f"mlflow: runs removed that ended more than {now.keep_runs_days} days ago: {len(gone)}")
 
 
 def _check_manifests(root: str, tell: Callable[[str], None]) -> None:
@@ -88,7 +91,7 @@ def _check_manifests(root: str, tell: Callable[[str], None]) -> None:
             found = raw.get("format") if isinstance(raw, dict) else None
             if found != MANIFEST_FORMAT:
                 raise UpkeepError(
-                    f"{path}: manifest format {found!r}; this release knows {MANIFEST_FORMAT}, so a newer one made it: update Gristmill"
+                    f"{path}: manifest format {found!r}; this release knows {MANIFEST_FORMAT}: update Gristmill if a newer one made it"
                 )
             formats[found] += 1
     tell(f"manifests: {sum(formats.values())} of format {MANIFEST_FORMAT}, which is this release's")

@@ -13,11 +13,13 @@ from functools import cached_property
 from typing import Any, Literal
 
 Kind = Literal["source", "suite", "version", "model", "run", "code", "config"]
-EdgeKind = Literal["read", "input", "judged by", "registered", "checks", "made", "loaded", "code", "config"]
+EdgeKind = Literal["read", "input", "judged by", "registered", "checks", "made", "loaded", "code", "config", "compared with"]
 DATA: tuple[EdgeKind, ...] = ("read", "input", "judged by", "registered")
 """Edges along which data goes."""
 CHECKS: EdgeKind = "checks"
 """From a check to what it judged: followed upwards only, since what came of the data did not come of the check."""
+COMPARED: EdgeKind = "compared with"
+"""From a version to the check of a later one that held it beside it: nothing came of it there, so no walk follows."""
 SHOWN: tuple[Kind, ...] = ("source", "suite", "version", "model")
 """Kinds that data goes through; runs, code and configs only say how a version was made."""
 

@@ -15,12 +15,14 @@ from typing import Any
 from infra import ledger, storage
 from infra.dataset import MANIFEST, folder_of
 from infra.errors import InputError
-from infra.graph import CHECKS, Edge, EdgeKind, Graph, Node
+from infra.graph import CHECKS, COMPARED, Edge, EdgeKind, Graph, Node
 from infra.ids import digest_of
 from infra.settings import settings
 
 NO_STEPS = ("runs", "corpora", "pins")
 """Folders of the store that hold no versions."""
+PREVIOUS = "previous"
+"""Parameter of a step whose input is only compared with: nothing of it goes into what the step makes."""
 MIN_PREFIX = 4
 READERS = 16  # a manifest on an object store is one slow request
 
@@ -88,7 +90,8 @@ def chain(paths: Iterable[str]) -> list[Record]:
         one = record(path)
         if one is not None and one.id not in found:
             found[one.id] = one
-            todo += [name for given in one.inputs.values() for name in given if name not in found]
+            given = [names for parameter, names in one.inputs.items() if parameter != PREVIOUS]
+            todo += [name for names in given for name in names if name not in found]
     return list(found.values())
 
 
@@ -100,9 +103,9 @@ def graph_of(versions: Iterable[Record], runs: Iterable[str]) -> Graph:
     for one in versions:
         recipe = one.manifest["recipe"]
         nodes[one.id] = Node(one.id, "version", f"{one.manifest['step']} {one.manifest['version']}", _facts(one))
-        for parent, digest in _inputs(recipe):
+        for parameter, parent, digest in _inputs(recipe):
             named[parent] = Node(parent, "version", parent.replace("/", " "), _gone(parent, digest))
-            edges[Edge(parent, one.id, "input")] = None
+            edges[Edge(parent, one.id, COMPARED if parameter == PREVIOUS else "input")] = None
         for node, kind in _givers(one):
             nodes[node.id] = node
             edges[Edge(node.id, one.id, kind)] = None
@@ -180,15 +183,15 @@ def _ids(given: Any) -> Iterator[str]:
         yield from _ids(one) if isinstance(one, list) else [one.partition("@")[0]]
 
 
-def _inputs(recipe: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
-    """(id, digest) of every input."""
-    todo = list(recipe.get("inputs", {}).values())
-    for given in todo:  # grows while it is read
+def _inputs(recipe: Mapping[str, Any]) -> Iterator[tuple[str, str, str]]:
+    """(parameter, id, digest) of every input."""
+    todo = list(recipe.get("inputs", {}).items())
+    for parameter, given in todo:  # grows while it is read
         if isinstance(given, list):
-            todo += given
+            todo += [(parameter, one) for one in given]
         else:
             name, _, digest = given.partition("@")
-            yield name, digest
+            yield parameter, name, digest
 
 
 def _facts(one: Record) -> dict[str, Any]:

@@ -41,7 +41,7 @@ def told(step: str, run_id: str, root: str, inputs: Sequence[ShardSet]) -> Itera
     _send(lambda: _event("START", step, run_id, root, inputs, made))
     try:
         yield made
-    except Exception as error:
+    except BaseException as error:  # a cancelled or suspended step ends too
         why = f"{type(error).__name__}: {error}"
         _send(lambda: _event("FAIL", step, run_id, root, inputs, made, why))
         raise

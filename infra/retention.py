@@ -15,7 +15,7 @@ from typing import Any
 
 from infra import ledger, storage
 from infra.dataset import MANIFEST, folder_of
-from infra.graph import Graph
+from infra.graph import COMPARED, Graph
 from infra.lineage import READERS, Record
 from infra.settings import settings
 
@@ -47,8 +47,11 @@ def unneeded(
         newest: a moment, seconds since 1970.
     """
     needed = graph.up(name for name in referred if name in graph.nodes)
+    # what a needed check was held beside stays, for a later run of the same data asks for it; but not what that came from
+    needed |= {edge.source for edge in graph.edges if edge.kind == COMPARED and edge.target in needed}
+    needed |= set(referred)  # also of versions that are open now, because a file of theirs is made again
     complete = {one.path: one.id for one in versions}
-    candidates = [path for path in paths if complete.get(path) not in needed]
+    candidates = [path for path in paths if complete.get(path, path) not in needed]
     with ThreadPoolExecutor(READERS) as pool:
         sizes = pool.map(lambda path: storage.used(folder_of(path)), candidates)
     found = [

@@ -235,8 +235,8 @@ def end_abandoned(status: Callable[[str], str]) -> int:
     return len(ended)
 
 
-def delete_runs(ended_before_ms: int) -> int:
-    """Mark runs that ended before a time (Unix milliseconds) as deleted; gives how many.
+def delete_runs(ended_before_ms: int) -> list[str]:
+    """Mark runs that ended before a time (Unix milliseconds) as deleted; gives their ids.
 
     Kept are the trees of runs that a registered model came from: its lineage is told by them.
     """
@@ -256,7 +256,7 @@ def delete_runs(ended_before_ms: int) -> int:
     old = [run for run in found if run.data.tags.get("gristmill.root", run.info.run_id) not in roots]
     for run in old:
         client.delete_run(run.info.run_id)
-    return len(old)
+    return [run.info.run_id for run in old]
 
 
 def register_model(

@@ -16,8 +16,7 @@ import pyarrow.compute as pc
 from pydantic import BaseModel, ConfigDict, Field
 
 from expectations.page import for_report
-from expectations.suites import read_suite
-from expectations.verdict import read_checks
+from expectations.verdict import read_sections
 from infra import dataset, ledger, plots, storage, tracking
 from infra.dataset import EXCERPT_CHARS, Counts, ShardSet
 from infra.ids import payload_digest
@@ -189,7 +188,8 @@ def _lengths(published: ShardSet | None) -> Histogram | None:
         return None
     counts = np.zeros(len(LENGTH_EDGES) - 1, np.int64)
     for shard in published.shards():
-        counts += np.histogram(pc.utf8_length(shard.read(["text"])["text"]).to_numpy(), LENGTH_EDGES)[0]
+        lengths = pc.utf8_length(shard.read(["text"])["text"]).to_numpy()
+        counts += np.histogram(np.clip(lengths, LENGTH_EDGES[0], LENGTH_EDGES[-1]), LENGTH_EDGES)[0]
     used = np.flatnonzero(counts)
     if not len(used):
         return None
@@ -276,7 +276,9 @@ def _cost(version: ShardSet, entries: Sequence[ledger.Entry]) -> StepCost:
 def _validation(validated: ShardSet | None) -> Validation | None:
     if validated is None:
         return None
-    return for_report(read_checks(validated.file("validation.json")), read_suite(validated.manifest().recipe["config"]["suite"]))
+    path = validated.file("validation.json")
+    (_, corpus), *stages = read_sections(path)
+    return for_report(storage.read_json(path)["suite"], corpus, stages)
 
 
 def _run(version: ShardSet) -> dict[str, Any]:

@@ -20,6 +20,7 @@ import pyarrow.dataset as pads
 from pydantic import BaseModel, ConfigDict, field_validator
 
 from expectations.counts import ShardCheck, ShardResult
+from expectations.numbers import DRIFT, REMOVAL_RATE
 from expectations.schemas import SCHEMAS
 from expectations.suites import Suite, suite_digest, suite_names
 from expectations.verdict import Sample
@@ -36,7 +37,7 @@ if TYPE_CHECKING:
 
 PAGE = "validation.html"
 RESULTS = "validation.json"
-RATES = ("removal_rate", *(f"removal_rate_{name}" for name in STEP_NAMES))
+RATES = ("removal_rate", *(f"{REMOVAL_RATE}{name}" for name in STEP_NAMES))
 """Numbers that only a run has: see `_removal_rates`."""
 
 
@@ -95,13 +96,13 @@ def validate(documents: ShardSet, history: list[ShardSet], previous: list[ShardS
         GateFailed: a critical expectation failed or could not be evaluated.
     """
     from expectations import page, verdict
-    from expectations.drift import NUMBERS, drift
+    from expectations.drift import drift
 
     if not documents.counts.kept:
         raise InputError(_why_empty([*history, documents]))
     drifted = drift(_rows(documents), _rows(previous[0])) if previous else {}
     no_drift = "the earlier version has no such column" if previous else "this corpus has no earlier version to compare with"
-    without = {**dict.fromkeys(RATES, "no such step before this one"), **dict.fromkeys(NUMBERS, no_drift)}
+    without = {**dict.fromkeys(RATES, "no such step before this one"), **dict.fromkeys(DRIFT, no_drift)}
     facts = {**_removal_rates(documents, history), **drifted}
     corpus = _judged(documents, config.suite, out, facts=facts, inapplicable=without)
     stages = [

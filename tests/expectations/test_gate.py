@@ -14,8 +14,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from expectations.counts import combine, summed
-from expectations.drift import NUMBERS
 from expectations.gate import check_dataset, load_suite, validate_shard
+from expectations.numbers import DRIFT
 from expectations.profile import profile
 from expectations.suites import Expectation, Suite
 from expectations.verdict import MAX_SAMPLES, CheckResult, GateFailed, Verdict, judge, problems
@@ -256,7 +256,7 @@ def test_a_stopped_flow_is_told_suite_expectation_column_value_and_what_to_do() 
 def test_good_documents_pass_the_published_suite_and_each_fault_is_caught() -> None:
     published = load_suite("published")
     facts = {"removal_rate": 0.4, "removal_rate_dedup": 0.2}
-    no_drift = dict.fromkeys(NUMBERS, "no earlier version")
+    no_drift = dict.fromkeys(DRIFT, "no earlier version")
 
     def judged(*shards: pa.Table) -> dict[str, bool]:
         found = combine([validate_shard(shard, published) for shard in shards], published)

@@ -115,10 +115,13 @@ def test_one_bad_value_among_millions_is_not_shown_as_all_good() -> None:
 
 
 def test_the_run_report_shows_the_same_verdict_in_the_suites_order() -> None:
-    validation = for_report([PASSED, WARNED, UNKNOWN], SUITE)
+    validation = for_report(SUITE.name, [PASSED, WARNED, UNKNOWN])
     assert [row.outcome for row in validation.rows] == ["passed", "failed", "not evaluated"]
     assert validation.verdict == "warning"
     assert "93.11 %" in words(render_report(ReportFacts("run", validation=validation)))
+    of_a_stage = for_report(SUITE.name, [PASSED], [("extract", [PASSED]), ("crawl", [WARNED])])
+    assert of_a_stage.verdict == "warning"
+    assert [row.expectation for row in of_a_stage.rows] == [PASSED.expectation, f"crawl: {WARNED.expectation}"]
 
 
 def test_what_has_nothing_to_speak_of_is_neither_failed_nor_asked() -> None:
@@ -126,8 +129,8 @@ def test_what_has_nothing_to_speak_of_is_neither_failed_nor_asked() -> None:
     text = words(render(section([PASSED, NOTHING])))
     assert text.startswith("Gristmill validation published passed")
     assert "not applicable 1" in text and "no earlier version" in text and "A crawl that lost" not in text
-    assert for_report([NOTHING], SUITE).rows[0].outcome == "not applicable"
-    assert "not applicable" in words(render_report(ReportFacts("run", validation=for_report([NOTHING], SUITE))))
+    assert for_report(SUITE.name, [NOTHING]).rows[0].outcome == "not applicable"
+    assert "not applicable" in words(render_report(ReportFacts("run", validation=for_report(SUITE.name, [NOTHING]))))
 
 
 def test_the_versions_before_are_sections_whose_critical_failures_count() -> None:

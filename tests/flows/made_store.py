@@ -56,7 +56,14 @@ def make(
 
 
 def corpus(
-    pages: Mapping[str, str], *, min_words: int = 2, payload: str = "", model: str = "", code: str = "aaaa", upper: bool = False
+    pages: Mapping[str, str],
+    *,
+    min_words: int = 2,
+    payload: str = "",
+    model: str = "",
+    code: str = "aaaa",
+    upper: bool = False,
+    previous: ShardSet | None = None,
 ) -> dict[str, ShardSet]:
     """Crawl, filter, validate, publish; and with `model`, tokenise, pretrain and register.
 
@@ -67,6 +74,7 @@ def corpus(
         model: name to register the model under, followed by `:` and its version.
         code: stands for the code of `filter`.
         upper: whether `publish` changes the texts.
+        previous: what `validate` compares with.
     """
     made: dict[str, ShardSet] = {}
     rows = [_row(url, text, payload) for url, text in sorted(pages.items())]
@@ -78,7 +86,7 @@ def corpus(
     ]
     filtering = {"min_words": min_words}
     made["filter"] = make("filter", _table(kept), dropped, inputs={"documents": made["crawl"]}, config=filtering, code=code)
-    judged = {"documents": made["filter"], "history": [made["crawl"]]}
+    judged = {"documents": made["filter"], "history": [made["crawl"]], "previous": [previous] if previous else []}
     made["validate"] = make(
         "validate", None, inputs=judged, config={"suite": "published"}, files={"published": "5u1te"}, schema="checks"
     )

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import json
+from io import StringIO
 from pathlib import Path
+from random import Random
 
+import pyarrow as pa
 import pytest
+from rich.console import Console
 
-from flows.diff import LOST, NEVER_SEEN, SAME_TEXT, SAME_URL, Difference, compare, find
+from flows.diff import LOST, NEVER_SEEN, SAME_TEXT, SAME_URL, Difference, compare, find, show
 from infra import ledger, lineage
 from infra.dataset import ShardSet
 from infra.errors import InputError
@@ -88,6 +92,31 @@ def test_what_no_step_dropped_and_yet_is_gone_is_said_to_be_not_handed_on(home: 
 def test_code_and_libraries_that_changed_are_told_though_no_document_did(home: Path) -> None:
     found = between(corpus(PAGES)["publish"], corpus(PAGES, code="bbbb")["publish"])
     assert found.reasons == [] and found.recipes == {"filter": ["code: filter-aaaa → filter-bbbb"]}
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_every_document_of_both_sides_is_told_once_however_many_share_a_place(home: Path, seed: int) -> None:
+    random = Random(seed)
+    sides = []
+    for _ in range(2):
+        urls = random.choices("abc", k=random.randint(1, 8))
+        rows = {(url, word) for url in urls for word in random.choices("xyz", k=2)}
+        ordered = sorted(rows)
+        table = {"doc_id": [f"{url}{word}" for url, word in ordered], "url": [url for url, _ in ordered]}
+        table |= {"source": ["s"] * len(ordered), "text_digest": [random.choice("12") for _ in ordered]}
+        sides.append((make("publish", pa.table(table), config={"seed": random.random()}), len(ordered)))
+    (older, num_older), (newer, num_newer) = sides
+    found = between(older, newer)
+    assert found.unchanged + found.count("changed") + found.count("removed") == num_older
+    assert found.unchanged + found.count("changed") + found.count("added") == num_newer
+
+
+def test_an_address_with_brackets_is_shown_as_it_is(home: Path) -> None:
+    url = "http://a.example/?filter[name]=x&close=[/b]"
+    found = between(corpus({**PAGES, url: "one two"}, min_words=2)["publish"], corpus(PAGES)["publish"])
+    told = StringIO()
+    show(found, Console(width=200, file=told))
+    assert url in told.getvalue()
 
 
 def test_versions_without_documents_are_refused(home: Path) -> None:

@@ -84,6 +84,27 @@ def test_the_newest_version_of_a_corpus_stays_for_the_next_one_to_compare_with(s
     assert listed() == paths(old, "filter", "validate", "publish")
 
 
+def test_of_what_a_kept_check_compared_with_stays_the_version_itself_and_nothing_before_it(store: Path) -> None:
+    made: list[dict[str, ShardSet]] = []
+    for number in (1, 2, 3):
+        pages = {url: f"{text} {number}" for url, text in PAGES.items()}
+        made.append(corpus(pages, payload=str(number), previous=made[-1]["publish"] if made else None))
+        ledger.announce("mine", made[-1]["publish"])
+    with ledger.run("newest"):
+        for version in made[-1].values():
+            ledger.enter(ledger.Entry.of(version, loaded=True, seconds=0))
+    age(store)
+    assert listed() == paths(made[0]) | paths(made[1], "crawl", "filter", "validate")
+
+
+def test_a_version_that_is_open_while_a_file_of_it_is_made_again_stays_with_the_run_that_names_it(store: Path) -> None:
+    with ledger.run("first"):
+        made = corpus(PAGES)
+    (store / made["crawl"].path / "manifest.json").unlink()
+    age(store, days=30)
+    assert listed(older_than=400) == set()
+
+
 def test_a_pin_keeps_a_version_and_all_it_came_from_until_it_is_taken_away(store: Path) -> None:
     made = corpus(PAGES, model="mine:1")
     other = corpus(PAGES, min_words=1)

@@ -57,6 +57,16 @@ def test_from_a_source_a_digest_or_a_suite_down_to_the_model_and_not_sideways(ho
     assert nodes("published", up=False) & {"model:mine:1", f"publish/{made['publish'].version}"} == set()
 
 
+def test_what_was_only_compared_with_is_no_source_of_a_model_nor_did_anything_come_of_it(home: Path) -> None:
+    old = corpus({"http://old.example/": "eight nine ten"}, payload="old")
+    made = corpus(PAGES, model="mine:1", previous=old["publish"])
+    assert not nodes("mine:1", down=False) & {f"{one.step}/{one.version}" for one in old.values()}
+    assert f"publish/{made['publish'].version}" not in nodes(old["publish"].digest, up=False)
+    edges = json.loads(told(made["publish"].version, form="json"))["edges"]
+    assert "compared with" not in {edge["kind"] for edge in edges}  # it is not part of what is told of the new one
+    assert "compared with" in {edge.kind for edge in lineage.of_store().edges}
+
+
 @pytest.mark.parametrize("beginning", [4, 8, 16])
 def test_a_version_or_digest_may_be_cut_short(home: Path, beginning: int) -> None:
     made = corpus(PAGES)["publish"]

@@ -116,7 +116,7 @@ class Mill:
 
     def ask(self, path: str, **body: Any) -> Any:
         """POST to the Prefect API, or GET without a body."""
-        with httpx.Client(base_url=self.api, trust_env=False, timeout=30, auth=self.login) as client:
+        with httpx.Client(base_url=self.api, trust_env=False, timeout=90, auth=self.login) as client:
             answer = client.post(path, json=body) if body else client.get(path)
             answer.raise_for_status()
             return answer.json()
@@ -196,9 +196,9 @@ class Mill:
         """The manifest of a ledger entry's version."""
         return dict(json.loads((self.store / entry["path"] / "manifest.json").read_text()))
 
-    def forget(self, run_id: str, first: str) -> None:
-        """Remove the versions of a run's step and of all that follow it, as if they had never been made."""
-        for step in STEPS[STEPS.index(first) :]:
+    def forget(self, run_id: str, first: str, last: str = STEPS[-1]) -> None:
+        """Remove the versions of a run's steps, as if they had never been made; the flow that makes them again makes the same."""
+        for step in STEPS[STEPS.index(first) : STEPS.index(last) + 1]:
             shutil.rmtree(self.store / self.entries(run_id)[step]["path"], ignore_errors=True)
 
     def server(self, name: str) -> psutil.Process:

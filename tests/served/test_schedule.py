@@ -105,7 +105,7 @@ def test_a_run_that_falls_silent_is_crashed_by_the_automation(mill: Mill, undist
     assert not shipped["enabled"] and shipped["trigger"]["within"] == 300
     put(mill, found["id"], {**shipped, "enabled": True, "trigger": {**shipped["trigger"], "within": 80}})
     try:
-        mill.forget(undisturbed, "dedup")
+        mill.forget(undisturbed, "dedup", "publish")
         run_id = mill.submit(flow="curate")
         flow, worker = mill.flow_process(run_id), mill.server("worker-cpu")
         folder = mill.folder(undisturbed, "dedup")

@@ -1,0 +1,34 @@
+"""The numbers of a dataset that a suite can ask for, with what each is: names alone, so that a suite is checked without computing one."""
+
+from __future__ import annotations
+
+LANGUAGE_SHARE, DUPLICATE_VALUES, REMOVAL_RATE = "language_share_", "duplicate_values_", "removal_rate_"
+DRIFT = {
+    "drift_rows_ratio": "rows now ÷ rows before",
+    "drift_text_chars_p50_ratio": "median length now ÷ before",
+    "drift_language_distance": "total variation distance of the language mix",
+    "drift_text_chars_distance": "total variation distance of the lengths, in bins that double",
+    "drift_doc_ids_kept": "share of the documents before that are still there",
+    "drift_doc_ids_gone": "share of the documents before that are not",
+    "drift_doc_ids_added": "share of the documents now that were not there before",
+}
+"""What `drift` gives, where both versions have the columns for it."""
+NUMBERS = {
+    "num_rows": "rows",
+    "duplicate_doc_ids": "rows beyond the first of their id",
+    "duplicate_texts": "rows beyond the first of their text",
+    "num_hosts": "different hosts",
+    "top_host_share": "share of the biggest host",
+    "num_languages": "different languages",
+    "top_language_share": "share of the biggest language",
+    **{f"text_chars_{name}": "of the texts' lengths in code points" for name in ("min", "p05", "p50", "p95", "max")},
+    "removal_rate": "share of extracted documents that is gone",
+    **DRIFT,
+}
+"""Numbers by their whole name."""
+PREFIXES = {
+    LANGUAGE_SHARE: "share of one language, by its code",
+    DUPLICATE_VALUES: "rows beyond the first of their value, by column",
+    REMOVAL_RATE: "share that one step dropped, by step",
+}
+"""Numbers whose name ends with what they are of."""
