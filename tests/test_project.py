@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import ast
 import importlib.metadata
+import os
 import re
+import subprocess
 import sys
 import tomllib
 from pathlib import Path
@@ -29,6 +31,16 @@ def test_the_package_list_is_that_of_the_folders() -> None:
     found = {path.parent.relative_to(ROOT).as_posix().replace("/", ".") for path in sources() if path.name == "__init__.py"}
     assert set(listed) == found
     assert {path.parent for path in sources()} == {ROOT / name.replace(".", "/") for name in listed}
+
+
+@pytest.mark.skipif(os.getuid() != 0, reason="only root can be somebody else")
+def test_the_command_works_for_a_user_who_has_no_name_as_in_a_container() -> None:
+    """In a child that loads the command again once it is nobody; the first time is for what a stranger may not read."""
+    words = "import importlib, os; import flows.__main__ as command; os.setuid(54321); print(importlib.reload(command)._user())"
+    done = subprocess.run(
+        [sys.executable, "-c", words], cwd=ROOT, env={"PATH": "/usr/bin"}, capture_output=True, text=True, check=False
+    )
+    assert done.stdout == "user 54321\n", done.stderr
 
 
 def test_no_module_shadows_the_standard_library() -> None:

@@ -13,7 +13,7 @@ import pyarrow as pa
 import pytest
 from pydantic import BaseModel, ConfigDict
 
-from infra import steps, storage
+from infra import mending, steps, storage
 from infra.dataset import Outcome, ShardCorrupt, ShardRef, ShardSet, rejects_table
 from infra.errors import InputError
 from infra.mending import verified_loads
@@ -138,6 +138,14 @@ def test_a_rotten_intermediate_shard_is_made_again_too(config: Config) -> None:
     made(config)
     assert DOUBLES.run([source], other).shards.digest == undisturbed.digest
     assert made(config).count("halves 0") == 2
+
+
+def test_a_file_that_another_run_has_made_again_meanwhile_is_left_as_it_is(config: Config) -> None:
+    source = NUMBERS(config=config)
+    made(config)
+    path = Path(source.folder, "part-00001.parquet")
+    mending.mend(ShardCorrupt(str(path), "digest 0 where the manifest says 1"), "elsewhere", [source], steps.remake)
+    assert path.exists() and made(config) == []
 
 
 def test_what_cannot_be_made_again_says_why(config: Config, monkeypatch: pytest.MonkeyPatch) -> None:

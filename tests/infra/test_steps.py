@@ -66,6 +66,23 @@ def test_a_complete_version_is_loaded_and_not_made_again(home: Path) -> None:
     assert len(CALLS) == 4
 
 
+def test_what_a_next_try_could_go_on_from_stays_until_the_version_is_complete(home: Path, tmp_path: Path) -> None:
+    def scratching(config: DoubleConfig, out: Output) -> None:
+        out.scratch.append(tmp_path / "checkpoints")
+        out.scratch[0].mkdir(exist_ok=True)
+        if config.fail_at >= 0:
+            raise RuntimeError("as if the store had refused what was made")
+        numbers(config, out)
+
+    scratching.__module__ = "infra.ids"
+    step = Step(scratching, "numbers", lambda config: {})
+    with pytest.raises(RuntimeError):
+        step(config=DoubleConfig(fail_at=1))
+    assert (tmp_path / "checkpoints").exists()
+    step(config=DoubleConfig())
+    assert not (tmp_path / "checkpoints").exists()
+
+
 def test_a_changed_config_is_another_version(home: Path) -> None:
     source = NUMBERS(config=DoubleConfig())
     two, three = DOUBLE(source, config=DoubleConfig()), DOUBLE(source, config=DoubleConfig(factor=3))

@@ -146,11 +146,15 @@ class Mill:
             found += self.ask("/flow_runs/filter", flow_runs={"parent_flow_run_id": {"any_": [run["id"]]}})
         return found
 
+    def flow_name(self, run: Mapping[str, Any]) -> str:
+        """The flow that a flow run is of."""
+        return str(self.ask(f"/flows/{run['flow_id']}")["name"])
+
     def flow_below(self, run_id: str, flow: str, patience_s: float = 120) -> str:
         """Id of the run of `flow` that runs for a run, or of that run itself, as soon as there is one."""
 
         def found() -> str:
-            names = {self.ask(f"/flows/{run['flow_id']}")["name"]: run["id"] for run in self.below(run_id)}
+            names = {self.flow_name(run): run["id"] for run in self.below(run_id)}
             return str(names.get(flow, ""))
 
         return str(wait_until(found, patience_s, f"a run of {flow}; {self.logs()}"))

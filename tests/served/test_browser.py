@@ -133,6 +133,19 @@ def test_the_lineage_page_reads_at_any_width_and_asks_for_nothing(
     page.screenshot(path=pictures / name if name == "lineage.png" else tmp_path / name)
 
 
+@pytest.mark.parametrize(("width", "name"), [(1200, "validation.png"), (390, "validation-phone.png")])
+def test_the_validation_page_shows_what_was_asked_of_which_version_at_any_width(
+    mill: Mill, undisturbed: str, page: Page, pictures: Path, tmp_path: Path, width: int, name: str
+) -> None:
+    page.set_viewport_size({"width": width, "height": 1000})
+    page.goto((mill.folder(undisturbed, "validate") / "validation.html").as_uri())
+    assert page.evaluate("document.documentElement.scrollWidth") <= width
+    text = page.locator("body").inner_text()
+    for words in ("published", "captures", "signals", "expect_column_values_to_match_regex", "duplicate_doc_ids"):
+        assert words in text, words
+    page.screenshot(path=pictures / name if name == "validation.png" else tmp_path / name)
+
+
 def test_the_report_page_shows_the_whole_run_and_asks_for_nothing(
     mill: Mill, undisturbed: str, page: Page, pictures: Path
 ) -> None:

@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import httpx
 import psutil
 import pytest
 from served_mill import STEPS, Mill, free_port, wait_until
@@ -264,6 +265,28 @@ def test_a_killed_run_that_nobody_tries_again_is_left_running_nowhere(mill: Mill
     assert mill.cli("doctor").stdout.count("each that is said to run here does") == 1
     again(mill, scene.run_id, "rerun")
     assert {one.info.status for one in mill.tracked(scene.run_id)} == {"FINISHED"}
+
+
+@pytest.mark.parametrize("changed", [False, True], ids=["same work", "other work"])
+def test_a_training_whose_pipeline_died_is_taken_up_again_if_it_does_the_same_work(
+    mill: Mill, undisturbed: str, changed: bool
+) -> None:
+    """Its worker goes on with it; a second try of the pipeline waits for it, or cancels it where it is to train otherwise now."""
+    run_id = mill.submit("pretrain.max_steps=12000", "pretrain.checkpoint_every_steps=500", "pretrain.seed=5")
+    training = mill.flow_below(run_id, "train")
+    wait_until(lambda: "pretrain" in mill.states(training), 120, f"pretrain at work; {mill.logs()}")
+    mill.flow_process(run_id).kill()
+    assert mill.ended(run_id)["state_type"] == "CRASHED"
+    if changed:
+        parameters = mill.flow_run(run_id)["parameters"]
+        parameters["config"]["pretrain"] |= {"max_steps": 30, "checkpoint_every_steps": 10}
+        address = f"{mill.api}/flow_runs/{run_id}"
+        httpx.patch(address, json={"parameters": parameters}, trust_env=False, timeout=90).raise_for_status()
+    again(mill, run_id, "rerun")
+    trainings = {one["id"]: one["state_type"] for one in mill.below(run_id) if mill.flow_name(one) == "train"}
+    assert trainings.pop(training) == ("CANCELLED" if changed else "COMPLETED")
+    assert list(trainings.values()) == ["COMPLETED"] * changed
+    assert mill.manifest(mill.entries(run_id)["pretrain"])["facts"]["steps"] == (30 if changed else 12000)
 
 
 def again(mill: Mill, run_id: str, how: str) -> None:
