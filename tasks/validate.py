@@ -102,7 +102,11 @@ def validate(documents: ShardSet, history: list[ShardSet], previous: list[ShardS
         raise InputError(_why_empty([*history, documents]))
     drifted = drift(_rows(documents), _rows(previous[0])) if previous else {}
     no_drift = "the earlier version has no such column" if previous else "this corpus has no earlier version to compare with"
-    without = {**dict.fromkeys(RATES, "no such step before this one"), **dict.fromkeys(DRIFT, no_drift)}
+    without = {
+        "top_host_share": "no document has a host",
+        **dict.fromkeys(RATES, "no such step before this one"),
+        **dict.fromkeys(DRIFT, no_drift),
+    }
     facts = {**_removal_rates(documents, history), **drifted}
     corpus = _judged(documents, config.suite, out, facts=facts, inapplicable=without)
     stages = [

@@ -227,7 +227,7 @@ def test_every_version_of_the_run_holds_by_the_suite_of_its_stage(story: Story) 
         made = {entry.step: entry.shards() for entry in ledger.entries("first")}
         found = storage.read_json(made["validate"].file("validation.json"))
         stages = {stage["dataset"]: [one for one in stage["checks"] if not one["success"]] for stage in found["stages"]}
-        assert list(stages) == ["crawl", "extract", "ingest", "filter", "rewrite", "dedup"]
+        assert list(stages) == ["crawl", "extract", "ingest", "signals", "filter", "rewrite", "dedup"]
         assert {one["severity"] for missed in stages.values() for one in missed} <= {"warning"}
         for version in made.values():
             if version.schema_name in suite_names():
