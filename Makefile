@@ -16,7 +16,7 @@ test: setup           ## units, properties and one served flow; under 8 minutes
 	$(BIN)/python -m pytest -m "not soak" -q -n 2 --dist loadfile
 
 soak: setup           ## the slow proofs; SLICE=1 runs a seeded slice of them
-	$(BIN)/python -m pytest -m soak -q $(if $(SLICE),--soak-slice=$(SEED))
+	$(BIN)/python -m pytest -m soak -q --durations=0 $(if $(SLICE),--soak-slice=$(SEED),-n 2 --dist loadfile)
 
 check: setup          ## style, types, floors and doors, clean dependencies without known holes
 	$(BIN)/ruff check .
