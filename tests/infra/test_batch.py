@@ -139,6 +139,13 @@ def test_the_pods_of_a_kubernetes_cluster_start_commands_that_this_release_of_da
     assert {"secretRef": {"name": "keys"}} in worker["envFrom"] and not worker["env"]
 
 
+@pytest.mark.parametrize("role", ["worker", "scheduler"])
+def test_the_pods_of_a_kubernetes_cluster_are_such_as_a_restricted_namespace_takes(role: str) -> None:
+    allowed = _container(role)["securityContext"]
+    assert allowed["runAsNonRoot"] and allowed["allowPrivilegeEscalation"] is False
+    assert allowed["seccompProfile"] == {"type": "RuntimeDefault"} and allowed["capabilities"] == {"drop": ["ALL"]}
+
+
 def test_a_kubernetes_cluster_needs_an_image() -> None:
     with pytest.raises(BatchError, match=r"dask\.kubernetes\.image: empty"):
         batch.kubernetes_spec(KubernetesConfig(), 1)
