@@ -7,7 +7,9 @@ loads.
 from __future__ import annotations
 
 import contextlib
+import time
 from collections.abc import Callable
+from datetime import UTC, datetime
 from uuid import UUID
 
 from prefect import get_client
@@ -22,6 +24,8 @@ from infra.dataset import folder_of
 from infra.errors import InputError
 from infra.steps import RECIPE
 from infra.storage import StorageError
+
+CRASH_SETTLES_S = 15.0
 
 
 def find(run: str) -> FlowRun:
@@ -63,6 +67,7 @@ def rerun(run: FlowRun, first_step: str, skip_poisoned: bool, tell: Callable[[st
         for entry in _from(str(run.id), first_step):
             mending.forget(folder_of(entry.path), entry.step)
             tell(f"{entry.step}: version {entry.version} is going to be made again")
+    _let_settle(run, tell)
     with get_client(sync_client=True) as client:
         if skip_poisoned:
             config = RunConfig.model_validate(run.parameters["config"])
@@ -70,6 +75,15 @@ def rerun(run: FlowRun, first_step: str, skip_poisoned: bool, tell: Callable[[st
             told = config.model_copy(update={"dask": dask}).model_dump(mode="json", by_alias=True)
             client.update_flow_run(run.id, parameters=run.parameters | {"config": told})
         client.set_flow_run_state(run.id, AwaitingRetry(message="asked for by `gristmill rerun`"), force=True)
+
+
+def _let_settle(run: FlowRun, tell: Callable[[str], None]) -> None:
+    """Wait until a crash is some seconds old: a worker reports one twice, and what was asked for in between would be undone."""
+    if run.state is not None and run.state.is_crashed():
+        left_s = CRASH_SETTLES_S - (datetime.now(UTC) - run.state.timestamp).total_seconds()
+        if left_s > 0:
+            tell(f"waits {left_s:.0f} s, until its worker has said all about the crash")
+            time.sleep(left_s)
 
 
 def _require_final(run: FlowRun) -> None:

@@ -15,6 +15,7 @@ import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -92,7 +93,9 @@ class Mill:
         return ["--config", str(self.config), *(word for one in overrides for word in ("--set", one))]
 
     def retry(self, run_id: str) -> None:
-        """`prefect flow-run retry`, as the failed run's last words say."""
+        """`prefect flow-run retry`, as the failed run's last words say; some seconds after a crash, which a worker reports twice."""
+        crashed = datetime.fromisoformat(self.flow_run(run_id)["state"]["timestamp"])
+        time.sleep(max(0.0, 15 - (datetime.now(UTC) - crashed).total_seconds()))
         command = [sys.executable, "-m", "prefect", "flow-run", "retry", run_id]
         done = subprocess.run(command, env=self.env | {"PREFECT_API_URL": self.api}, capture_output=True, text=True, check=False)
         assert done.returncode == 0, done.stdout + done.stderr
