@@ -274,12 +274,12 @@ def tiny_config(folder: Path, demo_port: int, **changes: Any) -> Path:
     raw["tokenise"] = {"vocab_size": 512}
     raw["pretrain"] = {
         "model": {"preset": "nano", "hidden_size": 32, "num_layers": 1, "intermediate_size": 64, "context_length": 64},
-        "max_steps": 100,
+        "max_steps": 300,
         "warmup_steps": 10,
         "batch_size": 4,
         "eval_batches": 1,
         "log_every_steps": 20,
-        "checkpoint_every_steps": 20,
+        "checkpoint_every_steps": 30,
         "num_threads": 1,
         "precision": "fp32",
     }

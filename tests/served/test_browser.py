@@ -57,10 +57,10 @@ def test_the_prefect_page_shows_the_run_its_flows_and_its_links(mill: Mill, undi
         expect(page.get_by_text(name, exact=True).first).to_be_visible(timeout=PATIENCE_MS)
     page.wait_for_timeout(3000)  # the graph is drawn on a canvas, which tells nobody when it is done
     page.screenshot(path=pictures / "prefect-run.png")
-    curate = mill.flow_below(undisturbed, "prepare")
-    page.goto(f"http://127.0.0.1:{mill.prefect_port}/runs/flow-run/{curate}")
+    prepare = mill.flow_below(undisturbed, "prepare")
+    page.goto(f"http://127.0.0.1:{mill.prefect_port}/runs/flow-run/{prepare}")
     page.get_by_text("Task Runs").first.click(timeout=PATIENCE_MS)
-    for step in ("publish", "dedup", "validate"):  # the newest ten are on the first page
+    for step in ("redact", "dedup", "validate"):  # the newest ten are on the first page
         expect(page.get_by_text(step, exact=True).first).to_be_visible(timeout=PATIENCE_MS)
 
 
@@ -91,7 +91,7 @@ def test_the_mlflow_page_of_the_run_shows_its_steps_and_its_lineage(
     [pipeline] = [run for run in mill.tracked(undisturbed) if run.info.run_name == "flow pipeline"]
     where = f"{mill.mlflow_url}/#/experiments/{pipeline.info.experiment_id}/runs/{pipeline.info.run_id}"
     page.goto(f"{where}?workflowType=machine_learning")
-    expect(page.get_by_text("flow curate").first).to_be_visible(timeout=PATIENCE_MS)
+    expect(page.get_by_text("flow prepare").first).to_be_visible(timeout=PATIENCE_MS)
     close_assistant(page)
     page.goto(f"{where}/artifacts?workflowType=machine_learning")
     page.get_by_text("lineage.html").first.click(timeout=PATIENCE_MS)

@@ -139,14 +139,6 @@ def cut_the_power(scene: Scene) -> None:
     assert {run["state_type"] for run in scene.mill.below(scene.run_id)} <= {"CRASHED", "COMPLETED"}
 
 
-def cancel(scene: Scene) -> None:
-    """As with the button on the page of the outermost run; what runs for it on another queue ends with it."""
-    child = scene.mill.flow_below(scene.run_id, scene.flow)
-    scene.wait()
-    scene.mill.ask(f"/flow_runs/{scene.run_id}/set_state", state={"type": "CANCELLING", "name": "Cancelling"})
-    assert scene.mill.ended(child, 90)["state_type"] == "CANCELLED"
-
-
 def kill_a_dask_worker(scene: Scene) -> None:
     flow = scene.process()
     scene.wait()
@@ -185,9 +177,6 @@ MATRIX = {
     "flow terminated": Fault("dedup", kill(signal.SIGTERM)),
     "subflow killed": Fault("pretrain", kill(signal.SIGKILL), flow="pipeline", inside="train"),
     "subflow terminated": Fault("pretrain", kill(signal.SIGTERM), flow="pipeline", inside="train", retry="rerun"),
-    "pipeline cancelled in its training": Fault(
-        "pretrain", cancel, flow="pipeline", inside="train", ends=("CANCELLED",), retry="rerun"
-    ),
     "task failed: disk full": Fault("dedup", before=fill_the_disk, mend=give_it_room, ends=("FAILED",)),
     "task failed: file too large": Fault("validate", during=limit_file_size, ends=("FAILED", "CRASHED"), retry="rerun"),
     "result storage lost": Fault("dedup", kill(signal.SIGKILL), mend=lose_results),
@@ -267,14 +256,32 @@ def test_a_killed_run_that_nobody_tries_again_is_left_running_nowhere(mill: Mill
     assert {one.info.status for one in mill.tracked(scene.run_id)} == {"FINISHED"}
 
 
+LONG_STEPS = 6000
+
+
+def long_training(mill: Mill, seed: int) -> tuple[str, str]:
+    """A pipeline whose training lasts a minute or two, at work: its run and that of its training."""
+    run_id = mill.submit(f"pretrain.max_steps={LONG_STEPS}", "pretrain.checkpoint_every_steps=200", f"pretrain.seed={seed}")
+    training = mill.flow_below(run_id, "train")
+    wait_until(lambda: "pretrain" in mill.states(training), 120, f"pretrain at work; {mill.logs()}")
+    return run_id, training
+
+
+def test_who_cancels_a_pipeline_cancels_its_training_and_a_rerun_goes_on_with_both(mill: Mill, undisturbed: str) -> None:
+    """As with the button on the page of the outermost run; what runs for it on another queue ends with it."""
+    run_id, training = long_training(mill, seed=6)
+    mill.ask(f"/flow_runs/{run_id}/set_state", state={"type": "CANCELLING", "name": "Cancelling"})
+    assert mill.ended(run_id)["state_type"] == mill.ended(training)["state_type"] == "CANCELLED"
+    again(mill, run_id, "rerun")
+    assert mill.manifest(mill.entries(run_id)["pretrain"])["facts"]["steps"] == LONG_STEPS
+
+
 @pytest.mark.parametrize("changed", [False, True], ids=["same work", "other work"])
 def test_a_training_whose_pipeline_died_is_taken_up_again_if_it_does_the_same_work(
     mill: Mill, undisturbed: str, changed: bool
 ) -> None:
     """Its worker goes on with it; a second try of the pipeline waits for it, or cancels it where it is to train otherwise now."""
-    run_id = mill.submit("pretrain.max_steps=12000", "pretrain.checkpoint_every_steps=500", "pretrain.seed=5")
-    training = mill.flow_below(run_id, "train")
-    wait_until(lambda: "pretrain" in mill.states(training), 120, f"pretrain at work; {mill.logs()}")
+    run_id, training = long_training(mill, seed=5)
     mill.flow_process(run_id).kill()
     assert mill.ended(run_id)["state_type"] == "CRASHED"
     if changed:
@@ -286,7 +293,7 @@ def test_a_training_whose_pipeline_died_is_taken_up_again_if_it_does_the_same_wo
     trainings = {one["id"]: one["state_type"] for one in mill.below(run_id) if mill.flow_name(one) == "train"}
     assert trainings.pop(training) == ("CANCELLED" if changed else "COMPLETED")
     assert list(trainings.values()) == ["COMPLETED"] * changed
-    assert mill.manifest(mill.entries(run_id)["pretrain"])["facts"]["steps"] == (30 if changed else 12000)
+    assert mill.manifest(mill.entries(run_id)["pretrain"])["facts"]["steps"] == (30 if changed else LONG_STEPS)
 
 
 def again(mill: Mill, run_id: str, how: str) -> None:
