@@ -99,8 +99,12 @@ def test_a_refused_run_fails_and_its_retry_asks_again(mill: Mill, undisturbed: s
     schema = mill.ask(f"/flow_runs/{run_id}/input/filter", prefix="suspended", limit=10, exclude_keys=[])
     assert "approve" in json.dumps(schema) and "num_rows" in json.dumps(schema)  # what the form asks, and why
     answer = {"run_input": {"approve": True, "reason": "read again", "by": "cy"}}
-    sent = httpx.post(f"{mill.api}/flow_runs/{run_id}/resume", json=answer, trust_env=False, timeout=30)
-    assert sent.status_code in (200, 201) and sent.json()["status"] == "ACCEPT", sent.text
+
+    def accepted() -> bool:
+        sent = httpx.post(f"{mill.api}/flow_runs/{run_id}/resume", json=answer, trust_env=False, timeout=90)
+        return sent.status_code != 503 and sent.raise_for_status().json()["status"] == "ACCEPT"  # SQLite was locked: once more
+
+    wait_until(accepted, 30, "the answer taken")
     assert wait_until(lambda: mill.flow_run(run_id)["state_type"] == "COMPLETED", 200, mill.logs())
     assert flow_tags(mill, run_id)["approval.by"] == "cy"
 

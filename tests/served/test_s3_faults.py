@@ -108,7 +108,9 @@ def watcher(s3: S3) -> Iterator[Watcher]:
 def contents(root: Path) -> dict[str, bytes]:
     """All files of versions, by path; without what tells when they were made and published."""
     found = {path.relative_to(root).as_posix(): path.read_bytes() for path in root.rglob("*") if path.is_file()}
-    return {name: data for name, data in found.items() if not name.endswith("run.json") and not name.startswith(("runs/", "corpora/"))}
+    return {
+        name: data for name, data in found.items() if not name.endswith("run.json") and not name.startswith(("runs/", "corpora/"))
+    }
 
 
 @pytest.mark.parametrize("seed", [1, 2])
