@@ -281,7 +281,7 @@ def test_a_training_whose_pipeline_died_is_taken_up_again_if_it_does_the_same_wo
     mill: Mill, undisturbed: str, changed: bool
 ) -> None:
     """Its worker goes on with it; a second try of the pipeline waits for it, or cancels it where it is to train otherwise now."""
-    run_id, training = long_training(mill, seed=5)
+    run_id, training = long_training(mill, seed=7 if changed else 5)
     mill.flow_process(run_id).kill()
     assert mill.ended(run_id)["state_type"] == "CRASHED"
     if changed:
