@@ -16,15 +16,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 sys.path.insert(1, str(Path(__file__).parents[1] / "flows"))
 
 from backends import S3, Postgres, postgres_cluster, s3_server
-from served_mill import PROJECT, Mill, free_port, tiny_config, watch_the_network
-
-IMPOSSIBLE = {
-    "type": "expect_column_values_to_be_between",
-    "kwargs": {"column": "num_rows", "min_value": 10**9},
-    "severity": "critical",
-    "scope": "dataset",
-    "note": "No corpus of this test is that big.",
-}
+from served_mill import Mill, free_port, strict_suite, tiny_config, watch_the_network
 
 
 @pytest.fixture(scope="session")
@@ -94,10 +86,7 @@ def undisturbed(mill: Mill) -> str:
 @pytest.fixture(scope="session")
 def suite(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A suite file with one expectation that cannot hold."""
-    path = tmp_path_factory.mktemp("suite") / "strict.json"
-    raw = json.loads((PROJECT / "expectations" / "published.json").read_text())
-    path.write_text(json.dumps({**raw, "name": "strict", "expectations": [*raw["expectations"], IMPOSSIBLE]}))
-    return path
+    return strict_suite(tmp_path_factory.mktemp("suite"))
 
 
 @pytest.fixture(scope="session")

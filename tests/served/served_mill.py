@@ -289,3 +289,20 @@ def tiny_config(folder: Path, demo_port: int, **changes: Any) -> Path:
     path = folder / "tiny.yaml"
     path.write_text(yaml.safe_dump(raw))
     return path
+
+
+IMPOSSIBLE = {
+    "type": "expect_column_values_to_be_between",
+    "kwargs": {"column": "num_rows", "min_value": 10**9},
+    "severity": "critical",
+    "scope": "dataset",
+    "note": "No corpus of this test is that big.",
+}
+
+
+def strict_suite(folder: Path) -> Path:
+    """A suite file with one expectation that cannot hold."""
+    path = folder / "strict.json"
+    raw = json.loads((PROJECT / "expectations" / "published.json").read_text())
+    path.write_text(json.dumps({**raw, "name": "strict", "expectations": [*raw["expectations"], IMPOSSIBLE]}))
+    return path

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 import s3fs
 from backends import S3, Postgres
-from served_mill import Mill
+from served_mill import Mill, strict_suite
 from test_s3_faults import config
 
 pytestmark = [pytest.mark.soak, pytest.mark.timeout(780, func_only=True)]
@@ -40,7 +40,6 @@ def test_no_secret_is_found_outside_the_files_that_must_hold_it(
     auth_file: Path,
     postgres: Postgres,
     s3: S3,
-    suite: Path,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -59,7 +58,7 @@ def test_no_secret_is_found_outside_the_files_that_must_hold_it(
     monkeypatch.setenv("MLFLOW_TRACKING_USERNAME", user)
     monkeypatch.setenv("MLFLOW_TRACKING_PASSWORD", password)
     # one run that completes, and one that the gate stops: errors and tracebacks are where secrets leak
-    said = [mill.run(*words, flow="curate", patience_s=350) for words in ((), (f"validate.suite={suite}",))]
+    said = [mill.run(*words, flow="curate", patience_s=350) for words in ((), (f"validate.suite={strict_suite(tmp_path)}",))]
     assert [one.returncode for one in said] == [0, 1], "".join(one.stdout + one.stderr for one in said) + mill.logs()
     said += [mill.cli(*words) for words in (("status",), ("doctor",), ("report", "--output", str(mill.home / "page.html")))]
 
