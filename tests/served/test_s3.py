@@ -10,7 +10,7 @@ import s3fs
 from backends import S3
 from served_mill import STEPS, Mill
 
-pytestmark = [pytest.mark.soak, pytest.mark.timeout(360, func_only=True)]
+pytestmark = [pytest.mark.soak, pytest.mark.timeout(900, func_only=True)]
 
 
 def test_the_pipeline_on_s3_makes_what_it_makes_on_disk(
@@ -20,7 +20,7 @@ def test_the_pipeline_on_s3_makes_what_it_makes_on_disk(
     remote = new_mill(
         {"GRISTMILL_STORAGE": "s3://corpus/mill", "GRISTMILL_MLFLOW_ARTIFACTS": "s3://corpus/artifacts", **s3.variables()}
     )
-    said = remote.run()
+    said = remote.run(patience_s=500)
     assert said.returncode == 0, said.stdout + said.stderr + remote.logs()
     run_id = remote.newest_run()
     assert remote.states(run_id) == dict.fromkeys(STEPS, "Completed")
@@ -43,5 +43,5 @@ def test_the_pipeline_on_s3_makes_what_it_makes_on_disk(
     for words in (("verify",), ("report", "--output", str(remote.home / "page.html"))):
         done = remote.cli(*words)
         assert done.returncode == 0, done.stdout + done.stderr
-    again = remote.run()
+    again = remote.run(patience_s=500)
     assert again.returncode == 0 and remote.states(remote.newest_run()) == dict.fromkeys(STEPS, "Cached"), again.stderr
