@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from served_mill import STEPS, Mill, wait_until
 
-pytestmark = [pytest.mark.soak, pytest.mark.timeout(360, func_only=True)]
+pytestmark = [pytest.mark.soak, pytest.mark.timeout(900, func_only=True)]
 
 
 def test_a_gpu_worker_with_a_home_of_its_own_takes_the_training(new_mill: Callable[..., Mill], tmp_path: Path) -> None:
