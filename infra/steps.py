@@ -181,8 +181,8 @@ class Step:
                 counts=out.counts,
             )
             storage.remove(out.aside())
-            for folder_of_a_try in out.scratch:
-                shutil.rmtree(folder_of_a_try, ignore_errors=True)
+            for scratch in out.scratch:
+                shutil.rmtree(scratch, ignore_errors=True)
         counts = manifest.counts
         log.info(
             "%s: %d in, %d kept, %d dropped, %.1f s", self.name, counts.total, counts.kept, counts.total - counts.kept, seconds

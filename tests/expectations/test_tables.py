@@ -49,3 +49,12 @@ def test_what_cannot_be_read_is_named(tmp_path: Path) -> None:
     (tmp_path / "b.parquet").write_text("not Parquet")
     with pytest.raises(InputError, match=r"b\.parquet: .*give Parquet files of one kind"):
         open_tables(str(tmp_path))
+
+
+def test_a_column_that_only_other_files_have_is_null_in_this_one(tmp_path: Path) -> None:
+    pq.write_table(pa.table({"text": ["a"], "lang": ["en"]}), tmp_path / "0.parquet")
+    pq.write_table(pa.table({"text": ["b"]}), tmp_path / "1.parquet")
+    rows = [
+        row for part in open_tables(str(tmp_path)).parts for table in part.batches(["text", "lang"]) for row in table.to_pylist()
+    ]
+    assert rows == [{"text": "a", "lang": "en"}, {"text": "b", "lang": None}]
