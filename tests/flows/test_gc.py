@@ -153,6 +153,19 @@ def test_unfinished_work_is_listed_apart_and_only_when_nobody_wrote_to_it_lately
     assert listed() == set()
 
 
+def test_a_version_in_the_parameters_of_a_waiting_run_is_kept_whether_it_is_there_whole_or_by_its_path(store: Path) -> None:
+    whole, by_path = corpus(PAGES, min_words=1), corpus(PAGES)
+    parameters = {
+        "name": "mine",
+        "inputs": [whole["filter"].model_dump(mode="json")],
+        "more": {"corpus": by_path["publish"].path},
+    }
+    versions = lineage.records()
+    graph, until = lineage.graph_of(versions, ()), time.time() + DAY_S
+    found = retention.unneeded(set(sweep._versions_in(parameters)), graph, versions, lineage.version_paths(), until)
+    assert {one.path for one in found} == paths(whole, "publish")  # the checks are of data that is kept
+
+
 @pytest.mark.soak
 def test_the_command_asks_before_it_removes_and_takes_what_corpora_listed_too(home: Path, store: Path) -> None:
     old, new = corpus(PAGES, min_words=1), corpus(PAGES, min_words=2)
