@@ -14,7 +14,7 @@ import signal
 import socket
 import subprocess
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import NoReturn
 
@@ -137,11 +137,13 @@ def require_servers() -> None:
 
 
 def down(tell: Callable[[str], None]) -> None:
-    """Stop everything that `up` started, workers first."""
+    """Stop everything that `up` started: workers, the runs that outlived them, servers."""
     running = known()
-    for name in sorted(running, key=lambda name: not name.startswith("worker")):
-        if _stop(running[name]):
-            tell(f"{name}: stopped")
+    workers = [name for name in running if name.startswith("worker")]
+    _stop_all(workers, running, tell)
+    if num_runs := _stop_runs():
+        tell(f"runs: {num_runs} had lost their worker and are stopped; try them again with gristmill rerun, after up")
+    _stop_all([name for name in running if name not in workers], running, tell)
     _remember({})
 
 
@@ -280,6 +282,35 @@ def _stop(server: Server) -> bool:
             time.sleep(0.1)
             left = _group(server)
     return found
+
+
+def _stop_all(names: Iterable[str], running: Mapping[str, Server], tell: Callable[[str], None]) -> None:
+    for name in names:
+        if _stop(running[name]):
+            tell(f"{name}: stopped")
+
+
+def _stop_runs() -> int:
+    """End the flow runs of this home that outlived their worker, while Prefect can still be told; gives their number.
+
+    A worker that is asked to end ends its runs; one that is killed leaves them, each in a process group of its own.
+    """
+    home = str(settings().home / "prefect")
+    found = []
+    for process in psutil.process_iter(["environ"]):
+        environment = process.info["environ"] or {}  # none: another user's
+        if environment.get("PREFECT_HOME") == home and environment.get("PREFECT__FLOW_RUN_ID"):
+            found.append((process, environment["PREFECT__FLOW_RUN_ID"]))
+    inside = {process.pid for process, _ in found}
+    for process, _ in found:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            if process.ppid() not in inside:  # what a run started, such as its cluster, it ends itself
+                process.terminate()
+    _, left = psutil.wait_procs([process for process, _ in found], timeout=STOP_TIMEOUT_S)
+    for process in left:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            process.kill()
+    return len({run for _, run in found})
 
 
 def _group(server: Server) -> list[psutil.Process]:

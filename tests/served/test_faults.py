@@ -276,6 +276,22 @@ def test_who_cancels_a_pipeline_cancels_its_training_and_a_rerun_goes_on_with_bo
     assert mill.manifest(mill.entries(run_id)["pretrain"])["facts"]["steps"] == LONG_STEPS
 
 
+@pytest.mark.timeout(600, func_only=True)
+def test_down_ends_the_runs_of_its_workers_and_after_up_they_can_be_tried_again(mill: Mill, undisturbed: str) -> None:
+    run_id, training = long_training(mill, seed=9)
+    flows = [mill.flow_process(run) for run in (run_id, training)]
+    family = [process for flow in flows for process in (flow, *flow.children(recursive=True))]
+    mill.server("worker-cpu").kill()  # the pipeline outlives it; the other worker ends its training itself
+    said = mill.cli("down")
+    assert said.returncode == 0 and "runs: 1 had lost their worker and are stopped" in said.stdout, said.stdout + said.stderr
+    assert not [process for process in family if process.is_running()]
+    started = mill.cli("up")
+    assert started.returncode == 0, started.stdout + started.stderr
+    assert mill.ended(run_id)["state_type"] == mill.ended(training)["state_type"] == "CRASHED"
+    again(mill, run_id, "rerun")
+    assert mill.manifest(mill.entries(run_id)["pretrain"])["facts"]["steps"] == LONG_STEPS
+
+
 @pytest.mark.parametrize("changed", [False, True], ids=["same work", "other work"])
 def test_a_training_whose_pipeline_died_is_taken_up_again_if_it_does_the_same_work(
     mill: Mill, undisturbed: str, changed: bool
