@@ -5,6 +5,8 @@ BIN := $(VENV)/bin
 CONFIG ?= demo
 SET ?=
 SEED ?= 0
+# 300 pages with snippets, trafilatura's evaluation set: gold.json and pages/
+GOLD ?= ../shared/data/extraction
 READY := $(VENV)/.ready
 
 .PHONY: run test soak check bench up down status setup clean
@@ -30,6 +32,7 @@ bench: setup          ## speed against peers, each in an environment of its own
 	$(BIN)/python -m benchmarks.minhash
 	$(BIN)/python -m benchmarks.orchestration
 	$(BIN)/python -m benchmarks.validation
+	test ! -d $(GOLD) || $(BIN)/python -m benchmarks.extraction $(GOLD) --curve
 
 up down status: setup ## servers and workers
 	$(BIN)/gristmill $@

@@ -25,6 +25,13 @@ COLUMNS = {
     "host": "Host of the URL.",
     "text": "The text after rewriting and redaction.",
     "text_digest": "Digest of exactly this text.",
+    "title": "Title that the page gives itself.",
+    "author": "Authors that the page names, joined by semicolons.",
+    "date": "Day of publication that the page states, YYYY-MM-DD.",
+    "language_tag": "Language that the page declares (BCP 47); `language` is what was found.",
+    "canonical_url": "The page's own canonical URL.",
+    "licence": "URL or words of the licence that the page states.",
+    "site_name": "Name that the site gives itself.",
     "language": "Code of the language that fastText's lid.176 found (ISO 639-1, or 639-3 where that has none), or `unknown`.",
     "language_score": "Its probability, 0 to 1.",
 }

@@ -33,9 +33,28 @@ DOCUMENTS = pa.schema(
         ("host", pa.string()),
         ("text", pa.string()),
         ("text_digest", pa.string()),
+        ("title", pa.string()),
+        ("author", pa.string()),
+        ("date", pa.string()),
+        ("language_tag", pa.string()),
+        ("canonical_url", pa.string()),
+        ("licence", pa.string()),
+        ("site_name", pa.string()),
     ]
 )
-"""One text. Rewrite and redact change `text` and its `text_digest`, never the ids."""
+"""One text, and what its page says of itself (null where it says nothing). Rewrite and redact change `text` and its `text_digest`,
+never the ids."""
+
+EXTRACTED = pa.schema(
+    [
+        *DOCUMENTS,
+        ("encoding", pa.string()),
+        ("extractor", pa.string()),
+        ("doubt", pa.float32()),  # share of the fast text in lines that do not end like a sentence
+        ("links", pa.list_(pa.string())),
+    ]
+)
+"""The same as it comes from its page, with how it was found and where it leads; the steps behind do not carry these on."""
 
 PUBLISHED = DOCUMENTS.append(pa.field("language", pa.string())).append(pa.field("language_score", pa.float32()))
 """Documents with the language that `signals` found; what rewrite hands on, and publish writes."""
@@ -59,6 +78,7 @@ TOKEN_DOCS = pa.schema(
 
 SCHEMAS: dict[str, pa.Schema] = {
     "captures": CAPTURES,
+    "extracted": EXTRACTED,
     "documents": DOCUMENTS,
     "rewritten": PUBLISHED,
     "clustered_documents": CLUSTERED,

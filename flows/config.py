@@ -32,7 +32,7 @@ from tasks.text.pii import RedactConfig
 from tasks.text.readers import IngestConfig
 from tasks.text.rules import FilterConfig
 from tasks.validate import ValidateConfig
-from tasks.web.html import HtmlConfig
+from tasks.web.main_text import ExtractConfig
 
 TAGS = ("folder", "dataset", "site", "demo", "warc")
 """Kinds of sources."""
@@ -73,7 +73,7 @@ class RunConfig(BaseModel):
     """Sites to crawl and WARC files to read."""
     ingest: IngestConfig = IngestConfig()
     """Folders and datasets whose rows are text already."""
-    extract: HtmlConfig = HtmlConfig()
+    extract: ExtractConfig = ExtractConfig()
     """How pages become text."""
     signals: SignalsConfig = SignalsConfig()
     """What is measured."""

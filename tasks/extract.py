@@ -1,8 +1,10 @@
-"""extract: from captured pages to their main text; a page without usable text is a reject with its reason."""
+"""extract: from captured pages to their main text and metadata; a page without usable text is a reject with its reason."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from dataclasses import asdict
 from functools import partial
 from itertools import groupby
 from typing import Any
@@ -10,52 +12,75 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from expectations.schemas import DOCUMENTS
+from expectations.schemas import EXTRACTED
 from infra import storage
 from infra.dataset import EXCERPT_CHARS, Outcome, ShardRef, ShardSet, rejects_table
 from infra.ids import content_id, text_digest
 from infra.steps import Output, step
-from tasks.web import html, warc
+from tasks.web import main_text, warc
 from tasks.web.coding import CodingError
-from tasks.web.html import HtmlConfig
+from tasks.web.extractor import extractor
+from tasks.web.html import Rejected
+from tasks.web.main_text import ExtractConfig, Extracted
+
+Extract = Callable[[bytes, str | None, str], Extracted | Rejected]
 
 
-def extract_shard(job: tuple[ShardRef, str], config: HtmlConfig) -> Outcome:
+def extract_shard(job: tuple[ShardRef, str], config: ExtractConfig) -> Outcome:
     """The documents of one shard of captures; `job` is the shard and the index that says where its payloads lie."""
     shard, index = job
     captures = shard.read(["doc_id", "source", "url", "host", "content_type", "payload_digest"]).to_pylist()
     places = shard.beside(pq.read_table(pa.BufferReader(storage.read_bytes(index)), columns=["file", "offset"])).to_pylist()
     rows, rejects = [], []
-    for at, record in _records(places):
-        capture = captures[at]
-        found = _text(record, capture, config)
-        if isinstance(found, html.Rejected):
-            excerpt = "" if isinstance(record, warc.BrokenRecord) else record.body[:EXCERPT_CHARS].decode("latin-1")
-            rejects.append({**capture, "rule": found.rule, "detail": found.detail, "excerpt": excerpt})
-            continue
-        names = {name: capture[name] for name in ("doc_id", "source", "url", "host")}
-        rows.append({**names, "content_id": content_id(found.text), "text": found.text, "text_digest": text_digest(found.text)})
-    documents = pa.Table.from_pylist(rows, schema=DOCUMENTS).sort_by("doc_id")
-    return Outcome(documents, rejects_table(sorted(rejects, key=lambda row: row["doc_id"])))
+    with ExitStack() as stack:
+        work: Extract = (
+            stack.enter_context(extractor(config)).extract if config.guarded else partial(main_text.extract, config=config)
+        )
+        for at, record in _records(places):
+            capture = captures[at]
+            found = _extracted(record, capture, config, work)
+            if isinstance(found, Rejected):
+                excerpt = "" if isinstance(record, warc.BrokenRecord) else record.body[:EXCERPT_CHARS].decode("latin-1")
+                rejects.append({**capture, "rule": found.rule, "detail": found.detail, "excerpt": excerpt})
+            else:
+                rows.append(_row(capture, found))
+    documents = pa.Table.from_pylist(rows, schema=EXTRACTED).sort_by("doc_id")
+    used = {
+        f"extractor.{name}": float(sum(row["extractor"] == name for row in rows)) for name in {row["extractor"] for row in rows}
+    }
+    return Outcome(documents, rejects_table(sorted(rejects, key=lambda row: row["doc_id"])), used)
 
 
-@step(schema="documents")
-def extract(pages: ShardSet, config: HtmlConfig, out: Output) -> None:
-    """Turn captured pages into documents: character set, main text, and the reason where there is none."""
+@step(schema="extracted")
+def extract(pages: ShardSet, config: ExtractConfig, out: Output) -> None:
+    """Turn captured pages into documents: character set, main text, metadata, and the reason where there is no text."""
     folder = storage.join(pages.folder, "warc")
     jobs = [(shard, storage.join(folder, f"index-{shard.index:05d}.parquet")) for shard in pages.shards()]
-    out.map(partial(extract_shard, config=config), jobs, by_document=True)
+    out.sum_facts(out.map(partial(extract_shard, config=config), jobs, by_document=True))
 
 
-def _text(record: warc.Record | warc.BrokenRecord, capture: dict[str, Any], config: HtmlConfig) -> html.Extracted | html.Rejected:
+def _row(capture: dict[str, Any], found: Extracted) -> dict[str, Any]:
+    return {
+        **{name: capture[name] for name in ("doc_id", "source", "url", "host")},
+        "content_id": content_id(found.text),
+        "text": found.text,
+        "text_digest": text_digest(found.text),
+        **asdict(found.metadata),
+        **{name: getattr(found, name) for name in ("encoding", "extractor", "doubt", "links")},
+    }
+
+
+def _extracted(
+    record: warc.Record | warc.BrokenRecord, capture: dict[str, Any], config: ExtractConfig, work: Extract
+) -> Extracted | Rejected:
     if isinstance(record, warc.BrokenRecord):
-        return html.Rejected("broken_warc_record", f"{record.why} (at byte {record.offset})")
+        return Rejected("broken_warc_record", f"{record.why} (at byte {record.offset})")
     if record.payload_digest != capture["payload_digest"]:
-        return html.Rejected("broken_warc_record", "the payload on disk is not the one that was captured")
+        return Rejected("broken_warc_record", "the payload on disk is not the one that was captured")
     try:
-        return html.extract(record.content(config.max_bytes), capture["content_type"], config)
+        return work(record.content(config.max_bytes), capture["content_type"], capture["url"])
     except CodingError as error:
-        return html.Rejected(error.rule, str(error))
+        return Rejected(error.rule, str(error))
 
 
 def _records(places: list[dict[str, Any]]) -> Iterator[tuple[int, warc.Record | warc.BrokenRecord]]:

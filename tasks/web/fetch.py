@@ -54,6 +54,7 @@ class FetchConfig(BaseModel):
         "text/",
         "application/xhtml+xml",
         "application/xml",
+        "application/pdf",
         "application/gzip",
         "application/x-gzip",
     )

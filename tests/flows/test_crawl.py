@@ -12,7 +12,7 @@ from flows.passport import verify_run
 from infra import ledger
 from tasks.crawl import CrawlConfig, crawl
 from tasks.extract import extract
-from tasks.web.html import HtmlConfig
+from tasks.web.main_text import ExtractConfig
 
 from .site import Site, served
 
@@ -30,7 +30,7 @@ def config_of(site: Site) -> CrawlConfig:
 def test_a_lost_shard_of_a_crawl_is_made_again_without_asking_the_site(home: Path) -> None:
     with served(2, 6) as site:
         pages = crawl(config=config_of(site))
-        whole = extract(pages, config=HtmlConfig())
+        whole = extract(pages, config=ExtractConfig())
         asked = site.num_asked
         (Path(pages.folder) / "part-00001.parquet").unlink()
         again = crawl(config=config_of(site))
@@ -40,7 +40,7 @@ def test_a_lost_shard_of_a_crawl_is_made_again_without_asking_the_site(home: Pat
     (Path(whole.folder) / "manifest.json").unlink()
     for path in [*Path(whole.folder).glob("part-*"), *Path(whole.folder).glob("shards/*")]:
         path.unlink()
-    assert extract(again, config=HtmlConfig()).digest == whole.digest
+    assert extract(again, config=ExtractConfig()).digest == whole.digest
 
 
 @pytest.mark.parametrize("kind", ["warc/site-0/*.warc.gz", "warc/index-*.parquet", "part-*.parquet", "rejects/part-*.parquet"])

@@ -26,7 +26,7 @@ from tasks.crawl import CrawlConfig
 from tasks.text.readers import IngestConfig
 from tasks.web import warc
 from tasks.web.fetch import Fetched
-from tasks.web.html import HtmlConfig
+from tasks.web.main_text import ExtractConfig
 
 from . import english
 from .processes import finished_parts, kill_when, receipts, start
@@ -254,7 +254,7 @@ def test_the_order_in_which_source_files_were_made_changes_no_digest(home: Path,
         crawled = find_step("crawl")(
             config=CrawlConfig.model_validate({"sources": [{"kind": "warc", "path": str(folder / "warc")}], "shard_pages": 5})
         )
-        extracted = find_step("extract")(crawled, config=HtmlConfig())
+        extracted = find_step("extract")(crawled, config=ExtractConfig())
         ingested = find_step("ingest")(
             config=IngestConfig.model_validate(
                 {"sources": [{"kind": "folder", "path": str(folder / "rows")}], "shard_bytes": 999}

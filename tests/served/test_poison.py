@@ -39,6 +39,7 @@ def test_a_page_that_ends_its_worker_is_named_and_can_be_left_out(mill: Mill, un
         "crawl.shard_pages=20",
         "extract.max_bytes=60000000",  # the limits that keep such a page out are off
         "extract.max_tags=100000000",
+        "extract.guarded=false",
         "dask.workers=2",
         "dask.memory_limit=700MiB",
         "filter.profile=null",

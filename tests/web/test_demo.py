@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tasks.web import demo, html, urls, warc
+from tasks.web import demo, html, main_text, urls, warc
 from tasks.web.fetch import FetchConfig, crawl_batch, fetch_robots
 from tasks.web.frontier import Frontier, FrontierConfig, Seen
 from tasks.web.robots import Robots
@@ -107,7 +107,9 @@ def test_a_crawl_fetches_every_allowed_page_once_and_no_disallowed_one(site: tup
     path = tmp_path / "crawl.warc.gz"
     warc.write(path, captured, config.agent)
     records = [item for item in warc.scan(path) if isinstance(item, warc.Record)]
-    texts = [html.extract(r.content(10**7), r.content_type) for r in records if r.url.endswith("AddTagsToCertificate.html")]
+    texts = [
+        main_text.extract(r.content(10**7), r.content_type, r.url) for r in records if r.url.endswith("AddTagsToCertificate.html")
+    ]
     assert [
         re.match(r"AddTagsToCertificate\n\nAdds one or more tags", getattr(text, "text", "")) is not None for text in texts
     ] == [True]
