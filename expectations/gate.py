@@ -23,7 +23,7 @@ from expectations import kernels
 from expectations.counts import ShardCheck, ShardResult, combine, identity, not_applicable
 from expectations.page import Section
 from expectations.profile import profile
-from expectations.suites import Expectation, Suite, SuiteError, did_you_mean, read_suite, suite_path
+from expectations.suites import Expectation, Suite, SuiteError, did_you_mean, examined, read_suite, suite_path
 from expectations.verdict import MAX_SAMPLES, SAMPLE_CHARS, CheckResult, Sample
 
 # map expectations whose verdict on a row depends on other rows, or that give no counts: their shards cannot be summed
@@ -49,13 +49,13 @@ def load_suite(name: str) -> Suite:
     Raises:
         SuiteError: with every problem found: file, index, key, value and the nearest valid type or argument.
     """
-    suite = read_suite(name)
-    problems = [
+    suite, problems = examined(name)
+    problems += [
         f"{suite_path(name)}: expectations[{index}].{problem}"
-        for index, expectation in enumerate(suite.expectations)
+        for index, expectation in enumerate(suite.expectations if suite else ())
         for problem in _problems(expectation)
     ]
-    if problems:
+    if suite is None or problems:
         raise SuiteError("\n".join(problems))
     return suite
 

@@ -6,6 +6,7 @@ Reading one costs microseconds and imports no Great Expectations, so a recipe ca
 
 from __future__ import annotations
 
+import copy
 import difflib
 import json
 from collections.abc import Iterable
@@ -92,9 +93,8 @@ def suite_path(name: str) -> Path:
     """
     path = Path(name) if name.endswith(".json") else FOLDER / f"{name}.json"
     if not path.is_file():
-        raise SuiteError(
-            f"{name}: no such suite{did_you_mean(name, suite_names())}; give a path ending in .json or one of {', '.join(suite_names())}"
-        )
+        near = did_you_mean(name, suite_names()) or "."
+        raise SuiteError(f"{name}: no such suite{near} Give a path ending in .json, or one of {', '.join(suite_names())}")
     return path
 
 
@@ -109,15 +109,27 @@ def read_suite(name: str) -> Suite:
     Raises:
         SuiteError: with every problem found.
     """
-    path = suite_path(name)
-    try:
-        suite = Suite.model_validate(_parse(path))
-    except ValidationError as error:
-        raise SuiteError("\n".join(f"{path}: {_shape_problem(one)}" for one in error.errors())) from error
-    problems = [f"{path}: {problem}" for problem in _column_problems(suite)]
-    if problems:
+    suite, problems = examined(name)
+    if suite is None or problems:
         raise SuiteError("\n".join(problems))
     return suite
+
+
+def examined(name: str) -> tuple[Suite | None, list[str]]:
+    """A suite with every problem of its shape, its schema and its columns; where a field is wrong, with the rest of it to judge on.
+
+    Raises:
+        SuiteError: no such file, or no JSON.
+    """
+    path = suite_path(name)
+    raw = _parse(path)
+    problems: list[str] = []
+    try:
+        suite: Suite | None = Suite.model_validate(raw)
+    except ValidationError as error:
+        problems = [f"{path}: {_shape_problem(one)}" for one in error.errors()]
+        suite = _without(raw, [one["loc"] for one in error.errors()])
+    return suite, problems + [f"{path}: {problem}" for problem in (_column_problems(suite) if suite else ())]
 
 
 def did_you_mean(word: str, valid: Iterable[str]) -> str:
@@ -130,7 +142,22 @@ def _parse(path: Path) -> Any:
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except json.JSONDecodeError as error:
-        raise SuiteError(f"{path}: line {error.lineno}, column {error.colno}: {error.msg}") from error
+        raise SuiteError(f"{path}: no JSON from line {error.lineno}, column {error.colno} on: {error.msg}") from error
+
+
+def _without(raw: Any, places: Iterable[tuple[int | str, ...]]) -> Suite | None:
+    """The suite without the fields at these places; None where it is none without them."""
+    rest: Any = copy.deepcopy(raw)
+    for *parents, key in places:
+        holder = rest
+        for part in parents:
+            holder = holder[part] if isinstance(part, int) or part in holder else {}
+        if isinstance(holder, dict):
+            holder.pop(key, None)
+    try:
+        return Suite.model_validate(rest)
+    except ValidationError:
+        return None
 
 
 def _shape_problem(error: Any) -> str:
@@ -139,7 +166,12 @@ def _shape_problem(error: Any) -> str:
     if error["type"] == "extra_forbidden":
         fields = Expectation.model_fields if parents else {"schema": None, **Suite.model_fields}
         return f"{where}: unknown key{did_you_mean(str(key), [name for name in fields if name != 'schema_name'])}"
-    return f"{where or 'suite'}: {error['msg']} (got {error['input']!r})"
+    near = (
+        did_you_mean(str(error["input"]), error["ctx"]["expected"].replace("'", "").split(" or "))
+        if error["type"] == "literal_error"
+        else ""
+    )
+    return f"{where or 'suite'}: {error['msg']} (got {error['input']!r}{near})"
 
 
 def _column_problems(suite: Suite) -> list[str]:

@@ -8,7 +8,7 @@ import json
 import logging
 import os
 import sys
-from datetime import UTC
+from datetime import UTC, datetime
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any
@@ -109,11 +109,11 @@ def rerun(
     _start_servers()
     from flows import rerun as again
 
-    found = again.find(run_name)
+    found, since = again.find(run_name), datetime.now(UTC)
     again.rerun(found, first_step, skip_poisoned, lambda line: out.print(line, highlight=False))
     out.print(f"flow run {found.name} ({found.id}): tried again", highlight=False)
     if not detach:
-        _follow(found.name, found.id)
+        _follow(found.name, found.id, since)
 
 
 @app.command()
@@ -145,26 +145,37 @@ def schedule(
     config: Annotated[str, typer.Option("--config", "-c", help="A YAML file, or the name of one that ships.")] = "",
     overrides: SetOption = None,
     name: Annotated[str, typer.Option("--name", help="A flow can have several schedules, by name.")] = "nightly",
+    on: Annotated[bool, typer.Option("--on", help="Switch it on as it is; --cron, --timezone and --config do so too.")] = False,
     off: Annotated[bool, typer.Option("--off", help="Keep it, but switch it off.")] = False,
     remove: Annotated[bool, typer.Option("--remove", help="Remove it.")] = False,
 ) -> None:
-    """Let a flow run by itself: make, change, switch off or list schedules. Whatever stands in the Prefect UI is the same."""
+    """Let a flow run by itself: make, change, switch on or off, remove or list schedules. Whatever stands in the Prefect UI is the same."""
     from flows.config import load
 
     if flow and flow not in FLOWS:
         raise _UsageError(f"flow {flow!r}: there is none of that name; these are: {', '.join(FLOWS)}")
     if overrides and not config:
         raise _UsageError("--set needs --config, whose keys it changes")
+    changes = bool(cron or timezone or config)
+    if not flow and (changes or on or off or remove):
+        raise _UsageError("schedule: whose? Name a flow before these options; without any, all schedules are listed")
+    if sum((on, off, remove)) > 1 or (remove and changes):
+        raise _UsageError("schedule: --on, --off and --remove exclude each other, and what is removed is not changed")
     loaded = load(config, overrides or []) if config else None
-    _find_servers()
+    if not (changes or on):
+        _require_prefect()  # nothing to run: no server is started for it
+    else:
+        _find_servers()
     from flows import schedules
 
-    if flow and remove:
+    if remove:
         schedules.remove(flow, name)
-    elif flow:
-        schedules.plan(flow, name, cron, timezone, loaded, active=not off)
+    elif changes or on or off:
+        schedules.plan(flow, name, cron, timezone, loaded, active=not off, new=changes or on)
     table = Table("flow", "schedule", "cron", "time zone", "state", "next run", "corpus")
     for one in schedules.planned():
+        if flow not in ("", one.flow):
+            continue
         at = one.next_run.astimezone(UTC).strftime("%Y-%m-%d %H:%M UTC") if one.next_run else ""
         state = "[green]on[/]" if one.active else "off"
         table.add_row(one.flow, one.name, one.cron, one.timezone, state, at, one.corpus or "(as deployed)")
@@ -232,10 +243,10 @@ def report(
     output: Annotated[Path, typer.Option("--output", "-o", help="Where to write the page.")] = Path("report.html"),
 ) -> None:
     """Write the report page of a run: one HTML file that needs nothing else."""
+    _adopt_servers()
     from infra import ledger
     from tasks.report import render_run
 
-    _adopt_servers()
     found = ledger.find_run(run_name)
     output.write_text(render_run(found, [entry.shards() for entry in ledger.entries(found)]), encoding="utf-8")
     out.print(str(output), highlight=False, soft_wrap=True)
@@ -267,9 +278,9 @@ def lineage(
     output: Annotated[Path | None, typer.Option("--output", "-o", help="Write it into this file.")] = None,
 ) -> None:
     """Say what something came from and what came of it, from sources to models; needs no server, but asks MLflow for aliases."""
+    _adopt_servers()
     from flows.lineage import tell
 
-    _adopt_servers()
     _write(tell(what, up=up or not down, down=down or not up, form=form.value, warn=_warn), output)
 
 
@@ -297,9 +308,9 @@ def promote(
     what: Annotated[str, typer.Argument(metavar="MODEL[:VERSION]", help="A registered model; without a version its challenger.")],
 ) -> None:
     """Make a registered model the champion of its name, and show its scores beside those of the one it replaces."""
+    _adopt_servers()
     from flows.promotion import promote as move
 
-    _adopt_servers()
     move(what, out)
 
 
@@ -310,9 +321,9 @@ def pin(
     remove: Annotated[bool, typer.Option("--remove", help="Take the pin away.")] = False,
 ) -> None:
     """Keep a version or model, and all it came from, whatever `gc` would remove."""
+    _adopt_servers()
     from infra import retention
 
-    _adopt_servers()
     if not what:
         lines = [f"{one['id']}  {one['pinned']}  {one['why']}".rstrip() for one in retention.pins()]
     else:
@@ -338,10 +349,10 @@ def gc(
     ] = None,
 ) -> None:
     """Remove versions that no run, registry alias, pin or corpus refers to, and unfinished work of nobody."""
+    _adopt_servers()
     from flows import sweep
     from infra import retention
 
-    _adopt_servers()
     found = sweep.unneeded(keep_runs, older_than, _warn)
     sweep.show(found, out)
     if dry_run or not found:
@@ -521,6 +532,7 @@ def _write(text: str, output: Path | None) -> None:
     if output is None:
         out.print(text.rstrip("\n"), highlight=False, markup=False, soft_wrap=True)
         return
+    output.parent.mkdir(parents=True, exist_ok=True)
     output.write_text(text.rstrip("\n") + "\n", encoding="utf-8")
     out.print(str(output), highlight=False, soft_wrap=True)
 
@@ -533,13 +545,13 @@ class _UsageError(GristmillError):
     """A word on the command line that means nothing here."""
 
 
-def _follow(what: str, run_id: Any) -> None:
+def _follow(what: str, run_id: Any, since: datetime | None = None) -> None:
     """Show a flow run to its end; exit code 1 if it did not complete."""
     from flows import watch
     from infra.orchestration import flow_run_url
 
     try:
-        ended = watch.follow(run_id, out)
+        ended = watch.follow(run_id, out, since)
     except KeyboardInterrupt:
         words = f"The run goes on without this terminal; follow or cancel it on its page: {flow_run_url(str(run_id))}"
         err.print(words, highlight=False, soft_wrap=True)

@@ -112,7 +112,8 @@ def run_elsewhere(name: str, config: RunConfig, lineage: Lineage, **inputs: Shar
         run = _ended(client, run)
     if not run.state.is_completed():
         raise FlowRunFailed(f"{name}: flow run {run.name} ended {run.state.name}: {run.state.message}")
-    return {entry.step: entry.shards() for entry in ledger.entries(lineage.root)}
+    # what an earlier try made, and has lost since, its own flow makes again
+    return {entry.step: entry.shards() for entry in ledger.entries(lineage.root) if entry.is_made}
 
 
 def _still_at_work(client: Any, tags: list[str], parameters: dict[str, Any]) -> FlowRun | None:

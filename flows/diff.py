@@ -144,7 +144,14 @@ def _published(which: str, corpus: str) -> str:
             paths = list(dict.fromkeys(path for name, path in reversed(made) if name == whose))[::-1]
     back = 1 if which == "latest" else 2
     if len(paths) < back:
-        raise InputError(f"{which}: {f'corpus {corpus}' if corpus else 'this store'} has published {len(paths)} versions")
+        if corpus and not paths:
+            known = sorted({about.corpus for run in ledger.runs() if (about := ledger.about(run))})
+            raise InputError(f"--corpus {corpus}: has published nothing; there are: {', '.join(known) or 'none'}")
+        whose = f"corpus {corpus}" if corpus else "this store"
+        raise InputError(
+            f"{which}: {whose} has published {'one version' if paths else 'nothing'} so far; run `curate` or `recrawl` again, "
+            "or name two versions, of any step from crawl to publish"
+        )
     return paths[-back]
 
 

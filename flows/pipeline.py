@@ -14,6 +14,9 @@ from infra.dataset import ShardSet
 from infra.orchestration import tracked_flow
 from tasks.report import report
 
+AFTER = ("register", "report")
+"""Steps behind the evaluation: what an earlier try made of them is no input of this one."""
+
 
 @flow(name="pipeline", description=__doc__, persist_result=False)
 def pipeline(config: RunConfig) -> ShardSet:
@@ -28,5 +31,6 @@ def pipeline(config: RunConfig) -> ShardSet:
         dataset = publish(prepared, config, lineage)
         made = run_elsewhere("train", config, lineage, dataset=dataset)
         made = run_elsewhere("evaluate", config, lineage, model=made["pretrain"], tokens=made["tokenise"])
+        made = {step: version for step, version in made.items() if step not in AFTER}
         made["register"] = release(made["pretrain"], dataset, made["evaluate"], config, lineage)
         return report(list(made.values()), config=config.report)

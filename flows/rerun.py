@@ -66,6 +66,7 @@ def rerun(run: FlowRun, first_step: str, skip_poisoned: bool, tell: Callable[[st
     if first_step:
         for entry in _from(str(run.id), first_step):
             mending.forget(folder_of(entry.path), entry.step)
+            ledger.strike(str(run.id), entry.step)
             tell(f"{entry.step}: version {entry.version} is going to be made again")
     _let_settle(run, tell)
     with get_client(sync_client=True) as client:

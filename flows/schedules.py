@@ -68,15 +68,22 @@ def ready_schedules() -> None:
                 )
 
 
-def plan(flow: str, name: str, cron: str | None, timezone: str | None, config: RunConfig | None, active: bool) -> None:
+def plan(
+    flow: str, name: str, cron: str | None, timezone: str | None, config: RunConfig | None, active: bool, new: bool = True
+) -> None:
     """Make or change one schedule of a flow's deployment; what is None stays as it is, or as the default has it.
 
+    Args:
+        new: whether one of a name that is not there yet is made.
+
     Raises:
-        InputError: the cron expression or the time zone is none.
+        InputError: the cron expression or the time zone is none, or there is no schedule of that name to change.
     """
     with get_client(sync_client=True) as client:
         deployment = client.read_deployment_by_name(f"{flow}/{DEPLOYMENT}")
         there = next((one for one in deployment.schedules if _name(one) == name), None)
+        if there is None and not new:
+            raise _unknown(flow, name, deployment)
         old = there.schedule if there and isinstance(there.schedule, CronSchedule) else None
         when = _cron(
             cron or (old.cron if old else NIGHTLY_CRON[flow]), timezone or (old.timezone if old and old.timezone else "UTC")
@@ -103,8 +110,12 @@ def remove(flow: str, name: str) -> None:
             if _name(one) == name:
                 client.delete_deployment_schedule(deployment.id, one.id)
                 return
-        names = ", ".join(_name(one) for one in deployment.schedules) or "none"
-        raise InputError(f"{flow}: has no schedule {name!r}; there are: {names}")
+        raise _unknown(flow, name, deployment)
+
+
+def _unknown(flow: str, name: str, deployment: Any) -> InputError:
+    names = ", ".join(_name(one) for one in deployment.schedules) or "none"
+    return InputError(f"{flow}: has no schedule {name!r}; there are: {names}")
 
 
 def planned() -> list[Planned]:

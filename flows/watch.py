@@ -9,6 +9,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Any
 from uuid import UUID
 
@@ -46,17 +47,17 @@ class Line:
     note: str
 
 
-def follow(run_id: UUID, console: Console) -> Any:
-    """Show a flow run until it ends; returns the run in its final state."""
+def follow(run_id: UUID, console: Console, since: datetime | None = None) -> Any:
+    """Show a flow run until it ends, without what had ended before `since`; returns the run in its final state."""
     with get_client(sync_client=True) as client:
         if console.is_terminal:
             with Live(console=console, refresh_per_second=4) as live:
-                for run, lines, late in _snapshots(client, run_id):
+                for run, lines, late in _snapshots(client, run_id, since):
                     live.update(_progress_table(run, lines, late))
             return run
         shown: dict[str, str] = {}
         told = ""
-        for last, lines, late in _snapshots(client, run_id):
+        for last, lines, late in _snapshots(client, run_id, since):
             run = last
             if late != told:
                 told = late
@@ -83,6 +84,9 @@ def summary(run: Any, console: Console) -> None:
         table.add_column(name, justify=justify, overflow="fold")  # type: ignore[arg-type]
     facts: dict[str, Any] = {}
     for entry in entries:
+        if not entry.is_made:
+            table.add_row(entry.step, "", "", "", "its version is gone", "")
+            continue
         manifest = entry.shards().manifest()
         facts[entry.step] = manifest.facts
         counts = manifest.counts
@@ -116,11 +120,11 @@ def summary(run: Any, console: Console) -> None:
             console.print(f"{what:<12} {storage.join(entry.shards().folder, name)}", soft_wrap=True, highlight=False)
 
 
-def _snapshots(client: Any, run_id: UUID) -> Iterator[tuple[Any, list[Line], str]]:
+def _snapshots(client: Any, run_id: UUID, since: datetime | None) -> Iterator[tuple[Any, list[Line], str]]:
     """The run, its steps, and what it waits for, once a second until it ends."""
     while True:
         run, *below = tree(client, run_id)
-        yield run, list(_lines(client, [run, *below])), _lateness([run, *below])
+        yield run, list(_lines(client, [run, *below], since)), _lateness([run, *below])
         if run.state is not None and run.state.is_final():
             return
         time.sleep(POLL_INTERVAL_S)
@@ -139,13 +143,13 @@ def _lateness(runs: list[Any]) -> str:
     return "; ".join(late) + "; is one alive? `gristmill status` tells, `gristmill up` starts it" if late else ""
 
 
-def _lines(client: Any, runs: list[Any]) -> Iterator[Line]:
+def _lines(client: Any, runs: list[Any], since: datetime | None) -> Iterator[Line]:
     """The steps of a run and of the runs below it, in the order in which they began; of several tries the last."""
     tasks: dict[str, Any] = {}
     for flow_run in runs:
         found = client.read_task_runs(flow_run_filter=FlowRunFilter(id=FlowRunFilterId(any_=[flow_run.id])))
         for task in sorted(found, key=lambda one: one.start_time.timestamp() if one.start_time else float("inf")):
-            if is_step(task):
+            if is_step(task) and (since is None or task.end_time is None or task.end_time > since):
                 tasks[task.name] = task
     notes = _progress_notes(client, runs) if any(task.state_name == "Running" for task in tasks.values()) else {}
     for name, task in tasks.items():

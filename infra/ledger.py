@@ -17,7 +17,7 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict
 
 from infra import storage
-from infra.dataset import ShardSet, folder_of, open_version
+from infra.dataset import MANIFEST, ShardSet, folder_of, open_version
 from infra.errors import InputError
 from infra.settings import settings
 from infra.versions import code_version
@@ -93,8 +93,22 @@ class Entry(BaseModel):
         )
 
     def shards(self) -> ShardSet:
-        """The version this step ended with."""
+        """The version this step ended with.
+
+        Raises:
+            InputError: it is no longer there, or not there yet again.
+        """
+        if not self.is_made:
+            raise InputError(
+                f"{self.step}/{self.version}: is not whole any more: another run makes it again, or its files were removed. "
+                "`gristmill rerun RUN` makes what a run has lost"
+            )
         return open_version(folder_of(self.path))
+
+    @property
+    def is_made(self) -> bool:
+        """Whether the version is there, by its manifest."""
+        return storage.exists(storage.join(folder_of(self.path), MANIFEST))
 
 
 @contextmanager
@@ -155,6 +169,11 @@ def enter(entry: Entry) -> None:
     """Note a finished step; nothing is noted outside a run."""
     if name := _run.get():
         storage.write_json(storage.join(_folder(name), f"{entry.step}.json"), entry.model_dump())
+
+
+def strike(name: str, step: str) -> None:
+    """Take a step out of a run: it is going to be made again."""
+    storage.remove(storage.join(_folder(name), f"{step}.json"))
 
 
 def fail(name: str, why: str) -> None:

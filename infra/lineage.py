@@ -146,7 +146,7 @@ def with_registry(graph: Graph, registered: Iterable[Mapping[str, Any]]) -> Grap
 def find(graph: Graph, what: str) -> list[str]:
     """Ids of the nodes that `what` names; empty if it names none.
 
-    `what` is a version or digest or its beginning (4 characters at least), `step/version`, a model (`name`, `name:version`,
+    `what` is a version or digest or its beginning (4 characters at least), also as `step/version`, a model (`name`, `name:version`,
     `name@alias`), a run, or the name of a source or a suite.
 
     Raises:
@@ -163,9 +163,15 @@ def find(graph: Graph, what: str) -> list[str]:
         return found
     if found := [one.id for one in graph.nodes.values() if one.kind in ("source", "suite") and one.facts.get("name") == what]:
         return found
-    if len(what) < MIN_PREFIX:
+    if len(what.rpartition("/")[2]) < MIN_PREFIX:
         return []
-    begin = {one.id: full for one in graph.nodes.values() for full in _names(one) if full.startswith(what)}
+    step, slash, begins = what.rpartition("/")
+    begin = {
+        one.id: full
+        for one in graph.nodes.values()
+        for full in _names(one)
+        if full.startswith(begins) and (not slash or one.id.startswith(f"{step}/"))
+    }
     if len(set(begin.values())) > 1:
         some = ", ".join(sorted(begin)[:5])
         raise InputError(f"{what}: the beginning of {len(begin)} names ({some}{' …' if len(begin) > 5 else ''}); give more of it")

@@ -43,6 +43,22 @@ def test_the_command_works_for_a_user_who_has_no_name_as_in_a_container() -> Non
     assert done.stdout == "user 54321\n", done.stderr
 
 
+def test_commands_know_their_servers_before_anything_imports_prefect() -> None:
+    """Prefect reads its settings when it is imported; a command that came later would ask a server of Prefect's own choice."""
+    module = ast.parse((ROOT / "flows" / "__main__.py").read_text())
+    asking = {}
+    for function in (node for node in module.body if isinstance(node, ast.FunctionDef)):
+        body = (
+            function.body[1:]
+            if isinstance(function.body[0].value if isinstance(function.body[0], ast.Expr) else None, ast.Constant)
+            else function.body
+        )
+        words = [ast.unparse(statement) for statement in body]
+        if "_adopt_servers()" in words:
+            asking[function.name] = words.index("_adopt_servers()")
+    assert len(asking) > 5 and set(asking.values()) == {0}, asking
+
+
 def test_no_module_shadows_the_standard_library() -> None:
     assert not [package for package in PACKAGES if package in sys.stdlib_module_names]
 

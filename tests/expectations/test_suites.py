@@ -92,6 +92,19 @@ def test_every_mistake_is_told_at_once(tmp_path: Path) -> None:
     lines = str(caught.value).splitlines()
     assert len(lines) == 2
     assert "expectations[1].type" in lines[0] and "expectations[2].kwargs.x" in lines[1]
+    # also where a mistake of shape comes first
+    column = {"kwargs": {"column": "hsot"}}
+    mixed = [
+        {**NOT_NULL, "severity": "critcal"},
+        {**NOT_NULL, **column},
+        {**NOT_NULL, "type": "expect_column_values_to_be_in_sett"},
+    ]
+    with pytest.raises(SuiteError) as caught:
+        load_suite(written(tmp_path, *mixed))
+    lines = str(caught.value).splitlines()
+    assert len(lines) == 3
+    assert "expectations[0].severity" in lines[0] and "did you mean 'critical'?" in lines[0]
+    assert "'hsot', did you mean 'host'?" in lines[1] and "expectations[2].type" in lines[2]
 
 
 def test_an_unknown_schema_suite_or_key_names_the_nearest(tmp_path: Path) -> None:
@@ -106,7 +119,7 @@ def test_an_unknown_schema_suite_or_key_names_the_nearest(tmp_path: Path) -> Non
 def test_broken_json_names_line_and_column(tmp_path: Path) -> None:
     path = tmp_path / "broken.json"
     path.write_text('{"name": "x",\n "schema" "documents"}')
-    with pytest.raises(SuiteError, match=r"broken\.json: line 2, column 11"):
+    with pytest.raises(SuiteError, match=r"broken\.json: no JSON from line 2, column 11 on"):
         read_suite(str(path))
 
 

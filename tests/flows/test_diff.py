@@ -133,7 +133,7 @@ def test_latest_and_previous_are_those_of_the_corpus_that_published_last(home: P
             versions.append(corpus(PAGES, min_words=number)["publish"])
     assert find("latest").id == f"publish/{versions[2].version}"  # from the ledger of runs alone
     assert find("previous", "mine").id == f"publish/{versions[0].version}"
-    with pytest.raises(InputError, match="previous: corpus other has published 1 versions"):
+    with pytest.raises(InputError, match="previous: corpus other has published one version so far"):
         find("previous", "other")
     for version in reversed(versions):
         ledger.announce("mine", version)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -13,7 +15,7 @@ from infra import ledger, lineage, retention, storage
 from infra.dataset import ShardSet
 from infra.retention import DAY_S
 
-from .driver import commands
+from .driver import commands, environment
 from .made_store import corpus
 
 PAGES = {"http://a.example/one": "one two three", "http://a.example/two": "alone"}
@@ -183,6 +185,19 @@ def test_the_command_asks_before_it_removes_and_takes_what_corpora_listed_too(ho
     assert "0 to remove, 0 bytes in all" in again.output
     assert [one.version for one in ledger.published("mine")] == [new["publish"].version]
     assert lineage.record(old["crawl"].path) is not None  # the new one came from it too
+
+
+def test_the_command_asks_the_server_that_is_configured(home: Path, store: Path) -> None:
+    """An address where nobody answers: what is new stays, and the warning names that address, not one of Prefect's own."""
+    corpus(PAGES)
+    command = [sys.executable, "-m", "flows", "gc", "--dry-run"]
+    at = environment(home) | {"GRISTMILL_PREFECT_API_URL": "http://127.0.0.1:9/api"}
+    said = subprocess.run(command, env=at, cwd=Path(__file__).parents[2], capture_output=True, text=True, check=False)
+    assert said.returncode == 0, said.stderr
+    assert (
+        "Prefect does not answer at http://127.0.0.1:9/api" in said.stderr and "temporary server" not in said.stderr + said.stdout
+    )
+    assert "0 to remove" in said.stdout
 
 
 @pytest.mark.soak

@@ -74,6 +74,8 @@ def test_a_version_or_digest_may_be_cut_short(home: Path, beginning: int) -> Non
         made.version[:beginning],
         made.digest[:beginning],
         f"publish/{made.version}",
+        f"publish/{made.version[:beginning]}",
+        f"publish/{made.digest[:beginning]}",
         f"publish/{made.version}@{made.digest}",
     ):
         assert f"publish {made.version} · digest" in told(name)
@@ -84,7 +86,7 @@ def test_the_beginning_of_several_names_is_told_and_a_name_of_nothing_too(home: 
     two = {name: Node(name, "version", name, {"digest": digest}) for name, digest in (("a/abcd1", "x1"), ("a/abcd2", "x2"))}
     with pytest.raises(InputError, match=r"abcd: the beginning of 2 names \(a/abcd1, a/abcd2\); give more"):
         lineage.find(Graph(two, []), "abcd")
-    assert lineage.find(graph, "abcd") == []
+    assert lineage.find(graph, "abcd") == lineage.find(Graph(two, []), "b/abcd") == lineage.find(Graph(two, []), "a/abc") == []
     corpus(PAGES)
     with pytest.raises(InputError, match=r"nobody: no version, model, run, source, suite or document"):
         told("nobody")

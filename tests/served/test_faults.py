@@ -356,3 +356,24 @@ def dask_cluster(mill: Mill, port: int, folder: Path) -> Iterator[Any]:
                 with contextlib.suppress(psutil.NoSuchProcess):
                     process.kill()
             one.wait(20)
+
+
+def test_a_completed_run_is_made_again_from_a_step_on(mill: Mill, undisturbed: str, digests: dict[str, str]) -> None:
+    """Also what another queue makes, and what comes behind it; what the run had lost of that is no obstacle."""
+    run_id = mill.submit()
+    assert mill.ended(run_id)["state_name"] == "Completed"
+    said = mill.cli("rerun", run_id, "--from", "pretrain")
+    assert said.returncode == 0, said.stdout + said.stderr + mill.logs()
+    remade = ("pretrain", "evaluate", "register", "report")
+    assert all(f"{step}: version" in said.stdout for step in remade) and "crawl      Completed" not in said.stdout
+    assert mill.digests(run_id) == digests
+    entries = mill.entries(run_id)
+    assert {step: entry["loaded"] for step, entry in entries.items()} == {step: step not in remade for step in STEPS}
+    lost = mill.folder(run_id, "evaluate")
+    (lost / "manifest.json").unlink()
+    for words in (("trace", "http://nowhere.example/"), ("verify",)):
+        said = mill.cli(words[0], *words[1:], *(("--run",) if words[0] == "trace" else ()), run_id)
+        assert said.returncode != 0 and "gristmill rerun" in said.stderr and "Traceback" not in said.stderr, said.stderr
+    said = mill.cli("rerun", run_id)
+    assert said.returncode == 0, said.stdout + said.stderr + mill.logs()
+    assert mill.digests(run_id) == digests

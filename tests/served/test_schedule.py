@@ -59,6 +59,16 @@ def test_a_schedule_is_made_listed_and_removed_and_outlives_a_new_deployment(
     [kept] = [one for one in deployment(mill, "curate")["schedules"] if one["slug"] == "weekly"]
     assert kept["active"] and kept["parameters"]["config"]["dask"]["workers"] == 1
     assert mill.cli("schedule", "curate", "--name", "weekly", "--off").returncode == 0
+    shown = mill.cli("schedule", "curate")  # looks, and changes nothing
+    assert shown.returncode == 0 and "weekly" in shown.stdout and "recrawl" not in shown.stdout
+    for wrong, words in (
+        (("train", "--name", "other", "--off"), "has no schedule 'other'"),
+        (("--off",), "Name a flow"),
+        (("curate", "--cron", "0 3 * * *", "--remove"), "exclude each other"),
+        (("curate", "--on", "--off"), "exclude each other"),
+    ):
+        said = mill.cli("schedule", *wrong)
+        assert said.returncode == 2 and words in said.stderr, said.stderr
     [kept] = [one for one in deployment(mill, "curate")["schedules"] if one["slug"] == "weekly"]
     assert not kept["active"] and kept["schedule"]["cron"] == "30 2 * * 1" and kept["parameters"]["config"]["name"] == "mine"
     assert mill.cli("schedule", "curate", "--name", "weekly", "--remove").returncode == 0
