@@ -66,7 +66,7 @@ def figures(scores: np.ndarray) -> tuple[float, float, float]:
 
 def ours(mode: str, **changes: Any) -> Callable[[bytes, str], str]:
     """Our extraction as a crawl would call it."""
-    config = ExtractConfig.model_validate({"mode": mode, "honour_noindex": False, **changes})
+    config = ExtractConfig.model_validate({"mode": mode, **changes})
 
     def text(body: bytes, url: str) -> str:
         found = extract(body, "text/html", url, config)

@@ -32,6 +32,10 @@ COLUMNS = {
     "canonical_url": "The page's own canonical URL.",
     "licence": "URL or words of the licence that the page states.",
     "site_name": "Name that the site gives itself.",
+    "robots_denies": "Collectors of training data that the site's robots.txt forbids the page to.",
+    "robots_orders": "Orders to robots by X-Robots-Tag and meta tag.",
+    "tdm_reserved": "Whether text and data mining is reserved (TDM Reservation Protocol).",
+    "content_signal": "Content-Signal of the site's robots.txt.",
     "language": "Code of the language that fastText's lid.176 found (ISO 639-1, or 639-3 where that has none), or `unknown`.",
     "language_score": "Its probability, 0 to 1.",
 }

@@ -10,6 +10,17 @@ import pyarrow as pa
 
 from infra.dataset import REJECTS_SCHEMA
 
+CONSENT = pa.schema(
+    [
+        ("robots_denies", pa.list_(pa.string())),
+        ("robots_orders", pa.list_(pa.string())),
+        ("tdm_reserved", pa.bool_()),
+        ("content_signal", pa.string()),
+    ]
+)
+"""What was said about collecting a page (tasks/web/consent.py): by its site and its answer in captures, also by itself in documents;
+null where nobody was asked."""
+
 CAPTURES = pa.schema(
     [
         ("doc_id", pa.string()),
@@ -20,6 +31,7 @@ CAPTURES = pa.schema(
         ("content_type", pa.string()),
         ("payload_digest", pa.string()),
         ("num_bytes", pa.int64()),
+        *CONSENT,
     ]
 )
 """One fetched page, in `doc_id` order; `num_bytes` is the payload before decoding."""
@@ -40,6 +52,7 @@ DOCUMENTS = pa.schema(
         ("canonical_url", pa.string()),
         ("licence", pa.string()),
         ("site_name", pa.string()),
+        *CONSENT,
     ]
 )
 """One text, and what its page says of itself (null where it says nothing). Rewrite and redact change `text` and its `text_digest`,

@@ -30,6 +30,7 @@ from infra.steps import BESIDE, Output, step
 from infra.storage import LocalPath
 from tasks.web import demo, html, urls, warc
 from tasks.web.coding import CodingError
+from tasks.web.consent import Consent, robots_tag, tdm_header
 from tasks.web.fetch import FetchConfig, Fetched, crawl_batch, fetch_robots
 from tasks.web.frontier import FetchOrder, Frontier, FrontierConfig, Seen
 from tasks.web.robots import Robots
@@ -130,7 +131,8 @@ def crawl(config: CrawlConfig, out: Output) -> None:
     refused: list[dict[str, Any]] = []
     for number, source in enumerate(config.sources):
         if isinstance(source, WarcSource):
-            logs += out.map_beside(f"warc-{number}", partial(index_warc, source=source.name), _warc_files(source.path))
+            work = partial(index_warc, source=source.name, config=config.fetch)
+            logs += out.map_beside(f"warc-{number}", work, _warc_files(source.path))
         else:
             with _site(source) as (seeds, hosts):
                 logs += _crawl_site(number, source.name, _with_seeds(config, seeds, hosts), out, refused)
@@ -163,12 +165,14 @@ def fetch_round(
         places = warc.write(file, kept, config.agent)
     where = dict(zip((result.url for result in kept), places, strict=True))
     rows = [
-        _log_row(result, source, config, path, where[result.url].offset if result.url in where else None) for result in results
+        _log_row(result, source, config, path, where[result.url].offset if result.url in where else None)
+        | (_consent(result, config, robots[urls.origin_of(result.url)]).row() if result.error is None else {})
+        for result in results
     ]
     return Outcome(pa.Table.from_pylist(rows, schema=LOG_SCHEMA))
 
 
-def index_warc(path: Path, source: str) -> Outcome:
+def index_warc(path: Path, source: str, config: FetchConfig) -> Outcome:
     """The responses of one WARC file; broken records are rejects with the place where they are."""
     rows = []
     for record in warc.scan(path):
@@ -176,7 +180,7 @@ def index_warc(path: Path, source: str) -> Outcome:
             key = f"{path}@{record.offset}"
             rows.append(_reject_row(source, key, "broken_warc_record", f"{record.why} (at byte {record.offset})"))
         else:
-            rows.append(_warc_row(record, source, str(path)))
+            rows.append(_warc_row(record, source, str(path), config))
     return Outcome(pa.Table.from_pylist(rows, schema=LOG_SCHEMA))
 
 
@@ -327,6 +331,13 @@ def _log_row(result: Fetched, source: str, config: FetchConfig, path: str, offse
     }
 
 
+def _consent(answer: Fetched | warc.Record, config: FetchConfig, robots: Robots | None) -> Consent:
+    """What the site and the answer say about collecting the page."""
+    said = robots.consent(answer.url) if robots else Consent()
+    orders = robots_tag(answer.values("X-Robots-Tag"), config.product_token)
+    return said.and_page(orders, tdm_header(answer.header("TDM-Reservation")))
+
+
 def _links(result: Fetched, content_type: str | None, config: FetchConfig) -> tuple[tuple[str, ...], tuple[str, ...]]:
     """Where the answer leads: what it lists if it is a sitemap, and the targets of its links if it is a page."""
     try:
@@ -336,7 +347,7 @@ def _links(result: Fetched, content_type: str | None, config: FetchConfig) -> tu
     return html.sitemap_urls(content), html.links(content, content_type, result.url)
 
 
-def _warc_row(record: warc.Record, source: str, path: str) -> dict[str, Any]:
+def _warc_row(record: warc.Record, source: str, path: str, config: FetchConfig) -> dict[str, Any]:
     try:
         url = urls.canonical(record.url)
     except urls.UrlError as error:
@@ -354,6 +365,7 @@ def _warc_row(record: warc.Record, source: str, path: str) -> dict[str, Any]:
         "num_bytes": len(record.body),
         "file": path,
         "offset": record.offset,
+        **_consent(record, config, None).row(),
     }
 
 

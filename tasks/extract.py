@@ -12,13 +12,14 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from expectations.schemas import EXTRACTED
+from expectations.schemas import CONSENT, EXTRACTED
 from infra import storage
 from infra.dataset import EXCERPT_CHARS, Outcome, ShardRef, ShardSet, rejects_table
 from infra.ids import content_id, text_digest
 from infra.steps import Output, step
 from tasks.web import main_text, warc
 from tasks.web.coding import CodingError
+from tasks.web.consent import Consent, tdm_header
 from tasks.web.extractor import extractor
 from tasks.web.html import Rejected
 from tasks.web.main_text import ExtractConfig, Extracted
@@ -29,7 +30,7 @@ Extract = Callable[[bytes, str | None, str], Extracted | Rejected]
 def extract_shard(job: tuple[ShardRef, str], config: ExtractConfig) -> Outcome:
     """The documents of one shard of captures; `job` is the shard and the index that says where its payloads lie."""
     shard, index = job
-    captures = shard.read(["doc_id", "source", "url", "host", "content_type", "payload_digest"]).to_pylist()
+    captures = shard.read(["doc_id", "source", "url", "host", "content_type", "payload_digest", *CONSENT.names]).to_pylist()
     places = shard.beside(pq.read_table(pa.BufferReader(storage.read_bytes(index)), columns=["file", "offset"])).to_pylist()
     rows, rejects = [], []
     with ExitStack() as stack:
@@ -39,6 +40,8 @@ def extract_shard(job: tuple[ShardRef, str], config: ExtractConfig) -> Outcome:
         for at, record in _records(places):
             capture = captures[at]
             found = _extracted(record, capture, config, work)
+            if isinstance(found, Extracted):
+                found = _permitted(found, capture, config)
             if isinstance(found, Rejected):
                 excerpt = "" if isinstance(record, warc.BrokenRecord) else record.body[:EXCERPT_CHARS].decode("latin-1")
                 rejects.append({**capture, "rule": found.rule, "detail": found.detail, "excerpt": excerpt})
@@ -66,8 +69,19 @@ def _row(capture: dict[str, Any], found: Extracted) -> dict[str, Any]:
         "text": found.text,
         "text_digest": text_digest(found.text),
         **asdict(found.metadata),
+        **_consent(found, capture).row(),
         **{name: getattr(found, name) for name in ("encoding", "extractor", "doubt", "links")},
     }
+
+
+def _consent(found: Extracted, capture: dict[str, Any]) -> Consent:
+    """What site, answer and page together say about collecting it."""
+    return Consent.of_row(capture).and_page(found.robots_orders, tdm_header(found.tdm_reservation))
+
+
+def _permitted(found: Extracted, capture: dict[str, Any], config: ExtractConfig) -> Extracted | Rejected:
+    refusal = _consent(found, capture).refusal(config.consent, found.metadata.licence)
+    return Rejected(*refusal) if refusal else found
 
 
 def _extracted(
@@ -77,6 +91,8 @@ def _extracted(
         return Rejected("broken_warc_record", f"{record.why} (at byte {record.offset})")
     if record.payload_digest != capture["payload_digest"]:
         return Rejected("broken_warc_record", "the payload on disk is not the one that was captured")
+    if refusal := Consent.of_row(capture).refusal(config.consent, page_known=False):
+        return Rejected(*refusal)
     try:
         return work(record.content(config.max_bytes), capture["content_type"], capture["url"])
     except CodingError as error:

@@ -31,6 +31,7 @@ from tasks.web.robots import MAX_ROBOTS_BYTES, Robots
 
 _CHUNK_BYTES = 64 * 1024
 _ROBOTS_REDIRECTS = 5  # RFC 9309 section 2.3.1.2: at least five consecutive redirects
+TDMREP = "/.well-known/tdmrep.json"
 _TRY_AGAIN = frozenset({"unreachable", "timeout", "bad_response"})
 _CONTACT = re.compile(r"https?://\S+|[^\s@]+@[^\s@]+\.[^\s@]+")
 
@@ -102,6 +103,10 @@ class Fetched:
         """The first header of that name, in any case."""
         return next((value for key, value in self.headers if key.lower() == name.lower()), None)
 
+    def values(self, name: str) -> list[str]:
+        """All headers of that name, in any case."""
+        return [value for key, value in self.headers if key.lower() == name.lower()]
+
     def content(self, max_bytes: int) -> bytes:
         """The body without its Content-Encoding; raises CodingError."""
         return decoded(self.body, self.header("Content-Encoding"), max_bytes)
@@ -114,7 +119,8 @@ def crawl_batch(orders: Sequence[FetchOrder], robots: Mapping[str, Robots], conf
 
 
 def fetch_robots(origins: Iterable[str], config: FetchConfig) -> dict[str, Robots]:
-    """robots.txt of every origin (`https://host`), following up to five redirects; an unreachable one allows nothing."""
+    """robots.txt of every origin (`https://host`), following up to five redirects; an unreachable one allows nothing. Of origins that
+    answered, also /.well-known/tdmrep.json."""
     return asyncio.run(_crawl_robots(sorted(set(origins)), config))
 
 
@@ -146,8 +152,20 @@ async def _crawl_robots(origins: list[str], config: FetchConfig) -> dict[str, Ro
     limited = config.model_copy(update={"max_bytes": MAX_ROBOTS_BYTES + 1, "accepted_types": ("",)})
     async with _session(limited, coding="identity") as session:
         hosts = [_Host(session, limited, config.delay_s, cuts_bodies=True) for _ in origins]
-        found = await asyncio.gather(*(_robots_of(o, host) for o, host in zip(origins, hosts, strict=True)))
-    return dict(zip(origins, (_as_robots(got, config.product_token) for got in found), strict=True))
+        found = await asyncio.gather(*(_rules_of(o, host, config) for o, host in zip(origins, hosts, strict=True)))
+    return dict(zip(origins, found, strict=True))
+
+
+async def _rules_of(origin: str, host: _Host, config: FetchConfig) -> Robots:
+    robots = _as_robots(await _robots_of(origin, host), config.product_token)
+    if robots.status is None or not robots.allows(origin + TDMREP):
+        return robots
+    got = await host.fetch(origin + TDMREP)
+    try:
+        text = got.content(MAX_ROBOTS_BYTES).decode("utf-8-sig", "replace") if got.error is None else ""
+    except CodingError:
+        text = ""
+    return replace(robots, tdmrep=text if text.lstrip().startswith("[") else "")
 
 
 async def _robots_of(origin: str, host: _Host) -> Fetched:

@@ -77,11 +77,8 @@ class Head:
     robots: frozenset[str] = frozenset()
     """What `meta robots` asks, in lower case."""
     metadata: Metadata = field(default_factory=Metadata)
-
-    @property
-    def noindex(self) -> bool:
-        """Whether the page asks not to be kept."""
-        return bool(self.robots & {"noindex", "none"})
+    tdm_reservation: str | None = None
+    """As the meta tag has it."""
 
     @classmethod
     def of(cls, text: str, url: str) -> Head:
@@ -94,7 +91,7 @@ class Head:
         if not found.robots & {"nofollow", "none"}:
             resolved = (urls.resolve(base, href) for href in dict.fromkeys(found.hrefs))
             targets = tuple(dict.fromkeys(target for target in resolved if target))
-        return cls(targets, frozenset(found.robots), found.metadata(base))
+        return cls(targets, frozenset(found.robots), found.metadata(base), found.first("tdm-reservation"))
 
 
 class _Found:
@@ -153,6 +150,10 @@ class _Found:
             self._canonical = self._canonical or (href if "canonical" in rel else "")
         elif "nofollow" not in rel:
             self.hrefs.append(href)
+
+    def first(self, name: str) -> str | None:
+        """The first meta tag of a name."""
+        return next(iter(self._meta.get(name, ())), None)
 
     def metadata(self, base: str) -> Metadata:
         """What of all this is believed, in the order of trust."""

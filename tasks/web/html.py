@@ -46,13 +46,11 @@ class HtmlConfig(BaseModel):
     """Tags of a page (rule `too_many_tags`)."""
     max_nesting: int = Field(default=500, ge=1)
     """Elements within elements (rule `too_nested`)."""
-    honour_noindex: bool = True
-    """Whether `<meta name=robots content=noindex>` rejects the page (rule `noindex`); its links are followed all the same."""
 
 
 @dataclass(frozen=True)
 class Rejected:
-    """Why a body gave no text; rules: too_large, too_many_tags, too_nested, binary, not_html, encoding, noindex, empty."""
+    """Why a body gave no text; rules: too_large, too_many_tags, too_nested, binary, not_html, encoding, empty."""
 
     rule: str
     detail: str

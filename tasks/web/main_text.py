@@ -22,6 +22,7 @@ from resiliparse.extract.html2text import extract_plain_text
 from resiliparse.parse.html import HTMLTree
 
 from tasks.web import boilerplate
+from tasks.web.consent import ConsentPolicy
 from tasks.web.head import Head, Metadata
 from tasks.web.html import HtmlConfig, Rejected, is_html, readable, too_nested
 
@@ -52,6 +53,8 @@ class ExtractConfig(HtmlConfig):
     """A page is doubtful if at least this share of its fast text, 0 to 1, lies in lines that do not look like text,"""
     doubt_line_chars: float = Field(default=80, ge=0)
     """or if its lines have fewer characters than this on average."""
+    consent: ConsentPolicy = ConsentPolicy()
+    """Which pages are left out because of what their site or they themselves say about being collected."""
     guarded: bool = True
     """Whether pages are extracted in a process of their own, whose end by the two limits below costs one page. Off, a page that needs too
     much ends its worker and is found as a poisoned document."""
@@ -83,6 +86,10 @@ class Extracted:
     """Share of the fast text in lines that do not look like text; None where none was judged."""
     links: tuple[str, ...] = ()
     metadata: Metadata = field(default_factory=Metadata)
+    robots_orders: tuple[str, ...] = ()
+    """What its meta tag asks of robots."""
+    tdm_reservation: str | None = None
+    """What its meta tag says of text and data mining."""
 
 
 def extract(body: bytes, content_type: str | None, url: str, config: ExtractConfig | None = None) -> Extracted | Rejected:
@@ -135,8 +142,6 @@ def _is_plain(content_type: str | None) -> bool:
 
 def _html(text: str, encoding: str, url: str, config: ExtractConfig) -> Extracted | Rejected:
     head = Head.of(text, url)
-    if head.noindex and config.honour_noindex:
-        return Rejected("noindex", "meta robots")
     tree = HTMLTree.parse(text)
     if too_nested(tree, text, config.max_nesting):
         return Rejected("too_nested", f"more than {config.max_nesting} elements within each other")
@@ -147,7 +152,16 @@ def _html(text: str, encoding: str, url: str, config: ExtractConfig) -> Extracte
     found = _TRAILING_SPACE.sub("", repaired(found)).strip("\n")
     if not found.strip():
         return Rejected("empty", "no text")
-    return Extracted(found, encoding, "trafilatura" if exact else "resiliparse", doubt.share, head.links, head.metadata)
+    return Extracted(
+        found,
+        encoding,
+        "trafilatura" if exact else "resiliparse",
+        doubt.share,
+        head.links,
+        head.metadata,
+        tuple(sorted(head.robots)),
+        head.tdm_reservation,
+    )
 
 
 def _trafilatura(text: str) -> str | None:

@@ -60,6 +60,10 @@ class Record:
         """The first header of that name, in any case."""
         return next((value for key, value in self.headers if key.lower() == name.lower()), None)
 
+    def values(self, name: str) -> list[str]:
+        """All headers of that name, in any case."""
+        return [value for key, value in self.headers if key.lower() == name.lower()]
+
     def content(self, max_bytes: int) -> bytes:
         """The body without its Content-Encoding; raises CodingError."""
         return decoded(self.body, self.header("Content-Encoding"), max_bytes)

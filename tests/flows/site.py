@@ -20,6 +20,8 @@ class Site:
         self.hold_after: int | None = None
         self.odd: dict[str, tuple[int, str, bytes]] = {}
         """Other answers, by path: status, content type, body."""
+        self.headers: dict[str, dict[str, str]] = {}
+        """Further headers, by path."""
         self._lock, self._release = threading.Lock(), threading.Event()
         self.servers = [_Server(self, number) for number in range(num_hosts)]
         self.hosts = [f"127.0.0.1:{server.server_port}" for server in self.servers]
@@ -30,7 +32,7 @@ class Site:
 
     @property
     def num_asked(self) -> int:
-        return sum(count for path, count in self.asked.items() if not path.endswith("robots.txt"))
+        return sum(count for path, count in self.asked.items() if not path.endswith(("robots.txt", "tdmrep.json")))
 
     def wait_if_held(self, url: str) -> None:
         with self._lock:
@@ -78,6 +80,8 @@ class _Handler(BaseHTTPRequestHandler):
             self.send_response(status)
             self.send_header("Content-Type", content_type)
             self.send_header("Content-Length", str(len(body)))
+            for name, value in self.server.site.headers.get(self.path, {}).items():
+                self.send_header(name, value)
             self.end_headers()
             self.wfile.write(body)
         except OSError:

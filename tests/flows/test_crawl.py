@@ -8,10 +8,13 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
+from expectations.schemas import CONSENT
 from flows.passport import verify_run
 from infra import ledger
 from tasks.crawl import CrawlConfig, crawl
 from tasks.extract import extract
+from tasks.web.consent import ConsentPolicy
+from tasks.web.frontier import FrontierConfig
 from tasks.web.main_text import ExtractConfig
 
 from .site import Site, served
@@ -65,3 +68,45 @@ def test_what_lies_beside_a_crawl_is_no_part_of_its_digest(home: Path) -> None:
     noted = {entry["name"] for entry in json.loads((Path(pages.folder) / "run.json").read_text())["beside"]}
     assert noted >= {"warc/index-00000.parquet"}
     assert not {entry.name for entry in pages.manifest().files} & noted
+
+
+ROBOTS = b"""User-agent: *
+Content-Signal: /p3 search=yes, ai-train=no
+
+User-agent: GPTBot
+Disallow: /p4
+"""
+
+
+def test_what_site_answer_and_page_say_about_collecting_is_recorded_and_followed(home: Path) -> None:
+    prose = b"<p>A page of some prose, which is long enough to be one, and which ends like a sentence.</p>"
+    with served(1, 9) as site:
+        site.odd["/robots.txt"] = (200, "text/plain", ROBOTS)
+        site.odd["/.well-known/tdmrep.json"] = (200, "application/json", b'[{"location": "/p5", "tdm-reservation": 1}]')
+        site.headers["/p1"] = {"X-Robots-Tag": "otherbot: noindex, noai"}
+        site.headers["/p2"] = {"X-Robots-Tag": "noai"}
+        site.headers["/p6"] = {"TDM-Reservation": "1"}
+        own = {"/free": b"<meta name=tdm-reservation content=0>", "/p7": b"<meta name=robots content=noindex>"}
+        for path, head in own.items():
+            site.odd[path] = (200, "text/html", head + prose + b'<a href="/p8">on</a>')
+        pages = crawl(config=config_of(site).model_copy(update={"scope": FrontierConfig(seeds=(f"{site.seeds[0][:-3]}/free",))}))
+    assert pages.counts.kept == 10
+    rows = [row for shard in pages.shards() for row in shard.read().to_pylist()]
+    said = {row["url"].rpartition("/")[2]: {name: row[name] for name in CONSENT.names} for row in rows}
+    nothing = {"robots_denies": [], "robots_orders": [], "tdm_reserved": None, "content_signal": None}
+    assert said["p0"] == said["p1"] == nothing
+    assert said["p3"] == {**nothing, "content_signal": "search=yes, ai-train=no"}
+    assert (
+        said["p4"] == {**nothing, "robots_denies": ["GPTBot"]}
+        and said["p5"]["tdm_reserved"] is said["p6"]["tdm_reserved"] is True
+    )
+
+    kept = extract(pages, config=ExtractConfig())
+    assert kept.counts.dropped == {"noai": 1, "content_signal": 1, "robots_ai": 1, "tdm_reserved": 2, "noindex": 1}
+    documents = [row for shard in kept.shards() for row in shard.read().to_pylist()]
+    assert {row["url"].rpartition("/")[2] for row in documents} == {"p0", "p1", "p8", "free"}
+    [free] = [row for row in documents if row["url"].endswith("free")]
+    assert free["tdm_reserved"] is False and free["links"] == [f"{site.seeds[0][:-3]}/p8"]
+
+    all_of_them = ConsentPolicy(noindex=False, noai=False, tdm_reserved=False, content_signal=False, agents=())
+    assert extract(pages, config=ExtractConfig(consent=all_of_them)).counts.kept == 10

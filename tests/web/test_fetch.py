@@ -35,7 +35,7 @@ class Site:
         self.log.append((request.path, time.monotonic(), self.in_flight, request.headers["User-Agent"]))
         try:
             page: Callable[[web.Request], Awaitable[web.StreamResponse]] | None = getattr(
-                self, "_" + request.path.split("/")[1].removesuffix(".txt"), None
+                self, "_" + request.path.removeprefix("/.well-known").split("/")[1].partition(".")[0], None
             )
             return await page(request) if page else web.Response(text=f"<p>page {request.path}", content_type="text/html")
         finally:
@@ -43,6 +43,9 @@ class Site:
 
     async def _robots(self, _: web.Request) -> web.Response:
         return web.Response(text="User-agent: *\nDisallow: /private/\nCrawl-delay: 0.1")
+
+    async def _tdmrep(self, _: web.Request) -> web.Response:
+        return web.json_response([{"location": "/", "tdm-reservation": 1}])
 
     async def _error(self, _: web.Request) -> web.Response:
         return web.Response(status=500, text="broken")
@@ -160,6 +163,12 @@ def test_a_longer_crawl_delay_of_the_host_wins(site: Site) -> None:
     _get(site, "/a", "/b", "/c", robots=rules, delay_s=0.01)
     times = [at for _, at, _, _ in site.log]
     assert min(later - earlier for earlier, later in pairwise(times)) >= 0.1
+
+
+def test_what_an_origin_reserves_is_asked_for_with_its_robots(site: Site) -> None:
+    rules = fetch_robots([site.origin], _config())[site.origin]
+    assert [path for path, *_ in site.log] == ["/robots.txt", "/.well-known/tdmrep.json"]
+    assert rules.consent(site.origin + "/a").tdm_reserved is True
 
 
 def test_never_more_requests_in_flight_than_allowed_and_as_many_as_allowed(site: Site) -> None:

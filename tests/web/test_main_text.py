@@ -45,7 +45,7 @@ def test_pages_in_old_encodings_come_out_right(text: str, codec: str, header: st
         (b"\x89PNG\r\n\x1a\n", "text/html", "binary"), (b"<p>a\0b", "text/html", "binary"), (b"%PDF-1.7", None, "bad_pdf"),
         (b"{}", "application/json", "not_html"), (b"<urlset></urlset>", "application/xml", "not_html"), (b"", "text/html", "empty"),
         (b"<html><body><script>x()</script></body>", "text/html", "empty"), (b"x" * 2000, "text/html", "too_large"),
-        (b"<b>" * 400, "text/html", "too_many_tags"), (b"<meta name=ROBOTS content='NoIndex, follow'><p>secret", "text/html", "noindex"),
+        (b"<b>" * 400, "text/html", "too_many_tags"),
     ],
 )  # fmt: skip
 def test_what_is_no_readable_page_is_rejected_with_a_rule(body: bytes, content_type: str | None, rule: str) -> None:
@@ -150,3 +150,9 @@ def test_a_pdf_gives_its_text() -> None:
     assert (got.text, got.encoding, got.extractor) == ("Words of a paper.", "pdf", "pypdf")
     scanned = extract(_pdf(""), "application/pdf", BASE)
     assert isinstance(scanned, Rejected) and (scanned.rule, "OCR" in scanned.detail) == ("empty", True)
+
+
+def test_what_a_page_asks_of_robots_is_handed_on() -> None:
+    got = extract(b"<meta name=ROBOTS content='NoIndex, noAI'><meta name=tdm-reservation content=1><p>text", "text/html", BASE)
+    assert isinstance(got, Extracted)
+    assert (got.robots_orders, got.tdm_reservation) == (("noai", "noindex"), "1")
