@@ -91,16 +91,24 @@ def by_resiliparse(body: bytes, url: str) -> str:
     return f"{extract_plain_text(tree, main_content=True)}" if tree.title is not None else ""
 
 
-def measured(extractor: Callable[[bytes, str], str], gold: Gold, pages: Mapping[str, bytes]) -> tuple[np.ndarray, np.ndarray]:
-    """(scores, seconds of processor time), one row a page."""
-    extractor(next(iter(pages.values())), "http://h/")  # what it loads once is not part of a page
-    scores, seconds = [], []
-    for name, body in pages.items():
-        begin = time.process_time()
-        text = extractor(body, _url(gold[name]["url"]))
-        seconds.append(time.process_time() - begin)
-        scores.append(score(text, gold[name]))
-    return np.array(scores), np.array(seconds)
+Measured = tuple[np.ndarray, np.ndarray]
+
+
+def measured(
+    extractors: Mapping[str, Callable[[bytes, str], str]], gold: Gold, pages: Mapping[str, bytes]
+) -> dict[str, Measured]:
+    """{name: (scores, seconds of processor time)}, one row a page; page by page in turn, for the machine is not always equally fast."""
+    scores: dict[str, list[tuple[int, int, int]]] = {name: [] for name in extractors}
+    seconds: dict[str, list[float]] = {name: [] for name in extractors}
+    for extractor in extractors.values():
+        extractor(next(iter(pages.values())), "http://h/")  # what it loads once is not part of a page
+    for page, body in pages.items():
+        for name, extractor in extractors.items():
+            begin = time.process_time()
+            text = extractor(body, _url(gold[page]["url"]))
+            seconds[name].append(time.process_time() - begin)
+            scores[name].append(score(text, gold[page]))
+    return {name: (np.array(scores[name]), np.array(seconds[name])) for name in extractors}
 
 
 def _url(url: str) -> str:
@@ -162,7 +170,7 @@ def main() -> None:
         "gristmill balanced (default)": ours("balanced"),
         "gristmill exact": ours("exact"),
     }
-    results = {name: measured(extractor, gold, pages) for name, extractor in rows.items()}
+    results = measured(rows, gold, pages)
     peer_scores, peer_seconds = results["trafilatura, default"]
     print(f"{'':30} {'precision':>9} {'recall':>7} {'F1':>7} {'pages/s':>8} {'x':>6}   F1 less trafilatura's, 95 %")
     for name, (scores, seconds) in results.items():

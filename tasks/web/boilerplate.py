@@ -11,12 +11,15 @@ import html
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Literal
 
 Kind = Literal["heading", "paragraph", "item", "row", "code", "bare"]
 
 SENTENCE_CHARS = 40
 """A line that ends like a sentence is one from this length on."""
+LAST_SENTENCE_CHARS = 20
+"""The last line of a text may be a sentence as short as this: the definition of the last term."""
 LONG_CHARS = 120
 """A line of this length is text however it ends."""
 LINK_SHARE = 0.5
@@ -49,8 +52,11 @@ class Line:
         """Whether the line alone shows that it is of a text: a sentence, or long, or code."""
         if self.kind == "code":
             return True
-        finished = len(self.text) >= SENTENCE_CHARS and self.text[-1] in _ENDS_A_SENTENCE
+        finished = len(self.text) >= SENTENCE_CHARS and _ends(self)
         return self.link_share < LINK_SHARE and (finished or len(self.text) >= LONG_CHARS)
+
+
+_NOTHING = Line("bare", "")
 
 
 def lines_of(markup: str) -> list[Line]:
@@ -88,7 +94,9 @@ def _kind(tag: str, within: bool, text: str) -> Kind:
 
 def without_boilerplate(lines: Sequence[Line]) -> list[Line]:
     """The lines of the text; all of them if nothing would be left."""
-    kept = [line for line in lines if not (_is_menu(line) or _is_label(line))]
+    kept = [line for line in lines if not _is_menu(line)]
+    # what a sentence follows is a term with its definition
+    kept = [line for line, behind in pairwise([*kept, _NOTHING]) if not _is_label(line) or _ends(behind)]
     return _without_idle_headings(_without_trailer(kept)) or list(lines)
 
 
@@ -116,19 +124,28 @@ def _is_menu(line: Line) -> bool:
 
 def _is_label(line: Line) -> bool:
     """A few words in no element of a text: a button, a category, a date."""
-    return line.kind == "bare" and len(line.text) < SENTENCE_CHARS and line.text[-1] not in _ENDS_A_SENTENCE
+    return line.kind == "bare" and len(line.text) < SENTENCE_CHARS and not _ends(line)
+
+
+def _ends(line: Line) -> bool:
+    """Whether it ends like a sentence."""
+    return line.text[-1:] in _ENDS_A_SENTENCE
 
 
 def _without_trailer(lines: list[Line]) -> list[Line]:
     """Without what follows the last line of text, except a list or a table that ends it."""
     end = len(lines)
-    while end and not lines[end - 1].is_text:
+    while end and not (lines[end - 1].is_text or _is_last_sentence(lines[end - 1])):
         end -= 1
     if not end:
         return lines
     while end < len(lines) and lines[end].kind in ("item", "row") and lines[end].link_share < ITEM_LINK_SHARE:
         end += 1
     return lines[:end]
+
+
+def _is_last_sentence(line: Line) -> bool:
+    return line.link_share < LINK_SHARE and len(line.text) >= LAST_SENTENCE_CHARS and _ends(line)
 
 
 def _without_idle_headings(lines: list[Line]) -> list[Line]:

@@ -120,7 +120,9 @@ class _Found:
             self._linked += _json_ld(content)
 
     def _take_tag(self, tag: str, attributes: str) -> None:
-        values = {m[1].lower(): html.unescape(m[2] or m[3] or m[4] or "") for m in _ATTRIBUTES.finditer(attributes)}
+        values = {name.lower(): a or b or c for name, a, b, c in _ATTRIBUTES.findall(attributes)}
+        if "&" in attributes:
+            values = {name: html.unescape(value) for name, value in values.items()}
         if tag == "meta":
             self._take_meta(values)
         elif tag == "html":

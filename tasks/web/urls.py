@@ -20,6 +20,7 @@ MAX_URL_CHARS = 2048  # sitemaps.org protocol: a location must be shorter than 2
 _DEFAULT_PORTS = {"http": "80", "https": "443"}
 _SCHEME = re.compile(r"([a-z][a-z0-9+.\-]*):", re.IGNORECASE)
 _C0_AND_SPACE = "".join(map(chr, range(0x21)))
+_TAB_AND_NEWLINE = {9: None, 10: None, 13: None}
 _FORBIDDEN_IN_HOST = re.compile(r"[\x00-\x20#/:<>?@\[\\\]^|%\x7f]")
 _ESCAPE = re.compile(r"%([0-9A-Fa-f]{2})?")
 _UNRESERVED = frozenset(b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-._~")
@@ -34,7 +35,9 @@ class UrlError(ValueError):
 
 def canonical(url: str, base: str | None = None) -> str:
     """The one spelling of `url`, resolved against the canonical URL `base` where it is relative; raises UrlError."""
-    text = url.strip(_C0_AND_SPACE).translate({9: None, 10: None, 13: None}).partition("#")[0]
+    text = url.strip(_C0_AND_SPACE).partition("#")[0]
+    if not text.isprintable():
+        text = text.translate(_TAB_AND_NEWLINE)
     location, mark, query = text.partition("?")
     location = location.replace("\\", "/")
     scheme, authority, path, inherits_query = _split(location, base)
@@ -114,6 +117,7 @@ def _split(location: str, base: str | None) -> tuple[str, str, str, bool]:
     return base_scheme, base_authority, base_path[: base_path.rindex("/") + 1] + rest, False
 
 
+@lru_cache(maxsize=4096)
 def _parts(url: str) -> tuple[str, str, str, str]:
     """(scheme, authority, path, query) of a canonical URL."""
     scheme, _, rest = url.partition("://")

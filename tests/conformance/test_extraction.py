@@ -23,8 +23,8 @@ def f1_of(*modes: str) -> tuple[dict[str, float], np.ndarray]:
     if not GOLD.is_dir():
         pytest.skip(f"no gold pages at {GOLD}")
     gold, pages = load(GOLD)
-    found = {mode: figures(measured(by_trafilatura() if mode == "peer" else ours(mode), gold, pages)[0])[2] for mode in modes}
-    return found, doubts(pages)
+    results = measured({mode: by_trafilatura() if mode == "peer" else ours(mode) for mode in modes}, gold, pages)
+    return {mode: figures(scores)[2] for mode, (scores, _) in results.items()}, doubts(pages)
 
 
 def test_fast_and_default_are_as_exact_as_they_were() -> None:

@@ -75,7 +75,18 @@ def test_a_line_looks_like_text_by_its_end_its_length_and_its_links(line: Line, 
 )  # fmt: skip
 def test_menus_and_labels_are_left_out(line: Line, kept: bool) -> None:
     around = Line("paragraph", SENTENCE)
-    assert (line in without_boilerplate([around, line, around])) == kept
+    assert (line in without_boilerplate([around, line, Line("paragraph", "no sentence"), around])) == kept
+
+
+def test_a_term_stays_with_its_definition() -> None:
+    lines = [
+        Line("bare", "MaxResults"),
+        Line("bare", "At most so many."),
+        Line("bare", "Share"),
+        Line("bare", "Print"),
+        Line("code", "x"),
+    ]
+    assert texts(without_boilerplate(lines)) == ["MaxResults", "At most so many.", "x"]
 
 
 def test_what_trails_behind_the_last_text_goes_except_the_list_that_ends_it() -> None:
