@@ -2,7 +2,8 @@
 
 The limits are the kernel's: processor time by a timer whose signal ends the process even inside a C library, memory by RLIMIT_DATA. So the
 caller needs no clock, and the process ends also when its caller is killed: at the end of its input, or by its timer. Starting one takes
-about half a second; one that had nothing to do for `IDLE_S` seconds goes away. A page costs about 0.1 ms more than in the caller's process.
+about half a second; one that had nothing to do for `IDLE_S` seconds goes away. A page of 4 kB costs about 0.5 ms more than in the
+caller's process (2.3 ms instead of 1.7, measured on loaded cores).
 """
 
 from __future__ import annotations
