@@ -13,14 +13,20 @@ from infra.steps import Output, step
 from tasks.text import pii
 from tasks.text.pii import RedactConfig
 
+MASKED = ("text", "title", "author")
+"""Columns in which people are named."""
+
 
 def redact_shard(shard: ShardRef, config: RedactConfig) -> Outcome:
     """Mask one shard; ids stay, `text_digest` is that of the masked text."""
-    table = shard.read()
-    text, counts = pii.redact(table["text"].combine_chunks(), config)
-    digests = pa.array([text_digest(one) for one in text.to_pylist()], pa.string())
-    names = table.column_names
-    masked = table.set_column(names.index("text"), "text", text).set_column(names.index("text_digest"), "text_digest", digests)
+    masked = shard.read()
+    counts: dict[str, np.ndarray] = {}
+    for name in (column for column in MASKED if column in masked.column_names):
+        column, found = pii.redact(masked[name].combine_chunks(), config)
+        masked = masked.set_column(masked.column_names.index(name), name, column)
+        counts = {kind: counts.get(kind, 0) + numbers for kind, numbers in found.items()}
+    digests = pa.array([text_digest(one) for one in masked["text"].to_pylist()], pa.string())
+    masked = masked.set_column(masked.column_names.index("text_digest"), "text_digest", digests)
     facts = {f"masked.{kind}": float(found.sum()) for kind, found in counts.items()}
     touched = np.any([found > 0 for found in counts.values()], axis=0)
     return Outcome(masked, facts={**facts, "documents_touched": float(np.sum(touched))})
