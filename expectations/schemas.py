@@ -63,7 +63,7 @@ EXTRACTED = pa.schema(
         *DOCUMENTS,
         ("encoding", pa.string()),
         ("extractor", pa.string()),
-        ("doubt", pa.float32()),  # share of the fast text in lines that do not end like a sentence
+        ("doubt", pa.float32()),  # share of the fast text in lines that do not look like text
         ("links", pa.list_(pa.string())),
     ]
 )

@@ -148,7 +148,7 @@ def _parse(path: Path) -> Any:
 def _without(raw: Any, places: Iterable[tuple[int | str, ...]]) -> Suite | None:
     """The suite without the fields at these places; None where it is none without them."""
     rest: Any = copy.deepcopy(raw)
-    for *parents, key in places:
+    for *parents, key in filter(None, places):  # an empty place is the whole file
         holder = rest
         for part in parents:
             holder = holder[part] if isinstance(part, int) or part in holder else {}

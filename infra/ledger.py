@@ -98,12 +98,15 @@ class Entry(BaseModel):
         Raises:
             InputError: it is no longer there, or not there yet again.
         """
-        if not self.is_made:
+        try:
+            return open_version(folder_of(self.path))
+        except storage.StorageError as error:
+            if not isinstance(error.__cause__, FileNotFoundError):
+                raise  # a store that does not answer says nothing about the version
             raise InputError(
                 f"{self.step}/{self.version}: is not whole any more: another run makes it again, or its files were removed. "
                 "`gristmill rerun RUN` makes what a run has lost"
-            )
-        return open_version(folder_of(self.path))
+            ) from error
 
     @property
     def is_made(self) -> bool:

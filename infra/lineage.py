@@ -163,9 +163,9 @@ def find(graph: Graph, what: str) -> list[str]:
         return found
     if found := [one.id for one in graph.nodes.values() if one.kind in ("source", "suite") and one.facts.get("name") == what]:
         return found
-    if len(what.rpartition("/")[2]) < MIN_PREFIX:
-        return []
     step, slash, begins = what.rpartition("/")
+    if len(begins) < MIN_PREFIX:
+        return []
     begin = {
         one.id: full
         for one in graph.nodes.values()

@@ -40,13 +40,11 @@ def extract_shard(job: tuple[ShardRef, str], config: ExtractConfig) -> Outcome:
         for at, record in _records(places):
             capture = captures[at]
             found = _extracted(record, capture, config, work)
-            if isinstance(found, Extracted):
-                found = _permitted(found, capture, config)
             if isinstance(found, Rejected):
                 excerpt = "" if isinstance(record, warc.BrokenRecord) else record.body[:EXCERPT_CHARS].decode("latin-1")
                 rejects.append({**capture, "rule": found.rule, "detail": found.detail, "excerpt": excerpt})
             else:
-                rows.append(_row(capture, found))
+                rows.append(_row(capture, *found))
     documents = pa.Table.from_pylist(rows, schema=EXTRACTED).sort_by("doc_id")
     used = {
         f"extractor.{name}": float(sum(row["extractor"] == name for row in rows)) for name in {row["extractor"] for row in rows}
@@ -62,41 +60,38 @@ def extract(pages: ShardSet, config: ExtractConfig, out: Output) -> None:
     out.sum_facts(out.map(partial(extract_shard, config=config), jobs, by_document=True))
 
 
-def _row(capture: dict[str, Any], found: Extracted) -> dict[str, Any]:
+def _row(capture: dict[str, Any], found: Extracted, said: Consent) -> dict[str, Any]:
     return {
         **{name: capture[name] for name in ("doc_id", "source", "url", "host")},
         "content_id": content_id(found.text),
         "text": found.text,
         "text_digest": text_digest(found.text),
         **asdict(found.metadata),
-        **_consent(found, capture).row(),
+        **said.row(),
         **{name: getattr(found, name) for name in ("encoding", "extractor", "doubt", "links")},
     }
 
 
-def _consent(found: Extracted, capture: dict[str, Any]) -> Consent:
-    """What site, answer and page together say about collecting it."""
-    return Consent.of_row(capture).and_page(found.robots_orders, tdm_header(found.tdm_reservation))
-
-
-def _permitted(found: Extracted, capture: dict[str, Any], config: ExtractConfig) -> Extracted | Rejected:
-    refusal = _consent(found, capture).refusal(config.consent, found.metadata.licence)
-    return Rejected(*refusal) if refusal else found
-
-
 def _extracted(
     record: warc.Record | warc.BrokenRecord, capture: dict[str, Any], config: ExtractConfig, work: Extract
-) -> Extracted | Rejected:
+) -> tuple[Extracted, Consent] | Rejected:
+    """What a page gave, with what its site, its answer and itself say about collecting it."""
     if isinstance(record, warc.BrokenRecord):
         return Rejected("broken_warc_record", f"{record.why} (at byte {record.offset})")
     if record.payload_digest != capture["payload_digest"]:
         return Rejected("broken_warc_record", "the payload on disk is not the one that was captured")
-    if refusal := Consent.of_row(capture).refusal(config.consent, page_known=False):
+    said = Consent.of_row(capture)
+    if refusal := said.refusal(config.consent, page_known=False):
         return Rejected(*refusal)
     try:
-        return work(record.content(config.max_bytes), capture["content_type"], capture["url"])
+        found = work(record.content(config.max_bytes), capture["content_type"], capture["url"])
     except CodingError as error:
         return Rejected(error.rule, str(error))
+    if isinstance(found, Rejected):
+        return found
+    said = said.and_page(found.robots_orders, tdm_header(found.tdm_reservation))
+    refusal = said.refusal(config.consent, found.metadata.licence)
+    return Rejected(*refusal) if refusal else (found, said)
 
 
 def _records(places: list[dict[str, Any]]) -> Iterator[tuple[int, warc.Record | warc.BrokenRecord]]:

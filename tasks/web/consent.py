@@ -62,18 +62,15 @@ class ConsentPolicy(BaseModel):
     """Whether `ai-train=no` of a Content-Signal does (rule `content_signal`)."""
     agents: tuple[str, ...] = TRAINING_AGENTS
     """Whether robots.txt forbids the page to one of these agents, though not to ours, does (rule `robots_ai`); empty: it does not."""
-    licences: tuple[str, ...] = ()
+    licences: tuple[urls.Pattern, ...] = ()
     """Regular expressions; where given, only pages that state a licence in which one is found stay (rule `licence`)."""
 
-    @field_validator("licences")
+    @field_validator("agents")
     @classmethod
-    def _must_compile(cls, patterns: tuple[str, ...]) -> tuple[str, ...]:
-        for pattern in patterns:
-            try:
-                re.compile(pattern)
-            except re.error as error:
-                raise ValueError(f"{pattern!r} is no regular expression: {error}") from error
-        return patterns
+    def _must_be_known(cls, agents: tuple[str, ...]) -> tuple[str, ...]:
+        if unknown := [agent for agent in agents if agent not in TRAINING_AGENTS]:
+            raise ValueError(f"robots.txt is not read for {', '.join(unknown)}; it is for {', '.join(TRAINING_AGENTS)}")
+        return agents
 
 
 class Consent(BaseModel):

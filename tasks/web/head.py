@@ -182,7 +182,8 @@ class _Found:
 
 
 def _words(text: str) -> str:
-    return _SPACE.sub(" ", html.unescape(text)).strip()
+    # JSON can hold half a surrogate pair, which no table can
+    return _SPACE.sub(" ", html.unescape(text)).strip().encode("utf-8", "replace").decode()
 
 
 def _first(texts: list[str]) -> str | None:

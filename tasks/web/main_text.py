@@ -23,7 +23,7 @@ from resiliparse.parse.html import HTMLTree
 
 from tasks.web import boilerplate
 from tasks.web.consent import ConsentPolicy
-from tasks.web.head import Head, Metadata
+from tasks.web.head import MAX_FIELD_CHARS, Head, Metadata
 from tasks.web.html import HtmlConfig, Rejected, is_html, readable, too_nested
 
 BESIDE_THE_TEXT = [
@@ -181,10 +181,11 @@ def _pdf(body: bytes, config: ExtractConfig) -> Extracted | Rejected:
         file = pypdf.PdfReader(io.BytesIO(body))
         text = "\n\n".join(page.extract_text() for page in file.pages)
         about = file.metadata
-        title, author = (about.title, about.author) if about else (None, None)
+        title, author = ((about.title or ""), (about.author or "")) if about else ("", "")
     except Exception as error:  # noqa: BLE001 (it raises what its parts raise: KeyError, struct.error, RecursionError, …)
         return Rejected("bad_pdf", f"{type(error).__name__}: {error}"[:300])
     text = _TRAILING_SPACE.sub("", text.encode("utf-8", "replace").decode()).strip("\n")
     if not text.strip():
         return Rejected("empty", "a PDF without text: scanned pages need OCR")
-    return Extracted(text, "pdf", "pypdf", metadata=Metadata(title=title or None, author=author or None))
+    said = (one.encode("utf-8", "replace").decode().strip()[:MAX_FIELD_CHARS] or None for one in (title, author))
+    return Extracted(text, "pdf", "pypdf", metadata=Metadata(*said))

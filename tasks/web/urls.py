@@ -12,9 +12,11 @@ import hashlib
 import ipaddress
 import re
 from functools import lru_cache
+from typing import Annotated
 from urllib.parse import unquote_to_bytes
 
 import idna
+from pydantic import AfterValidator
 
 MAX_URL_CHARS = 2048  # sitemaps.org protocol: a location must be shorter than 2,048 characters
 _DEFAULT_PORTS = {"http": "80", "https": "443"}
@@ -27,6 +29,18 @@ _UNRESERVED = frozenset(b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz01
 _UNSAFE_IN_PATH = re.compile(r"[^!$%&'()*+,\-./0-9:;=@A-Z\[\\\]_a-z|~]")
 _UNSAFE_IN_QUERY = re.compile(r"[^!$%&()*+,\-./0-9:;=?@A-Z\[\\\]^_`a-z{|}~]")
 _NAT64 = ipaddress.ip_network("64:ff9b::/96")
+
+
+def _compiling(pattern: str) -> str:
+    try:
+        re.compile(pattern)
+    except re.error as error:
+        raise ValueError(f"{pattern!r} is no regular expression: {error}") from error
+    return pattern
+
+
+Pattern = Annotated[str, AfterValidator(_compiling)]
+"""A regular expression in a configuration, searched in URLs."""
 
 
 class UrlError(ValueError):

@@ -116,6 +116,13 @@ def test_an_unknown_schema_suite_or_key_names_the_nearest(tmp_path: Path) -> Non
         read_suite(written(tmp_path, NOT_NULL, expectation=[]))
 
 
+@pytest.mark.parametrize("whole", ["[]", "7", '{"name": "x", "schema": "documents", "expectations": [7]}'])
+def test_a_file_of_another_shape_is_told_as_one(tmp_path: Path, whole: str) -> None:
+    (tmp_path / "odd.json").write_text(whole)
+    with pytest.raises(SuiteError, match=r"odd\.json: (suite|expectations\[0\]|expectations\.0)"):
+        load_suite(str(tmp_path / "odd.json"))
+
+
 def test_broken_json_names_line_and_column(tmp_path: Path) -> None:
     path = tmp_path / "broken.json"
     path.write_text('{"name": "x",\n "schema" "documents"}')

@@ -110,6 +110,8 @@ def test_what_allows_keeps_nothing_out_and_licences_can_be_asked_for() -> None:
     assert fine.refusal(free, page_known=False) is None
     with pytest.raises(ValidationError, match="no regular expression"):
         ConsentPolicy(licences=("(",))
+    with pytest.raises(ValidationError, match=r"not read for GTPBot; it is for AI2Bot.*GPTBot"):
+        ConsentPolicy(agents=("GTPBot",))
 
 
 def test_a_page_goes_before_its_site() -> None:

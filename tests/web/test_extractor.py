@@ -1,5 +1,6 @@
 """The extractor's process: equal to extraction at home, and the end of one page is the end of nothing else."""
 
+import io
 import os
 import signal
 import subprocess
@@ -69,14 +70,9 @@ def test_it_ends_with_its_caller_also_by_kill() -> None:
         assert not child.is_running() or child.status() == psutil.STATUS_ZOMBIE
 
 
-def test_one_that_has_nothing_to_do_goes_away_and_comes_back(monkeypatch: pytest.MonkeyPatch, tmp_path: object) -> None:
-    assert 5 < module.IDLE_S < 300  # long enough for the next shard, short enough to free its memory in the steps behind
-    one = Extractor(ExtractConfig(mode="fast"))
-    assert isinstance(one.extract(PAGE, "text/html", URL), Extracted)
-    assert one._process is not None and one._process.stdin is not None
-    one._process.stdin.close()
-    one._process.wait(20)
-    assert one._process.returncode == 0
-    one._process = None
-    assert isinstance(one.extract(PAGE, "text/html", URL), Extracted)
-    one.close()
+def test_one_that_has_nothing_to_do_goes_away(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "IDLE_S", 0.05)
+    monkeypatch.setattr(module, "_limit_memory", lambda num_mb: None)  # this process is the tests'
+    reading, writing = os.pipe()
+    with os.fdopen(reading, "rb") as stdin, os.fdopen(writing, "wb"):
+        module.serve(ExtractConfig(mode="fast"), stdin, io.BytesIO())  # returns though its input is still open

@@ -61,6 +61,7 @@ def test_a_page_that_says_everything() -> None:
         ("<meta name=dc.rights content='© X'>", "licence", "© X"),
         ("<a href=https://creativecommons.org/publicdomain/zero/1.0/>0</a>", "licence", "https://creativecommons.org/publicdomain/zero/1.0/"),
         ("<meta name=application-name content=App>", "site_name", "App"), ("<script type=application/ld+json>{oh</script>", "title", None),
+        ('<script type=application/ld+json>{"@type": "Article", "headline": "half \\ud83d"}</script>', "title", "half ?"),
         ("<script type=application/ld+json>" + "[" * 9000 + "</script>", "title", None),
         ('<script type=application/ld+json>[{"@type": "Article", "author": {"name": ["N"]}, "headline": 7}]</script>', "author", "N"),
     ],
