@@ -5,8 +5,8 @@ trafilatura needs ten times as long and is more exact. How far the fast text is 
 in lines that do not look like text, and how long its lines are. `balanced` asks trafilatura where that speaks against it, `exact` always,
 `fast` never. Both thresholds were chosen by five-fold cross-validation on pages made by others (docs/extraction.md); nothing is trained.
 
-A page gives either an Extracted or a Rejected; nothing raises. PDF, plain text and Markdown are read too. The time and memory of a page are
-limited where it is extracted in a process of its own (tasks/web/extractor.py).
+A page gives either an Extracted or a Rejected; nothing raises but MemoryError. PDF, plain text and Markdown are read too. The time and
+memory of a page are limited where it is extracted in a process of its own (tasks/web/extractor.py).
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from typing import Literal, NamedTuple
 from pydantic import Field
 from resiliparse.extract.html2text import extract_plain_text
 from resiliparse.parse.html import HTMLTree
+from resiliparse.parse.html.exception import HTMLParserException
 
 from tasks.web import boilerplate
 from tasks.web.consent import ConsentPolicy
@@ -142,7 +143,10 @@ def _is_plain(content_type: str | None) -> bool:
 
 def _html(text: str, encoding: str, url: str, config: ExtractConfig) -> Extracted | Rejected:
     head = Head.of(text, url)
-    tree = HTMLTree.parse(text)
+    try:
+        tree = HTMLTree.parse(text)
+    except HTMLParserException as error:  # the grammar of HTML takes every text, so it is memory that was missing
+        raise MemoryError(f"{url}: no memory for its tree") from error
     if too_nested(tree, text, config.max_nesting):
         return Rejected("too_nested", f"more than {config.max_nesting} elements within each other")
     fast, doubt = fast_text(tree)
@@ -168,7 +172,12 @@ def _trafilatura(text: str) -> str | None:
     import trafilatura  # half a second, for pages that need it
 
     logging.getLogger("trafilatura").setLevel(logging.CRITICAL)  # it has no text where it says anything: the fast one is taken
-    return trafilatura.extract(text, include_comments=False)
+    try:
+        return trafilatura.extract(text, include_comments=False)
+    except MemoryError:
+        raise
+    except Exception:  # noqa: BLE001 (of lxml and others, on markup that none of them expects): the fast text is taken, and named so
+        return None
 
 
 def _pdf(body: bytes, config: ExtractConfig) -> Extracted | Rejected:
