@@ -23,12 +23,12 @@ from infra.errors import InputError
 from infra.progress import watched
 from infra.steps import INPUT_PREFIX, Step
 from tasks import STEP_NAMES
+from tasks.web import warc
 
 # parameters of steps that no plain files can stand for, with the step that makes them
 MAKERS = {"model": "pretrain", "tokens": "tokenise", "scores": "evaluate"}
 # what only a flow knows
 NOT_GIVEN = ("history", "previous")
-WARC = (".warc", ".warc.gz", ".warc.zst", ".arc", ".arc.gz")
 
 
 def find_step(name: str) -> Step:
@@ -143,7 +143,7 @@ def _crawl_source(path: str) -> dict[str, Any]:
 
 def _has_warc(path: Path) -> bool:
     files = [path] if path.is_file() else list(path.rglob("*"))
-    return any(file.name.lower().endswith(WARC) for file in files)
+    return any(file.name.lower().endswith(warc.SUFFIXES) for file in files)
 
 
 def _version(path: str, step: Step, folder: str, console: Console) -> ShardSet:

@@ -123,6 +123,43 @@ class Pool:
         finally:
             client.cancel(futures, force=True)
 
+    def run_while_due(
+        self, work: Callable[[Item], Any], due: Callable[[Sequence[Item]], Sequence[Item]], poll_s: float = 0.25
+    ) -> Iterator[tuple[Item, Any]]:
+        """Yield (item, work(item)) as items finish; `due`, given those that run, says again and again which others are to run now.
+
+        It ends when nothing runs and nothing is due. An item that ends every worker that takes it comes back as `Killed`.
+        """
+        if self.config.kind == "none":
+            while items := due([]):
+                yield from ((item, work(item)) for item in items)
+            return
+        from distributed import KilledWorker, wait
+
+        client = self._connect()
+        running: dict[Any, Item] = {}
+        try:
+            while True:
+                for item in due(list(running.values())):
+                    running[client.submit(_checked, work, item, code_version(), pure=False, retries=2)] = item
+                if not running:
+                    return
+                try:
+                    with client.as_current():
+                        done = wait(list(running), timeout=poll_s, return_when="FIRST_COMPLETED").done
+                except TimeoutError:
+                    continue
+                for future in done:
+                    try:
+                        result = future.result()
+                    except KilledWorker as error:
+                        result = Killed(str(error))
+                    if isinstance(result, GristmillError):
+                        raise result
+                    yield running.pop(future), result
+        finally:
+            client.cancel(list(running), force=True)
+
     def max_worker_bytes(self) -> int:
         """Memory at which a worker is ended: Dask's nanny does so at 95 % of its limit."""
         from distributed.worker_memory import parse_memory_limit

@@ -80,7 +80,9 @@ class Output:
     def map_beside(self, phase: str, work: Callable[[Item], Outcome], items: Sequence[Item]) -> list[dataset.ShardRef]:
         """As `map_aside`, but what is made stays: it cannot be made again, such as the log of a crawl."""
         folder = storage.join(self.folder, BESIDE, phase)
-        return dataset.shard_refs(folder, map_shards(work, items, folder, phase))
+        receipts = map_shards(work, items, folder, phase)
+        self.sum_facts(receipts)
+        return dataset.shard_refs(folder, receipts)
 
     def keep_beside(self, *names: str) -> None:
         """Note files that belong to the version but hold volatile facts (dates, offsets): in `run.json`, not in the digest."""

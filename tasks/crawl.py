@@ -1,17 +1,20 @@
-"""crawl: fetch sites politely, host partitions side by side, and index WARC files; what was fetched stays on disk as WARC.
+"""crawl: fetch sites politely, partitions of hosts side by side, and index WARC files.
 
-A site is crawled in rounds: in each, every partition of hosts fetches one bounded batch as one task and leaves a WARC file and a log. The
-frontier learns from the logs, so a kill costs at most one batch per partition and the restart goes on from the logs. The version's
-shards hold what follows from the site alone (URL, status, payload digest), in the order of ids; where each payload lies on disk is in
-`warc/index-NNNNN.parquet` beside them.
+A site's hosts are spread over partitions, each with a frontier that survives a kill (`tasks.web.frontier`); one job per worker crawls some
+of them (`tasks.web.crawler`), this step gives the jobs, shares the budgets among them and ends the crawl when none has anything left to do.
+The version's shards hold what follows from the site alone (URL, status, payload digest), in the order of ids; where each payload lies on
+disk is in `warc/index-NNNNN.parquet` beside them. A finished crawl keeps its logs, so what is lost of its version is made again from them.
 """
 
 from __future__ import annotations
 
 import contextlib
+import threading
+import uuid
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
+from itertools import count
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -20,36 +23,28 @@ import pyarrow.compute as pc
 from pydantic import BaseModel, ConfigDict, Field
 
 from expectations.schemas import CAPTURES
-from infra import storage
+from infra import cluster, storage
 from infra.dataset import Outcome, ShardRef, rejects_table, write_table
-from infra.errors import InputError
+from infra.errors import GristmillError, InputError
 from infra.ids import digest_of, doc_id, payload_digest
 from infra.progress import report
 from infra.settings import settings
 from infra.steps import BESIDE, Output, step
 from infra.storage import LocalPath
-from tasks.web import demo, html, urls, warc
-from tasks.web.coding import CodingError
+from tasks.web import crawler, demo, frontier, urls, warc
 from tasks.web.consent import Consent, robots_tag, tdm_header
-from tasks.web.fetch import FetchConfig, Fetched, crawl_batch, fetch_robots
-from tasks.web.frontier import FetchOrder, Frontier, FrontierConfig, Seen
+from tasks.web.crawler import Job, Plan, Report, Row, Share
+from tasks.web.exchange import Fetched
+from tasks.web.fetch import FetchConfig
+from tasks.web.frontier import PAGE, Letter, LimitsConfig
 from tasks.web.robots import Robots
+from tasks.web.scope import ScopeConfig
 
-# what a round's log adds to a capture: what the frontier learns from it, and where the payload lies
-LOG_SCHEMA = pa.schema(
-    [
-        *CAPTURES,
-        ("links", pa.list_(pa.string())),
-        ("redirect_to", pa.string()),
-        ("rule", pa.string()),
-        ("detail", pa.string()),
-        ("file", pa.string()),
-        ("offset", pa.int64()),
-    ]
-)
+# what the log adds to a capture: what came of the URL, and where the payload lies
+LOG_SCHEMA = pa.schema([*CAPTURES, ("rule", pa.string()), ("detail", pa.string()), ("file", pa.string()), ("offset", pa.int64())])
 INDEX_COLUMNS = ("doc_id", "file", "offset")
-WARC_SUFFIXES = (".warc", ".warc.gz", ".warc.zst")
-ROBOTS_LOG = "robots.json"
+_SIGN_OF_LIFE_S = 5.0
+_MAX_KILLS = 5  # of a job that gets nowhere in between
 
 
 class SiteSource(BaseModel):
@@ -103,10 +98,16 @@ class CrawlConfig(BaseModel):
     """Label of this crawl. Another label crawls again; the same label and configuration are not fetched twice."""
     sources: tuple[Annotated[SiteSource | DemoSource | WarcSource, Field(discriminator="kind")], ...] = ()
     """Where pages come from."""
-    scope: FrontierConfig = FrontierConfig()
-    """Where a crawl ends and what it may not enter."""
+    scope: ScopeConfig = ScopeConfig()
+    """What may be entered."""
+    limits: LimitsConfig = LimitsConfig()
+    """Where a crawl ends."""
     fetch: FetchConfig = FetchConfig()
     """How the crawler presents itself and how gently it knocks."""
+    compression: Literal["gzip", "zstd"] = "gzip"
+    """Of the WARC files that are written: gzip is read everywhere, zstd is smaller and faster."""
+    num_partitions: int = Field(8, ge=1, le=10_000)
+    """Groups of hosts with a frontier each, and so the most workers that can crawl; does not change what is crawled."""
     shard_pages: int = Field(2000, ge=1)
     """Pages per shard of the version, and so of all that is made from it."""
 
@@ -134,11 +135,9 @@ def crawl(config: CrawlConfig, out: Output) -> None:
             work = partial(index_warc, source=source.name, config=config.fetch)
             logs += out.map_beside(f"warc-{number}", work, _warc_files(source.path))
         else:
-            with _site(source) as (seeds, hosts):
-                logs += _crawl_site(number, source.name, _with_seeds(config, seeds, hosts), out, refused)
-    names = [name for name in LOG_SCHEMA.names if name not in ("links", "redirect_to")]
-    table = pa.concat_tables([log.read(names) for log in logs]) if logs else LOG_SCHEMA.empty_table().select(names)
-    # one order for all, whatever the rounds were: by id, and of a page found twice with equal bytes only the first
+            logs += _crawl_site(number, source, config, out, refused)
+    table = pa.concat_tables([log.read(LOG_SCHEMA.names) for log in logs]) if logs else LOG_SCHEMA.empty_table()
+    # one order for all, whatever the workers did: by id, and of a page found twice with equal bytes only the first
     table = _first_of_each(table.sort_by([("doc_id", "ascending"), ("file", "ascending"), ("offset", "ascending")]))
     refused.sort(key=lambda row: (row["url"], row["rule"]))
     sites = [number for number, source in enumerate(config.sources) if not isinstance(source, WarcSource)]
@@ -150,26 +149,7 @@ def crawl(config: CrawlConfig, out: Output) -> None:
     rows = [table.take(pa.array(range(start, min(start + config.shard_pages, table.num_rows)), pa.int64())) for start in starts]
     pieces = [(piece, index, refused if index == 0 else []) for index, piece in enumerate(rows)]
     out.map(partial(seal_captures, folder=storage.join(out.folder, "warc")), pieces)
-    out.keep_beside(*_own_files(out, table, len(pieces)))
-
-
-def fetch_round(
-    job: tuple[int, int, tuple[FetchOrder, ...]], source: str, robots: Mapping[str, Robots], config: FetchConfig, folder: str
-) -> Outcome:
-    """Fetch one partition's batch of one round: the bodies into a WARC file, the facts and links into the log."""
-    round_number, partition, orders = job
-    results = crawl_batch(orders, robots, config)
-    path = storage.join(folder, f"round-{round_number:05d}-{partition:03d}.warc.gz")
-    kept = [result for result in results if result.error is None]
-    with storage.open_write(path) as file:
-        places = warc.write(file, kept, config.agent)
-    where = dict(zip((result.url for result in kept), places, strict=True))
-    rows = [
-        _log_row(result, source, config, path, where[result.url].offset if result.url in where else None)
-        | (_consent(result, config, robots[urls.origin_of(result.url)]).row() if result.error is None else {})
-        for result in results
-    ]
-    return Outcome(pa.Table.from_pylist(rows, schema=LOG_SCHEMA))
+    out.keep_beside(*_own_files(out, sites, len(pieces)))
 
 
 def index_warc(path: Path, source: str, config: FetchConfig) -> Outcome:
@@ -195,11 +175,11 @@ def seal_captures(piece: tuple[pa.Table, int, list[dict[str, Any]]], folder: str
     return Outcome(kept.select(CAPTURES.names), rejects_table(rejects))
 
 
-def _own_files(out: Output, table: pa.Table, num_shards: int) -> list[str]:
+def _own_files(out: Output, sites: Sequence[int], num_shards: int) -> list[str]:
     """The WARC files that this crawl wrote, and the indexes into them: volatile bytes, but no less a part of the version."""
-    root = out.folder + "/"
-    files = [path.removeprefix(root) for path in pc.unique(table["file"]).to_pylist() if path and path.startswith(root)]
-    return [*sorted(files), *(f"warc/index-{index:05d}.parquet" for index in range(num_shards))]
+    folders = [f"warc/site-{number}" for number in sites]
+    files = [f"{folder}/{name}" for folder in folders for name in storage.list_folder(storage.join(out.folder, folder))]
+    return [*files, *(f"warc/index-{index:05d}.parquet" for index in range(num_shards))]
 
 
 def _first_of_each(table: pa.Table) -> pa.Table:
@@ -211,67 +191,150 @@ def _first_of_each(table: pa.Table) -> pa.Table:
     )
 
 
-def _crawl_site(number: int, source: str, config: CrawlConfig, out: Output, refused: list[dict[str, Any]]) -> list[ShardRef]:
-    """Rounds until the frontier has nothing left; returns their logs and adds what was refused."""
-    robots = _RobotsLog(storage.join(out.folder, BESIDE, f"{number}-{ROBOTS_LOG}"), config.fetch)
-    frontier, logs = Frontier(config.scope), []
-    round_number = 0
-    while not frontier.finished:
-        while needed := frontier.origins_needed():
-            frontier.learn(robots.of(needed))
-        batches = frontier.batches()
-        if not batches:
-            continue  # all of a level was refused, and the next one needs the robots of new hosts
-        known = robots.of(sorted({urls.origin_of(order.url) for orders in batches.values() for order in orders}))
-        # by number: two sources may bear the same name, and a name may hold a slash
-        folder = storage.join(out.folder, "warc", f"site-{number}")
-        work = partial(fetch_round, source=source, robots=known, config=config.fetch, folder=folder)
-        jobs = [(round_number, partition, orders) for partition, orders in batches.items()]
-        done = out.map_beside(f"site-{number}-round-{round_number:05d}", work, jobs)
-        for log in done:
-            frontier.take(_seen(log))
-        logs += done
-        round_number += 1
-        report(frontier.counts["num_requested"], frontier.counts["num_requested"] + len(frontier.rejects), "pages requested")
-    refused += [
-        {"doc_id": doc_id(source, one.url, ""), "url": one.url, "source": source, "rule": one.rule, "detail": one.detail}
-        for one in frontier.rejects
-    ]
-    out.facts[f"links_out_of_scope.{source}"] = frontier.counts["links_out_of_scope"]
-    return logs
+def _crawl_site(
+    number: int, source: SiteSource | DemoSource, config: CrawlConfig, out: Output, refused: list[dict[str, Any]]
+) -> list[ShardRef]:
+    """Crawl until no partition has anything left to do; returns their logs and adds the seeds that are no URLs."""
+    scratch, post = _folders(number, out)
+    done = storage.join(out.folder, BESIDE, f"site-{number}.json")
+    if not storage.exists(done):  # else the logs are there, and the site need not be
+        with _site(source) as (given, hosts):
+            plan = Plan(
+                scratch,
+                post,
+                storage.join(out.folder, "warc", f"site-{number}"),
+                config.num_partitions,
+                tuple(_canonical(given, source.name, refused)),
+                config.limits,
+                config.fetch.model_copy(update={"allowed_private_hosts": (*config.fetch.allowed_private_hosts, *hosts)}),
+                config.scope,
+                config.compression,
+            )
+            _send_out(plan, partial(log_row, source=source.name, config=config.fetch))
+        storage.write_json(done, {"refused": [row for row in refused if row["source"] == source.name]})
+    else:
+        refused += storage.read_json(done)["refused"]
+    export = partial(export_log, scratch=scratch, post=post, limits=config.limits, source=source.name)
+    return out.map_beside(f"site-{number}", export, range(config.num_partitions))
+
+
+def _folders(number: int, out: Output) -> tuple[str, str]:
+    """A local folder for the frontiers, which the next try finds again, and one in the store for what the jobs tell each other."""
+    post = out.aside(f"post-{number}")
+    if storage.is_local(out.folder):
+        return out.aside(f"site-{number}"), post
+    folder = settings().home / "crawls" / out.version
+    out.scratch.append(folder)
+    return str(folder / f"site-{number}"), post
+
+
+def _send_out(plan: Plan, row: Row) -> None:
+    """Give jobs to the workers, and shares of the budgets to the jobs, until none has anything left to do."""
+    pool = cluster.current()
+    num_jobs = min(pool.num_workers, plan.num_partitions)
+    groups = [tuple(range(first, plan.num_partitions, num_jobs)) for first in range(num_jobs)]
+    flow = uuid.uuid4().hex
+    letters = [Letter(url, urls.partition_of(urls.host_of(url), plan.num_partitions), 0, PAGE) for url in plan.seeds]
+    crawler.post(plan, letters, "seeds")
+    known: dict[tuple[int, ...], Report] = {}
+    num_kills: Counter[tuple[int, ...]] = Counter()
+
+    def due(running: Sequence[Job]) -> list[Job]:
+        _tell(plan)
+        at_work = {job.partitions: job.share for job in running}
+        free = [group for group in groups if group not in at_work]
+        if len(known) < len(groups):  # first each says how far it is, which after a kill nobody else knows
+            return [Job(group, Share(0, 0, 0), flow) for group in free if group not in known]
+        with_mail = crawler.partitions_with_mail(plan) if free else set()
+        wanting = [group for group in free if known[group].is_spent or not with_mail.isdisjoint(group)]
+        share = _share(plan.limits, known, at_work, len(wanting)) if wanting else Share()
+        return (
+            [Job(group, share, flow) for group in wanting]
+            if share.num_pages >= 1 and share.num_bytes >= 1 and share.seconds > 0
+            else []
+        )
+
+    with _signs_of_life(plan, flow):
+        for job, result in pool.run_while_due(partial(crawler.crawl_partitions, plan=plan, row=row), due):
+            if isinstance(result, Report):
+                num_kills[job.partitions] = (
+                    0 if result.num_requested > known.get(job.partitions, result).num_requested else num_kills[job.partitions]
+                )
+                known[job.partitions] = result
+                continue
+            num_kills[job.partitions] += 1
+            if num_kills[job.partitions] > _MAX_KILLS:
+                raise GristmillError(
+                    f"crawl: the worker of host partitions {job.partitions} ended again and again, most likely for want of memory: "
+                    f"give workers more (dask.memory_limit) or lower crawl.fetch.concurrency and max_bytes. {result.why}"
+                )
+            known.pop(job.partitions, None)  # it says anew how far it is, and goes on
+    _tell(plan)
+
+
+def _share(limits: LimitsConfig, known: Mapping[Any, Report], at_work: Mapping[Any, Share], num_wanting: int) -> Share:
+    """What one of the jobs that want some may spend, beside what is spent and what those at work may spend."""
+    most = Share(limits.max_pages or float("inf"), limits.max_bytes or float("inf"), limits.max_seconds or float("inf"))
+    pages = most.num_pages - sum(one.num_requested for one in known.values()) - sum(one.num_pages for one in at_work.values())
+    num_bytes = most.num_bytes - sum(one.num_bytes for one in known.values()) - sum(one.num_bytes for one in at_work.values())
+    seconds = most.seconds - max(one.seconds for one in known.values())
+    if pages == float("inf"):
+        return Share(pages, num_bytes / num_wanting, seconds)
+    return Share(max(pages // num_wanting, min(pages, 1)), num_bytes / num_wanting, seconds)
+
+
+def _tell(plan: Plan) -> None:
+    """Show how far the jobs are."""
+    told = crawler.reports(plan)
+    num_requested = sum(one.num_requested for one in told)
+    report(num_requested, num_requested + sum(one.num_waiting for one in told), "pages requested")
+
+
+@contextlib.contextmanager
+def _signs_of_life(plan: Plan, flow: str) -> Iterator[None]:
+    """Tell the jobs that this flow is there, for the time of the block; without, they end by themselves."""
+    over = threading.Event()
+
+    def beat() -> None:
+        for number in count(1):
+            if over.wait(_SIGN_OF_LIFE_S):
+                return
+            crawler.sign_of_life(plan, flow, number)
+
+    crawler.sign_of_life(plan, flow, 0)
+    thread = threading.Thread(target=beat, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        over.set()
+        thread.join()
+
+
+def export_log(partition: int, scratch: str, post: str, limits: LimitsConfig, source: str) -> Outcome:
+    """The log of one partition: everything that was answered or refused."""
+    with crawler.opened(scratch, post, partition, must_exist=True) as store:
+        frontier.finish(store, limits)
+        rows = [{"doc_id": doc_id(source, row["url"], ""), "source": source, **row} for row in frontier.rows(store)]
+        counted = frontier.tallies(store)
+    facts = {f"{name}.{source}": counted.get(name, 0.0) for name in ("links_out_of_scope", "links_of_copies")}
+    return Outcome(pa.Table.from_pylist(rows, schema=LOG_SCHEMA), facts=facts)
 
 
 def _forget(sites: Sequence[int], out: Output) -> None:
-    """Remove what a crawl of these sources left, so that the next try asks again."""
-    beside = storage.join(out.folder, BESIDE)
+    """Leave nothing of the logs: with them the next try would load the failure instead of asking again."""
     for number in sites:
+        storage.remove(storage.join(out.folder, BESIDE, f"site-{number}.json"))
+        storage.remove(storage.join(out.folder, BESIDE, f"site-{number}"))
         storage.remove(storage.join(out.folder, "warc", f"site-{number}"))
-        storage.remove(storage.join(beside, f"{number}-{ROBOTS_LOG}"))
-        for name in storage.list_folder(beside):
-            if name.startswith(f"site-{number}-"):
-                storage.remove(storage.join(beside, name))
+        for folder in _folders(number, out):
+            storage.remove(folder)
 
 
 def _nothing_fetched(rejects: Sequence[Mapping[str, Any]]) -> str:
     reasons = ", ".join(f"{rule} {count:,}" for rule, count in Counter(row["rule"] for row in rejects).most_common())
     first = "".join(f"\n  {row['url']}: {row['rule']}: {row['detail']}" for row in rejects[:3])
     return f"crawl: no page could be fetched ({reasons}).{first}\nMend that and try again: nothing of this try is kept."
-
-
-class _RobotsLog:
-    """robots.txt of every origin, asked for once per snapshot: a restart decides as the first run did."""
-
-    def __init__(self, path: str, config: FetchConfig) -> None:
-        self._path, self._config = path, config
-        raw = storage.read_json(path) if storage.exists(path) else {}
-        self._known = {origin: Robots.from_json(fields) for origin, fields in raw.items()}
-
-    def of(self, origins: Sequence[str]) -> dict[str, Robots]:
-        """The rules of these origins, fetched where they are not known yet."""
-        if missing := [origin for origin in origins if origin not in self._known]:
-            self._known |= fetch_robots(missing, self._config)
-            storage.write_json(self._path, {origin: robots.to_json() for origin, robots in self._known.items()})
-        return {origin: self._known[origin] for origin in origins}
 
 
 @contextlib.contextmanager
@@ -296,38 +359,32 @@ def _seeds(source: SiteSource) -> list[str]:
     return [url for url in found if url]
 
 
-def _with_seeds(config: CrawlConfig, seeds: list[str], hosts: list[str]) -> CrawlConfig:
-    scope = config.scope.model_copy(update={"seeds": (*config.scope.seeds, *seeds)})
-    fetch = config.fetch.model_copy(update={"allowed_private_hosts": (*config.fetch.allowed_private_hosts, *hosts)})
-    return config.model_copy(update={"scope": scope, "fetch": fetch})
+def _canonical(given: Sequence[str], source: str, refused: list[dict[str, Any]]) -> list[str]:
+    """The seeds as canonical URLs; what is none is refused."""
+    found = []
+    for seed in given:
+        try:
+            found.append(urls.canonical(seed))
+        except urls.UrlError as error:
+            refused.append(_reject_row(source, seed, "bad_url", str(error)))
+    return found
 
 
-def _seen(log: ShardRef) -> list[Seen]:
-    rows = log.read(["url", "links", "redirect_to"]).to_pylist()
-    return [Seen(row["url"], tuple(row["links"] or ()), row["redirect_to"]) for row in rows]
-
-
-def _log_row(result: Fetched, source: str, config: FetchConfig, path: str, offset: int | None) -> dict[str, Any]:
-    if result.error is not None:
-        row = _reject_row(source, result.url, result.error, result.detail)
-        return {**row, "status": result.status, "redirect_to": result.redirect_to}
-    content_type = result.header("Content-Type")
-    sitemap, links = _links(result, content_type, config)
-    digest = payload_digest(result.body)
+def log_row(got: Fetched, robots: Robots | None, source: str, config: FetchConfig) -> dict[str, Any]:
+    """What the log has of an exchange: the facts of a page, or why it is none."""
+    if got.error is not None:
+        return {**_reject_row(source, got.url, got.error, got.detail), "status": got.status}
+    digest = payload_digest(got.body)
     return {
-        "doc_id": doc_id(source, result.url, digest),
+        "doc_id": doc_id(source, got.url, digest),
         "source": source,
-        "url": result.url,
-        "host": urls.host_of(result.url),
-        "status": result.status,
-        "content_type": content_type,
+        "url": got.url,
+        "host": urls.host_of(got.url),
+        "status": got.status,
+        "content_type": got.header("Content-Type"),
         "payload_digest": digest,
-        "num_bytes": len(result.body),
-        "links": sitemap or links,
-        "rule": "sitemap" if sitemap else None,
-        "detail": f"lists {len(sitemap)} pages" if sitemap else None,
-        "file": path,
-        "offset": offset,
+        "num_bytes": len(got.body),
+        **_consent(got, config, robots).row(),
     }
 
 
@@ -336,15 +393,6 @@ def _consent(answer: Fetched | warc.Record, config: FetchConfig, robots: Robots 
     said = robots.consent(answer.url) if robots else Consent()
     orders = robots_tag(answer.values("X-Robots-Tag"), config.product_token)
     return said.and_page(orders, tdm_header(answer.header("TDM-Reservation")))
-
-
-def _links(result: Fetched, content_type: str | None, config: FetchConfig) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """Where the answer leads: what it lists if it is a sitemap, and the targets of its links if it is a page."""
-    try:
-        content = result.content(config.max_bytes)
-    except CodingError:
-        return (), ()  # a page that cannot be decoded leads nowhere; extract rejects it with the reason
-    return html.sitemap_urls(content), html.links(content, content_type, result.url)
 
 
 def _warc_row(record: warc.Record, source: str, path: str, config: FetchConfig) -> dict[str, Any]:
@@ -375,9 +423,9 @@ def _reject_row(source: str, url: str, rule: str, detail: str | None) -> dict[st
 
 def _warc_files(path: str) -> list[Path]:
     root = _existing(path)
-    found = [root] if root.is_file() else sorted(one for one in root.rglob("*") if one.name.lower().endswith(WARC_SUFFIXES))
+    found = [root] if root.is_file() else sorted(one for one in root.rglob("*") if one.name.lower().endswith(warc.SUFFIXES))
     if not found:
-        raise InputError(f"{path}: no WARC file in this folder ({', '.join(WARC_SUFFIXES)})")
+        raise InputError(f"{path}: no WARC file in this folder ({', '.join(warc.SUFFIXES)})")
     return found
 
 

@@ -1,4 +1,4 @@
-"""HTML decoded as browsers do, and where it leads: the links of a page and of a sitemap.
+"""HTML decoded as browsers do, and where it leads: the links of a page.
 
 A body gives either text or a Rejected with a rule and a detail; nothing raises. Limits are deterministic (bytes, tags, nesting), because
 Resiliparse needs quadratic time for deep nesting.
@@ -7,7 +7,6 @@ Resiliparse needs quadratic time for deep nesting.
 from __future__ import annotations
 
 import codecs
-import html
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -17,8 +16,6 @@ from pydantic import BaseModel, ConfigDict, Field
 from resiliparse.parse.encoding import detect_encoding, map_encoding_to_html5
 from resiliparse.parse.html import DOMContext, HTMLTree, traverse_dom
 
-from tasks.web import urls
-from tasks.web.coding import CodingError, gunzipped
 from tasks.web.head import Head
 
 # WHATWG encoding names mean the larger sets that Windows uses; Python's codecs of these names are the narrow ones
@@ -32,7 +29,6 @@ _FEW_SEQUENCES = 8
 _MAX_DAMAGE = 0.005  # share of characters a declared encoding may fail on before detection is asked
 _HTML_TYPES = ("text/html", "application/xhtml+xml", "application/xml", "text/xml")
 _NUM_TAGS_HARMLESS = 3_000  # measured: even all of them nested cost 0.3 s
-_LOCATION = re.compile(rb"<(?:[a-z]{1,20}:)?loc\s*>\s*(?:<!\[CDATA\[)?\s*([^<\]]+?)\s*(?:\]\]>)?\s*</", re.IGNORECASE)
 
 
 class HtmlConfig(BaseModel):
@@ -62,20 +58,6 @@ def links(body: bytes, content_type: str | None, base_url: str, config: HtmlConf
     if isinstance(source, Rejected) or not is_html(content_type, source[0]):
         return ()
     return Head.of(source[0], base_url).links
-
-
-def sitemap_urls(body: bytes, max_bytes: int = 50_000_000) -> tuple[str, ...]:
-    """The distinct canonical locations of an XML sitemap or sitemap index (plain or gzip), in file order; empty when it is none.
-    50 MB is the limit of the sitemaps.org protocol."""
-    if body.startswith(b"\x1f\x8b"):
-        try:
-            body = gunzipped(body, max_bytes)
-        except CodingError:
-            return ()
-    if not re.search(rb"<(?:[a-z]{1,20}:)?(?:urlset|sitemapindex)[\s>]", body[:4096], re.IGNORECASE):
-        return ()
-    found = (html.unescape(loc.decode("utf-8", "replace")) for loc in _LOCATION.findall(body[:max_bytes]))
-    return tuple(dict.fromkeys(url for text in found if (url := _absolute(text)) is not None))
 
 
 def decode(body: bytes, content_type: str | None) -> tuple[str, str] | Rejected:
@@ -173,10 +155,3 @@ def _is_nested(tree: HTMLTree, max_nesting: int) -> bool:
     except _TooNestedError:
         return True
     return False
-
-
-def _absolute(text: str) -> str | None:
-    try:
-        return urls.canonical(text)
-    except urls.UrlError:
-        return None

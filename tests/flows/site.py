@@ -25,10 +25,7 @@ class Site:
         self._lock, self._release = threading.Lock(), threading.Event()
         self.servers = [_Server(self, number) for number in range(num_hosts)]
         self.hosts = [f"127.0.0.1:{server.server_port}" for server in self.servers]
-
-    @property
-    def seeds(self) -> list[str]:
-        return [f"http://{host}/p0" for host in self.hosts]
+        self.seeds = [f"http://{host}/p0" for host in self.hosts]
 
     @property
     def num_asked(self) -> int:

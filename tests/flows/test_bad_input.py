@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import socket
 import threading
-from datetime import UTC, datetime
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -15,14 +14,10 @@ import pyarrow.parquet as pq
 import pytest
 
 from infra.dataset import Counts, read_manifest
-from tasks.web import warc
-from tasks.web.fetch import Fetched
 
-from . import english
+from . import archives, english
 from .driver import Ended, commands
 from .site import served
-
-HTML = (("Content-Type", "text/html; charset=utf-8"),)
 
 
 def _page(text: str, encoding: str = "utf-8", head: str = "") -> bytes:
@@ -32,12 +27,9 @@ def _page(text: str, encoding: str = "utf-8", head: str = "") -> bytes:
 def _warc_folder(folder: Path) -> Path:
     """Five pages, the third of which is damaged, and a file that is no WARC at all."""
     folder.mkdir()
-    pages = [
-        Fetched(f"http://a.example/{n}", datetime(2026, 8, 1, tzinfo=UTC), 200, "OK", HTML, _page(english.text(n)))
-        for n in range(5)
-    ]
+    pages = [archives.page(f"http://a.example/{n}", _page(english.text(n))) for n in range(5)]
     path = folder / "damaged.warc.gz"
-    places = warc.write(path, pages, "test/1 (+http://a.example/)")
+    places = archives.write(path, pages)
     raw = bytearray(path.read_bytes())
     middle = places[2].offset + places[2].length // 2
     raw[middle : middle + 20] = bytes(20)

@@ -36,7 +36,10 @@ def _problems(tmp_path: Path, text: str, *overrides: str) -> list[str]:
         ("fliter: {}", "FILE: fliter: no such key (got {}); did you mean filter?"),
         ("filter: {profil: gopher}", "FILE: filter.profil: no such key (got 'gopher'); did you mean filter.profile?"),
         ("validate: {suit: x}", "FILE: validate.suit: no such key (got 'x'); did you mean validate.suite?"),
-        ("crawl: {scope: {max_page: 3}}", "FILE: crawl.scope.max_page: no such key (got 3); did you mean crawl.scope.max_pages?"),
+        (
+            "crawl: {limits: {max_page: 3}}",
+            "FILE: crawl.limits.max_page: no such key (got 3); did you mean crawl.limits.max_pages?",
+        ),
         (
             "ingest: {sources: [{kind: folder, path: x, fields: {tex: y}}]}",
             "FILE: ingest.sources.0.fields.tex: no such key (got 'y'); did you mean ingest.sources.0.fields.text?",

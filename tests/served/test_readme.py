@@ -89,7 +89,7 @@ def test_your_own_sites(mill: Mill, site: str, tmp_path: Path) -> None:
         tmp_path,
         "sites",
         ("https://docs.example.org/", f"http://{site}/library/os.html"),
-        ("--set crawl.scope.max_pages=2000", f"--set crawl.scope.max_pages=80 {loopback}"),
+        ("--set crawl.limits.max_pages=2000", f"--set crawl.limits.max_pages=80 {loopback}"),
     )
     assert published(mill) > 10
     assert "fetched" in out

@@ -195,7 +195,9 @@ def test_status_and_doctor_find_everything_well(mill: Mill, retried: str) -> Non
 def test_trace_tells_the_way_of_a_kept_and_of_a_dropped_page(mill: Mill, retried: str) -> None:
     entries = mill.entries(retried)
     # some shard of so small a corpus may be empty: which pages the split takes follows from their ids, and so from the site's port
-    kept = ds.dataset(sorted((mill.store / entries["publish"]["path"]).glob("part-*.parquet"))).to_table(["url"])["url"][0].as_py()
+    kept = (
+        ds.dataset(sorted((mill.store / entries["publish"]["path"]).glob("part-*.parquet"))).to_table(["url"])["url"][0].as_py()
+    )
     said = mill.cli("trace", kept)
     assert said.returncode == 0, said.stderr
     told = [line.split()[0] for line in said.stdout.splitlines() if line.startswith("  ")]

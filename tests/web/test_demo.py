@@ -4,14 +4,15 @@ import hashlib
 import http.client
 import json
 import re
+from collections import Counter
 from pathlib import Path
 
 import pytest
 
-from tasks.web import demo, html, main_text, urls, warc
-from tasks.web.fetch import FetchConfig, crawl_batch, fetch_robots
-from tasks.web.frontier import Frontier, FrontierConfig, Seen
-from tasks.web.robots import Robots
+from tasks.web import crawler, demo, frontier, main_text, urls, warc
+from tasks.web.fetch import FetchConfig
+from tasks.web.frontier import PAGE, Letter, LimitsConfig
+from tasks.web.scope import ScopeConfig
 
 PORT = 18790
 SERVICES = ("acm", "account", "sts", "sqs")
@@ -83,33 +84,28 @@ def test_the_server_keeps_connections_and_stays_within_its_folder(site: tuple[Pa
 
 def test_a_crawl_fetches_every_allowed_page_once_and_no_disallowed_one(site: tuple[Path, demo.SiteFacts], tmp_path: Path) -> None:
     folder, facts = site
-    config = FetchConfig(
-        agent="Gristmill/0.1 (+https://example.org/bot)", delay_s=0.0, concurrency_per_host=4, allowed_private_hosts=facts.hosts
-    )
-    frontier, robots, captured = Frontier(FrontierConfig(seeds=facts.seeds, round_pages=40)), dict[str, Robots](), []
+    agent = "Gristmill/0.1 (+https://example.org/bot)"
+    fetch = FetchConfig(agent=agent, delay_s=0.0, concurrency_per_host=4, allowed_private_hosts=facts.hosts)
+    folders = (str(tmp_path / name) for name in ("scratch", "post", "warc"))
+    plan = crawler.Plan(*folders, 3, tuple(facts.seeds), LimitsConfig(), fetch, ScopeConfig())
     with demo.serve_site(folder, facts.hosts):
-        while not frontier.finished:
-            while needed := frontier.origins_needed():
-                robots |= fetch_robots(needed, config)
-                frontier.learn({origin: robots[origin] for origin in needed})
-            for batch in frontier.batches().values():
-                got = crawl_batch(batch, robots, config)
-                captured += got
-                frontier.take(
-                    Seen(g.url, html.sitemap_urls(g.body) or html.links(g.body, g.header("Content-Type"), g.url)) for g in got
-                )
-    assert {item.error for item in captured} == {None}
-    pages = {item.url for item in captured if not item.url.endswith(".xml")}
-    assert len(captured) == facts.num_pages - facts.num_disallowed_pages + len(facts.hosts)
+        crawler.post(plan, [Letter(url, urls.partition_of(urls.host_of(url), 3), 0, PAGE) for url in facts.seeds], "seeds")
+        report = crawler.crawl_partitions(
+            crawler.Job((0, 1, 2), crawler.Share(), "test"), plan, lambda got, robots: {"url": got.url}
+        )
+    rows = []
+    for number in range(3):
+        with crawler.opened(plan.scratch, plan.post, number) as store:
+            rows += list(frontier.rows(store))
+    pages = {row["url"] for row in rows if "rule" not in row}
+    assert report.num_requested == facts.num_pages - facts.num_disallowed_pages + len(facts.hosts)
     assert len(pages) == facts.num_pages - facts.num_disallowed_pages
     assert {urls.host_of(url) for url in pages} == set(facts.hosts)
-    assert sorted(reject.rule for reject in frontier.rejects) == ["robots"] * facts.num_disallowed_pages
-    path = tmp_path / "crawl.warc.gz"
-    warc.write(path, captured, config.agent)
-    records = [item for item in warc.scan(path) if isinstance(item, warc.Record)]
-    texts = [
-        main_text.extract(r.content(10**7), r.content_type, r.url) for r in records if r.url.endswith("AddTagsToCertificate.html")
-    ]
-    assert [
-        re.match(r"AddTagsToCertificate\n\nAdds one or more tags", getattr(text, "text", "")) is not None for text in texts
-    ] == [True]
+    rules = Counter(row["rule"] for row in rows if "rule" in row)
+    assert rules == {"robots": facts.num_disallowed_pages, "sitemap": len(facts.hosts)}
+    scanned = [item for path in Path(plan.warc).iterdir() for item in warc.scan(path)]
+    records = {item.url: item for item in scanned if isinstance(item, warc.Record)}
+    assert pages <= records.keys() and len(records) == len(scanned)
+    [record] = [one for url, one in records.items() if url.endswith("AddTagsToCertificate.html")]
+    text = main_text.extract(record.content(10**7), record.content_type, record.url)
+    assert re.match(r"AddTagsToCertificate\n\nAdds one or more tags", getattr(text, "text", ""))

@@ -1,23 +1,25 @@
-"""The crawler against real servers on loopback: its manners, as their logs show them, and every way a server can fail."""
+"""The client against real servers on loopback: what it asks, what it keeps, and every way a server can fail."""
 
 import asyncio
+import contextlib
 import gzip
+import socket
 import threading
 import time
 from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import dataclass, field
-from itertools import pairwise
+from datetime import UTC, datetime
 
 import pytest
 from aiohttp import web
 from pydantic import ValidationError
 
-from tasks.web.fetch import FetchConfig, Fetched, crawl_batch, fetch_robots
-from tasks.web.frontier import FetchOrder
+from tasks.web.exchange import Fetched
+from tasks.web.fetch import Client, FetchConfig, checked, retry_after_s
 from tasks.web.robots import Robots
+from tasks.web.well_known import robots_of
 
 AGENT = "Gristmill/0.1 (+https://example.org/bot)"
-OPEN = Robots("Gristmill", 404)
 
 
 @dataclass
@@ -28,9 +30,13 @@ class Site:
     log: list[tuple[str, float, int, str]] = field(default_factory=list)
     num_asked: dict[str, int] = field(default_factory=dict)
     in_flight: int = 0
+    connections: set[object] = field(default_factory=set)
+    robots_at: dict[str, str] = field(default_factory=dict)
+    """Where the robots.txt of a host moved to."""
 
     async def handle(self, request: web.Request) -> web.StreamResponse:
         self.in_flight += 1
+        self.connections.add(request.protocol)
         self.num_asked[request.path] = self.num_asked.get(request.path, 0) + 1
         self.log.append((request.path, time.monotonic(), self.in_flight, request.headers["User-Agent"]))
         try:
@@ -41,7 +47,9 @@ class Site:
         finally:
             self.in_flight -= 1
 
-    async def _robots(self, _: web.Request) -> web.Response:
+    async def _robots(self, request: web.Request) -> web.Response:
+        if target := self.robots_at.get(request.host.partition(":")[0]):
+            return web.Response(status=301, headers={"Location": target})
         return web.Response(text="User-agent: *\nDisallow: /private/\nCrawl-delay: 0.1")
 
     async def _tdmrep(self, _: web.Request) -> web.Response:
@@ -49,10 +57,6 @@ class Site:
 
     async def _error(self, _: web.Request) -> web.Response:
         return web.Response(status=500, text="broken")
-
-    async def _busy(self, request: web.Request) -> web.Response:
-        first = self.num_asked[request.path] == 1
-        return web.Response(status=503, headers={"Retry-After": "1"}) if first else web.Response(text="ok")
 
     async def _later(self, _: web.Request) -> web.Response:
         return web.Response(status=429, headers={"Retry-After": "3600"})
@@ -90,9 +94,21 @@ class Site:
         request.transport.close()
         return response
 
-    async def _wait(self, _: web.Request) -> web.Response:
-        await asyncio.sleep(0.05)
-        return web.Response(text="waited")
+    async def _dripping(self, request: web.Request) -> web.StreamResponse:
+        response = web.StreamResponse(headers={"Content-Type": "text/html"})
+        await response.prepare(request)
+        for _ in range(100):
+            await response.write(b"x")
+            await asyncio.sleep(0.05)
+        return response
+
+    async def _unchanged(self, _: web.Request) -> web.Response:
+        return web.Response(status=304)
+
+    async def _closing(self, _: web.Request) -> web.Response:
+        response = web.Response(text="the last one")
+        response.force_close()
+        return response
 
 
 @pytest.fixture
@@ -136,54 +152,66 @@ def _config(**changes: object) -> FetchConfig:
     return FetchConfig.model_validate(plain | changes)
 
 
-def _get(site: Site, *paths: str, robots: Robots = OPEN, **changes: object) -> list[Fetched]:
-    orders = [FetchOrder(0, 0, site.origin + path) for path in paths]
-    return crawl_batch(orders, {site.origin: robots}, _config(**changes))
+def _get(url: str, *more: str, **changes: object) -> list[Fetched]:
+    """One after the other, over one client."""
+    config = _config(**changes)
+
+    async def ask() -> list[Fetched]:
+        client = Client(config)
+        try:
+            return [checked(await client.get(one), config.max_bytes)[0] for one in (url, *more)]
+        finally:
+            client.close()
+
+    return asyncio.run(ask())
 
 
-def test_pages_come_back_in_order_with_headers_and_bytes(site: Site) -> None:
-    got = _get(site, "/b", "/a?x=%41", "/b2")
-    assert [item.body for item in got] == [b"<p>page /b", b"<p>page /a", b"<p>page /b2"]
-    assert {(item.status, item.error) for item in got} == {(200, None)}
+def _robots(origin: str, **changes: object) -> Robots:
+    config = _config(**changes)
+
+    async def ask() -> Robots:
+        client = Client(config)
+        try:
+            return await robots_of(origin, client, config, config.delay_s)
+        finally:
+            client.close()
+
+    return asyncio.run(ask())
+
+
+def test_pages_come_with_headers_and_with_the_bytes_on_the_wire(site: Site) -> None:
+    got = _get(site.origin + "/b", site.origin + "/a?x=%41", site.origin + "/big", max_bytes=20_000_000)
+    assert [item.body for item in got[:2]] == [b"<p>page /b", b"<p>page /a"]
+    assert got[2].body == b"x" * 10_000_000
+    assert {(item.status, item.error, item.address) for item in got} == {(200, None, "127.0.0.1")}
     assert (got[0].header("content-type") or "").startswith("text/html")
     assert {entry[3] for entry in site.log} == {AGENT}
+    assert got[1].request.startswith(b"GET /a?x=%41 HTTP/1.1\r\nHost: 127.0.0.1:")
+    assert got[0].wire.startswith(b"HTTP/1.1 200 OK\r\n") and got[0].wire.endswith(b"\r\n\r\n<p>page /b")
+    assert got[2].wire.endswith(b"\r\n0\r\n\r\n") and got[2].header("Transfer-Encoding") == "chunked"
 
 
-def test_no_host_is_hit_faster_than_its_delay_nor_across_two_batches(site: Site) -> None:
-    for _ in range(2):
-        _get(site, *(f"/p{i}" for i in range(5)), delay_s=0.1, concurrency_per_host=4)
-    times = [at for _, at, _, _ in site.log]
-    assert len(times) == 10
-    assert min(later - earlier for earlier, later in pairwise(times)) >= 0.1
+def test_a_connection_is_used_again_and_replaced_where_the_server_closed_it(site: Site) -> None:
+    assert {item.error for item in _get(*(f"{site.origin}/{number}" for number in range(5)))} == {None}
+    assert len(site.connections) == 1
+    got = _get(site.origin + "/closing", site.origin + "/then", site.origin + "/then")
+    assert {item.error for item in got} == {None}
+    assert len(site.connections) == 3
 
 
-def test_a_longer_crawl_delay_of_the_host_wins(site: Site) -> None:
-    rules = fetch_robots([site.origin], _config())[site.origin]
-    site.log.clear()
-    _get(site, "/a", "/b", "/c", robots=rules, delay_s=0.01)
-    times = [at for _, at, _, _ in site.log]
-    assert min(later - earlier for earlier, later in pairwise(times)) >= 0.1
-
-
-def test_what_an_origin_reserves_is_asked_for_with_its_robots(site: Site) -> None:
-    rules = fetch_robots([site.origin], _config())[site.origin]
+def test_a_longer_crawl_delay_of_the_host_also_holds_between_its_own_files(site: Site) -> None:
+    rules = _robots(site.origin, delay_s=0.01)
+    assert rules.crawl_delay_s == 0.1
     assert [path for path, *_ in site.log] == ["/robots.txt", "/.well-known/tdmrep.json"]
+    assert site.log[1][1] - site.log[0][1] >= 0.1
     assert rules.consent(site.origin + "/a").tdm_reserved is True
 
 
-def test_never_more_requests_in_flight_than_allowed_and_as_many_as_allowed(site: Site) -> None:
-    _get(site, *(f"/wait/{i}" for i in range(12)), concurrency_per_host=3)
-    assert max(in_flight for _, _, in_flight, _ in site.log) == 3
-
-
-def test_what_robots_disallows_is_never_requested(site: Site) -> None:
-    rules = fetch_robots([site.origin], _config())
-    site.log.clear()
-    secret, known = _get(site, "/private/x", "/open", robots=rules[site.origin])
-    assert (secret.error, known.error) == ("robots", None)
-    assert [path for path, *_ in site.log] == ["/open"]
-    unknown = crawl_batch([FetchOrder(0, 0, site.origin + "/open")], {}, _config())
-    assert unknown[0].error == "robots"
+def test_a_robots_txt_that_moved_holds_for_the_origin_that_was_asked(site: Site) -> None:
+    moved = f"http://localhost:{site.origin.rpartition(':')[2]}"
+    site.robots_at["localhost"] = site.origin + "/robots.txt"
+    rules = _robots(moved, allowed_private_hosts=("127.0.0.1", "localhost"))
+    assert rules.status == 200 and not rules.allows(moved + "/private/x")
 
 
 @pytest.mark.parametrize(
@@ -191,64 +219,105 @@ def test_what_robots_disallows_is_never_requested(site: Site) -> None:
     [
         ("/error", "bad_status", {}), ("/later", "bad_status", {}), ("/moved", "redirect", {}),
         ("/big", "too_large", {"max_bytes": 50_000}), ("/bomb", "too_large", {"max_bytes": 1_000_000}),
-        ("/slow", "timeout", {"timeout_s": 0.2, "retries": 0}),
-        ("/image", "content_type", {}), ("/cut", "bad_response", {}),
+        ("/slow", "timeout", {"timeout_s": 0.2}), ("/dripping", "timeout", {"timeout_s": 0.5}),
+        ("/image", "content_type", {}), ("/cut", "bad_response", {}), ("/unchanged", "not_modified", {}),
     ],
 )  # fmt: skip
 def test_every_failure_of_a_server_is_a_rule_with_a_detail(site: Site, path: str, rule: str, changes: dict[str, object]) -> None:
-    (got,) = _get(site, path, **changes)
+    began = time.monotonic()
+    (got,) = _get(site.origin + path, **changes)
     assert got.error == rule
     assert got.detail
-    assert got.body == b""
+    assert time.monotonic() - began < 2
+
+
+RAW = {
+    "no status line": (b"<html>hello", "bad_response"),
+    "nothing": (b"", "bad_response"),
+    "a head without end": (b"HTTP/1.1 200 OK\r\n" + b"X-Filler: y\r\n" * 10_000, "bad_response"),
+    "a length that is no number": (b"HTTP/1.1 200 OK\r\nContent-Length: many\r\n\r\nhello", "bad_response"),
+    "two lengths": (b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\nContent-Length: 6\r\n\r\nhello!", "bad_response"),
+    "a chunk of no size": (b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\nhello\r\n0\r\n\r\n", "bad_response"),
+    "another protocol": (b"HTTP/1.1 101 Switching\r\nUpgrade: x\r\nConnection: Upgrade\r\n\r\n", "bad_response"),
+    "a length beyond the end": (b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\nhello", "bad_response"),
+    "bare line feeds": (b"HTTP/1.1 200 OK\nContent-Length: 5\n\nhello", None),
+    "no length at all": (b"HTTP/1.0 200 OK\r\n\r\nhello", None),
+    "a hint before the answer": (
+        b"HTTP/1.1 103 Early Hints\r\nLink: x\r\n\r\nHTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nhello",
+        None,
+    ),
+    "a null byte in a header": (b"HTTP/1.1 200 OK\r\nX: \x00\xff\r\nContent-Length: 5\r\n\r\nhello", None),
+    "more than was promised": (b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nhello, and more", None),
+    "chunks and a length": (
+        b"HTTP/1.1 200 OK\r\nContent-Length: 3\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n0\r\n\r\n",
+        None,
+    ),
+}
+
+
+@pytest.mark.parametrize("name", RAW)
+def test_answers_that_are_hardly_http_are_read_or_refused_but_never_raise(name: str) -> None:
+    raw, rule = RAW[name]
+    with socket.create_server(("127.0.0.1", 0)) as server:
+
+        def answer() -> None:
+            for _ in range(2):
+                connection, _ = server.accept()
+                with connection:
+                    connection.recv(65536)
+                    with contextlib.suppress(OSError):
+                        connection.sendall(raw)
+
+        thread = threading.Thread(target=answer, daemon=True)
+        thread.start()
+        first, second = (_get(f"http://127.0.0.1:{server.getsockname()[1]}/{number}")[0] for number in range(2))
+        thread.join(10)
+    assert [(one.error, one.body if rule is None else b"hello") for one in (first, second)] == [(rule, b"hello")] * 2
 
 
 def test_an_unreachable_host_is_a_rule_and_its_robots_allow_nothing() -> None:
     origin = "http://127.0.0.1:9"
-    (got,) = crawl_batch([FetchOrder(0, 0, origin + "/x")], {origin: OPEN}, _config())
-    rules = fetch_robots([origin], _config())[origin]
-    assert got.error == "unreachable"
-    assert rules.failure == "unreachable"
-    assert not rules.allows(origin + "/x")
+    rules = _robots(origin)
+    assert _get(origin + "/x")[0].error == "unreachable"
+    assert rules.failure == "unreachable" and not rules.allows(origin + "/x")
 
 
-def test_a_busy_host_is_left_alone_for_as_long_as_it_asks_and_then_asked_again(site: Site) -> None:
-    (got,) = _get(site, "/busy")
-    assert got.error is None
-    first, second = [at for _, at, _, _ in site.log]
-    assert second - first >= 1.0
-
-
-def test_a_host_that_asks_for_an_hour_is_not_asked_again(site: Site) -> None:
-    (got,) = _get(site, "/later")
-    assert (got.status, site.num_asked["/later"]) == (429, 1)
+@pytest.mark.parametrize(
+    ("value", "low_s", "high_s"),
+    [
+        ("12", 12, 12),
+        ("Fri, 01 Jan 2100 00:00:00 GMT", 1e9, 1e10),
+        ("Fri, 01 Jan 1999 00:00:00 GMT", 0, 0),
+        ("soon", 0, 0),
+        ("", 0, 0),
+    ],
+)
+def test_retry_after_is_read_as_a_number_or_a_date(value: str, low_s: float, high_s: float) -> None:
+    got = Fetched("http://a.example/", datetime.now(UTC), headers=(("Retry-After", value),))
+    assert low_s <= retry_after_s(got) <= high_s
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "localhost", "[::1]", "10.0.0.1", "169.254.169.254"])
 def test_private_addresses_are_refused_by_address_and_by_name(host: str) -> None:
-    origin = f"http://{host}:9"
-    (got,) = crawl_batch([FetchOrder(0, 0, origin + "/x")], {origin: OPEN}, _config(allowed_private_hosts=()))
-    assert got.error == "private_address"
+    assert _get(f"http://{host}:9/x", allowed_private_hosts=())[0].error == "private_address"
 
 
 def test_a_private_host_is_fetched_only_where_it_is_allowed_by_name(site: Site) -> None:
     named = site.origin.replace("127.0.0.1", "localhost")
     host = named.removeprefix("http://")
-    order = [FetchOrder(0, 0, named + "/x")]
-    assert crawl_batch(order, {named: OPEN}, _config(allowed_private_hosts=(host,)))[0].error is None
-    assert crawl_batch(order, {named: OPEN}, _config(allowed_private_hosts=("127.0.0.1",)))[0].error == "private_address"
+    assert _get(named + "/x", allowed_private_hosts=(host,))[0].error is None
+    assert _get(named + "/x", allowed_private_hosts=("127.0.0.1",))[0].error == "private_address"
 
 
 def test_a_redirect_to_a_private_address_is_not_followed(site: Site) -> None:
-    (moved,) = _get(site, "/moved")
+    (moved,) = _get(site.origin + "/moved")
     assert moved.redirect_to == "http://127.0.0.9:1/secret"
-    target = "http://127.0.0.9:1"
-    (got,) = crawl_batch([FetchOrder(0, 1, moved.redirect_to)], {target: OPEN}, _config())
-    assert got.error == "private_address"
-    assert fetch_robots([target], _config())[target].failure == "private_address"
+    assert _get(moved.redirect_to)[0].error == "private_address"
+    assert _robots("http://127.0.0.9:1").failure == "private_address"
 
 
 def test_compressed_bodies_are_kept_as_sent_and_read_when_asked(site: Site) -> None:
-    (got,) = _get(site, "/zipped")
+    (got,) = _get(site.origin + "/zipped")
     assert got.body.startswith(b"\x1f\x8b")
     assert got.content(1000) == b"<p>zipped"
 
@@ -256,4 +325,6 @@ def test_compressed_bodies_are_kept_as_sent_and_read_when_asked(site: Site) -> N
 def test_an_agent_without_a_contact_is_a_config_error() -> None:
     with pytest.raises(ValidationError, match="contact"):
         FetchConfig(agent="Gristmill/0.1")
+    with pytest.raises(ValidationError, match="contact"):
+        FetchConfig(agent="Gristmill/0.1 (+https://example.org)\r\nX: y")
     assert _config().product_token == "Gristmill"

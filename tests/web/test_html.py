@@ -1,12 +1,11 @@
-"""Links as HTML5 has them, sitemaps, and bytes that no encoding explains."""
+"""Links as HTML5 has them, and bytes that no encoding explains."""
 
-import gzip
 import time
 
 import pytest
 from resiliparse.parse.html import HTMLTree
 
-from tasks.web.html import Rejected, decode, links, sitemap_urls
+from tasks.web.html import Rejected, decode, links
 
 BASE = "http://h/dir/page"
 
@@ -64,17 +63,6 @@ def test_hostile_markup_costs_linear_time(hostile: str) -> None:
     begin = time.perf_counter()
     links(body, "text/html", BASE)
     assert time.perf_counter() - begin < 3
-
-
-def test_sitemaps_and_their_indexes_are_read_plain_and_zipped() -> None:
-    body = b"""<?xml version="1.0"?><urlset><url><loc> http://h/a?x=1&amp;y=2 </loc></url><url><loc><![CDATA[http://h/b]]></loc></url>
-    <url><loc>/relative</loc></url><url><loc>http://h/b</loc></url></urlset>"""
-    assert sitemap_urls(body) == sitemap_urls(gzip.compress(body)) == ("http://h/a?x=1&y=2", "http://h/b")
-    assert sitemap_urls(b'<x:sitemapindex xmlns:x="s"><x:sitemap><x:loc>http://h/s.xml</x:loc></x:sitemap></x:sitemapindex>') == (
-        "http://h/s.xml",
-    )
-    assert sitemap_urls(b"<html><loc>http://h/a</loc></html>") == ()
-    assert sitemap_urls(gzip.compress(b"0" * 10_000_000), max_bytes=1000) == ()
 
 
 def test_bytes_that_no_encoding_explains_are_rejected() -> None:
