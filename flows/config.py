@@ -5,19 +5,17 @@ A configuration is a YAML file plus `--set dotted.key=value` overrides. Values a
 
 from __future__ import annotations
 
-import difflib
 import importlib.resources
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from types import UnionType
-from typing import Annotated, Any, Literal, Union, get_args, get_origin
+from typing import Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from expectations.suites import SuiteError, read_suite
+from flows.keys import ConfigError, apply, parse
 from infra.cluster import DaskConfig
-from infra.errors import GristmillError
 from models.tokeniser import TokeniserConfig
 from tasks.crawl import CrawlConfig
 from tasks.learn.config import EvaluateConfig, TrainConfig
@@ -33,20 +31,6 @@ from tasks.text.readers import IngestConfig
 from tasks.text.rules import FilterConfig
 from tasks.validate import ValidateConfig
 from tasks.web.main_text import ExtractConfig
-
-TAGS = ("folder", "dataset", "site", "demo", "warc")
-"""Kinds of sources."""
-# where pydantic speaks of its own types
-IN_PLAIN_WORDS = {
-    "model_type": "must be a mapping of keys; leave it out to keep what is usual",
-    "model_attributes_type": "must be a mapping of keys",
-    "tuple_type": "must be a list, as in [a, b]",
-    "union_tag_not_found": "needs the key `kind`",
-}
-
-
-class ConfigError(GristmillError, ValueError):
-    """A configuration that cannot be used; one problem a line."""
 
 
 class ApprovalConfig(BaseModel):
@@ -148,7 +132,7 @@ def load(given: str, overrides: Sequence[str] = ()) -> RunConfig:
     path = find_file(given)
     raw = _read(path)
     for override in overrides:
-        _apply(raw, override)
+        apply(raw, override)
     problems = []
     suite = raw["validate"].get("suite") if isinstance(raw.get("validate"), dict) else None
     try:  # not a matter of the model: another machine, which only trains, has no need of the suite's file
@@ -199,94 +183,3 @@ def require_sources(config: RunConfig) -> None:
     ]
     if missing:
         raise ConfigError("\n".join(missing))
-
-
-def parse(model: type[Any], raw: dict[str, Any], where: str) -> Any:
-    """Validate `raw` as `model`; see `load` for the errors."""
-    try:
-        return model.model_validate(raw)
-    except ValidationError as error:
-        lines = [_problem(model, problem, where) for problem in error.errors()]
-        raise ConfigError("\n".join(dict.fromkeys(lines))) from error
-
-
-def overrides_of(model: type[Any], overrides: Sequence[str]) -> Any:
-    """A part of the configuration from overrides alone, as `gristmill step` takes it; an own part's name may lead the key."""
-    raw: dict[str, Any] = {}
-    for override in overrides:
-        _apply(raw, override)
-    return parse(model, raw, "--set")
-
-
-def _apply(raw: dict[str, Any], override: str) -> None:
-    key, separator, text = override.partition("=")
-    if not separator or not key.strip():
-        raise ConfigError(f"--set {override}: write dotted.key=value")
-    try:
-        value = yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        raise ConfigError(f"--set {key}: the value is not YAML (got {text!r})") from error
-    *path, last = key.strip().split(".")
-    here: Any = raw
-    for number, name in enumerate([*path, last]):
-        place: Any = name
-        if isinstance(here, list):
-            if not name.isdigit() or int(name) >= len(here):
-                raise ConfigError(f"--set {key}: {'.'.join(path[:number])} is a list of {len(here)}; {name!r} is no place in it")
-            place = int(name)
-        elif not isinstance(here, dict):
-            raise ConfigError(f"--set {key}: {'.'.join(path[:number])} is a value and has no keys (got {here!r})")
-        if number == len(path):
-            here[place] = value
-        elif isinstance(here, list) or here.get(place) is not None:
-            here = here[place]
-        else:
-            here[place] = {}
-            here = here[place]
-
-
-def _problem(model: type[Any], problem: Any, where: str) -> str:
-    """One line for one of pydantic's problems."""
-    loc = problem["loc"]
-    # a tagged union puts its tag behind the number of the item, which is no key of the file
-    place = [part for at, part in enumerate(loc) if not (at and isinstance(loc[at - 1], int) and part in TAGS)]
-    if problem["type"] == "union_tag_invalid":
-        known = problem["ctx"]["expected_tags"]
-        return f"{where}: {'.'.join(map(str, place))}.kind: must be one of {known} (got {problem['ctx']['tag']!r})"
-    key = ".".join(str(part) for part in place) or "(the whole)"
-    if problem["type"] == "extra_forbidden":
-        near = difflib.get_close_matches(str(place[-1]), list(_keys_at(model, place[:-1])), n=1, cutoff=0.5)
-        hint = f"; did you mean {'.'.join([*map(str, place[:-1]), near[0]])}?" if near else ""
-        return f"{where}: {key}: no such key (got {problem['input']!r}){hint}"
-    text = IN_PLAIN_WORDS.get(problem["type"], problem["msg"].removeprefix("Value error, "))
-    return f"{where}: {key}: {text[:1].lower() + text[1:]} (got {problem['input']!r})"
-
-
-def _keys_at(model: type[Any], place: Sequence[Any]) -> Iterator[str]:
-    """Valid keys of the mapping at `place`."""
-    current: list[Any] = [model]
-    for part in place:
-        current = [inner for one in current for inner in _inside(one, part)]
-    for one in current:
-        if isinstance(one, type) and issubclass(one, BaseModel):
-            yield from (field.alias or name for name, field in one.model_fields.items())
-
-
-def _inside(annotation: Any, part: Any) -> list[Any]:
-    """Types of what lies at `part` below a value of type `annotation`."""
-    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
-        for name, field in annotation.model_fields.items():
-            if part in (name, field.alias):
-                return _plain(field.annotation)
-        return [annotation]  # the number of an item: _plain has opened the list
-    return [inner for one in get_args(annotation) for inner in _plain(one)] or [annotation]
-
-
-def _plain(annotation: Any) -> list[Any]:
-    if get_origin(annotation) is Annotated:
-        return _plain(get_args(annotation)[0])
-    if get_origin(annotation) in (Union, UnionType):
-        return [inner for one in get_args(annotation) for inner in _plain(one)]
-    if get_origin(annotation) in (tuple, list):
-        return [inner for one in get_args(annotation) for inner in _plain(one)]
-    return [annotation]

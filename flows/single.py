@@ -15,7 +15,7 @@ from typing import Any, get_origin
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-from flows.config import overrides_of
+from flows.keys import overrides_of
 from infra import dataset, storage
 from infra.cluster import DaskConfig, pool
 from infra.dataset import ShardSet, open_version

@@ -12,7 +12,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from flows.__main__ import app
-from flows.config import ConfigError, RunConfig, load, overrides_of
+from flows.config import RunConfig, load
+from flows.keys import ConfigError, overrides_of
 from infra.settings import PROJECT
 from tasks.text.rules import FilterConfig
 
