@@ -1,7 +1,7 @@
-"""Real sites on a real server: the manuals of three Debian packages, served by nginx on loopback hosts, with a log that times requests.
+"""Real sites on a real server: the manuals of four Debian packages, served by nginx on loopback hosts, with a log that times requests.
 
-`documents` downloads and unpacks the packages into a cache folder: 26 languages of the Debian handbook, the manuals of Apache and of
-PostgreSQL, 7,100 pages in all; nothing of them is installed. `serve` spreads them over hosts 127.0.1.1 to 127.0.1.N of one port,
+`documents` downloads and unpacks the packages into a cache folder: 26 languages of the Debian handbook, 19 of the installation guide, the
+manuals of Apache and of PostgreSQL, 8,700 pages in all; nothing of them is installed. `serve` spreads them over hosts 127.0.1.1 to 127.0.1.N of one port,
 each with an index page, a robots.txt that disallows pages that are linked, and one with a sitemap. nginx runs with Debian's settings.
 Times in its log are of milliseconds: a request's start is never told earlier than it came, its end never later than it was sent.
 """
@@ -27,6 +27,7 @@ from infra.errors import GristmillError
 PACKAGES = {
     "debian-handbook": ("html/*", "sect.backup"),
     "apache2-doc": ("manual", "*/developer/"),
+    "installation-guide-amd64": ("*", "install."),
     "postgresql-doc-15": ("html", "sql-alter"),
 }
 """Package: (its books, as a glob below usr/share/doc/<package>; what robots.txt disallows within each)."""
@@ -202,7 +203,7 @@ def _books(package: str, folder: Path) -> list[Book]:
     return [
         Book(f"{package}/{one.name}", one, disallow, num_pages=sum(1 for _ in one.rglob("*.html")))
         for one in sorted(folder.glob(pattern))
-        if one.is_dir()
+        if (one / "index.html").exists()
     ]
 
 

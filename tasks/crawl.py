@@ -9,12 +9,9 @@ disk is in `warc/index-NNNNN.parquet` beside them. A finished crawl keeps its lo
 from __future__ import annotations
 
 import contextlib
-import threading
-import uuid
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
-from itertools import count
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -23,28 +20,26 @@ import pyarrow.compute as pc
 from pydantic import BaseModel, ConfigDict, Field
 
 from expectations.schemas import CAPTURES
-from infra import cluster, storage
+from infra import storage
 from infra.dataset import Outcome, ShardRef, rejects_table, write_table
-from infra.errors import GristmillError, InputError
+from infra.errors import InputError
 from infra.ids import digest_of, doc_id, payload_digest
 from infra.progress import report
 from infra.settings import settings
 from infra.steps import BESIDE, Output, step
 from infra.storage import LocalPath
-from tasks.web import crawler, demo, frontier, urls, warc
+from tasks.web import crawler, demo, dispatch, frontier, urls, warc
 from tasks.web.consent import Consent, robots_tag, tdm_header
-from tasks.web.crawler import Job, Plan, Report, Row, Share
+from tasks.web.crawler import Plan
 from tasks.web.exchange import Fetched
 from tasks.web.fetch import FetchConfig
-from tasks.web.frontier import PAGE, Letter, LimitsConfig
+from tasks.web.frontier import LimitsConfig
 from tasks.web.robots import Robots
 from tasks.web.scope import ScopeConfig
 
 # what the log adds to a capture: what came of the URL, and where the payload lies
 LOG_SCHEMA = pa.schema([*CAPTURES, ("rule", pa.string()), ("detail", pa.string()), ("file", pa.string()), ("offset", pa.int64())])
 INDEX_COLUMNS = ("doc_id", "file", "offset")
-_SIGN_OF_LIFE_S = 5.0
-_MAX_KILLS = 5  # of a job that gets nowhere in between
 
 
 class SiteSource(BaseModel):
@@ -106,7 +101,7 @@ class CrawlConfig(BaseModel):
     """How the crawler presents itself and how gently it knocks."""
     compression: Literal["gzip", "zstd"] = "gzip"
     """Of the WARC files that are written: gzip is read everywhere, zstd is smaller and faster."""
-    num_partitions: int = Field(8, ge=1, le=10_000)
+    num_partitions: int = Field(16, ge=1, le=10_000)
     """Groups of hosts with a frontier each, and so the most workers that can crawl; does not change what is crawled."""
     shard_pages: int = Field(2000, ge=1)
     """Pages per shard of the version, and so of all that is made from it."""
@@ -197,6 +192,7 @@ def _crawl_site(
     """Crawl until no partition has anything left to do; returns their logs and adds the seeds that are no URLs."""
     scratch, post = _folders(number, out)
     done = storage.join(out.folder, BESIDE, f"site-{number}.json")
+    num_refused = len(refused)
     if not storage.exists(done):  # else the logs are there, and the site need not be
         with _site(source) as (given, hosts):
             plan = Plan(
@@ -210,12 +206,14 @@ def _crawl_site(
                 config.scope,
                 config.compression,
             )
-            _send_out(plan, partial(log_row, source=source.name, config=config.fetch))
-        storage.write_json(done, {"refused": [row for row in refused if row["source"] == source.name]})
+            row = partial(log_row, source=source.name, config=config.fetch)
+            crawled = dispatch.crawl_all(plan, row, lambda done, known: report(done, known, "pages requested"))
+        storage.write_json(done, {"refused": refused[num_refused:], "partitions": crawled})
     else:
         refused += storage.read_json(done)["refused"]
+        crawled = storage.read_json(done)["partitions"]
     export = partial(export_log, scratch=scratch, post=post, limits=config.limits, source=source.name)
-    return out.map_beside(f"site-{number}", export, range(config.num_partitions))
+    return out.map_beside(f"site-{number}", export, crawled)
 
 
 def _folders(number: int, out: Output) -> tuple[str, str]:
@@ -226,89 +224,6 @@ def _folders(number: int, out: Output) -> tuple[str, str]:
     folder = settings().home / "crawls" / out.version
     out.scratch.append(folder)
     return str(folder / f"site-{number}"), post
-
-
-def _send_out(plan: Plan, row: Row) -> None:
-    """Give jobs to the workers, and shares of the budgets to the jobs, until none has anything left to do."""
-    pool = cluster.current()
-    num_jobs = min(pool.num_workers, plan.num_partitions)
-    groups = [tuple(range(first, plan.num_partitions, num_jobs)) for first in range(num_jobs)]
-    flow = uuid.uuid4().hex
-    letters = [Letter(url, urls.partition_of(urls.host_of(url), plan.num_partitions), 0, PAGE) for url in plan.seeds]
-    crawler.post(plan, letters, "seeds")
-    known: dict[tuple[int, ...], Report] = {}
-    num_kills: Counter[tuple[int, ...]] = Counter()
-
-    def due(running: Sequence[Job]) -> list[Job]:
-        _tell(plan)
-        at_work = {job.partitions: job.share for job in running}
-        free = [group for group in groups if group not in at_work]
-        if len(known) < len(groups):  # first each says how far it is, which after a kill nobody else knows
-            return [Job(group, Share(0, 0, 0), flow) for group in free if group not in known]
-        with_mail = crawler.partitions_with_mail(plan) if free else set()
-        wanting = [group for group in free if known[group].is_spent or not with_mail.isdisjoint(group)]
-        share = _share(plan.limits, known, at_work, len(wanting)) if wanting else Share()
-        return (
-            [Job(group, share, flow) for group in wanting]
-            if share.num_pages >= 1 and share.num_bytes >= 1 and share.seconds > 0
-            else []
-        )
-
-    with _signs_of_life(plan, flow):
-        for job, result in pool.run_while_due(partial(crawler.crawl_partitions, plan=plan, row=row), due):
-            if isinstance(result, Report):
-                num_kills[job.partitions] = (
-                    0 if result.num_requested > known.get(job.partitions, result).num_requested else num_kills[job.partitions]
-                )
-                known[job.partitions] = result
-                continue
-            num_kills[job.partitions] += 1
-            if num_kills[job.partitions] > _MAX_KILLS:
-                raise GristmillError(
-                    f"crawl: the worker of host partitions {job.partitions} ended again and again, most likely for want of memory: "
-                    f"give workers more (dask.memory_limit) or lower crawl.fetch.concurrency and max_bytes. {result.why}"
-                )
-            known.pop(job.partitions, None)  # it says anew how far it is, and goes on
-    _tell(plan)
-
-
-def _share(limits: LimitsConfig, known: Mapping[Any, Report], at_work: Mapping[Any, Share], num_wanting: int) -> Share:
-    """What one of the jobs that want some may spend, beside what is spent and what those at work may spend."""
-    most = Share(limits.max_pages or float("inf"), limits.max_bytes or float("inf"), limits.max_seconds or float("inf"))
-    pages = most.num_pages - sum(one.num_requested for one in known.values()) - sum(one.num_pages for one in at_work.values())
-    num_bytes = most.num_bytes - sum(one.num_bytes for one in known.values()) - sum(one.num_bytes for one in at_work.values())
-    seconds = most.seconds - max(one.seconds for one in known.values())
-    if pages == float("inf"):
-        return Share(pages, num_bytes / num_wanting, seconds)
-    return Share(max(pages // num_wanting, min(pages, 1)), num_bytes / num_wanting, seconds)
-
-
-def _tell(plan: Plan) -> None:
-    """Show how far the jobs are."""
-    told = crawler.reports(plan)
-    num_requested = sum(one.num_requested for one in told)
-    report(num_requested, num_requested + sum(one.num_waiting for one in told), "pages requested")
-
-
-@contextlib.contextmanager
-def _signs_of_life(plan: Plan, flow: str) -> Iterator[None]:
-    """Tell the jobs that this flow is there, for the time of the block; without, they end by themselves."""
-    over = threading.Event()
-
-    def beat() -> None:
-        for number in count(1):
-            if over.wait(_SIGN_OF_LIFE_S):
-                return
-            crawler.sign_of_life(plan, flow, number)
-
-    crawler.sign_of_life(plan, flow, 0)
-    thread = threading.Thread(target=beat, daemon=True)
-    thread.start()
-    try:
-        yield
-    finally:
-        over.set()
-        thread.join()
 
 
 def export_log(partition: int, scratch: str, post: str, limits: LimitsConfig, source: str) -> Outcome:

@@ -72,15 +72,23 @@ class Job:
 
 
 @dataclass(frozen=True)
-class Report:
-    """What a job has done, over all its partitions and since the crawl began."""
+class Progress:
+    """How far a partition is, since the crawl began."""
 
     num_requested: int = 0
     num_bytes: int = 0
-    seconds: float = 0.0
     num_waiting: int = 0
-    is_spent: bool = False
-    """Whether it ended because its share is spent, with URLs still waiting."""
+
+
+@dataclass(frozen=True)
+class Report:
+    """How far a job came."""
+
+    partitions: Mapping[int, Progress]
+    seconds: float = 0.0
+    """That these partitions were crawled, since the crawl began."""
+    is_cut_short: bool = False
+    """Whether it ended because its share is spent or it was called back."""
 
 
 @dataclass(frozen=True)
@@ -125,15 +133,21 @@ def partitions_with_mail(plan: Plan) -> set[int]:
     return {int(name.partition("-")[0]) for name in storage.list_folder(storage.join(plan.post, _MAIL)) if name[0] != "."}
 
 
-def sign_of_life(plan: Plan, flow: str, beat: int) -> None:
-    """Tell the jobs that the flow which gave them is there; those of another flow end."""
-    storage.write_json(storage.join(plan.post, _LEASE), {"flow": flow, "beat": beat})
+def sign_of_life(plan: Plan, flow: str, beat: int, recalled: Sequence[int] = ()) -> None:
+    """Tell the jobs that the flow which gave them is there; those of another flow end, and so does the one of the partitions `recalled`."""
+    storage.write_json(storage.join(plan.post, _LEASE), {"flow": flow, "beat": beat, "recalled": list(recalled)})
 
 
-def reports(plan: Plan) -> list[Report]:
-    """The last reports of all jobs, at most a second old."""
+def progress(plan: Plan) -> dict[int, Progress]:
+    """How far the partitions were, at most a second ago."""
     folder = storage.join(plan.post, _STATUS)
-    return [Report(**storage.read_json(storage.join(folder, name))) for name in storage.list_folder(folder) if name[0] != "."]
+    told = (storage.read_json(storage.join(folder, name)) for name in storage.list_folder(folder) if name[0] != ".")
+    latest: dict[int, tuple[float, Progress]] = {}
+    for at_s, partitions in ((one["at_s"], one["partitions"]) for one in told):
+        for number, numbers in partitions.items():
+            if at_s >= latest.get(int(number), (0.0,))[0]:
+                latest[int(number)] = at_s, Progress(**numbers)
+    return {number: one for number, (_, one) in latest.items()}
 
 
 @contextmanager
@@ -279,7 +293,7 @@ class _Crawl:
         self.started = time.monotonic()
         self.stirred = asyncio.Event()
         self.turn = 0
-        self.is_left = False
+        self.is_left = self.is_recalled = False
         self.lease: Mapping[str, Any] | None = None
         self.heard_at_s = self.counted_at_s = self.began_s
         self.reported_at_s = 0.0
@@ -365,7 +379,9 @@ class _Crawl:
         if lease != self.lease:
             self.lease, self.heard_at_s = lease, now_s
         self.is_left = (lease is not None and lease["flow"] != self.job.flow) or now_s - self.heard_at_s > LEASE_S
-        self.partitions[0].frontier.add("seconds", now_s - self.counted_at_s)
+        self.is_recalled = lease is not None and tuple(lease["recalled"]) == self.job.partitions
+        for partition in self.partitions:
+            partition.frontier.add("seconds", now_s - self.counted_at_s)
         self.counted_at_s = now_s
         if now_s - self.reported_at_s >= REPORT_S:
             self.reported_at_s = now_s
@@ -379,6 +395,7 @@ class _Crawl:
         share = self.job.share
         return (
             self.is_left
+            or self.is_recalled
             or self.num_pages >= share.num_pages
             or self.num_bytes >= share.num_bytes
             or now_s - self.began_s >= share.seconds
@@ -496,16 +513,14 @@ class _Crawl:
         return storage.read_json(path) if storage.exists(path) else None
 
     def _report(self) -> Report:
-        frontiers = [one.frontier for one in self.partitions]
-        num_waiting = sum(one.num_waiting for one in frontiers)
+        frontiers = {one.number: one.frontier for one in self.partitions}
         return Report(
-            num_requested=sum(one.num_requested for one in frontiers),
-            num_bytes=sum(one.num_bytes for one in frontiers),
-            seconds=sum(one.tallies.get("seconds", 0.0) for one in frontiers),
-            num_waiting=num_waiting,
-            is_spent=not self.is_left and self._is_over(self.now_s()) and num_waiting > 0,
+            {number: Progress(one.num_requested, one.num_bytes, one.num_waiting) for number, one in frontiers.items()},
+            seconds=max(one.tallies.get("seconds", 0.0) for one in frontiers.values()),
+            is_cut_short=not self.is_left and self._is_over(self.now_s()),
         )
 
     def _write_status(self, report: Report) -> None:
-        name = f"{self.job.partitions[0]:05d}.json"
-        storage.write_json(storage.join(self.plan.post, _STATUS, name), asdict(report))
+        """For `progress`; partitions may change hands, so the time tells which status is the latest."""
+        told = {"at_s": self.now_s(), "partitions": {number: asdict(one) for number, one in report.partitions.items()}}
+        storage.write_json(storage.join(self.plan.post, _STATUS, f"{self.job.partitions[0]:05d}.json"), told)

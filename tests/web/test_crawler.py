@@ -12,6 +12,7 @@ import signal
 import time
 from collections import Counter
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -59,9 +60,20 @@ def plan_of(folder: Path, site: Loopback, *paths: str, num_partitions: int = 1, 
     return plan
 
 
-def crawled(plan: Plan, share: Share | None = None) -> crawler.Report:
-    """By one job."""
-    return crawler.crawl_partitions(Job(tuple(range(plan.num_partitions)), share or Share(), "flow"), plan, row)
+@dataclass(frozen=True)
+class Done:
+    """How far one job of all partitions came."""
+
+    num_requested: int
+    num_waiting: int
+    is_cut_short: bool
+
+
+def crawled(plan: Plan, share: Share | None = None) -> Done:
+    report = crawler.crawl_partitions(Job(tuple(range(plan.num_partitions)), share or Share(), "flow"), plan, row)
+    assert crawler.progress(plan) == report.partitions
+    each = report.partitions.values()
+    return Done(sum(one.num_requested for one in each), sum(one.num_waiting for one in each), report.is_cut_short)
 
 
 def rows_of(plan: Plan) -> list[dict[str, Any]]:
@@ -89,7 +101,7 @@ def test_one_job_crawls_everything_once_and_its_warc_files_hold_it(tmp_path: Pat
     with loopback(prose, num_hosts=3) as site:
         plan = plan_of(tmp_path, site, "/p0", num_partitions=3)
         report = crawled(plan)
-    assert report.num_requested == 3 * NUM_PAGES and not report.num_waiting and not report.is_spent
+    assert report.num_requested == 3 * NUM_PAGES and not report.num_waiting and not report.is_cut_short
     assert set(site.asked.values()) == {1} and len(site.asked) == 3 * NUM_PAGES
     rows = rows_of(plan)
     assert {one["rule"] for one in rows} == {None}
@@ -151,13 +163,13 @@ def test_a_job_stops_at_its_share_and_says_that_more_waits(tmp_path: Path) -> No
     with loopback(prose, num_hosts=2) as site:
         plan = plan_of(tmp_path, site, "/p0", num_partitions=2)
         hello = crawled(plan, Share(0, 0, 0))
-        assert (hello.num_requested, hello.is_spent) == (0, True)
+        assert (hello.num_requested, hello.is_cut_short) == (0, True)
         some = crawled(plan, Share(num_pages=7))
-        assert (some.num_requested, some.is_spent) == (7, True)
+        assert (some.num_requested, some.is_cut_short) == (7, True)
         few = crawled(plan, Share(num_bytes=1))
-        assert 7 < few.num_requested <= 15 and few.is_spent
+        assert 7 < few.num_requested <= 15 and few.is_cut_short
         rest = crawled(plan)
-    assert not rest.is_spent and rest.num_requested == 3 * NUM_PAGES - NUM_PAGES == len(site.asked)
+    assert not rest.is_cut_short and rest.num_requested == 3 * NUM_PAGES - NUM_PAGES == len(site.asked)
 
 
 def test_a_job_whose_flow_is_gone_ends_and_leaves_the_rest_to_the_next(tmp_path: Path) -> None:
@@ -165,7 +177,7 @@ def test_a_job_whose_flow_is_gone_ends_and_leaves_the_rest_to_the_next(tmp_path:
         plan = plan_of(tmp_path, site, "/p0")
         crawler.sign_of_life(plan, "another flow", 0)
         report = crawled(plan)
-        assert report.num_waiting and not report.is_spent and len(site.asked) < NUM_PAGES
+        assert report.num_waiting and not report.is_cut_short and len(site.asked) < NUM_PAGES
         crawler.sign_of_life(plan, "flow", 0)
         assert crawled(plan).num_requested == NUM_PAGES
 
@@ -324,7 +336,7 @@ def test_a_hostile_site_ends_in_bounded_time_and_memory_with_every_failure_count
     report = crawled(plan)
     assert time.monotonic() - began < 30
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before_kib < 400_000
-    assert not report.is_spent and set(hostile.asked.values()) == {1}
+    assert not report.is_cut_short and set(hostile.asked.values()) == {1}
     with crawler.opened(plan.scratch, plan.post, 0) as store:
         frontier.finish(store, limits)
         rules = {one["url"].removeprefix(f"http://{hostile.hosts[0]}/"): one["rule"] for one in frontier.rows(store)}
