@@ -2,10 +2,11 @@
 
     python -m benchmarks.crawl [--repeat N] [--without-scrapy]
 
-Serves the Debian handbook in 26 languages, the installation guide in 19 and PostgreSQL's manual, 6,000 pages, on eight loopback hosts
-(see `benchmarks.web_server`). Scrapy runs in an environment of its own, as one process and as two that share the hosts, each also without WARC. Prints pages per second
-of the whole process, start-up included, and between the first and the last request in nginx's log. Two short crawls show our manners
-as the server saw them: delay, Crawl-delay, concurrency. Ends with status 1 when manners or page sets are not as promised.
+Serves the Debian handbook in 26 languages, the installation guide in 19 and PostgreSQL's manual, 6,000 pages, on eight loopback
+hosts (see `benchmarks.web_server`). Scrapy runs in an environment of its own, as one process and as two that share the hosts, each
+also without WARC. Prints pages per second of the whole process, start-up included, and between the first and the last request in
+nginx's log. Two short crawls show our manners as the server saw them: delay, Crawl-delay, concurrency. Ends with status 1 when
+manners or page sets are not as promised.
 """
 
 from __future__ import annotations

@@ -1,9 +1,10 @@
 """Real sites on a real server: the manuals of four Debian packages, served by nginx on loopback hosts, with a log that times requests.
 
-`documents` downloads and unpacks the packages into a cache folder: 26 languages of the Debian handbook, 19 of the installation guide, the
-manuals of Apache and of PostgreSQL, 8,700 pages in all; nothing of them is installed. `serve` spreads them over hosts 127.0.1.1 to 127.0.1.N of one port,
-each with an index page, a robots.txt that disallows pages that are linked, and one with a sitemap. nginx runs with Debian's settings.
-Times in its log are of milliseconds: a request's start is never told earlier than it came, its end never later than it was sent.
+`documents` downloads and unpacks the packages into a cache folder: 26 languages of the Debian handbook, 19 of the installation guide,
+the manuals of Apache and of PostgreSQL, 8,700 pages in all; nothing of them is installed. `serve` spreads them over hosts 127.0.1.1 to
+127.0.1.N of one port, each with an index page, a robots.txt that disallows what is linked, and one with a sitemap. nginx runs with
+Debian's settings. Times in its log are of milliseconds: a request's start is never told earlier than it came, its end never later
+than it was sent.
 """
 
 from __future__ import annotations

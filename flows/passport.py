@@ -9,7 +9,7 @@ import pyarrow.compute as pc
 from rich.console import Console
 
 from infra import dataset, ledger, storage
-from infra.dataset import ShardSet
+from infra.dataset import RUN, ShardSet
 from infra.errors import InputError
 from infra.steps import BESIDE
 from infra.whereabouts import LOOKED_UP, dropped_words
@@ -62,7 +62,7 @@ def verify_run(run_name: str, console: Console) -> bool:
             **{shard.name: shard.digest for shard in manifest.shards},
             **{file.name: file.digest for file in manifest.files},
             **{f"rejects/{shard.name}": shard.rejects_digest for shard in manifest.shards if shard.rejects_digest},
-            **{file["name"]: file["digest"] for file in storage.read_json(version.file("run.json")).get(BESIDE, [])},
+            **{file["name"]: file["digest"] for file in storage.read_json(version.file(RUN)).get(BESIDE, [])},
         }
         bad = [name for name, digest in wanted.items() if _digest(version, name) != digest]
         console.print(f"{entry.step:<10} {len(wanted) - len(bad)} of {len(wanted)} files whole", highlight=False)

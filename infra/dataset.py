@@ -27,6 +27,8 @@ from infra.ids import digest_of
 from infra.settings import settings
 
 MANIFEST = "manifest.json"
+RUN = "run.json"
+"""When, where and by which code a version was made: beside the manifest, and no part of its digest."""
 REJECTS = "rejects"
 MANIFEST_FORMAT = 1
 # zstd level 3: the knee of size against time; Arrow's default row group would hold a whole shard in memory at once

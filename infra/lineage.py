@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from infra import ledger, storage
-from infra.dataset import MANIFEST, folder_of
+from infra.dataset import MANIFEST, RUN, folder_of
 from infra.errors import InputError
 from infra.graph import CHECKS, COMPARED, Edge, EdgeKind, Graph, Node
 from infra.ids import digest_of
@@ -76,7 +76,7 @@ def record(path: str) -> Record | None:
     folder = folder_of(path)
     if not storage.exists(storage.join(folder, MANIFEST)):
         return None
-    made = storage.join(folder, "run.json")
+    made = storage.join(folder, RUN)
     raw = storage.read_json(storage.join(folder, MANIFEST))
     return Record(path, raw, storage.read_json(made) if storage.exists(made) else {})
 

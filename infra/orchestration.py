@@ -23,7 +23,7 @@ from pydantic import BaseModel, ConfigDict
 
 from infra import ledger, lineage_page, openlineage_events, storage, tracking
 from infra import lineage as lineage_graph
-from infra.dataset import ShardSet, flattened
+from infra.dataset import RUN, ShardSet, flattened
 from infra.mending import verified_loads
 from infra.progress import watched
 from infra.settings import settings
@@ -328,7 +328,7 @@ def _metered(step: Step, inputs: Sequence[ShardSet | Sequence[ShardSet]], config
     with energy.metered(f"{step.name}-{time.monotonic_ns()}") as electricity:
         result = step.run(inputs, config)
     if not result.loaded:
-        path = storage.join(result.shards.folder, "run.json")
+        path = storage.join(result.shards.folder, RUN)
         storage.write_json(path, {**storage.read_json(path), "energy_joules_estimated": round(electricity.joules, 1)})
     return result
 
@@ -357,7 +357,7 @@ def _tell(step: Step, inputs: Sequence[Any], config: BaseModel, result: Result, 
                 **{f"dropped.{rule}": count for rule, count in counts.dropped.items()},
             }
         )
-        made, manifest = storage.read_json(result.shards.file("run.json")), result.shards.manifest()
+        made, manifest = storage.read_json(result.shards.file(RUN)), result.shards.manifest()
         where = {f"made.{name}": made[name] for name in ("host", "device", "device_reason") if name in made}
         state = "loaded" if result.loaded else "made"
         # tags and not parameters, which MLflow never changes: a retry may make another version

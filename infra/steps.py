@@ -288,7 +288,7 @@ def _visible(folder: str) -> list[str]:
 
 def _write_run(folder: str, began: datetime, seconds: float, resumed: int, volatile: dict[str, Any]) -> None:
     storage.write_json(
-        storage.join(folder, "run.json"),
+        storage.join(folder, dataset.RUN),
         {
             "started": began.isoformat(timespec="seconds"),
             "seconds": round(seconds, 3),

@@ -17,11 +17,12 @@ from typing import Annotated, Any, Literal
 
 import pyarrow as pa
 import pyarrow.compute as pc
+import pyarrow.parquet as pq
 from pydantic import BaseModel, ConfigDict, Field
 
 from expectations.schemas import CAPTURES
 from infra import storage
-from infra.dataset import Outcome, ShardRef, rejects_table, write_table
+from infra.dataset import MANIFEST, RUN, Outcome, ShardRef, open_version, read_manifest, rejects_table, write_table
 from infra.errors import InputError
 from infra.ids import digest_of, doc_id, payload_digest
 from infra.progress import report
@@ -38,8 +39,10 @@ from tasks.web.robots import Robots
 from tasks.web.scope import ScopeConfig
 
 # what the log adds to a capture: what came of the URL, and where the payload lies
-LOG_SCHEMA = pa.schema([*CAPTURES, ("rule", pa.string()), ("detail", pa.string()), ("file", pa.string()), ("offset", pa.int64())])
-INDEX_COLUMNS = ("doc_id", "file", "offset")
+LOG_SCHEMA = pa.schema(
+    [*CAPTURES, *((name, pa.string()) for name in ("rule", "detail", "etag", "last_modified", "file")), ("offset", pa.int64())]
+)
+INDEX_COLUMNS = ("doc_id", "etag", "last_modified", "file", "offset")
 
 
 class SiteSource(BaseModel):
@@ -103,6 +106,9 @@ class CrawlConfig(BaseModel):
     """Of the WARC files that are written: gzip is read everywhere, zstd is smaller and faster."""
     num_partitions: int = Field(16, ge=1, le=10_000)
     """Groups of hosts with a frontier each, and so the most workers that can crawl; does not change what is crawled."""
+    conditional: bool = True
+    """Whether a page that the newest earlier snapshot of these sources has is asked for on condition that it changed (ETag,
+    Last-Modified): unless a server is wrong about that, it changes what is sent over the wire and not what is crawled."""
     shard_pages: int = Field(2000, ge=1)
     """Pages per shard of the version, and so of all that is made from it."""
 
@@ -125,12 +131,13 @@ def crawl(config: CrawlConfig, out: Output) -> None:
     """Fetch the configured sites and index the configured WARC files, into one snapshot of captures."""
     logs: list[ShardRef] = []
     refused: list[dict[str, Any]] = []
+    earlier = _earlier(config)
     for number, source in enumerate(config.sources):
         if isinstance(source, WarcSource):
             work = partial(index_warc, source=source.name, config=config.fetch)
             logs += out.map_beside(f"warc-{number}", work, _warc_files(source.path))
         else:
-            logs += _crawl_site(number, source, config, out, refused)
+            logs += _crawl_site(number, source, config, out, refused, earlier)
     table = pa.concat_tables([log.read(LOG_SCHEMA.names) for log in logs]) if logs else LOG_SCHEMA.empty_table()
     # one order for all, whatever the workers did: by id, and of a page found twice with equal bytes only the first
     table = _first_of_each(table.sort_by([("doc_id", "ascending"), ("file", "ascending"), ("offset", "ascending")]))
@@ -142,6 +149,7 @@ def crawl(config: CrawlConfig, out: Output) -> None:
     starts = range(0, max(table.num_rows, 1), config.shard_pages) if config.sources else ()
     # `take` copies: a slice would travel to its worker with the whole table behind it
     rows = [table.take(pa.array(range(start, min(start + config.shard_pages, table.num_rows)), pa.int64())) for start in starts]
+    out.facts |= _changes(earlier, table)
     pieces = [(piece, index, refused if index == 0 else []) for index, piece in enumerate(rows)]
     out.map(partial(seal_captures, folder=storage.join(out.folder, "warc")), pieces)
     out.keep_beside(*_own_files(out, sites, len(pieces)))
@@ -187,7 +195,12 @@ def _first_of_each(table: pa.Table) -> pa.Table:
 
 
 def _crawl_site(
-    number: int, source: SiteSource | DemoSource, config: CrawlConfig, out: Output, refused: list[dict[str, Any]]
+    number: int,
+    source: SiteSource | DemoSource,
+    config: CrawlConfig,
+    out: Output,
+    refused: list[dict[str, Any]],
+    earlier: pa.Table,
 ) -> list[ShardRef]:
     """Crawl until no partition has anything left to do; returns their logs and adds the seeds that are no URLs."""
     scratch, post = _folders(number, out)
@@ -205,6 +218,7 @@ def _crawl_site(
                 config.fetch.model_copy(update={"allowed_private_hosts": (*config.fetch.allowed_private_hosts, *hosts)}),
                 config.scope,
                 config.compression,
+                _hand_out(earlier, source.name, config, storage.join(post, "before")),
             )
             row = partial(log_row, source=source.name, config=config.fetch)
             crawled = dispatch.crawl_all(plan, row, lambda done, known: report(done, known, "pages requested"))
@@ -226,13 +240,71 @@ def _folders(number: int, out: Output) -> tuple[str, str]:
     return str(folder / f"site-{number}"), post
 
 
+def _earlier(config: CrawlConfig) -> pa.Table:
+    """What the newest earlier snapshot of the same sources captured: BEFORE, with source and payload digest; empty where there is none."""
+    schema = pa.schema([*crawler.BEFORE, ("source", pa.string()), ("payload_digest", pa.string())])
+    folder = storage.join(settings().store, "crawl")
+    began: dict[str, str] = {}
+    for name in storage.list_folder(folder) if config.sources else ():
+        version = storage.join(folder, name)
+        if storage.exists(storage.join(version, MANIFEST)) and storage.exists(storage.join(version, RUN)):
+            told = read_manifest(version).recipe["config"]
+            if told["sources"] == config.model_dump(mode="json")["sources"] and told["snapshot"] != config.snapshot:
+                began[version] = storage.read_json(storage.join(version, RUN))["started"]
+    if not began:
+        return schema.empty_table()
+    newest = open_version(max(began, key=lambda version: began[version]))
+    tables = []
+    for shard in newest.shards():
+        index = storage.read_bytes(storage.join(newest.folder, "warc", f"index-{shard.index:05d}.parquet"))
+        places = pq.read_table(pa.BufferReader(index), columns=["etag", "last_modified", "file", "offset"])
+        rows = shard.read(["url", "source", "payload_digest"])
+        tables.append(
+            pa.table({name: rows[name] if name in rows.column_names else places[name] for name in schema.names}, schema)
+        )
+    return pa.concat_tables(tables)
+
+
+def _hand_out(earlier: pa.Table, source: str, config: CrawlConfig, folder: str) -> str:
+    """Leave for each partition what the earlier snapshot has of its hosts; returns the folder, empty where there is nothing."""
+    own = earlier.filter(pc.equal(earlier["source"], source)) if config.conditional else earlier.slice(0, 0)
+    own = own.filter(pc.or_(pc.is_valid(own["etag"]), pc.is_valid(own["last_modified"])))
+    if not own.num_rows:
+        return ""
+    hosts = pa.array([urls.host_of(url) for url in own["url"].to_pylist()]).dictionary_encode()
+    numbers = pa.array([urls.partition_of(host, config.num_partitions) for host in hosts.dictionary.to_pylist()])
+    partitions = numbers.take(hosts.indices)
+    for number in pc.unique(partitions).to_pylist():
+        write_table(
+            storage.join(folder, f"{number:05d}.parquet"), own.filter(pc.equal(partitions, number)).select(crawler.BEFORE.names)
+        )
+    return folder
+
+
+def _changes(earlier: pa.Table, now: pa.Table) -> dict[str, int]:
+    """How many pages are new, changed, as they were, and gone, beside the earlier snapshot; nothing where there is none."""
+    if not earlier.num_rows:
+        return {}
+    now = now.filter(pc.is_null(now["rule"]))
+    place = pc.index_in(now["url"], value_set=earlier["url"])
+    same = pc.equal(earlier["payload_digest"].take(place), now["payload_digest"])
+    num_same, num_known = pc.sum(same).as_py() or 0, len(place) - place.null_count
+    num_gone = earlier.num_rows - (pc.sum(pc.is_in(earlier["url"], value_set=now["url"])).as_py() or 0)
+    return {
+        "pages.new": now.num_rows - num_known,
+        "pages.changed": num_known - num_same,
+        "pages.as_before": num_same,
+        "pages.gone": num_gone,
+    }
+
+
 def export_log(partition: int, scratch: str, post: str, limits: LimitsConfig, source: str) -> Outcome:
     """The log of one partition: everything that was answered or refused."""
     with crawler.opened(scratch, post, partition, must_exist=True) as store:
         frontier.finish(store, limits)
         rows = [{"doc_id": doc_id(source, row["url"], ""), "source": source, **row} for row in frontier.rows(store)]
         counted = frontier.tallies(store)
-    facts = {f"{name}.{source}": counted.get(name, 0.0) for name in ("links_out_of_scope", "links_of_copies")}
+    facts = {f"{name}.{source}": counted.get(name, 0.0) for name in ("links_out_of_scope", "links_of_copies", "not_modified")}
     return Outcome(pa.Table.from_pylist(rows, schema=LOG_SCHEMA), facts=facts)
 
 

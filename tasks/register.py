@@ -16,7 +16,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from expectations.croissant import hub_licence, sources_told
 from infra import ledger, lineage, storage, tracking
-from infra.dataset import Counts, Manifest, ShardSet
+from infra.dataset import RUN, Counts, Manifest, ShardSet
 from infra.settings import settings
 from infra.steps import Output, step
 from tasks.learn.config import MODEL
@@ -47,7 +47,7 @@ def register(model: ShardSet, dataset: ShardSet, scores: ShardSet, config: Regis
     trained, measured = model.manifest(), scores.manifest()
     storage.write_json(storage.join(out.folder, FACTS), model_facts(config, trained, dataset, measured))
     out.keep_file(FACTS)
-    card = model_card(config, trained, dataset, measured, storage.read_json(model.file("run.json")), _sources(dataset))
+    card = model_card(config, trained, dataset, measured, storage.read_json(model.file(RUN)), _sources(dataset))
     storage.write_bytes(storage.join(out.folder, CARD), card.encode())
     out.keep_beside(CARD)
     out.counts = Counts(total=1, kept=1)

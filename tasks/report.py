@@ -18,7 +18,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from expectations.page import for_report
 from expectations.verdict import read_sections
 from infra import dataset, ledger, plots, storage, tracking
-from infra.dataset import EXCERPT_CHARS, Counts, ShardSet
+from infra.dataset import EXCERPT_CHARS, RUN, Counts, ShardSet
 from infra.ids import payload_digest
 from infra.orchestration import flow_run_url
 from infra.report import (
@@ -282,5 +282,5 @@ def _validation(validated: ShardSet | None) -> Validation | None:
 
 
 def _run(version: ShardSet) -> dict[str, Any]:
-    facts: dict[str, Any] = storage.read_json(version.file("run.json"))
+    facts: dict[str, Any] = storage.read_json(version.file(RUN))
     return facts

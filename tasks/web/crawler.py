@@ -17,15 +17,18 @@ import uuid
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, BinaryIO, Literal
 
+import pyarrow as pa
+import pyarrow.parquet as pq
+
 from infra import storage
 from infra.errors import InputError
 from infra.ids import payload_digest
-from tasks.web import html, sitemap
+from tasks.web import html, sitemap, warc
 from tasks.web.exchange import Fetched
 from tasks.web.fetch import Client, FetchConfig, checked, retry_after_s
 from tasks.web.frontier import Answered, FetchOrder, Frontier, Letter, LimitsConfig, Manners, Place, RobotsOrder
@@ -47,6 +50,11 @@ SAVE_S = 300.0
 _MAX_SEGMENT_BYTES = 1 << 30
 _DATABASE = "frontier.sqlite"
 _LEASE, _MAIL, _STATUS, _STATE = "lease.json", "mail", "status", "state"
+
+BEFORE = pa.schema(
+    [("url", pa.string()), ("etag", pa.string()), ("last_modified", pa.string()), ("file", pa.string()), ("offset", pa.int64())]
+)
+"""What an earlier crawl captured: by which conditions it can be asked whether a page changed, and where the page lies."""
 
 Row = Callable[[Fetched, Robots | None], Mapping[str, Any]]
 """What the log is to have of an exchange, by what its origin says."""
@@ -107,7 +115,8 @@ class Plan:
     fetch: FetchConfig
     scope: ScopeConfig
     compression: Literal["gzip", "zstd"] = "gzip"
-    max_sitemap_bytes: int = 50_000_000
+    before: str = ""
+    """Folder in the store of what an earlier crawl captured, a Parquet file of BEFORE a partition; empty: there was none."""
 
 
 def crawl_partitions(job: Job, plan: Plan, row: Row) -> Report:
@@ -210,6 +219,33 @@ def _save_state(post: str, partition: int, path: Path, store: sqlite3.Connection
             storage.remove(storage.join(folder, old))
 
 
+@dataclass(frozen=True)
+class _Capture:
+    """A page of an earlier crawl."""
+
+    page: Fetched
+    original: Original
+    """Of the record: equal bodies are stored once, under the URL that was first."""
+    record: bytes
+    """As it was written."""
+    conditions: Mapping[str, str]
+
+
+def _captured(url: str, etag: str | None, last_modified: str | None, file: str, offset: int) -> _Capture | None:
+    """A page of an earlier crawl; None where it cannot be read any more, and has to be fetched anew."""
+    conditions = {"If-None-Match": etag} if etag else {"If-Modified-Since": last_modified} if last_modified else {}
+    try:
+        with storage.open_read(file) as stream:
+            found = warc.read_at(stream, offset)
+            record = warc.content_at(stream, offset)
+    except (ValueError, OSError):
+        return None
+    if found.date is None or not conditions:
+        return None
+    page = Fetched(url, found.date, found.status, headers=found.headers, body=found.body)
+    return _Capture(page, Original(found.url, found.date), record, conditions)
+
+
 @dataclass
 class _Partition:
     """One partition at work."""
@@ -217,6 +253,8 @@ class _Partition:
     number: int
     frontier: Frontier
     store: sqlite3.Connection
+    earlier: dict[str, tuple[str | None, str | None, str, int]]
+    """By URL what the earlier crawl has: ETag, Last-Modified, file, offset."""
     folder: Path
     plan: Plan
     saved_at_s: float
@@ -237,15 +275,28 @@ class _Partition:
 
     def write(self, got: Fetched, metadata: Mapping[str, str], same_as: Original | None) -> tuple[str, int, int]:
         """(file in the store, offset, bytes of the file now) of an exchange, written here."""
+        writer, file = self._open()
+        place = writer.write(got, metadata, same_as)
+        file.flush()
+        return self.name, place.offset, file.tell()
+
+    def _open(self) -> tuple[Writer, BinaryIO]:
+        """The WARC file to write to: a new one where there is none, or it is full."""
         if self.writer is None or self.file is None or self.file.tell() > _MAX_SEGMENT_BYTES:
             self.close()
             suffix = "gz" if self.plan.compression == "gzip" else "zst"
             self.name = f"{self.number:05d}-{time.time_ns():020d}.warc.{suffix}"
             self.file = (self.folder / self.name).open("wb")
             self.writer = Writer(self.file, self.plan.fetch.agent, self.plan.compression)
-        place = self.writer.write(got, metadata, same_as)
-        self.file.flush()
-        return self.name, place.offset, self.file.tell()
+        return self.writer, self.file
+
+    def write_unchanged(self, got: Fetched, earlier: _Capture) -> tuple[str, int, int]:
+        """As `write`, of an answer which says that the earlier capture still holds, and of that capture, whose place is given."""
+        writer, file = self._open()
+        writer.not_modified(got, earlier.original)
+        place = writer.copy(earlier.record)
+        file.flush()
+        return self.name, place.offset, file.tell()
 
     def save(self, now_s: float) -> None:
         """Close the WARC file and copy everything to a store that is elsewhere."""
@@ -330,9 +381,18 @@ class _Crawl:
             now_s=self.now_s(),
             year=self._year(store),
         )
-        made = _Partition(number, frontier, store, Path(self.plan.scratch) / f"{number:05d}", self.plan, self.now_s())
+        made = _Partition(
+            number, frontier, store, self._earlier(number), Path(self.plan.scratch) / f"{number:05d}", self.plan, self.now_s()
+        )
         made.recover()
         return made
+
+    def _earlier(self, number: int) -> dict[str, tuple[str | None, str | None, str, int]]:
+        path = storage.join(self.plan.before, f"{number:05d}.parquet")
+        if not self.plan.before or not storage.exists(path):
+            return {}
+        rows = pq.read_table(pa.BufferReader(storage.read_bytes(path))).to_pylist()
+        return {row["url"]: (row["etag"], row["last_modified"], row["file"], row["offset"]) for row in rows}
 
     def _year(self, store: sqlite3.Connection) -> int:
         """Of the crawl's first day: a crawl over New Year's Eve decides alike on both sides of it."""
@@ -436,10 +496,25 @@ class _Crawl:
         self._one_done()
 
     async def _fetch(self, partition: _Partition, order: FetchOrder) -> None:
-        got, content = checked(await self.client.get(order.url), self.plan.fetch.max_bytes)
-        partition.frontier.answered(self._answer(partition, order, got, content), self.now_s())
+        known = partition.earlier.get(order.url)
+        earlier = await asyncio.to_thread(_captured, order.url, *known) if known else None
+        got = await self.client.get(order.url, earlier.conditions if earlier else None)
         self.num_bytes += len(got.wire)
+        if got.error == "not_modified" and earlier is not None:
+            answer = self._unchanged(partition, order, got, earlier)
+        else:
+            answer = self._answer(partition, order, *checked(got, self.plan.fetch.max_bytes))
+        partition.frontier.answered(answer, self.now_s())
         self._one_done()
+
+    def _unchanged(self, partition: _Partition, order: FetchOrder, got: Fetched, earlier: _Capture) -> Answered:
+        """Keep the page that the earlier crawl has, beside the server's word that it still holds."""
+        page, content = checked(earlier.page, self.plan.fetch.max_bytes)
+        name, offset, num_bytes = partition.write_unchanged(got, earlier)
+        place = Place(order.url, earlier.page.date.isoformat(), storage.join(self.plan.warc, name), offset)
+        partition.frontier.add("not_modified", 1)
+        found = self._found(partition, order, page, content, place, payload_digest(page.body))
+        return replace(found, wrote=(name, num_bytes), num_bytes=len(got.wire), seconds=got.seconds)
 
     def _one_done(self) -> None:
         self.num_in_flight -= 1
@@ -456,26 +531,31 @@ class _Crawl:
             name, offset, num_bytes = partition.write(got, about, same_as)
             wrote = name, num_bytes
             place = original or Place(order.url, got.date.isoformat(), storage.join(self.plan.warc, name), offset)
-        row = dict(self.row(got, partition.frontier.robots_of(order.url)))
-        listing = None
-        if got.error is None and place is not None:
-            row |= {"file": place.file, "offset": place.offset}
-            listing = sitemap.listed(content, got.header("Content-Type"), order.url, named=order.is_sitemap)
-            if listing is not None:
-                row |= {"rule": "sitemap", "detail": f"lists {len(listing.pages) + len(listing.sitemaps)} pages"}
-        return Answered(
-            order.url,
-            row,
-            pages=listing.pages if listing else html.links(content, got.header("Content-Type"), order.url) if content else (),
-            sitemaps=listing.sitemaps if listing else (),
+        found = self._found(partition, order, got, content, place, digest)
+        return replace(
+            found,
             redirect_to=got.redirect_to if got.error == "redirect" else None,
-            digest=digest,
-            place=place if got.error is None else None,
             wrote=wrote,
             num_bytes=len(got.wire),
             seconds=got.seconds,
             try_again_s=self._try_again_s(got),
         )
+
+    def _found(
+        self, partition: _Partition, order: FetchOrder, page: Fetched, content: bytes, place: Place | None, digest: str | None
+    ) -> Answered:
+        """What the log is to have of an answer, and where it leads."""
+        row = dict(self.row(page, partition.frontier.robots_of(order.url)))
+        if digest is None or place is None:
+            return Answered(order.url, row)
+        row |= {"file": place.file, "offset": place.offset}
+        row |= {"etag": page.header("ETag"), "last_modified": page.header("Last-Modified")}
+        content_type = page.header("Content-Type")
+        listing = sitemap.listed(content, content_type, order.url, named=order.is_sitemap)
+        if listing is None:
+            return Answered(order.url, row, html.links(content, content_type, order.url), digest=digest, place=place)
+        row |= {"rule": "sitemap", "detail": f"lists {len(listing.pages) + len(listing.sitemaps)} pages"}
+        return Answered(order.url, row, listing.pages, listing.sitemaps, digest=digest, place=place)
 
     def _try_again_s(self, got: Fetched) -> float | None:
         """Seconds after which another attempt may help, None where it would not."""

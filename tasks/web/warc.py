@@ -106,6 +106,17 @@ def read_at(stream: BinaryIO, offset: int) -> Record:
     raise ValueError(f"no record at offset {offset}" + (f": {item.why}" if isinstance(item, BrokenRecord) else ""))
 
 
+def content_at(stream: BinaryIO, offset: int) -> bytes:
+    """The record in the gzip member or zstd frame that begins at `offset`, byte for byte, such as `warc_writer.Writer.copy` takes it;
+    raises ValueError when there is none that is whole."""
+    stream.seek(offset)
+    is_zstd = stream.read(4) == b"\x28\xb5\x2f\xfd"
+    try:
+        return _unzipped(stream, offset, zstandard.ZstdDecompressor().decompressobj() if is_zstd else zlib.decompressobj(31))[0]
+    except (zlib.error, zstandard.ZstdError, _TooLarge) as error:
+        raise ValueError(f"no record at offset {offset}: {error}") from error
+
+
 def scan(path: Path) -> Iterator[Record | BrokenRecord]:
     """Every HTTP response, resource and conversion record of a file in file order, and every damaged stretch."""
     with path.open("rb") as stream:

@@ -72,6 +72,10 @@ class Writer:
         """Append a 304 as the statement that `original` is still what the server has; gives the place of the revisit record."""
         return self._exchange("revisit", fetched, fetched.wire, _refers_to("server-not-modified", original), {})
 
+    def copy(self, record: bytes) -> Location:
+        """Append a whole record of another file, with the id and the date that it has."""
+        return self._append(record)
+
     def _exchange(
         self, kind: str, fetched: Fetched, block: bytes, fields: dict[str, str], metadata: Mapping[str, str]
     ) -> Location:
