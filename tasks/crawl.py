@@ -29,7 +29,7 @@ from infra.progress import report
 from infra.settings import settings
 from infra.steps import BESIDE, Output, step
 from infra.storage import LocalPath
-from tasks.web import crawler, demo, dispatch, frontier, urls, warc
+from tasks.web import crawler, demo, dispatch, frontier, urls, warc, well_known
 from tasks.web.consent import Consent, robots_tag, tdm_header
 from tasks.web.crawler import Plan
 from tasks.web.exchange import Fetched
@@ -387,6 +387,8 @@ def _warc_row(record: warc.Record, source: str, path: str, config: FetchConfig) 
         url = urls.canonical(record.url)
     except urls.UrlError as error:
         return _reject_row(source, record.url, "bad_url", str(error))
+    if url.removeprefix(urls.origin_of(url)) in well_known.PATHS:
+        return _reject_row(source, url, "well_known", "what a site says about itself, no page of it")
     if not 200 <= record.status < 300:
         return {**_reject_row(source, url, "bad_status", f"status {record.status}"), "status": record.status}
     return {

@@ -16,6 +16,7 @@ import time
 import uuid
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
@@ -48,6 +49,9 @@ LEASE_S = 60.0
 SAVE_S = 300.0
 """Seconds between two copies of a partition's state to a store that is elsewhere: what the loss of a machine costs."""
 _MAX_SEGMENT_BYTES = 1 << 30
+_KEPT = (None, "redirect", "bad_status")
+"""What comes of an exchange that is whole and goes into the WARC file."""
+_NUM_THREADS = 32  # they ask for addresses of hosts and read and write in the store
 _DATABASE = "frontier.sqlite"
 _LEASE, _MAIL, _STATUS, _STATE = "lease.json", "mail", "status", "state"
 
@@ -354,6 +358,7 @@ class _Crawl:
         return self.began_s + time.monotonic() - self.started
 
     async def run(self) -> Report:
+        asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(_NUM_THREADS))
         with ExitStack() as stack:
             for number in self.job.partitions:
                 store = stack.enter_context(opened(self.plan.scratch, self.plan.post, number))
@@ -491,8 +496,15 @@ class _Crawl:
             pass
 
     async def _learn(self, partition: _Partition, order: RobotsOrder) -> None:
-        robots = await robots_of(order.origin, self.client, self.plan.fetch, order.delay_s)
-        partition.frontier.learnt(order.origin, robots, self.now_s())
+        wrote: list[tuple[str, int]] = []
+
+        def keep(got: Fetched) -> None:
+            if got.status is not None and got.error in _KEPT:
+                name, _, num_bytes = partition.write(got, {}, None)
+                wrote[:] = [(name, num_bytes)]
+
+        robots = await robots_of(order.origin, self.client, self.plan.fetch, order.delay_s, keep)
+        partition.frontier.learnt(order.origin, robots, self.now_s(), wrote[0] if wrote else None)
         self._one_done()
 
     async def _fetch(self, partition: _Partition, order: FetchOrder) -> None:
@@ -526,7 +538,7 @@ class _Crawl:
         original = partition.frontier.original(order.url, digest) if digest else None
         same_as = Original(original.url, datetime.fromisoformat(original.date)) if original else None
         wrote, place = None, original
-        if got.status is not None and got.error in (None, "redirect", "bad_status"):
+        if got.status is not None and got.error in _KEPT:
             about = {"fetchTimeMs": str(round(got.seconds * 1000)), "hopsFromSeed": "L" * order.depth + "R" * order.hops}
             name, offset, num_bytes = partition.write(got, about, same_as)
             wrote = name, num_bytes

@@ -201,11 +201,14 @@ class Client:
             self._tls = ssl.create_default_context()
         tls = self._tls if server.scheme == "https" else None
         failed: OSError | None = None
-        for address in await self._addresses_of(server):
+        addresses = await self._addresses_of(server)
+        for address in addresses:
             try:
-                _, connection = await loop.create_connection(
-                    Connection, address, server.port, ssl=tls, server_hostname=server.host if tls else None
-                )
+                # one that swallows packets must leave time for the others
+                async with asyncio.timeout(self._config.timeout_s / (1 + len(addresses))):
+                    _, connection = await loop.create_connection(
+                        Connection, address, server.port, ssl=tls, server_hostname=server.host if tls else None
+                    )
             except OSError as error:
                 failed = error
             else:

@@ -28,7 +28,7 @@ WAITING, IN_FLIGHT, ANSWERED, REFUSED, DEFERRED = range(5)
 """States of a URL. DEFERRED is refused by its level alone, which a shorter way may change."""
 PAGE, SITEMAP = range(2)
 _HOPS = 64  # a level is depth * _HOPS + redirects
-_MAX_KNOWN = 500_000  # URLs remembered beside the database: about 150 MB
+_MAX_KNOWN = 100_000  # URLs remembered beside the database: about 30 MB
 _SUSPECT_KILLS, _MAX_KILLS = 2, 5
 _MANY = 500
 
@@ -202,6 +202,8 @@ class Frontier:
         self._turn = 0
         self.in_flight = 0
         """Orders that were given and not answered."""
+        self.num_waiting = 0
+        """URLs that may be requested and were not yet, or are to be once more."""
         self._counted: set[str] = set()
         self.tallies: dict[str, float] = {}
         """links_out_of_scope (occurrences, not distinct URLs), links_of_copies, seconds."""
@@ -225,8 +227,12 @@ class Frontier:
             for letter in letters:
                 self._note(letter.url, letter.level, letter.kind)
 
-    def learnt(self, origin: str, robots: Robots, now_s: float) -> None:
-        """Takes the robots.txt of an origin; one that cannot be had does not replace one that is known (RFC 9309 section 2.3.1.4)."""
+    def learnt(self, origin: str, robots: Robots, now_s: float, wrote: tuple[str, int] | None = None) -> None:
+        """Takes the robots.txt of an origin; one that cannot be had does not replace one that is known (RFC 9309 section 2.3.1.4).
+
+        Args:
+            wrote: as in `Answered`.
+        """
         host = self._hosts[self._host_ids[urls.host_of(origin + "/")]]
         host.in_flight -= 1
         self.in_flight -= 1
@@ -254,15 +260,12 @@ class Frontier:
             self.in_flight -= 1
             host.num_bytes += answer.num_bytes
             host.seconds += answer.seconds
-            if answer.wrote is not None:
-                self._store.execute(
-                    "INSERT INTO segment (file, num_bytes) VALUES (?, ?) ON CONFLICT DO UPDATE SET num_bytes = excluded.num_bytes",
-                    answer.wrote,
-                )
+            self._wrote(answer.wrote)
             pause_s = self._delay_s(host)
             if answer.try_again_s is not None and tries < self.manners.retries:
                 pause_s = max(pause_s, answer.try_again_s, self.manners.backoff_s * 2**tries)
                 self._store.execute("UPDATE url SET state = ?, tries = tries + 1 WHERE id = ?", (WAITING, url_id))
+                self.num_waiting += 1
             else:
                 self._settle(url_id, level, host, answer)
             self._rest(host, now_s + pause_s)
@@ -312,11 +315,6 @@ class Frontier:
         """Bytes received so far."""
         return sum(host.num_bytes for host in self._hosts.values())
 
-    @property
-    def num_waiting(self) -> int:
-        """URLs that are known and not yet requested."""
-        return int(self._store.execute("SELECT count(*) FROM url WHERE state = 0").fetchone()[0])
-
     def letters(self, limit: int = 5_000) -> dict[int, Letter]:
         """What is to be sent to other partitions, by a number that `posted` takes."""
         rows = self._store.execute("SELECT id, url, partition, level, kind FROM mail WHERE posted = 0 LIMIT ?", (limit,))
@@ -354,7 +352,10 @@ class Frontier:
             for host in self._hosts.values():
                 if host.num_requested or host.name in asked:
                     self._rest(host, now_s + self._delay_s(host))
-        for (host_id,) in self._store.execute("SELECT DISTINCT host FROM url WHERE state = 0").fetchall():
+        for host_id, num_waiting in self._store.execute(
+            "SELECT host, count(*) FROM url WHERE state = 0 GROUP BY host"
+        ).fetchall():
+            self.num_waiting += num_waiting
             self._wake(self._hosts[host_id])
 
     @contextmanager
@@ -409,6 +410,7 @@ class Frontier:
             (url, host.id, level, kind, state, rule, detail),
         )
         if state == WAITING:
+            self.num_waiting += 1
             self._wake(host)
         return added.lastrowid or 0, level
 
@@ -462,10 +464,18 @@ class Frontier:
                 state, rule, detail = self._state_at(level)
                 self._store.execute("UPDATE url SET state = ?, rule = ?, detail = ? WHERE id = ?", (state, rule, detail, number))
                 if state == WAITING:
+                    self.num_waiting += 1
                     self._wake(self._hosts[host_id])
             self._store.execute("UPDATE url SET level = ? WHERE id = ?", (level, number))
             if links:
                 ways += [(child, _below(level, is_redirect)) for child in array("q", links) if child]
+
+    def _wrote(self, segment: tuple[str, int] | None) -> None:
+        if segment is not None:
+            self._store.execute(
+                "INSERT INTO segment (file, num_bytes) VALUES (?, ?) ON CONFLICT DO UPDATE SET num_bytes = excluded.num_bytes",
+                segment,
+            )
 
     def _settle(self, url_id: int, level: int, host: _Host, answer: Answered) -> None:
         """The answer is final: what it leads to is noted, unless the same bytes of this host were followed before."""
@@ -533,6 +543,7 @@ class Frontier:
 
     def _issue(self, host: _Host, url_id: int, order: FetchOrder, most: int) -> FetchOrder:
         host.num_requested += 1
+        self.num_waiting -= 1
         with self._transaction():
             self._store.execute("UPDATE url SET state = ? WHERE id = ?", (IN_FLIGHT, url_id))
             self._store.execute("UPDATE host SET num_requested = ? WHERE id = ?", (host.num_requested, host.id))
@@ -544,6 +555,7 @@ class Frontier:
 
     def _refuse(self, refused: list[tuple[int, str, str, int]]) -> None:
         if refused:
+            self.num_waiting -= len(refused)
             with self._transaction():
                 self._store.executemany("UPDATE url SET state = ?, rule = ?, detail = ? WHERE id = ?", refused)
 

@@ -4,14 +4,21 @@ import asyncio
 import contextlib
 import gzip
 import socket
+import ssl
 import threading
 import time
 from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
 
 import pytest
 from aiohttp import web
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
+from cryptography.x509.oid import NameOID
 from pydantic import ValidationError
 
 from tasks.web.exchange import Fetched
@@ -172,7 +179,7 @@ def _robots(origin: str, **changes: object) -> Robots:
     async def ask() -> Robots:
         client = Client(config)
         try:
-            return await robots_of(origin, client, config, config.delay_s)
+            return await robots_of(origin, client, config, config.delay_s, lambda got: None)
         finally:
             client.close()
 
@@ -328,3 +335,52 @@ def test_an_agent_without_a_contact_is_a_config_error() -> None:
     with pytest.raises(ValidationError, match="contact"):
         FetchConfig(agent="Gristmill/0.1 (+https://example.org)\r\nX: y")
     assert _config().product_token == "Gristmill"
+
+
+def _certificate(folder: Path) -> tuple[Path, Path]:
+    """A certificate for localhost that vouches for itself, and its key."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "localhost")])
+    now = datetime.now(UTC)
+    made = (
+        x509.CertificateBuilder()
+        .subject_name(name)
+        .issuer_name(name)
+        .public_key(key.public_key())
+        .serial_number(1)
+        .not_valid_before(now - timedelta(days=1))
+        .not_valid_after(now + timedelta(days=1))
+        .add_extension(x509.SubjectAlternativeName([x509.DNSName("localhost")]), critical=False)
+        .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
+        .sign(key, hashes.SHA256())
+    )
+    paths = folder / "cert.pem", folder / "key.pem"
+    paths[0].write_bytes(made.public_bytes(Encoding.PEM))
+    paths[1].write_bytes(key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()))
+    return paths
+
+
+def test_https_is_fetched_from_whom_the_authorities_vouch_for_and_from_nobody_else(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    certificate, key = _certificate(tmp_path)
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    context.load_cert_chain(certificate, key)
+    with socket.create_server(("127.0.0.1", 0)) as server:
+
+        def answer() -> None:
+            for _ in range(3):
+                with contextlib.suppress(OSError), context.wrap_socket(server.accept()[0], server_side=True) as connection:
+                    connection.recv(65536)
+                    connection.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nhello")
+
+        thread = threading.Thread(target=answer, daemon=True)
+        thread.start()
+        port = server.getsockname()[1]
+        allowed = ("localhost", "127.0.0.1")
+        assert _get(f"https://localhost:{port}/", allowed_private_hosts=allowed)[0].error == "unreachable"
+        monkeypatch.setenv("SSL_CERT_FILE", str(certificate))
+        (trusted,) = _get(f"https://localhost:{port}/", allowed_private_hosts=allowed)
+        assert (trusted.error, trusted.body) == (None, b"hello")
+        assert _get(f"https://127.0.0.1:{port}/", allowed_private_hosts=allowed)[0].error == "unreachable"  # another name
+        thread.join(10)
