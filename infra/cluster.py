@@ -180,6 +180,7 @@ class Pool:
         if self._client is None:
             from distributed import Client, LocalCluster
 
+            logging.getLogger("tornado.application").addFilter(_no_mishap_of_an_interrupt)
             if self.config.kind == "local":
                 with _deaf_to_interrupts():
                     self._cluster = LocalCluster(
@@ -196,6 +197,11 @@ class Pool:
                 self._cluster = kubernetes_cluster(self.config.kubernetes, max(1, self.config.workers))
             self._client = Client(self._cluster or self.config.address, set_as_default=False)
         return self._client
+
+
+def _no_mishap_of_an_interrupt(record: logging.LogRecord) -> bool:
+    """Whether a record is worth telling: Ctrl-C at the very start of a call makes Dask cancel what it has not begun, with a traceback."""
+    return "sync.<locals>.cancel" not in record.getMessage()
 
 
 @contextmanager
