@@ -32,6 +32,7 @@ bench: setup          ## speed against peers, each in an environment of its own
 	$(BIN)/python -m benchmarks.minhash
 	$(BIN)/python -m benchmarks.orchestration
 	$(BIN)/python -m benchmarks.validation
+	$(BIN)/python -m benchmarks.crawl
 	test ! -d $(GOLD) || $(BIN)/python -m benchmarks.extraction $(GOLD) --curve
 
 up down status: setup ## servers and workers
