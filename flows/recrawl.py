@@ -16,7 +16,8 @@ from infra.orchestration import scheduled_label, tracked_flow
 def recrawl(config: RunConfig) -> ShardSet:
     """Crawl again under the time for which this run was scheduled, which a retry keeps, and publish what came of it.
 
-    What did not change since the last snapshot is not sent again. A page whose bytes are as before keeps its `doc_id`; `gristmill diff` tells what is new, changed and gone.
+    What did not change since the last snapshot is not sent again, and a page whose bytes are as before keeps its `doc_id`. `gristmill diff`
+    tells what is new, changed and gone.
 
     Args:
         config: the whole run's configuration; its `crawl.snapshot` is replaced.

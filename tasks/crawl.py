@@ -9,6 +9,7 @@ disk is in `warc/index-NNNNN.parquet` beside them. A finished crawl keeps its lo
 from __future__ import annotations
 
 import contextlib
+import logging
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
@@ -22,8 +23,8 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from expectations.schemas import CAPTURES
 from infra import storage
-from infra.dataset import MANIFEST, RUN, Outcome, ShardRef, open_version, read_manifest, rejects_table, write_table
-from infra.errors import InputError
+from infra.dataset import MANIFEST, RUN, Outcome, ShardRef, ShardSet, open_version, read_manifest, rejects_table, write_table
+from infra.errors import GristmillError, InputError
 from infra.ids import digest_of, doc_id, payload_digest
 from infra.progress import report
 from infra.settings import settings
@@ -42,6 +43,8 @@ from tasks.web.scope import ScopeConfig
 LOG_SCHEMA = pa.schema(
     [*CAPTURES, *((name, pa.string()) for name in ("rule", "detail", "etag", "last_modified", "file")), ("offset", pa.int64())]
 )
+log = logging.getLogger("gristmill")
+
 INDEX_COLUMNS = ("doc_id", "etag", "last_modified", "file", "offset")
 
 
@@ -104,7 +107,7 @@ class CrawlConfig(BaseModel):
     """How the crawler presents itself and how gently it knocks."""
     compression: Literal["gzip", "zstd"] = "gzip"
     """Of the WARC files that are written: gzip is read everywhere, zstd is smaller and faster."""
-    num_partitions: int = Field(16, ge=1, le=10_000)
+    num_partitions: int = Field(16, ge=1, le=256)
     """Groups of hosts with a frontier each, and so the most workers that can crawl; does not change what is crawled."""
     conditional: bool = True
     """Whether a page that the newest earlier snapshot of these sources has is asked for on condition that it changed (ETag,
@@ -208,7 +211,9 @@ def _crawl_site(
     num_refused = len(refused)
     if not storage.exists(done):  # else the logs are there, and the site need not be
         with _site(source) as (given, hosts):
+            start = dispatch.begun(post)
             plan = Plan(
+                start.crawl_id,
                 scratch,
                 post,
                 storage.join(out.folder, "warc", f"site-{number}"),
@@ -221,13 +226,13 @@ def _crawl_site(
                 _hand_out(earlier, source.name, config, storage.join(post, "before")),
             )
             row = partial(log_row, source=source.name, config=config.fetch)
-            crawled = dispatch.crawl_all(plan, row, lambda done, known: report(done, known, "pages requested"))
-        storage.write_json(done, {"refused": refused[num_refused:], "partitions": crawled})
-    else:
-        refused += storage.read_json(done)["refused"]
-        crawled = storage.read_json(done)["partitions"]
-    export = partial(export_log, scratch=scratch, post=post, limits=config.limits, source=source.name)
-    return out.map_beside(f"site-{number}", export, crawled)
+            crawled = dispatch.crawl_all(plan, start, row, lambda done, known: report(done, known, "pages requested"))
+        storage.write_json(done, {"refused": refused[num_refused:], "partitions": crawled, "crawl_id": start.crawl_id})
+        del refused[num_refused:]
+    told = storage.read_json(done)
+    refused += told["refused"]
+    export = partial(export_log, told["crawl_id"], scratch, post, limits=config.limits, source=source.name)
+    return out.map_beside(f"site-{number}", export, told["partitions"])
 
 
 def _folders(number: int, out: Output) -> tuple[str, str]:
@@ -254,15 +259,19 @@ def _earlier(config: CrawlConfig) -> pa.Table:
     if not began:
         return schema.empty_table()
     newest = open_version(max(began, key=lambda version: began[version]))
-    tables = []
-    for shard in newest.shards():
-        index = storage.read_bytes(storage.join(newest.folder, "warc", f"index-{shard.index:05d}.parquet"))
-        places = pq.read_table(pa.BufferReader(index), columns=["etag", "last_modified", "file", "offset"])
-        rows = shard.read(["url", "source", "payload_digest"])
-        tables.append(
-            pa.table({name: rows[name] if name in rows.column_names else places[name] for name in schema.names}, schema)
-        )
-    return pa.concat_tables(tables)
+    try:
+        return pa.concat_tables([_captured(newest, shard, schema) for shard in newest.shards()])
+    except GristmillError as error:
+        log.warning("crawl: everything is fetched anew, for the earlier snapshot cannot be read: %s", error)
+        return schema.empty_table()
+
+
+def _captured(version: ShardSet, shard: ShardRef, schema: pa.Schema) -> pa.Table:
+    index = storage.read_bytes(storage.join(version.folder, "warc", f"index-{shard.index:05d}.parquet"))
+    rows, places = shard.read(["url", "source", "payload_digest"]), pq.read_table(pa.BufferReader(index))
+    columns = {name: table[name] for table in (places, rows) for name in table.column_names}
+    nothing = pa.nulls(rows.num_rows, pa.string())  # a version of an earlier release knows no conditions
+    return pa.table({name: columns.get(name, nothing) for name in schema.names}, schema)
 
 
 def _hand_out(earlier: pa.Table, source: str, config: CrawlConfig, folder: str) -> str:
@@ -286,10 +295,11 @@ def _changes(earlier: pa.Table, now: pa.Table) -> dict[str, int]:
     if not earlier.num_rows:
         return {}
     now = now.filter(pc.is_null(now["rule"]))
-    place = pc.index_in(now["url"], value_set=earlier["url"])
+    before, after = (pc.binary_join_element_wise(one["source"], one["url"], " ") for one in (earlier, now))
+    place = pc.index_in(after, value_set=before)
     same = pc.equal(earlier["payload_digest"].take(place), now["payload_digest"])
     num_same, num_known = pc.sum(same).as_py() or 0, len(place) - place.null_count
-    num_gone = earlier.num_rows - (pc.sum(pc.is_in(earlier["url"], value_set=now["url"])).as_py() or 0)
+    num_gone = earlier.num_rows - (pc.sum(pc.is_in(before, value_set=after)).as_py() or 0)
     return {
         "pages.new": now.num_rows - num_known,
         "pages.changed": num_known - num_same,
@@ -298,9 +308,9 @@ def _changes(earlier: pa.Table, now: pa.Table) -> dict[str, int]:
     }
 
 
-def export_log(partition: int, scratch: str, post: str, limits: LimitsConfig, source: str) -> Outcome:
+def export_log(crawl_id: str, scratch: str, post: str, partition: int, limits: LimitsConfig, source: str) -> Outcome:
     """The log of one partition: everything that was answered or refused."""
-    with crawler.opened(scratch, post, partition, must_exist=True) as store:
+    with crawler.opened(crawl_id, scratch, post, partition, must_exist=True) as store:
         frontier.finish(store, limits)
         rows = [{"doc_id": doc_id(source, row["url"], ""), "source": source, **row} for row in frontier.rows(store)]
         counted = frontier.tallies(store)

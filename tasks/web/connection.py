@@ -8,6 +8,7 @@ Costs about 0.1 ms an exchange; memory is that of one answer, whose size the cal
 from __future__ import annotations
 
 import asyncio
+import re
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from http import HTTPStatus
@@ -16,6 +17,8 @@ from httptools import HttpParserCallbackError, HttpParserError, HttpParserUpgrad
 
 MAX_HEAD_BYTES = 64 * 1024
 """Status line and headers of an answer, interim answers included; nginx and Apache send at most 8 and 64 KiB."""
+_MAX_CHUNK_OVERHEAD = 8  # times a body's bound that its chunks may take on the wire: chunks of one byte take six
+_HEAD_END = re.compile(rb"\n\r?\n")
 Headers = tuple[tuple[str, str], ...]
 Bound = Callable[[int, Headers], int]
 """How many bytes of a body are worth having, by its status and headers."""
@@ -64,6 +67,8 @@ class Connection(asyncio.Protocol):
     def __init__(self) -> None:
         self.is_reusable = False
         self.num_exchanges = 0
+        self.num_received_bytes = 0
+        """Of the exchange that goes on or was the last."""
         self._transport: asyncio.Transport | None = None
         self._answer: Answer | None = None
         self._ended: asyncio.Future[None] | None = None
@@ -85,6 +90,7 @@ class Connection(asyncio.Protocol):
         if self._transport.is_closing():
             raise Failure("the connection was closed", unused=self.num_exchanges > 0)
         self.is_reusable = False
+        self.num_received_bytes = 0
         self._answer = answer = Answer(bound)
         self._parser = HttpResponseParser(self)
         self._parser.set_dangerous_leniencies(
@@ -118,12 +124,13 @@ class Connection(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         answer = self._answer
-        if answer is None or self._parser is None or self._ended is None or self._ended.done():
+        if answer is None or self._parser is None or self._is_over:
             self.is_reusable = False  # bytes that nobody asked for
             self.close()
             return
         answer.wire.append(data)
         answer.num_wire_bytes += len(data)
+        self.num_received_bytes = answer.num_wire_bytes
         try:
             self._parser.feed_data(data)
         except HttpParserUpgrade:
@@ -131,11 +138,13 @@ class Connection(asyncio.Protocol):
         except HttpParserCallbackError as error:
             raise error.__context__ or error from None  # a mistake of ours
         except HttpParserError as error:
-            if not answer.is_whole:
-                self._end(Failure(f"not HTTP as we know it: {error}"))
+            self.is_reusable = False  # also where it comes behind a whole answer
+            self._end(Failure(f"not HTTP as we know it: {error}"))
         else:
             if answer.headers is None and answer.num_wire_bytes > MAX_HEAD_BYTES:
                 self._end(Failure(f"more than {MAX_HEAD_BYTES} bytes of headers"))
+            elif answer.num_wire_bytes > MAX_HEAD_BYTES + _MAX_CHUNK_OVERHEAD * max(answer.max_body_bytes, MAX_HEAD_BYTES):
+                self._end(Failure(f"{answer.num_wire_bytes} bytes on the wire for {answer.num_body_bytes} of a body"))
 
     def connection_lost(self, exc: Exception | None) -> None:
         self.is_reusable = False
@@ -152,8 +161,17 @@ class Connection(asyncio.Protocol):
         else:
             self._end(Failure(f"the connection ended before an answer ({exc or 'closed'})", unused=self.num_exchanges > 0))
 
+    @property
+    def _is_over(self) -> bool:
+        """Whether what comes now belongs to no answer that anybody waits for."""
+        return self._ended is None or self._ended.done()
+
+    def on_message_begin(self) -> None:
+        if self._is_over:
+            self.is_reusable = False  # a second answer where one was asked for
+
     def on_status(self, status: bytes) -> None:
-        if self._answer:
+        if self._answer and not self._is_over:
             self._answer.reason += status
 
     def on_header(self, name: bytes, value: bytes) -> None:
@@ -162,7 +180,7 @@ class Connection(asyncio.Protocol):
 
     def on_headers_complete(self) -> None:
         answer = self._answer
-        if answer is None or self._parser is None:
+        if answer is None or self._parser is None or self._is_over:
             return
         answer.status = self._parser.get_status_code()
         answer.headers = tuple((name.decode("latin-1"), value.decode("latin-1")) for name, value in answer.raw_headers)
@@ -173,7 +191,7 @@ class Connection(asyncio.Protocol):
 
     def on_body(self, body: bytes) -> None:
         answer = self._answer
-        if answer is None or self._ended is None or self._ended.done():
+        if answer is None or self._is_over:
             return
         answer.body.append(body)
         answer.num_body_bytes += len(body)
@@ -182,10 +200,10 @@ class Connection(asyncio.Protocol):
 
     def on_message_complete(self) -> None:
         answer = self._answer
-        if answer is None or self._parser is None or self._ended is None or self._ended.done():
+        if answer is None or self._parser is None or self._is_over:
             return
         if HTTPStatus.CONTINUE <= answer.status < HTTPStatus.OK:  # an interim answer, which is no part of what is kept
-            rest = b"".join(answer.wire).partition(b"\r\n\r\n")[2]
+            rest = _HEAD_END.split(b"".join(answer.wire), maxsplit=1)[-1]
             answer.wire, answer.raw_headers, answer.headers, answer.reason = [rest], [], None, b""
             return
         answer.is_whole = True

@@ -7,21 +7,26 @@ partition first says how far it is, which nobody else knows. Costs a look at two
 
 from __future__ import annotations
 
+import logging
 import threading
 import time
 import uuid
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from itertools import count
+
+from pydantic import BaseModel, ConfigDict, Field
 
 from infra import cluster, storage
 from infra.errors import GristmillError
 from tasks.web import crawler, urls
 from tasks.web.crawler import Job, Plan, Progress, Report, Row, Share
 from tasks.web.frontier import PAGE, Letter
+
+log = logging.getLogger("gristmill")
 
 _SIGN_OF_LIFE_S = 5.0
 _MAX_KILLS = 5  # of the worker of a partition that gets nowhere in between
@@ -31,7 +36,28 @@ _BEGUN = "begun.json"
 _INFINITE = float("inf")
 
 
-def crawl_all(plan: Plan, row: Row, tell: Callable[[int, int], None]) -> list[int]:
+class Begun(BaseModel):
+    """What is known of a crawl before any worker is asked."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    crawl_id: str
+    seconds: float = 0.0
+    """That it was crawled so far, by the flows that did."""
+    is_new: bool = Field(default=False, exclude=True)
+
+
+def begun(post: str) -> Begun:
+    """The crawl that is under way in this folder of the store, or a new one."""
+    path = storage.join(post, _BEGUN)
+    if storage.exists(path):
+        return Begun.model_validate(storage.read_json(path))
+    found = Begun(crawl_id=uuid.uuid4().hex, is_new=True)
+    storage.write_json(path, found.model_dump())
+    return found
+
+
+def crawl_all(plan: Plan, start: Begun, row: Row, tell: Callable[[int, int], None]) -> list[int]:
     """Crawl until no partition has anything left to do, with the workers of the surrounding pool; the partitions that had any.
 
     Args:
@@ -40,7 +66,7 @@ def crawl_all(plan: Plan, row: Row, tell: Callable[[int, int], None]) -> list[in
     Raises:
         GristmillError: a partition ended its worker again and again.
     """
-    dispatch = Dispatch(plan, cluster.current().num_workers)
+    dispatch = Dispatch(plan, cluster.current().num_workers, start)
     with _signs_of_life(dispatch):
         dispatch.begin()
 
@@ -64,12 +90,12 @@ class Dispatch:
 
     plan: Plan
     num_workers: int
+    start: Begun
     flow: str = field(default_factory=lambda: uuid.uuid4().hex)
     known: dict[int, Progress] = field(default_factory=dict)
     """Progress of partitions when they were last heard of."""
     wanting: set[int] = field(default_factory=set)
     """Partitions that stopped before they were done."""
-    seconds: float = 0.0
     recalled: tuple[int, ...] = ()
     """Partitions of the job that is called back."""
     recall_after_s: float = _RECALL_AFTER_S
@@ -78,15 +104,32 @@ class Dispatch:
     given: set[int] = field(default_factory=set)
     """Partitions that were ever part of a job."""
 
+    def __post_init__(self) -> None:
+        self._started = time.monotonic()
+
+    @property
+    def seconds(self) -> float:
+        """Of crawling so far, by this flow and those before it."""
+        return self.start.seconds + time.monotonic() - self._started
+
+    @property
+    def seconds_left(self) -> float:
+        """Of the budget."""
+        return (self.plan.limits.max_seconds or _INFINITE) - self.seconds
+
     def begin(self) -> None:
         """Leave the seeds for their partitions. Where nobody crawled before, nobody has to be asked how far it is."""
         plan = self.plan
-        marker = storage.join(plan.post, _BEGUN)
-        if not storage.exists(marker):
+        if self.start.is_new:
             self.known = dict.fromkeys(range(plan.num_partitions), Progress())
         letters = [Letter(url, urls.partition_of(urls.host_of(url), plan.num_partitions), 0, PAGE) for url in plan.seeds]
         crawler.post(plan, letters, "seeds")
-        storage.write_json(marker, {})
+
+    def sign(self, beat: int) -> None:
+        """Tell the jobs that this flow is there, and note the time that was spent."""
+        crawler.sign_of_life(self.plan, self.flow, beat, self.recalled, is_over=self.seconds_left <= 0)
+        told = Begun(crawl_id=self.start.crawl_id, seconds=round(self.seconds, 1))
+        storage.write_json(storage.join(self.plan.post, _BEGUN), told.model_dump())
 
     def due(self, running: Sequence[Job], told: Mapping[int, Progress], with_mail: set[int], now_s: float) -> list[Job]:
         """The jobs to give now, to those who have none."""
@@ -99,21 +142,25 @@ class Dispatch:
         num_free = self.num_workers - len(running)
         unknown = [number for number in range(self.plan.num_partitions) if number not in self.known and number not in busy]
         if unknown and num_free > 0:
-            return [Job(tuple(some), Share(0, 0, 0), self.flow) for some in _dealt(dict.fromkeys(unknown, 1), num_free)]
+            return self._only_asked(unknown, num_free)
         if len(self.known) < self.plan.num_partitions or num_free <= 0:
             return []
         wanted = {number: 1 + self.known[number].num_waiting for number in (self.wanting | with_mail) - busy}
         if not wanted:
             self._call_back(running, told, now_s)
             return []
-        left = self._left(running)
-        if left.num_pages < 1 or left.num_bytes < 1 or left.seconds <= 0:
-            return []
-        hands = _dealt(wanted, int(min(num_free, left.num_pages)))
-        pages = left.num_pages if left.num_pages == _INFINITE else left.num_pages // len(hands)
-        share = Share(pages, left.num_bytes / len(hands), left.seconds)
+        pages, num_bytes = self._left(running)
+        if pages < 1 or num_bytes < 1 or self.seconds_left <= 0:
+            # what lies there in letters is refused by the budget too, and for that it must be known
+            return self._only_asked(with_mail - busy, num_free)
         self.dealt_at_s = now_s
-        return [Job(tuple(hand), share, self.flow) for hand in hands]
+        hands = _dealt(wanted, int(min(num_free, pages)))
+        pages = pages if pages == _INFINITE else pages // len(hands)
+        return [Job(tuple(hand), self._share(hand, pages, num_bytes / len(hands)), self.flow) for hand in hands]
+
+    def _only_asked(self, partitions: Collection[int], num_hands: int) -> list[Job]:
+        """Jobs that take in the letters, say how far they are, and end."""
+        return [Job(tuple(hand), Share(0, 0), self.flow) for hand in _dealt(dict.fromkeys(partitions, 1), num_hands)]
 
     def took(self, job: Job, report: Report) -> None:
         """Takes how far a job came."""
@@ -124,13 +171,16 @@ class Dispatch:
             self.wanting.discard(number)
             if report.is_cut_short and progress.num_waiting:
                 self.wanting.add(number)
-        self.seconds = max(self.seconds, report.seconds)
+        self._returned(job)
+
+    def _returned(self, job: Job) -> None:
         if job.partitions == self.recalled:
             self.recalled = ()
-            crawler.sign_of_life(self.plan, self.flow, 0, self.recalled)
+            self.sign(0)
 
     def lost(self, job: Job, why: str) -> None:
         """Takes that a job ended every worker that took it: its partitions say anew how far they are, and go on."""
+        self._returned(job)
         for number in job.partitions:
             self.num_kills[number] += 1
             if self.num_kills[number] > _MAX_KILLS:
@@ -140,16 +190,25 @@ class Dispatch:
                 )
             self.known.pop(number, None)
 
-    def _left(self, running: Sequence[Job]) -> Share:
-        """What may be spent beside what is spent and what those at work may spend."""
-        limits, known = self.plan.limits, self.known.values()
-        pages = (limits.max_pages or _INFINITE) - sum(one.num_requested for one in known)
-        num_bytes = (limits.max_bytes or _INFINITE) - sum(one.num_bytes for one in known)
-        return Share(
-            pages - sum(job.share.num_pages for job in running) if pages < _INFINITE else pages,
-            num_bytes - sum(job.share.num_bytes for job in running) if num_bytes < _INFINITE else num_bytes,
-            (limits.max_seconds or _INFINITE) - self.seconds,
-        )
+    def _left(self, running: Sequence[Job]) -> tuple[float, float]:
+        """Pages and bytes that may be spent beside what is spent and what those at work may spend."""
+        spent_pages, spent_bytes = self._spent(self.known)
+        at_work = [(job.share, *self._spent(job.partitions)) for job in running]
+        pages = (self.plan.limits.max_pages or _INFINITE) - spent_pages
+        num_bytes = (self.plan.limits.max_bytes or _INFINITE) - spent_bytes
+        if pages < _INFINITE:
+            pages -= sum(max(0, share.num_pages - spent) for share, spent, _ in at_work)
+        if num_bytes < _INFINITE:
+            num_bytes -= sum(max(0, share.num_bytes - spent) for share, _, spent in at_work)
+        return pages, num_bytes
+
+    def _spent(self, partitions: Iterable[int]) -> tuple[int, int]:
+        known = [self.known[number] for number in partitions if number in self.known]
+        return sum(one.num_requested for one in known), sum(one.num_bytes for one in known)
+
+    def _share(self, partitions: Sequence[int], pages: float, num_bytes: float) -> Share:
+        spent_pages, spent_bytes = self._spent(partitions)
+        return Share(spent_pages + pages, spent_bytes + num_bytes)
 
     def _call_back(self, running: Sequence[Job], told: Mapping[int, Progress], now_s: float) -> None:
         """Have the fullest job return what it has, if somebody else could do a part of it."""
@@ -159,7 +218,7 @@ class Dispatch:
             waiting = [told[number].num_waiting for number in job.partitions if number in told]
             if sum(waiting) - max(waiting, default=0) > _MANY_WAITING:
                 self.recalled, self.recall_after_s = job.partitions, 2 * self.recall_after_s
-                crawler.sign_of_life(self.plan, self.flow, 0, self.recalled)
+                self.sign(0)
                 return
 
 
@@ -181,11 +240,14 @@ def _signs_of_life(dispatch: Dispatch) -> Iterator[None]:
 
     def beat() -> None:
         for number in count(1):
-            if over.wait(_SIGN_OF_LIFE_S):
+            if over.wait(min(_SIGN_OF_LIFE_S, max(0.1, dispatch.seconds_left))):
                 return
-            crawler.sign_of_life(dispatch.plan, dispatch.flow, number, dispatch.recalled)
+            try:
+                dispatch.sign(number)
+            except OSError as error:  # the next one may come through, and jobs that hear nothing only make a pause
+                log.warning("crawl: the store did not take a sign of life: %s", error)
 
-    crawler.sign_of_life(dispatch.plan, dispatch.flow, 0)
+    dispatch.sign(0)
     thread = threading.Thread(target=beat, daemon=True)
     thread.start()
     try:

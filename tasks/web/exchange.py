@@ -11,7 +11,7 @@ from tasks.web.coding import decoded
 @dataclass(frozen=True)
 class Fetched:
     """What came of one request. `error` is None for a page (status 2xx, complete body), else a rule: redirect, not_modified, bad_status,
-    too_large, content_type, bad_coding, timeout, unreachable, bad_response, private_address; `detail` is for people."""
+    too_large, content_type, bad_coding, timeout, unreachable, bad_response, unheard, private_address; `detail` is for people."""
 
     url: str
     date: datetime
@@ -28,8 +28,12 @@ class Fetched:
     """The answer as received: status line, headers, and the body under its transfer coding."""
     address: str | None = None
     """IP address of the server."""
+    is_cut: bool = False
+    """Whether only a beginning of the answer was read."""
+    num_wire_bytes: int = 0
+    """Bytes received, also of an answer that cannot be read."""
     seconds: float = 0.0
-    """From the request to the end of the answer."""
+    """From the request to the end of the answer, or until it was given up."""
     redirect_to: str | None = None
     """The Location of a 3xx as sent."""
     error: str | None = None

@@ -14,9 +14,11 @@ import socket
 import ssl
 from collections import OrderedDict
 from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
+from functools import partial
 from time import monotonic
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator
@@ -29,6 +31,7 @@ from tasks.web.exchange import Fetched
 DNS_CACHE_S = 300
 _MAX_IDLE = 256  # connections kept open without use, over all hosts
 _MAX_IDLE_S = 60
+_NAME_THREADS = 64
 _ERROR_PAGE_BYTES = 64 * 1024  # of the body of an answer that is no page; read so that the connection can be used again
 _CONTACT = re.compile(r"https?://\S+|[^\s@]+@[^\s@]+\.[^\s@]+")
 _NO_BODY = -1
@@ -106,6 +109,7 @@ class Client:
         self._config = config
         self._idle: OrderedDict[Connection, tuple[_Server, float]] = OrderedDict()
         self._addresses: dict[str, tuple[float, list[str]]] = {}
+        self._names = ThreadPoolExecutor(_NAME_THREADS)  # of its own: dead names take many seconds, and hold up nothing else
         self._tls: ssl.SSLContext | None = None
 
     def close(self) -> None:
@@ -113,6 +117,7 @@ class Client:
         for connection in self._idle:
             connection.close()
         self._idle.clear()
+        self._names.shutdown(wait=False, cancel_futures=True)
 
     async def get(self, url: str, conditions: Mapping[str, str] | None = None) -> Fetched:
         """Ask for a canonical URL once.
@@ -125,12 +130,11 @@ class Client:
     async def get_beginning(self, url: str, max_bytes: int) -> Fetched:
         """Ask for a canonical URL of any content type, uncompressed; of a larger body only the beginning is kept."""
         got = await self._get(url, {"Accept-Encoding": "identity"}, max_bytes, ("",))
-        return replace(got, error=None, body=got.body[:max_bytes]) if got.error == "too_large" and got.status == 200 else got
+        return replace(got, error=None) if got.error == "too_large" and got.status == 200 else got
 
     async def _get(self, url: str, conditions: Mapping[str, str], max_bytes: int, accepted: tuple[str, ...]) -> Fetched:
         request = self._request(url, conditions)
-        got = Fetched(url, datetime.now(UTC), request=request)
-        began = monotonic()
+        began, opened = monotonic(), list[Connection]()
 
         def bound(status: int, headers: Headers) -> int:
             if not 200 <= status < 300:
@@ -138,19 +142,21 @@ class Client:
             kind = next((value for name, value in headers if name.lower() == "content-type"), None)
             return max_bytes if _accepts(kind, accepted) else _NO_BODY
 
+        got = Fetched(url, datetime.now(UTC), request=request)
         try:
             async with asyncio.timeout(self._config.timeout_s):
-                answer, address = await self._exchange(_server(url), request, bound)
-            got = _judged(replace(got, seconds=monotonic() - began, address=address), answer)
+                answer = await self._exchange(_server(url), request, bound, opened)
+            got = _judged(replace(got, address=opened[-1].address), answer)
         except TimeoutError:
-            return replace(got, error="timeout", detail=f"no complete answer within {self._config.timeout_s:g} s")
+            got = replace(got, error="timeout", detail=f"no complete answer within {self._config.timeout_s:g} s")
         except PrivateAddress as error:
-            return replace(got, error="private_address", detail=str(error))
+            got = replace(got, error="private_address", detail=str(error))
         except Failure as error:
-            return replace(got, error="bad_response", detail=str(error))
+            got = replace(got, error="unheard" if error.unused else "bad_response", detail=str(error))
         except (OSError, ssl.SSLError, UnicodeError) as error:
-            return replace(got, error="unreachable", detail=f"{type(error).__name__}: {error}"[:300])
-        return got
+            got = replace(got, error="unreachable", detail=f"{type(error).__name__}: {error}"[:300])
+        received = sum(connection.num_received_bytes for connection in opened)
+        return replace(got, num_wire_bytes=received, seconds=monotonic() - began)
 
     def _request(self, url: str, conditions: Mapping[str, str]) -> bytes:
         origin = urls.origin_of(url)
@@ -164,26 +170,28 @@ class Client:
         head = "".join(f"{name}: {value}\r\n" for name, value in fields.items())
         return f"GET {url.removeprefix(origin)} HTTP/1.1\r\n{head}\r\n".encode("latin-1", "replace")
 
-    async def _exchange(self, server: _Server, request: bytes, bound: Bound) -> tuple[Answer, str | None]:
-        """Over a kept connection if there is one; the server may have closed it in the meantime, then over a new one."""
-        while True:
-            connection = self._kept(server) or await self._connected(server)
-            address = connection.address
-            try:
-                answer = await connection.exchange(request, bound)
-            except Failure as failure:
-                if failure.unused:
-                    continue
-                raise
-            if connection.is_reusable:
-                self._keep(server, connection)
-            return answer, address
+    async def _exchange(self, server: _Server, request: bytes, bound: Bound, opened: list[Connection]) -> Answer:
+        """Over a kept connection if there is one, else over a new one, which is noted in `opened`."""
+        connection = self._kept(server) or await self._connected(server)
+        opened.append(connection)
+        try:
+            answer = await connection.exchange(request, bound)
+        except Failure as failure:
+            if failure.unused:  # its other connections are as old
+                for one in [one for one, (whose, _) in self._idle.items() if whose == server]:
+                    del self._idle[one]
+                    one.close()
+            raise
+        if connection.is_reusable:
+            self._keep(server, connection)
+        return answer
 
     def _kept(self, server: _Server) -> Connection | None:
-        found = next((one for one, (whose, _) in self._idle.items() if whose == server), None)
-        if found is not None:
+        for found in [one for one, (whose, _) in self._idle.items() if whose == server]:
             del self._idle[found]
-        return found if found is not None and found.is_reusable else None
+            if found.is_reusable:
+                return found
+        return None
 
     def _keep(self, server: _Server, connection: Connection) -> None:
         now = monotonic()
@@ -220,8 +228,8 @@ class Client:
         """The addresses that may be connected to; what is returned here is what is connected to, so rebinding gains nothing."""
         until, found = self._addresses.get(server.host, (0.0, []))
         if monotonic() >= until:
-            loop = asyncio.get_running_loop()
-            answers = await loop.getaddrinfo(server.host, server.port, type=socket.SOCK_STREAM)
+            ask = partial(socket.getaddrinfo, server.host, server.port, type=socket.SOCK_STREAM)
+            answers = await asyncio.get_running_loop().run_in_executor(self._names, ask)
             found = list(dict.fromkeys(str(answer[4][0]) for answer in answers))
             self._addresses[server.host] = (monotonic() + DNS_CACHE_S, found)
         if self._is_allowed(server):
@@ -267,6 +275,7 @@ def _judged(got: Fetched, answer: Answer) -> Fetched:
         status=answer.status,
         reason=answer.reason.decode("latin-1"),
         headers=answer.headers or (),
+        is_cut=answer.is_cut,
         body=b"".join(answer.body),
         wire=b"".join(answer.wire),
     )

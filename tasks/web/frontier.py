@@ -3,8 +3,9 @@
 A state machine: events in (`found`, `learnt`, `answered`), instructions out (`next`, `letters`); it opens no socket and knows no clock,
 time is handed in. All it knows lies in the SQLite database that it is given, one transaction an event, so that at any moment a kill
 costs the requests in flight and nothing else. Hosts take turns; within a host the shallowest URL comes first.
-What is fetched follows from the site and the configuration alone as long as no budget ends the crawl: depths are shortest ways, whatever
-the order in which they were found. Memory is that of the hosts; costs about 0.5 microseconds a known link and 15 a new one.
+What is fetched follows from the site and the configuration alone as long as no budget ends the crawl and no page is a copy of another
+with other links: depths are shortest ways, whatever the order in which they were found.
+Memory is that of the hosts; costs about 0.5 microseconds a known link and 15 a new one.
 """
 
 from __future__ import annotations
@@ -24,10 +25,11 @@ from tasks.web import urls
 from tasks.web.robots import Robots
 from tasks.web.scope import Scope
 
-WAITING, IN_FLIGHT, ANSWERED, REFUSED, DEFERRED = range(5)
-"""States of a URL. DEFERRED is refused by its level alone, which a shorter way may change."""
+WAITING, IN_FLIGHT, ANSWERED, REFUSED, DEFERRED, SUSPECT = range(6)
+"""States of a URL. DEFERRED is refused by its level alone, which a shorter way may change; SUSPECT was in flight when its process ended,
+more than once."""
 PAGE, SITEMAP = range(2)
-_HOPS = 64  # a level is depth * _HOPS + redirects
+_HOPS = 64  # a level is depth * _HOPS + redirects in a row
 _MAX_KNOWN = 100_000  # URLs remembered beside the database: about 30 MB
 _SUSPECT_KILLS, _MAX_KILLS = 2, 5
 _MANY = 500
@@ -35,7 +37,7 @@ _MANY = 500
 _TABLES = """
 CREATE TABLE IF NOT EXISTS host (
     id INTEGER PRIMARY KEY, name TEXT UNIQUE NOT NULL, num_requested INTEGER NOT NULL DEFAULT 0, num_bytes INTEGER NOT NULL DEFAULT 0,
-    seconds REAL NOT NULL DEFAULT 0, free_at_s REAL NOT NULL DEFAULT 0);
+    seconds REAL NOT NULL DEFAULT 0, free_at_s REAL NOT NULL DEFAULT 0, closed TEXT);
 CREATE TABLE IF NOT EXISTS origin (name TEXT PRIMARY KEY, robots TEXT NOT NULL, learnt_at_s REAL NOT NULL) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS url (
     id INTEGER PRIMARY KEY, url TEXT UNIQUE NOT NULL, host INTEGER NOT NULL, level INTEGER NOT NULL, kind INTEGER NOT NULL,
@@ -93,6 +95,7 @@ class Manners:
     concurrency_per_host: int = 1
     retries: int = 2
     backoff_s: float = 1.0
+    max_retry_after_s: float = 120.0
     robots_max_age_s: float = 86_400.0
 
 
@@ -153,8 +156,12 @@ class Answered:
     """The WARC file that it was written to, and how long that is now."""
     num_bytes: int = 0
     seconds: float = 0.0
-    try_again_s: float | None = None
-    """Seconds after which the server says that one may try again, 0 where it did not say; None: this answer is the last word."""
+    rest_s: float = 0.0
+    """Seconds that the server asks to be left alone for (Retry-After)."""
+    may_pass: bool = False
+    """Whether another attempt may do better."""
+    was_unheard: bool = False
+    """Whether the server closed a kept connection and may never have seen the request: asked again, without counting it as an attempt."""
 
 
 @dataclass
@@ -165,6 +172,8 @@ class _Host:
     num_bytes: int = 0
     seconds: float = 0.0
     free_at_s: float = 0.0
+    closed: str | None = None
+    """Why the host is not to be asked any more."""
     in_flight: int = 0
     asked: set[str] = field(default_factory=set)
     """Origins whose robots.txt is being asked for."""
@@ -206,10 +215,14 @@ class Frontier:
         """URLs that may be requested and were not yet, or are to be once more."""
         self._counted: set[str] = set()
         self.tallies: dict[str, float] = {}
-        """links_out_of_scope (occurrences, not distinct URLs), links_of_copies, seconds."""
+        """links_out_of_scope (occurrences, not distinct URLs), links_of_copies, not_modified."""
         store.executescript(_TABLES)
         self._hosts = {row[0]: _Host(*row) for row in store.execute("SELECT * FROM host")}
         self._host_ids = {host.name: host.id for host in self._hosts.values()}
+        self.num_requested = sum(host.num_requested for host in self._hosts.values())
+        """URLs requested so far, robots.txt not counted."""
+        self.num_bytes = sum(host.num_bytes for host in self._hosts.values())
+        """Bytes received so far."""
         self.tallies.update(tallies(store))
         for name, robots, learnt_at_s in store.execute("SELECT name, robots, learnt_at_s FROM origin"):
             self._robots[name] = Robots.from_json(json.loads(robots)), learnt_at_s
@@ -238,10 +251,11 @@ class Frontier:
         self.in_flight -= 1
         host.asked.discard(origin)
         before = self._robots.get(origin)
-        if before is not None and before[0].text and (robots.status is None or robots.status >= 500):
+        if before is not None and robots.is_out_of_reach and not before[0].is_out_of_reach:
             robots = before[0]
         self._robots[origin] = robots, now_s
         with self._transaction():
+            self._wrote(wrote)
             self._store.execute("INSERT OR REPLACE INTO origin VALUES (?, ?, ?)", (origin, json.dumps(robots.to_json()), now_s))
             for sitemap in robots.sitemaps if self.limits.use_sitemaps else ():
                 if url := urls.resolve(origin + "/", sitemap):
@@ -259,12 +273,19 @@ class Frontier:
             host.in_flight -= 1
             self.in_flight -= 1
             host.num_bytes += answer.num_bytes
+            self.num_bytes += answer.num_bytes
             host.seconds += answer.seconds
             self._wrote(answer.wrote)
-            pause_s = self._delay_s(host)
-            if answer.try_again_s is not None and tries < self.manners.retries:
-                pause_s = max(pause_s, answer.try_again_s, self.manners.backoff_s * 2**tries)
-                self._store.execute("UPDATE url SET state = ?, tries = tries + 1 WHERE id = ?", (WAITING, url_id))
+            pause_s = max(self._delay_s(host), min(answer.rest_s, self.manners.max_retry_after_s))
+            if answer.rest_s > self.manners.max_retry_after_s:
+                self._close(host, f"it asks to be left alone for {answer.rest_s:,.0f} s (Retry-After)")
+                self._settle(url_id, level, host, answer)
+            elif answer.was_unheard or (answer.may_pass and tries < self.manners.retries):
+                if not answer.was_unheard:
+                    pause_s = max(pause_s, self.manners.backoff_s * 2**tries)
+                self._store.execute(
+                    "UPDATE url SET state = ?, tries = tries + ? WHERE id = ?", (WAITING, int(not answer.was_unheard), url_id)
+                )
                 self.num_waiting += 1
             else:
                 self._settle(url_id, level, host, answer)
@@ -302,18 +323,40 @@ class Frontier:
 
     @property
     def is_idle(self) -> bool:
-        """Whether nothing is in flight and nothing waits, except what a budget keeps back."""
+        """Whether nothing is in flight and nothing waits, except suspects and what a budget keeps back."""
         return not self._due and not self.in_flight
 
-    @property
-    def num_requested(self) -> int:
-        """URLs requested so far, robots.txt not counted."""
-        return sum(host.num_requested for host in self._hosts.values())
+    def next_suspect(self, now_s: float) -> FetchOrder | RobotsOrder | None:
+        """A URL that may end its process, to be fetched with nothing else in flight: if the process ends, it is clear which did it."""
+        for url_id, url, level, kind, host_id in self._store.execute(
+            "SELECT id, url, level, kind, host FROM url WHERE state = ? ORDER BY level, url", (SUSPECT,)
+        ).fetchall():
+            host = self._hosts[host_id]
+            if host.free_at_s > now_s or _spent(host, self.limits):
+                continue
+            robots = self._robots.get(urls.origin_of(url))
+            if robots is None:
+                return self._ask_robots(host, urls.origin_of(url))
+            if refusal := self._refusal(host, url, robots[0]):
+                self._refuse([(REFUSED, *refusal, url_id)])
+                continue
+            return self._issue(host, url_id, FetchOrder(url, level // _HOPS, level % _HOPS, kind == SITEMAP), 1)
+        return None
 
     @property
-    def num_bytes(self) -> int:
-        """Bytes received so far."""
-        return sum(host.num_bytes for host in self._hosts.values())
+    def has_suspects(self) -> bool:
+        """Whether `next_suspect` has something to say, now or later."""
+        hosts = self._store.execute("SELECT DISTINCT host FROM url WHERE state = ?", (SUSPECT,)).fetchall()
+        return any(_spent(self._hosts[host_id], self.limits) is None for (host_id,) in hosts)
+
+    def put_back(self, but: str | None = None) -> None:
+        """Takes that the process ends in good order, with what is in flight unanswered: nobody is suspected.
+
+        Args:
+            but: the URL whose fault it was.
+        """
+        with self._transaction():
+            self._store.execute("UPDATE url SET state = ? WHERE state = ? AND url IS NOT ?", (WAITING, IN_FLIGHT, but))
 
     def letters(self, limit: int = 5_000) -> dict[int, Letter]:
         """What is to be sent to other partitions, by a number that `posted` takes."""
@@ -343,15 +386,17 @@ class Frontier:
     def _recover(self, now_s: float) -> None:
         """What was in flight when the last process ended is asked for again; hosts are first left alone for a whole delay."""
         with self._transaction():
-            self._store.execute("UPDATE url SET state = 0, kills = kills + 1 WHERE state = ?", (IN_FLIGHT,))
             self._store.execute(
-                "UPDATE url SET state = ?, rule = 'poisoned', detail = ? WHERE state = 0 AND kills >= ?",
-                (REFUSED, f"its worker ended {_MAX_KILLS} times while it was fetched or read", _MAX_KILLS),
+                "UPDATE url SET kills = kills + 1, state = CASE WHEN kills + 1 >= ? THEN ? ELSE ? END WHERE state = ?",
+                (_SUSPECT_KILLS, SUSPECT, WAITING, IN_FLIGHT),
             )
-            asked = {urls.host_of(origin + "/") for origin in self._robots}
+            self._store.execute(
+                "UPDATE url SET state = ?, rule = 'poisoned', detail = ? WHERE state = ? AND kills >= ?",
+                (REFUSED, f"its worker ended {_MAX_KILLS} times while it was fetched or read", SUSPECT, _MAX_KILLS),
+            )
             for host in self._hosts.values():
-                if host.num_requested or host.name in asked:
-                    self._rest(host, now_s + self._delay_s(host))
+                self._rest(host, now_s + self._delay_s(host))
+        self.num_waiting = self._store.execute("SELECT count(*) FROM url WHERE state = ?", (SUSPECT,)).fetchone()[0]
         for host_id, num_waiting in self._store.execute(
             "SELECT host, count(*) FROM url WHERE state = 0 GROUP BY host"
         ).fetchall():
@@ -382,7 +427,7 @@ class Frontier:
             self._known[url] = known
         if known[0] == 0:
             self._count("links_out_of_scope", 1)
-        elif level < known[1]:
+        elif _least(level, known[1]) != known[1]:
             self._raise_up(known[0], level)
         return known[0]
 
@@ -451,12 +496,15 @@ class Frontier:
         while ways:
             number, level = ways.pop()
             if number < 0:
-                self._store.execute("UPDATE mail SET level = ?, posted = 0 WHERE id = ? AND level > ?", (level, -number, level))
+                [(before,)] = self._store.execute("SELECT level FROM mail WHERE id = ?", (-number,))
+                if _least(level, before) != before:
+                    self._store.execute("UPDATE mail SET level = ?, posted = 0 WHERE id = ?", (_least(level, before), -number))
                 continue
             url, before, state, host_id, is_redirect, links = self._store.execute(
                 "SELECT url, level, state, host, is_redirect, links FROM url WHERE id = ?", (number,)
             ).fetchone()
-            if before <= level:
+            level = _least(level, before)
+            if level == before:
                 continue
             self._known[url] = number, level
             rule = detail = None
@@ -472,15 +520,13 @@ class Frontier:
 
     def _wrote(self, segment: tuple[str, int] | None) -> None:
         if segment is not None:
-            self._store.execute(
-                "INSERT INTO segment (file, num_bytes) VALUES (?, ?) ON CONFLICT DO UPDATE SET num_bytes = excluded.num_bytes",
-                segment,
-            )
+            grown = "ON CONFLICT DO UPDATE SET num_bytes = max(num_bytes, excluded.num_bytes)"
+            self._store.execute(f"INSERT INTO segment (file, num_bytes) VALUES (?, ?) {grown}", segment)
 
     def _settle(self, url_id: int, level: int, host: _Host, answer: Answered) -> None:
         """The answer is final: what it leads to is noted, unless the same bytes of this host were followed before."""
         copy = answer.digest is not None and (original := self.original(answer.url, answer.digest)) and original.url != answer.url
-        row, rule, detail = answer.row, None, None
+        row = answer.row
         links = array("q")
         if answer.redirect_to is not None:
             target = urls.resolve(answer.url, answer.redirect_to)
@@ -499,11 +545,9 @@ class Frontier:
                 (host.id, answer.digest, answer.place.url, answer.place.date, answer.place.file, answer.place.offset),
             )
         self._store.execute(
-            "UPDATE url SET state = ?, rule = ?, detail = ?, answer = ?, is_redirect = ?, links = ? WHERE id = ?",
+            "UPDATE url SET state = ?, rule = NULL, detail = NULL, answer = ?, is_redirect = ?, links = ? WHERE id = ?",
             (
                 ANSWERED,
-                rule,
-                detail,
                 json.dumps(row, ensure_ascii=False),
                 answer.redirect_to is not None or bool(answer.sitemaps),
                 links.tobytes(),
@@ -518,24 +562,20 @@ class Frontier:
             return None
         num_looked_at = 1
         while rows := self._store.execute(
-            "SELECT id, url, level, kind, kills FROM url WHERE host = ? AND state = 0 ORDER BY level, url LIMIT ?",
+            "SELECT id, url, level, kind FROM url WHERE host = ? AND state = 0 ORDER BY level, url LIMIT ?",
             (host.id, num_looked_at),
         ).fetchall():
             refused: list[tuple[int, str, str, int]] = []
-            for url_id, url, level, kind, kills in rows:
+            for url_id, url, level, kind in rows:
                 origin = urls.origin_of(url)
                 robots, learnt_at_s = self._robots.get(origin, (None, 0.0))
                 if robots is None or learnt_at_s + self.manners.robots_max_age_s < now_s:
                     self._refuse(refused)
                     return self._ask_robots(host, origin)
-                if refusal := self._refusal(url, robots):
+                if refusal := self._refusal(host, url, robots):
                     refused.append((REFUSED, *refusal, url_id))
                     continue
                 self._refuse(refused)
-                if kills >= _SUSPECT_KILLS and self.in_flight:
-                    self._rest(host, now_s + 0.05)  # alone, so that if the process ends again it is clear which one did it
-                    self._wake(host)
-                    return None
                 return self._issue(host, url_id, FetchOrder(url, level // _HOPS, level % _HOPS, kind == SITEMAP), most)
             self._refuse(refused)
             num_looked_at = _MANY  # a row of refusals is seldom alone
@@ -543,6 +583,7 @@ class Frontier:
 
     def _issue(self, host: _Host, url_id: int, order: FetchOrder, most: int) -> FetchOrder:
         host.num_requested += 1
+        self.num_requested += 1
         self.num_waiting -= 1
         with self._transaction():
             self._store.execute("UPDATE url SET state = ? WHERE id = ?", (IN_FLIGHT, url_id))
@@ -567,8 +608,14 @@ class Frontier:
         self.in_flight += 1
         return RobotsOrder(origin, self._delay_s(host))
 
-    def _refusal(self, url: str, robots: Robots) -> tuple[str, str] | None:
+    def _close(self, host: _Host, why: str) -> None:
+        host.closed = why
+        self._store.execute("UPDATE host SET closed = ? WHERE id = ?", (why, host.id))
+
+    def _refusal(self, host: _Host, url: str, robots: Robots) -> tuple[str, str] | None:
         """(rule, detail) when `url` may not be requested."""
+        if host.closed:
+            return "retry_after", host.closed
         if not robots.allows(url):
             if robots.failure:
                 return robots.failure, f"robots.txt: {robots.detail}"
@@ -578,9 +625,10 @@ class Frontier:
         return None
 
     def _delay_s(self, host: _Host) -> float:
+        """Ours, or what the host asks for if that is longer; if it is too long the host is not asked at all."""
         origins = (f"{scheme}://{host.name}" for scheme in ("http", "https"))
         asked = [known[0].crawl_delay_s or 0.0 for origin in origins if (known := self._robots.get(origin))]
-        return max(self.manners.delay_s, *asked) if asked else self.manners.delay_s
+        return max([self.manners.delay_s, *(delay_s for delay_s in asked if delay_s <= self.limits.max_crawl_delay_s)])
 
     def _rest(self, host: _Host, until_s: float) -> None:
         """Leave a host alone; within a transaction, else only this process knows."""
@@ -609,8 +657,8 @@ def finish(store: sqlite3.Connection, limits: LimitsConfig) -> None:
     store.execute("BEGIN")
     for row in store.execute("SELECT * FROM host").fetchall():
         store.execute(
-            "UPDATE url SET state = ?, rule = 'budget', detail = ? WHERE host = ? AND state = 0",
-            (REFUSED, _spent(_Host(*row), limits) or of_all, row[0]),
+            "UPDATE url SET state = ?, rule = 'budget', detail = ? WHERE host = ? AND state IN (?, ?)",
+            (REFUSED, _spent(_Host(*row), limits) or of_all, row[0], WAITING, SUSPECT),
         )
     store.execute("COMMIT")
 
@@ -631,6 +679,12 @@ def _spent(host: _Host, limits: LimitsConfig) -> str | None:
     spent = {"max_pages_per_host": host.num_requested, "max_bytes_per_host": host.num_bytes, "max_seconds_per_host": host.seconds}
     most = {key: getattr(limits, key) for key in spent}
     return next((f"{key} {most[key]:,}" for key, value in spent.items() if most[key] is not None and value >= most[key]), None)
+
+
+def _least(one: int, other: int) -> int:
+    """The fewest links and, by itself, the fewest redirects in a row of two ways to a URL: whatever the order in which ways are found, the
+    outcome is the same."""
+    return min(one // _HOPS, other // _HOPS) * _HOPS + min(one % _HOPS, other % _HOPS)
 
 
 def _below(level: int, is_redirect: bool) -> int:

@@ -1,7 +1,7 @@
 """robots.txt as RFC 9309 reads it, on top of Protego: what one origin lets one agent fetch, and how slowly.
 
-A missing file (4xx) allows everything; an origin that cannot answer (5xx, no connection, 429) allows nothing. Values are plain
-and picklable, so that a round log can keep them and a restart decides as the first run did. A check costs about 10 microseconds.
+A missing file (4xx) allows everything; an origin that cannot answer (5xx, no connection, 429) allows nothing. Values are plain,
+so that a frontier can keep them and a restart decides as the first run did. A check costs about 10 microseconds.
 """
 
 from __future__ import annotations
@@ -53,12 +53,17 @@ class Robots:
         return cls(**fields)
 
     def to_json(self) -> dict[str, Any]:
-        """A JSON-ready value for the round log."""
+        """A JSON-ready value."""
         return asdict(self)
+
+    @property
+    def is_out_of_reach(self) -> bool:
+        """Whether the file could not be had, which says nothing about what it holds."""
+        return self.status is None or self.status >= 500 or self.status == _TOO_MANY_REQUESTS
 
     def allows(self, url: str) -> bool:
         """Whether `agent` may fetch `url`."""
-        if self.status is None or self.status >= 500 or self.status == _TOO_MANY_REQUESTS:
+        if self.is_out_of_reach:
             return False
         return _rules(self.text).can_fetch(url, self.agent) if self.text else True
 

@@ -108,7 +108,7 @@ def forbidden_address(address: str) -> bool:
             inner = ipaddress.IPv4Address(int(ip) & 0xFFFFFFFF)
         if inner is not None:
             return forbidden_address(str(inner))
-    return not ip.is_global or ip.is_multicast or ip.is_reserved
+    return not ip.is_global or ip.is_multicast or ip.is_reserved or (ip.version == 6 and ip.is_site_local)
 
 
 def _split(location: str, base: str | None) -> tuple[str, str, str, bool]:
@@ -145,9 +145,10 @@ def _authority(scheme: str, authority: str) -> str:
     host, colon, port = authority.rpartition("@")[2].rpartition(":")
     if not colon or "]" in port:
         host, port = authority.rpartition("@")[2], ""
-    if port and not (port.isascii() and port.isdigit() and int(port) <= 65535):
-        raise UrlError(f"port {port!r} is no number up to 65535")
-    port = str(int(port)) if port else ""
+    number = port.lstrip("0") or port[:1]
+    if port and not (port.isascii() and port.isdigit() and len(number) <= 5 and int(number) <= 65535):
+        raise UrlError(f"port {port[:20]!r} is no number up to 65535")
+    port = number
     return _host(host) + (f":{port}" if port and port != _DEFAULT_PORTS[scheme] else "")
 
 

@@ -62,7 +62,7 @@ class Writer:
     def write(self, fetched: Fetched, metadata: Mapping[str, str], same_as: Original | None = None) -> Location:
         """Append an exchange that has an answer; with `same_as`, whose payload is the same, only the answer's head is stored.
         Gives the place of the response or revisit record. There is no metadata record when `metadata` is empty."""
-        fields = {"WARC-Payload-Digest": digest(fetched.body)}
+        fields = {"WARC-Truncated": "length"} if fetched.is_cut else {"WARC-Payload-Digest": digest(fetched.body)}
         if same_as is None:
             return self._exchange("response", fetched, fetched.wire, fields, metadata)
         fields |= _refers_to("identical-payload-digest", same_as) | {"WARC-Truncated": "length"}

@@ -8,11 +8,12 @@ import multiprocessing
 import os
 import random
 import resource
+import shutil
 import signal
 import time
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from aiohttp import web
 from fastwarc.warc import ArchiveIterator
 
 from infra import storage
+from infra.errors import GristmillError
 from infra.ids import payload_digest
 from tasks.web import crawler, frontier, urls, warc
 from tasks.web.crawler import Job, Plan, Share
@@ -45,6 +47,7 @@ def plan_of(folder: Path, site: Loopback, *paths: str, num_partitions: int = 1, 
     seeds = tuple(f"http://{host}{path}" for host in site.hosts for path in paths)
     post = post or str(folder / "post")
     plan = Plan(
+        "the crawl",
         str(folder / "scratch"),
         post,
         storage.join(post, "warc"),
@@ -79,7 +82,7 @@ def crawled(plan: Plan, share: Share | None = None) -> Done:
 def rows_of(plan: Plan) -> list[dict[str, Any]]:
     found = []
     for number in range(plan.num_partitions):
-        with crawler.opened(plan.scratch, plan.post, number) as store:
+        with crawler.opened(plan.crawl_id, plan.scratch, plan.post, number) as store:
             found += list(frontier.rows(store))
     return found
 
@@ -121,13 +124,17 @@ def test_jobs_of_one_partition_each_send_each_other_what_they_find(tmp_path: Pat
         plan = plan_of(tmp_path, site, num_partitions=3)
         first = f"http://{site.hosts[0]}/p0"
         crawler.post(plan, [Letter(first, urls.partition_of(site.hosts[0], 3), 0, PAGE)], "seeds")
-        plan = Plan(**{**plan.__dict__, "seeds": tuple(f"http://{host}/p0" for host in site.hosts)})
+        plan = replace(plan, seeds=tuple(f"http://{host}/p0" for host in site.hosts))
         num_jobs = 0
         while waiting := crawler.partitions_with_mail(plan):
             num_jobs += 1
             crawler.crawl_partitions(Job((min(waiting),), Share(), "flow"), plan, row)
-    assert num_jobs >= 3
+    assert num_jobs >= len({urls.partition_of(host, 3) for host in site.hosts})
     assert set(site.asked.values()) == {1} and len(site.asked) == 3 * NUM_PAGES
+
+
+def site_bytes(plan: Plan) -> int:
+    return sum(one.num_bytes for one in crawler.progress(plan).values())
 
 
 def _until_killed(plan: Plan) -> None:
@@ -163,11 +170,16 @@ def test_kills_at_any_moment_lose_no_page_and_repeat_only_what_was_in_flight(tmp
 def test_a_job_stops_at_its_share_and_says_that_more_waits(tmp_path: Path) -> None:
     with loopback(prose, num_hosts=2) as site:
         plan = plan_of(tmp_path, site, "/p0", num_partitions=2)
-        hello = crawled(plan, Share(0, 0, 0))
+        hello = crawled(plan, Share(0, 0))
         assert (hello.num_requested, hello.is_cut_short) == (0, True)
         some = crawled(plan, Share(num_pages=7))
         assert (some.num_requested, some.is_cut_short) == (7, True)
-        few = crawled(plan, Share(num_bytes=1))
+        again = crawled(plan, Share(num_pages=7))
+        assert (again.num_requested, again.is_cut_short) == (
+            7,
+            True,
+        )  # what is spent is spent, also for a job that is begun again
+        few = crawled(plan, Share(num_bytes=site_bytes(plan) + 1))
         assert 7 < few.num_requested <= 15 and few.is_cut_short
         rest = crawled(plan)
     assert not rest.is_cut_short and rest.num_requested == 3 * NUM_PAGES - NUM_PAGES == len(site.asked)
@@ -178,7 +190,7 @@ def test_a_job_whose_flow_is_gone_ends_and_leaves_the_rest_to_the_next(tmp_path:
         plan = plan_of(tmp_path, site, "/p0")
         crawler.sign_of_life(plan, "another flow", 0)
         report = crawled(plan)
-        assert report.num_waiting and not report.is_cut_short and len(site.asked) < NUM_PAGES
+        assert report.num_waiting and report.is_cut_short and len(site.asked) < NUM_PAGES
         crawler.sign_of_life(plan, "flow", 0)
         assert crawled(plan).num_requested == NUM_PAGES
 
@@ -207,7 +219,7 @@ def test_with_a_store_elsewhere_another_machine_goes_on_from_what_was_saved(tmp_
     with loopback(prose) as site:
         plan = plan_of(tmp_path, site, "/p0", post=f"memory://{tmp_path.name}")
         crawled(plan, Share(num_pages=20))
-        elsewhere = Plan(**{**plan.__dict__, "scratch": str(tmp_path / "another")})
+        elsewhere = replace(plan, scratch=str(tmp_path / "another"))
         assert crawled(elsewhere).num_requested == NUM_PAGES
     assert set(site.asked.values()) == {1}
     assert {one["rule"] for one in rows_of(elsewhere)} == {None}
@@ -338,7 +350,7 @@ def test_a_hostile_site_ends_in_bounded_time_and_memory_with_every_failure_count
     assert time.monotonic() - began < 30
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before_kib < 400_000
     assert not report.is_cut_short and set(hostile.asked.values()) == {1}
-    with crawler.opened(plan.scratch, plan.post, 0) as store:
+    with crawler.opened(plan.crawl_id, plan.scratch, plan.post, 0) as store:
         frontier.finish(store, limits)
         rules = {one["url"].removeprefix(f"http://{hostile.hosts[0]}/"): one["rule"] for one in frontier.rows(store)}
     expected: dict[str, str | None] = {
@@ -357,3 +369,125 @@ def test_a_hostile_site_ends_in_bounded_time_and_memory_with_every_failure_count
         counted[rule] for rule in ("robots", "trap", "redirect_loop", "budget")
     )
     assert not any("jsessionid" in path for path in rules)
+
+
+def letters_of(plan: Plan) -> set[str]:
+    folder = storage.join(plan.post, "mail")
+    return {letter["url"] for name in storage.list_folder(folder) for letter in storage.read_json(storage.join(folder, name))}
+
+
+def test_what_is_found_in_the_last_moment_of_a_share_is_posted(tmp_path: Path) -> None:
+    with loopback(prose, num_hosts=3) as site:
+        plan = plan_of(tmp_path, site, num_partitions=64)
+        first = f"http://{site.hosts[0]}/p0"
+        own = urls.partition_of(site.hosts[0], 64)
+        crawler.post(plan, [Letter(first, own, 0, PAGE)], "seeds")
+        plan = replace(plan, seeds=tuple(f"http://{host}/p0" for host in site.hosts))
+        report = crawler.crawl_partitions(Job((own,), Share(num_pages=1), "flow"), plan, row)
+    assert report.partitions[own].num_requested == 1
+    others = [host for host in site.hosts if urls.partition_of(host, 64) != own]
+    assert letters_of(plan) == {f"http://{host}/p0" for host in others}
+
+
+def test_letters_taken_by_a_machine_that_is_lost_are_there_for_the_next(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with loopback(prose) as site:
+        plan = plan_of(tmp_path, site, "/p0", post=f"memory://{tmp_path.name}")
+
+        async def lost(self: object, now_s: float) -> None:
+            raise ConnectionError("the machine is gone")
+
+        with monkeypatch.context() as patch:
+            patch.setattr("tasks.web.crawler._Partition.save", lost)
+            with pytest.raises(ConnectionError):
+                crawled(plan, Share(num_pages=20))
+        assert crawler.partitions_with_mail(plan) == {0}
+        assert crawled(replace(plan, scratch=str(tmp_path / "another"))).num_requested == NUM_PAGES
+    assert crawler.partitions_with_mail(plan) == set()
+
+
+def test_the_state_of_another_crawl_is_none_of_this_one(tmp_path: Path) -> None:
+    with loopback(prose) as site:
+        crawled(plan_of(tmp_path, site, "/p0"))
+        shutil.rmtree(tmp_path / "post")
+        plan = replace(plan_of(tmp_path, site, "/p0"), crawl_id="the next")
+        assert crawled(plan).num_requested == NUM_PAGES
+    assert set(site.asked.values()) == {2}
+
+
+def test_a_database_that_another_process_has_is_an_error_that_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tasks.web.crawler.LEASE_S", 0.1)
+    where = ("the crawl", str(tmp_path), str(tmp_path / "post"), 0)
+    with crawler.opened(*where) as store:
+        store.execute("CREATE TABLE some (thing)")
+        with pytest.raises(GristmillError, match="another process"), crawler.opened(*where) as second:
+            second.execute("SELECT * FROM some")
+
+
+def test_a_page_that_a_mistake_of_ours_fails_on_is_given_up_by_name_and_costs_no_other(tmp_path: Path) -> None:
+    def unlucky(got: Fetched, robots: Robots | None) -> dict[str, Any]:
+        if got.url.endswith("/p5"):
+            raise LookupError("a mistake of ours")
+        return row(got, robots)
+
+    with loopback(prose) as site:
+        plan = plan_of(tmp_path, site, "/p0")
+        tries = 0
+        while True:
+            tries += 1
+            try:
+                crawler.crawl_partitions(Job((0,), Share(), "flow"), plan, unlucky)
+            except LookupError:
+                continue
+            break
+    rules = {one["url"].rpartition("/")[2]: one["rule"] for one in rows_of(plan)}
+    assert tries == 6
+    assert {name for name, rule in rules.items() if rule} == {"p5"} and rules["p5"] == "poisoned"
+    assert len(rules) == NUM_PAGES - 14  # it alone leads to fourteen others
+
+
+def test_a_long_crawl_delay_and_a_gone_flow_hold_no_job(tmp_path: Path) -> None:
+    async def slow(request: web.Request) -> web.StreamResponse:
+        if request.path == "/robots.txt":
+            return web.Response(text="User-agent: *\nCrawl-delay: 86400")
+        await asyncio.sleep(60)
+        return web.Response()
+
+    with loopback(slow) as site:
+        began = time.monotonic()
+        plan = plan_of(tmp_path, site, "/p0")
+        crawled(plan)
+        with crawler.opened(plan.crawl_id, plan.scratch, plan.post, 0) as store:
+            assert [one["rule"] for one in frontier.rows(store)] == ["crawl_delay"]
+        assert len(site.log) == 1
+        hanging = plan_of(tmp_path / "b", site, "/p0", limits=LimitsConfig(max_crawl_delay_s=1e6), timeout_s=60, delay_s=0)
+        hanging = replace(hanging, limits=LimitsConfig(max_crawl_delay_s=1e6))
+        crawler.sign_of_life(hanging, "another flow", 0)
+        assert crawled(hanging).is_cut_short
+        assert time.monotonic() - began < 10
+
+
+def test_everything_that_was_sent_for_a_site_that_allows_nothing_is_in_the_archive(tmp_path: Path) -> None:
+    async def closed(request: web.Request) -> web.StreamResponse:
+        return web.Response(text="User-agent: *\nDisallow: /", status=200 if request.path == "/robots.txt" else 404)
+
+    with loopback(closed) as site:
+        plan = plan_of(tmp_path, site, "/p0")
+        crawled(plan)
+    assert {one["rule"] for one in rows_of(plan)} == {"robots"}
+    [path] = Path(plan.warc).iterdir()
+    assert [item.url.rpartition("/")[2] for item in warc.scan(path) if isinstance(item, warc.Record)] == ["robots.txt"]
+
+
+def test_answers_that_were_cut_say_so_in_the_archive(tmp_path: Path) -> None:
+    async def big(request: web.Request) -> web.StreamResponse:
+        return web.Response(text="x" * 300_000, status=404)
+
+    with loopback(big) as site:
+        plan = plan_of(tmp_path, site, "/p0")
+        crawled(plan)
+    [path] = Path(plan.warc).iterdir()
+    fields = [record.headers.asdict() for record in ArchiveIterator(path.open("rb"), parse_http=False)]
+    responses = [one for one in fields if one["WARC-Type"] == "response"]
+    assert len(responses) == 3 and all(
+        one["WARC-Truncated"] == "length" and "WARC-Payload-Digest" not in one for one in responses
+    )

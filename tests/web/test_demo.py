@@ -87,7 +87,7 @@ def test_a_crawl_fetches_every_allowed_page_once_and_no_disallowed_one(site: tup
     agent = "Gristmill/0.1 (+https://example.org/bot)"
     fetch = FetchConfig(agent=agent, delay_s=0.0, concurrency_per_host=4, allowed_private_hosts=facts.hosts)
     folders = (str(tmp_path / name) for name in ("scratch", "post", "warc"))
-    plan = crawler.Plan(*folders, 3, tuple(facts.seeds), LimitsConfig(), fetch, ScopeConfig())
+    plan = crawler.Plan("demo", *folders, 3, tuple(facts.seeds), LimitsConfig(), fetch, ScopeConfig())
     with demo.serve_site(folder, facts.hosts):
         crawler.post(plan, [Letter(url, urls.partition_of(urls.host_of(url), 3), 0, PAGE) for url in facts.seeds], "seeds")
         report = crawler.crawl_partitions(
@@ -95,7 +95,7 @@ def test_a_crawl_fetches_every_allowed_page_once_and_no_disallowed_one(site: tup
         )
     rows = []
     for number in range(3):
-        with crawler.opened(plan.scratch, plan.post, number) as store:
+        with crawler.opened(plan.crawl_id, plan.scratch, plan.post, number) as store:
             rows += list(frontier.rows(store))
     pages = {row["url"] for row in rows if "rule" not in row}
     assert sum(one.num_requested for one in report.partitions.values()) == facts.num_pages - facts.num_disallowed_pages + len(

@@ -12,19 +12,19 @@ from hypothesis import strategies as st
 from infra.errors import GristmillError
 from tasks.web import crawler
 from tasks.web.crawler import Job, Plan, Progress, Report, Share
-from tasks.web.dispatch import Dispatch
+from tasks.web.dispatch import Dispatch, begun
 from tasks.web.fetch import FetchConfig
 from tasks.web.frontier import LimitsConfig
 from tasks.web.scope import ScopeConfig
 
 
 def dispatch(folder: Path, num_partitions: int = 4, num_workers: int = 2, **limits: int) -> Dispatch:
-    plan = Plan("", str(folder), "", num_partitions, (), LimitsConfig.model_validate(limits), FetchConfig(), ScopeConfig())
-    return Dispatch(plan, num_workers, flow="flow")
+    plan = Plan("", "", str(folder), "", num_partitions, (), LimitsConfig.model_validate(limits), FetchConfig(), ScopeConfig())
+    return Dispatch(plan, num_workers, begun(str(folder)), flow="flow")
 
 
 def report(cut_short: bool, **waiting: int) -> Report:
-    return Report({int(name[1:]): Progress(10, 100, many) for name, many in waiting.items()}, 1.0, cut_short)
+    return Report({int(name[1:]): Progress(10, 100, many) for name, many in waiting.items()}, cut_short)
 
 
 def test_a_fresh_crawl_begins_at_once_and_a_continued_one_asks_first_how_far_it_is(tmp_path: Path) -> None:
@@ -35,7 +35,7 @@ def test_a_fresh_crawl_begins_at_once_and_a_continued_one_asks_first_how_far_it_
     again = dispatch(tmp_path)
     again.begin()
     hello = again.due([], {}, {0}, 0.0)
-    assert [job.share for job in hello] == [Share(0, 0, 0)] * 2
+    assert [job.share for job in hello] == [Share(0, 0)] * 2
     assert sorted(number for job in hello for number in job.partitions) == [0, 1, 2, 3]
     again.took(hello[0], report(True, p0=5, p2=0))
     assert again.due(hello[1:], {}, {0}, 0.0) == []  # until all have answered
@@ -47,7 +47,7 @@ def test_a_fresh_crawl_begins_at_once_and_a_continued_one_asks_first_how_far_it_
 def test_what_waits_is_dealt_evenly_and_a_full_hand_is_called_back_for_an_idle_one(tmp_path: Path) -> None:
     one = dispatch(tmp_path, num_partitions=5)
     one.begin()
-    first = Job((0, 1, 2, 3, 4), Share(0, 0, 0), "flow")
+    first = Job((0, 1, 2, 3, 4), Share(0, 0), "flow")
     one.took(first, report(True, p0=900, p1=500, p2=400, p3=300, p4=0))
     jobs = one.due([], {}, set(), 0.0)
     assert [job.partitions for job in jobs] == [(0, 3), (1, 2)]
@@ -65,9 +65,9 @@ def test_a_worker_that_ends_without_getting_anywhere_is_given_up_and_one_that_do
     one.begin()
     job = Job((0,), Share(), "flow")
     for number in range(20):
-        one.took(job, Report({0: Progress(number, 0, 5)}, 1.0, is_cut_short=True))
+        one.took(job, Report({0: Progress(number, 0, 5)}, is_cut_short=True))
         one.lost(job, "killed")
-        assert one.due([], {}, {0}, 0.0)[0].share == Share(0, 0, 0)
+        assert one.due([], {}, {0}, 0.0)[0].share == Share(0, 0)
     with pytest.raises(GristmillError, match="again and again"):
         for _ in range(7):
             one.lost(job, "killed")
@@ -84,22 +84,50 @@ def test_a_budget_is_spent_and_never_passed_whatever_the_jobs_do(
     left = {number: chance.randint(0, 200) for number in range(num_partitions)}
     num_pages, done = sum(left.values()), dict.fromkeys(left, 0)
     running: list[Job] = []
-    mail = set(left)
+    mail, known = set(left), set[int]()
     for _ in range(10_000):
         jobs = one.due(running, {}, mail, 0.0)
-        mail -= {number for job in jobs for number in job.partitions}
         running += jobs
         if not running:
             break
         job = running.pop(chance.randrange(len(running)))
-        may = job.share.num_pages
-        for number in job.partitions:
-            taken = int(min(may, left[number]))
-            left[number] -= taken
-            done[number] += taken
-            may -= taken
-        spent = may <= 0
-        one.took(job, Report({number: Progress(done[number], 0, left[number]) for number in job.partitions}, 1.0, spent))
+        mail -= set(job.partitions)
+        known |= set(job.partitions)
+        for _ in range(chance.choice([1, 1, 2])):  # a job whose worker died is begun again
+            for number in job.partitions:
+                spent = sum(done[one] for one in job.partitions)
+                taken = int(min(max(job.share.num_pages - spent, 0), left[number]))
+                left[number] -= taken
+                done[number] += taken
+        spent = sum(done[one] for one in job.partitions)
+        told = {number: Progress(done[number], 0, left[number]) for number in job.partitions}
+        one.took(job, Report(told, spent >= job.share.num_pages))
     assert not running
     assert sum(done.values()) == min(max_pages, num_pages)
+    assert known == set(left)  # what a budget leaves out is known, and refused by it
     assert crawler.partitions_with_mail(one.plan) == set()
+
+
+def test_a_job_that_heard_nothing_goes_on_and_the_time_is_that_of_all_flows(tmp_path: Path) -> None:
+    one = dispatch(tmp_path, num_partitions=1, num_workers=1, max_seconds=100)
+    one.begin()
+    job = one.due([], {}, {0}, 0.0)[0]
+    one.took(job, report(True, p0=5))
+    assert len(one.due([], {}, set(), 0.0)) == 1
+    one.start = one.start.model_copy(update={"seconds": 99.5})
+    assert 0 < one.seconds_left < 0.5
+    one.sign(1)
+    again = dispatch(tmp_path, num_partitions=1, num_workers=1, max_seconds=99)
+    assert again.start.crawl_id == one.start.crawl_id and again.seconds_left < 0
+    again.known = dict(one.known)
+    again.wanting = {0}
+    assert again.due([], {}, set(), 0.0) == []
+    assert [job.share for job in again.due([], {}, {0}, 0.0)] == [Share(0, 0)]
+
+
+def test_a_lost_job_that_was_called_back_leaves_the_way_free_for_others(tmp_path: Path) -> None:
+    one = dispatch(tmp_path)
+    one.begin()
+    one.recalled = (0, 1)
+    one.lost(Job((0, 1), Share(), "flow"), "killed")
+    assert one.recalled == ()

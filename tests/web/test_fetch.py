@@ -10,6 +10,7 @@ import time
 from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -24,7 +25,7 @@ from pydantic import ValidationError
 from tasks.web.exchange import Fetched
 from tasks.web.fetch import Client, FetchConfig, checked, retry_after_s
 from tasks.web.robots import Robots
-from tasks.web.well_known import robots_of
+from tasks.web.well_known import Asking, Courtesy, robots_of
 
 AGENT = "Gristmill/0.1 (+https://example.org/bot)"
 
@@ -40,6 +41,7 @@ class Site:
     connections: set[object] = field(default_factory=set)
     robots_at: dict[str, str] = field(default_factory=dict)
     """Where the robots.txt of a host moved to."""
+    tdmrep_status: int = 200
 
     async def handle(self, request: web.Request) -> web.StreamResponse:
         self.in_flight += 1
@@ -60,6 +62,8 @@ class Site:
         return web.Response(text="User-agent: *\nDisallow: /private/\nCrawl-delay: 0.1")
 
     async def _tdmrep(self, _: web.Request) -> web.Response:
+        if self.tdmrep_status != 200:
+            return web.Response(status=self.tdmrep_status)
         return web.json_response([{"location": "/", "tdm-reservation": 1}])
 
     async def _error(self, _: web.Request) -> web.Response:
@@ -178,8 +182,9 @@ def _robots(origin: str, **changes: object) -> Robots:
 
     async def ask() -> Robots:
         client = Client(config)
+        asking = Asking(client, config, Courtesy(), lambda got: None)
         try:
-            return await robots_of(origin, client, config, config.delay_s, lambda got: None)
+            return await robots_of(origin, asking, config.delay_s)
         finally:
             client.close()
 
@@ -244,6 +249,7 @@ RAW = {
     "a head without end": (b"HTTP/1.1 200 OK\r\n" + b"X-Filler: y\r\n" * 10_000, "bad_response"),
     "a length that is no number": (b"HTTP/1.1 200 OK\r\nContent-Length: many\r\n\r\nhello", "bad_response"),
     "two lengths": (b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\nContent-Length: 6\r\n\r\nhello!", "bad_response"),
+    "chunks that are all head": (b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n1;" + b"x" * 60_000_000, "bad_response"),
     "a chunk of no size": (b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\nhello\r\n0\r\n\r\n", "bad_response"),
     "another protocol": (b"HTTP/1.1 101 Switching\r\nUpgrade: x\r\nConnection: Upgrade\r\n\r\n", "bad_response"),
     "a length beyond the end": (b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\nhello", "bad_response"),
@@ -254,6 +260,11 @@ RAW = {
         None,
     ),
     "a null byte in a header": (b"HTTP/1.1 200 OK\r\nX: \x00\xff\r\nContent-Length: 5\r\n\r\nhello", None),
+    "two answers at once": (
+        b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nhelloHTTP/1.1 404 Not Found\r\nContent-Length: 2\r\n\r\nno",
+        None,
+    ),
+    "a hint with bare line feeds": (b"HTTP/1.1 103 Early Hints\nLink: x\n\nHTTP/1.1 200 OK\nContent-Length: 5\n\nhello", None),
     "more than was promised": (b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nhello, and more", None),
     "chunks and a length": (
         b"HTTP/1.1 200 OK\r\nContent-Length: 3\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n0\r\n\r\n",
@@ -280,6 +291,65 @@ def test_answers_that_are_hardly_http_are_read_or_refused_but_never_raise(name: 
         first, second = (_get(f"http://127.0.0.1:{server.getsockname()[1]}/{number}")[0] for number in range(2))
         thread.join(10)
     assert [(one.error, one.body if rule is None else b"hello") for one in (first, second)] == [(rule, b"hello")] * 2
+    assert first.num_wire_bytes < 50_000_000
+    if rule is None:
+        assert (first.status, first.reason, first.wire[:9]) == (
+            200,
+            "OK",
+            b"HTTP/1.1 " if b"HTTP/1.1 200" in raw else b"HTTP/1.0 ",
+        )
+
+
+def test_a_server_that_closes_kept_connections_is_not_asked_twice_at_once() -> None:
+    asked: list[bytes] = []
+    with socket.create_server(("127.0.0.1", 0)) as server:
+
+        def answer() -> None:
+            for _ in range(2):
+                connection, _ = server.accept()
+                with connection:
+                    for number in range(2):
+                        head = connection.recv(65536)
+                        asked.append(head.split()[1] if head else b"")
+                        if number == 0:
+                            connection.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nhello")
+
+        threading.Thread(target=answer, daemon=True).start()
+        origin = f"http://127.0.0.1:{server.getsockname()[1]}"
+        got = _get(f"{origin}/1", f"{origin}/2", f"{origin}/2")
+    assert [one.error for one in got] == [None, "unheard", None]
+    assert asked[:3] == [b"/1", b"/2", b"/2"]
+
+
+def test_many_origins_that_lead_to_one_robots_txt_ask_for_it_one_after_the_other(site: Site) -> None:
+    port = site.origin.rpartition(":")[2]
+    site.robots_at["localhost"] = f"http://127.0.0.1:{port}/robots.txt"
+    config = _config(delay_s=0.2, allowed_private_hosts=("127.0.0.1", "localhost"))
+
+    async def ask() -> None:
+        client, courtesy = Client(config), Courtesy()
+        asking = Asking(client, config, courtesy, lambda got: None)
+        await asyncio.gather(*(robots_of(f"http://localhost:{port}", asking, 0.2) for _ in range(3)))
+        client.close()
+
+    asyncio.run(ask())
+    followed = [at_s for path, at_s, *_ in site.log if path == "/robots.txt"][3:]
+    assert len(followed) == 3 and min(after - before for before, after in pairwise(followed)) >= 0.2
+
+
+def test_what_was_reserved_holds_on_where_the_file_cannot_be_had_again(site: Site) -> None:
+    config = _config()
+    known = Robots("Gristmill", 200, tdmrep='[{"location": "/", "tdm-reservation": 1}]')
+
+    async def ask() -> Robots:
+        client = Client(config)
+        site.tdmrep_status = 503
+        found = await robots_of(site.origin, Asking(client, config, Courtesy(), lambda got: None), 0.0, known)
+        client.close()
+        return found
+
+    assert asyncio.run(ask()).consent(site.origin + "/a").tdm_reserved is True
+    assert site.num_asked["/.well-known/tdmrep.json"] == 2
 
 
 def test_an_unreachable_host_is_a_rule_and_its_robots_allow_nothing() -> None:

@@ -110,3 +110,10 @@ def test_hosts_keep_their_partition_and_all_partitions_are_used() -> None:
     assert urls.host_of("http://[::1]:8/x") == "[::1]:8"
     assert urls.hostname_of("http://[::1]:8/x") == "::1"
     assert urls.origin_of("https://h:8/x?q=://") == "https://h:8"
+
+
+def test_a_port_of_any_length_is_judged_and_never_raises_anything_else() -> None:
+    assert urls.resolve("http://a.example/", f"http://h:{'9' * 5000}/") is None
+    assert urls.resolve("http://a.example/", f"http://h:{'0' * 5000}80/") == "http://h/"
+    assert urls.resolve("http://a.example/", "http://h:00080/") == "http://h/"
+    assert urls.resolve("http://a.example/", "http://h:0/") == "http://h:0/"
