@@ -145,8 +145,8 @@ class Dispatch:
             return self._only_asked(unknown, num_free)
         if len(self.known) < self.plan.num_partitions or num_free <= 0:
             return []
-        wanted = {number: 1 + self.known[number].num_waiting for number in (self.wanting | with_mail) - busy}
-        if not wanted:
+        wanting = (self.wanting | with_mail) - busy
+        if not wanting:
             self._call_back(running, told, now_s)
             return []
         pages, num_bytes = self._left(running)
@@ -154,7 +154,9 @@ class Dispatch:
             # what lies there in letters is refused by the budget too, and for that it must be known
             return self._only_asked(with_mail - busy, num_free)
         self.dealt_at_s = now_s
-        hands = _dealt(wanted, int(min(num_free, pages)))
+        # all that are free, also those with nothing to do: what is found for them while the others are crawled must not wait for their end
+        free = {number: 1 + self.known[number].num_waiting for number in self.known if number not in busy}
+        hands = _dealt(free, int(min(num_free, pages)))
         pages = pages if pages == _INFINITE else pages // len(hands)
         return [Job(tuple(hand), self._share(hand, pages, num_bytes / len(hands)), self.flow) for hand in hands]
 

@@ -30,8 +30,10 @@ def report(cut_short: bool, **waiting: int) -> Report:
 def test_a_fresh_crawl_begins_at_once_and_a_continued_one_asks_first_how_far_it_is(tmp_path: Path) -> None:
     fresh = dispatch(tmp_path)
     fresh.begin()
-    jobs = fresh.due([], {}, {0, 2, 3}, 0.0)
-    assert sorted(number for job in jobs for number in job.partitions) == [0, 2, 3] and len(jobs) == 2
+    assert fresh.due([], {}, set(), 0.0) == []
+    jobs = fresh.due([], {}, {2}, 0.0)
+    # also those with nothing to do yet: what is found for them must not wait
+    assert sorted(number for job in jobs for number in job.partitions) == [0, 1, 2, 3] and len(jobs) == 2
     again = dispatch(tmp_path)
     again.begin()
     hello = again.due([], {}, {0}, 0.0)
@@ -41,7 +43,7 @@ def test_a_fresh_crawl_begins_at_once_and_a_continued_one_asks_first_how_far_it_
     assert again.due(hello[1:], {}, {0}, 0.0) == []  # until all have answered
     again.took(hello[1], report(True, p1=70, p3=0))
     jobs = again.due([], {}, set(), 0.0)
-    assert [job.partitions for job in jobs] == [(1,), (0,)]
+    assert [job.partitions for job in jobs] == [(1,), (0, 2, 3)]
 
 
 def test_what_waits_is_dealt_evenly_and_a_full_hand_is_called_back_for_an_idle_one(tmp_path: Path) -> None:
@@ -50,14 +52,14 @@ def test_what_waits_is_dealt_evenly_and_a_full_hand_is_called_back_for_an_idle_o
     first = Job((0, 1, 2, 3, 4), Share(0, 0), "flow")
     one.took(first, report(True, p0=900, p1=500, p2=400, p3=300, p4=0))
     jobs = one.due([], {}, set(), 0.0)
-    assert [job.partitions for job in jobs] == [(0, 3), (1, 2)]
-    one.took(jobs[1], report(False, p1=0, p2=0))
+    assert [job.partitions for job in jobs] == [(0, 3), (1, 2, 4)]
+    one.took(jobs[1], report(False, p1=0, p2=0, p4=0))
     told = {0: Progress(50, 0, 800), 3: Progress(50, 0, 301)}
     assert one.due(jobs[:1], told, set(), 0.5) == [] and one.recalled == ()
     assert one.due(jobs[:1], told, set(), 1.5) == [] and one.recalled == (0, 3)
     one.took(jobs[0], report(True, p0=700, p3=299))
     assert one.recalled == ()
-    assert [job.partitions for job in one.due([], {}, set(), 2.0)] == [(0,), (3,)]
+    assert [job.partitions for job in one.due([], {}, set(), 2.0)] == [(0,), (3, 1, 2, 4)]
 
 
 def test_a_worker_that_ends_without_getting_anywhere_is_given_up_and_one_that_does_is_not(tmp_path: Path) -> None:
