@@ -22,7 +22,7 @@ import pyarrow.parquet as pq
 from pydantic import BaseModel, ConfigDict, Field
 
 from expectations.schemas import CAPTURES
-from infra import storage
+from infra import cluster, storage
 from infra.dataset import MANIFEST, RUN, Outcome, ShardRef, ShardSet, open_version, read_manifest, rejects_table, write_table
 from infra.errors import GristmillError, InputError
 from infra.ids import digest_of, doc_id, payload_digest
@@ -226,7 +226,9 @@ def _crawl_site(
                 _hand_out(earlier, source.name, config, storage.join(post, "before")),
             )
             row = partial(log_row, source=source.name, config=config.fetch)
-            crawled = dispatch.crawl_all(plan, start, row, lambda done, known: report(done, known, "pages requested"))
+            crawled = dispatch.crawl_all(
+                plan, start, cluster.current(), row, lambda done, known: report(done, known, "pages requested")
+            )
         storage.write_json(done, {"refused": refused[num_refused:], "partitions": crawled, "crawl_id": start.crawl_id})
         del refused[num_refused:]
     told = storage.read_json(done)

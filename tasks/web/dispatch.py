@@ -17,10 +17,11 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from itertools import count
+from typing import Any, Protocol
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from infra import cluster, storage
+from infra import storage
 from infra.errors import GristmillError
 from tasks.web import crawler, urls
 from tasks.web.crawler import Job, Plan, Progress, Report, Row, Share
@@ -57,8 +58,21 @@ def begun(post: str) -> Begun:
     return found
 
 
-def crawl_all(plan: Plan, start: Begun, row: Row, tell: Callable[[int, int], None]) -> list[int]:
-    """Crawl until no partition has anything left to do, with the workers of the surrounding pool; the partitions that had any.
+class Workers(Protocol):
+    """Where jobs are done, such as `infra.cluster.Pool`."""
+
+    @property
+    def num_workers(self) -> int:
+        """Jobs that can be done at a time."""
+
+    def run_while_due(
+        self, work: Callable[[Job], Report], due: Callable[[Sequence[Job]], Sequence[Job]]
+    ) -> Iterator[tuple[Job, Any]]:
+        """Yield (job, what came of it); what is no Report says in `why` how the job ended every worker that took it."""
+
+
+def crawl_all(plan: Plan, start: Begun, workers: Workers, row: Row, tell: Callable[[int, int], None]) -> list[int]:
+    """Crawl until no partition has anything left to do; the partitions that had any.
 
     Args:
         tell: is told now and then how many URLs were requested, of how many that are known.
@@ -66,7 +80,7 @@ def crawl_all(plan: Plan, start: Begun, row: Row, tell: Callable[[int, int], Non
     Raises:
         GristmillError: a partition ended its worker again and again.
     """
-    dispatch = Dispatch(plan, cluster.current().num_workers, start)
+    dispatch = Dispatch(plan, workers.num_workers, start)
     with _signs_of_life(dispatch):
         dispatch.begin()
 
@@ -76,7 +90,7 @@ def crawl_all(plan: Plan, start: Begun, row: Row, tell: Callable[[int, int], Non
             tell(num_requested, num_requested + sum(one.num_waiting for one in told.values()))
             return dispatch.due(running, told, crawler.partitions_with_mail(plan), time.monotonic())
 
-        for job, result in cluster.current().run_while_due(partial(crawler.crawl_partitions, plan=plan, row=row), due):
+        for job, result in workers.run_while_due(partial(crawler.crawl_partitions, plan=plan, row=row), due):
             if isinstance(result, Report):
                 dispatch.took(job, result)
             else:
