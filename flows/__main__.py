@@ -304,6 +304,29 @@ def diff(
 
 
 @app.command()
+def compare_filters(
+    first: Annotated[str, typer.Argument(metavar="A", help="A profile, or a YAML file with a `filter` part.")],
+    second: Annotated[str, typer.Argument(metavar="B", help="The one to compare it with.")],
+    of: Annotated[
+        str, typer.Option("--of", help="Whose documents: a version, a run, `latest`, or a folder that `step signals` wrote.")
+    ] = "latest",
+    first_overrides: Annotated[list[str] | None, typer.Option("--a", help="key=value for A, repeatable.")] = None,
+    second_overrides: Annotated[list[str] | None, typer.Option("--b", help="key=value for B, repeatable.")] = None,
+    samples: Annotated[int, typer.Option("--samples", min=0, help="Documents to show of each kind.")] = 3,
+    form: Annotated[TableFormat, typer.Option("--format", "-f", help="How to show it.")] = TableFormat.table,
+) -> None:
+    """Say which documents two filters judge differently, and by which rules, from the signals that are stored."""
+    from flows.compare_filters import compare, filter_of, show, signals_of
+
+    a, b = filter_of(first, first_overrides or []), filter_of(second, second_overrides or [])
+    found = compare(signals_of(of), a, b, samples)
+    if form == TableFormat.table:
+        show(found, first, second if second != first else f"{second} (B)", out)
+    else:
+        _write(json.dumps(dataclasses.asdict(found), indent=1, ensure_ascii=False), None)
+
+
+@app.command()
 def promote(
     what: Annotated[str, typer.Argument(metavar="MODEL[:VERSION]", help="A registered model; without a version its challenger.")],
 ) -> None:
