@@ -14,6 +14,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from expectations.suites import SuiteError, read_suite
+from flows.budget import BudgetConfig
 from flows.keys import ConfigError, apply, parse
 from infra.cluster import DaskConfig
 from models.tokeniser import TokeniserConfig
@@ -71,6 +72,8 @@ class RunConfig(BaseModel):
     """What is masked."""
     validate_: ValidateConfig = Field(ValidateConfig(), alias="validate")
     """Which expectation suite the corpus must pass."""
+    budget: BudgetConfig = BudgetConfig()
+    """How much of a source a step or a rule may remove before the run stops; no part of any recipe."""
     approval: ApprovalConfig = ApprovalConfig()
     """Who decides about a corpus with warnings; no part of any recipe."""
     split: SplitConfig = SplitConfig()

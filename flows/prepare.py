@@ -5,6 +5,7 @@ from __future__ import annotations
 from prefect import flow
 from pydantic import BaseModel, ConfigDict
 
+from flows.budget import within_budget
 from flows.config import RunConfig
 from infra.cluster import pool
 from infra.dataset import ShardSet
@@ -42,11 +43,11 @@ def prepare(config: RunConfig, lineage: Lineage | None = None) -> Prepared:
     """
     with tracked_flow("prepare", config, lineage), pool(config.dask):
         pages = crawl(config=config.crawl)
-        documents = [extract(pages, config=config.extract), ingest(config=config.ingest)]
+        documents = [within_budget(extract(pages, config=config.extract), config.budget), ingest(config=config.ingest)]
         measured = signals(documents, config=config.signals)
-        verdicts = filter(measured, config=config.filter)
-        rewritten = rewrite(documents, verdicts, config=config.rewrite)
-        unique = dedup(rewritten, config=config.dedup)
+        verdicts = within_budget(filter(measured, config=config.filter), config.budget)
+        rewritten = within_budget(rewrite(documents, verdicts, config=config.rewrite), config.budget)
+        unique = within_budget(dedup(rewritten, config=config.dedup), config.budget)
         redacted = redact(unique, config=config.redact)
         history = [pages, *documents, verdicts, rewritten, unique]
         checks = validate(
