@@ -33,6 +33,7 @@ bench: setup          ## speed against peers, each in an environment of its own
 	$(BIN)/python -m benchmarks.orchestration
 	$(BIN)/python -m benchmarks.validation
 	$(BIN)/python -m benchmarks.crawl
+	$(BIN)/python -m benchmarks.signals
 	test ! -d $(GOLD) || $(BIN)/python -m benchmarks.extraction $(GOLD) --curve
 
 up down status: setup ## servers and workers

@@ -19,7 +19,6 @@ import subprocess
 import sys
 import tempfile
 import time
-import venv
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,6 +27,7 @@ from typing import Any
 from fastwarc.warc import ArchiveIterator, WarcRecordType
 from protego import Protego
 
+from benchmarks.peers import peer_environment
 from benchmarks.web_server import (
     Request,
     ServedSite,
@@ -139,18 +139,6 @@ def _shares(site: ServedSite, num_processes: int) -> list[list[str]]:
         shares[least].append(seed)
         loads[least] += num_pages
     return shares
-
-
-def peer_environment() -> Path:
-    """The Python of an environment that holds the peer and nothing of ours; made at the first call."""
-    folder = settings().home / "benchmarks" / "-".join(PEER)
-    python = folder / "bin" / "python"
-    if not (folder / "ready").exists():
-        print(f"making an environment for {PEER[0]}", flush=True)
-        venv.create(folder, clear=True, with_pip=True)
-        subprocess.run([python, "-m", "pip", "install", "-qq", "--disable-pip-version-check", *PEER], check=True)
-        (folder / "ready").touch()
-    return python
 
 
 def crawled(commands: Commands, packages: Sequence[str] = PACKAGES, **served: Any) -> Run:
@@ -295,7 +283,7 @@ def main() -> None:
     options = parser.parse_args()
     contestants = {"gristmill": ours()}
     if not options.without_scrapy:
-        python = peer_environment()
+        python = peer_environment(PEER)
         contestants |= {
             "Scrapy, one process": by_scrapy(python, 1),
             "Scrapy, two processes": by_scrapy(python, 2),
