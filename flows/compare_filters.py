@@ -75,7 +75,7 @@ class Comparison:
 
 
 def filter_of(name: str, overrides: Sequence[str]) -> FilterConfig:
-    """A filter by the name of its profile, or the `filter` part of a configuration file (as it is by default, where it has none).
+    """A filter by the name or file of its profile, or the `filter` part of a configuration file (as it is by default, where it has none).
 
     Raises:
         ConfigError: there is none of that name, or a key or value is wrong.
@@ -84,7 +84,10 @@ def filter_of(name: str, overrides: Sequence[str]) -> FilterConfig:
     raw: dict[str, Any]
     if path.suffix in (".yaml", ".yml") and path.is_file():
         read = yaml.safe_load(path.read_text(encoding="utf-8"))
-        raw = dict(read["filter"]) if isinstance(read, dict) and isinstance(read.get("filter"), dict) else {}
+        if isinstance(read, dict) and {"rules", "extends"} & set(read):  # a profile of the user's own
+            raw = {"profile": name}
+        else:
+            raw = dict(read["filter"]) if isinstance(read, dict) and isinstance(read.get("filter"), dict) else {}
     elif name in PROFILES:
         raw = {"profile": name}
     else:

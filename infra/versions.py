@@ -20,7 +20,19 @@ FIRST_PARTY = ("flows", "tasks", "models", "expectations", "infra")
 # of infra, only what decides the bytes of a version; servers, progress and tracking do not
 BYTES_OF_INFRA = ("infra.ids", "infra.dataset")
 # these move data or draw pages about it and never decide a byte of a shard
-NEUTRAL_LIBRARIES = {"pydantic", "rich", "typer", "prefect", "mlflow", "fsspec", "matplotlib", "jinja2", "codecarbon", "psutil"}
+NEUTRAL_LIBRARIES = {
+    "pydantic",
+    "rich",
+    "typer",
+    "prefect",
+    "mlflow",
+    "fsspec",
+    "matplotlib",
+    "jinja2",
+    "codecarbon",
+    "psutil",
+    "yaml",
+}
 
 
 def code_of(module: str) -> tuple[str, dict[str, str]]:

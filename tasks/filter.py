@@ -41,7 +41,7 @@ def decide_shard(shard: ShardRef, config: FilterConfig) -> Outcome:
     return Outcome(kept, rejects)
 
 
-@step(schema="verdicts")
+@step(schema="verdicts", fingerprint=FilterConfig.files)
 def filter(signals: ShardSet, config: FilterConfig, out: Output) -> None:
     """Decide which documents stay, by language and by the rules of the configured profile."""
     out.map(partial(decide_shard, config=config), signals.shards())

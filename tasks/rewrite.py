@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from functools import partial
 
 import pyarrow as pa
 import pyarrow.compute as pc
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, field_validator, model_validator
 
 from expectations.schemas import DOCUMENTS
 from infra.dataset import Outcome, ShardRef, ShardSet, rejects_table
 from infra.ids import text_digest
 from infra.steps import Output, step
-from tasks.text.rules import PROFILE_LINE_RULES, check_profile
+from tasks.text.rules import Profile, files_of, read_profile
 from tasks.text.signals import LineRules, rewrite_lines
 
 
@@ -26,14 +27,27 @@ class RewriteConfig(BaseModel):
     min_chars: int = Field(1, ge=1)
     """A document of which fewer characters are left is dropped, by rule `rewritten_empty`."""
 
+    _profile: Profile | None = PrivateAttr(None)
+
     @field_validator("profile")
     @classmethod
     def _known(cls, profile: str | None) -> str | None:
-        return check_profile(profile)
+        if profile is not None:
+            read_profile(profile)
+        return profile
+
+    @model_validator(mode="after")
+    def _read(self) -> RewriteConfig:
+        self._profile = read_profile(self.profile) if self.profile is not None else None
+        return self
 
     def line_rules(self) -> LineRules | None:
         """The line rules of the profile."""
-        return PROFILE_LINE_RULES[self.profile] if self.profile else None
+        return self._profile.line_rules if self._profile else None
+
+    def files(self) -> Mapping[str, str]:
+        """{file of the profile: digest}, for the recipe."""
+        return files_of(self.profile, self._profile)
 
 
 def rewrite_shard(pair: tuple[ShardRef, ShardRef], config: RewriteConfig) -> Outcome:
@@ -59,7 +73,7 @@ def rewrite_shard(pair: tuple[ShardRef, ShardRef], config: RewriteConfig) -> Out
     return Outcome(rewritten.filter(long_enough), rejects, {f"lines_removed.{rule}": count for rule, count in removed.items()})
 
 
-@step(schema="rewritten")
+@step(schema="rewritten", fingerprint=RewriteConfig.files)
 def rewrite(documents: list[ShardSet], verdicts: ShardSet, config: RewriteConfig, out: Output) -> None:
     """Remove policy, script and fragment lines and citation marks from the documents that the filter kept."""
     shards = [shard for version in documents for shard in version.shards()]

@@ -5,11 +5,12 @@ They count, nothing else: every number is an integer, and `signals.py` divides. 
 document collide with about 2^-64 (texts made to collide aside), and the price would be one line or n-gram wrongly called
 repeated. Above words nothing is hashed: an n-gram is numbered as a pair of (n-1)-grams, exactly.
 One file, long as it is: numba's cache of a kernel notices a change in its own file only.
-Scratch memory is at most 50 bytes per byte of the longest document, reserved once per call and touched only as far as used.
+Scratch memory is at most 56 bytes per byte of the longest document, reserved once per call and touched only as far as used.
 """
 
 from __future__ import annotations
 
+import math
 import unicodedata
 from functools import lru_cache
 from typing import NamedTuple
@@ -38,20 +39,42 @@ PHRASES = (  # the public C4 code; ASCII, compared without regard to case
 )
 MAX_WORD_CHARS = 1000  # the public C4 code: a longer word removes its line
 SHORT_LINE_CHARS = 30  # FineWeb, 3.6: lines shorter than this
+LONG_LINE_CHARS = 200  # mC4 (Xue et al. 2021, arXiv 2010.11934, 3.1): "three lines of text with 200 or more characters"
+DOLMA_SYMBOLS, DOLMA_BULLETS = "#…", "*-"  # dolma 1.2, taggers/gopher.py
+SCRIPTS = {  # a letter is of the script whose words begin its Unicode name; Python has no table of the property Script
+    "latin": ("LATIN ", "FULLWIDTH LATIN "),
+    "cyrillic": ("CYRILLIC ",),
+    "greek": ("GREEK ",),
+    "arabic": ("ARABIC ",),
+    "hebrew": ("HEBREW ",),
+    "devanagari": ("DEVANAGARI ",),
+    "han": ("CJK UNIFIED ", "CJK COMPATIBILITY "),
+    "kana": ("HIRAGANA ", "KATAKANA", "HALFWIDTH KATAKANA", "HENTAIGANA "),
+    "hangul": ("HANGUL ", "HALFWIDTH HANGUL "),
+}
+CODE_MARKS = "{}[]()<>=;_|&*+/\\$^~@#%"  # more usual in code than in prose; our choice, as are the next three
+CODE_MARK_PERCENT = 10
+CODE_ENDS = ";{}"
+CODE_STARTS = (
+    *("def ", "import ", "return ", "function ", "const ", "var ", "static ", "public ", "private ", "struct ", "elif "),
+    *(">>> ", "$ ", "//", "/*", "</", "#!"),
+)
 MAX_CLASSED = 0x40000  # no letter, digit, punctuation mark or space lies above; a test looks
 
 # What a code point is: bits of the class table.
 SPACE, ALPHA, UPPER, DIGIT, PUNCTUATION = (1 << bit for bit in range(5))
-SENTENCE_END, CLOSER, C4_END, LINE_END, BULLET, SPECIAL = (1 << bit for bit in range(5, 11))
+SENTENCE_END, CLOSER, C4_END, LINE_END, BULLET, SPECIAL, SYMBOL = (1 << bit for bit in range(5, 12))
+SCRIPT_SHIFT = 12  # the four highest bits: 0, or 1 + the place of a letter's script in SCRIPTS
 # What holds of a line: bits of L_FLAGS.
-JAVASCRIPT, LOREM_IPSUM, POLICY, CURLY, SQUARE, HAS_BULLET, ELLIPSIS_END, HAS_C4_END, HAS_LINE_END = (
-    1 << bit for bit in range(9)
+JAVASCRIPT, LOREM_IPSUM, POLICY, CURLY, SQUARE, HAS_BULLET, ELLIPSIS_END, HAS_C4_END, HAS_LINE_END, LIST_ITEM = (
+    1 << bit for bit in range(10)
 )
 # What is counted of a line. L_END is the byte behind it; TRIM means without the white space around it.
 L_END, L_CHARS, L_LEADING_CHARS, L_TRIM_START, L_TRIM_END, L_TRIM_CHARS, L_HASH, L_FLAGS = range(8)
 L_WORDS, L_WORD_CHARS, L_LONGEST_WORD, L_ALPHA_WORDS, L_STOP_WORDS, L_SENTENCES, L_ELLIPSES = range(8, 15)
 L_UPPER, L_DIGITS, L_PUNCTUATION, L_NON_ASCII = range(15, 19)  # only those outside ASCII: see `_tally_ascii`
-NUM_LINE_FACTS = 19
+L_SYMBOL_WORDS, L_STOP_OCCURRENCES = range(19, 21)
+NUM_LINE_FACTS = 21
 
 # Verdicts on a line, in the order in which the public C4 code asks: the first that holds against it names the line.
 LINE_VERDICTS = (
@@ -77,6 +100,12 @@ COUNTS = (
     *(f"{view}_lines" for view in VIEWS),
     *(f"{view}_sentences" for view in VIEWS),
     *("np_words", "np_chars", "np_end_mark_lines", "np_short_lines", "np_repeat_line_chars"),
+    *("long_lines", "list_lines", "distinct_words", "symbol_words", "stop_occurrences"),
+    # from here on as dolma counts, if asked to; a raw line is the bytes between two newlines, if there are any
+    *("double_median", "raw_lines", "edge_blanks", "raw_bullet_lines", "raw_ellipsis_lines", "raw_copies", "raw_copy_chars"),
+    *(f"dolma_top_{n}gram_chars" for n in range(2, 5)),
+    *(f"dolma_dup_{n}gram_chars" for n in range(5, 11)),
+    *(f"dolma_all_{n}gram_chars" for n in range(5, 11)),
 )
 K_CHARS, K_WORDS, K_NEWLINES, K_LINES, K_SENTENCES, K_WORD_CHARS, K_ALPHA_WORDS, K_STOP_WORDS, K_HASHES = range(9)
 K_ELLIPSES, K_UPPER, K_DIGITS, K_PUNCTUATION, K_NON_ASCII, K_BULLETS, K_ELLIPSIS_LINES, K_END_MARK_LINES = range(9, 17)
@@ -88,8 +117,19 @@ K_VIEW_SENTENCES = COUNTS.index("c4_sentences")
 K_NP_WORDS, K_NP_CHARS, K_NP_END_MARK_LINES, K_NP_SHORT_LINES, K_NP_REPEAT_LINE_CHARS = (
     COUNTS.index("np_words") + k for k in range(5)
 )
+K_LONG_LINES, K_LIST_LINES, K_DISTINCT_WORDS, K_SYMBOL_WORDS, K_STOP_OCCURRENCES = (
+    COUNTS.index("long_lines") + k for k in range(5)
+)
+K_DOUBLE_MEDIAN, K_RAW_LINES, K_EDGE_BLANKS, K_RAW_BULLETS, K_RAW_ELLIPSIS, K_RAW_COPIES, K_RAW_COPY_CHARS = (
+    COUNTS.index("double_median") + k for k in range(7)
+)
+K_TOP_2GRAM, K_DUP_5GRAM, K_ALL_5GRAM = (COUNTS.index(f"dolma_{name}gram_chars") for name in ("top_2", "dup_5", "all_5"))
 
-_NEWLINE, _DOT, _CURLY, _OPEN, _CLOSE, _ELLIPSIS = (ord(char) for char in "\n.{[]…")
+# What `count_characters` counts of a document: letters by script, those of no script above, and lines that look like code.
+CHARACTER_COUNTS = (*SCRIPTS, "other", "code_lines")
+C_LATIN, C_OTHER, C_CODE_LINES = 0, len(SCRIPTS), len(SCRIPTS) + 1
+
+_NEWLINE, _DOT, _CURLY, _OPEN, _CLOSE, _ELLIPSIS, _PARENTHESIS = (ord(char) for char in "\n.{[]…)")
 _REPLACEMENT = np.int64(0xFFFD)
 _HASH_SEED, _HASH_PRIME = np.uint64(0xCBF29CE484222325), np.uint64(0x100000001B3)  # FNV-1a, 64 bits
 _MIX, _GOLDEN = np.uint64(0xFF51AFD7ED558CCD), np.uint64(0x9E3779B97F4A7C15)  # MurmurHash3's finaliser; 2^64 / phi
@@ -109,6 +149,19 @@ def _ascii_tally() -> Hashes:
 _ASCII_TALLY = _ascii_tally()
 
 
+def _code_tally() -> Hashes:
+    """What one byte adds to the two counters of `count_characters`: characters but white space, and marks of code above."""
+    tally = np.zeros(128, np.uint64)
+    for byte, char in enumerate(map(chr, range(128))):
+        tally[byte] = (not char.isspace()) + ((char in CODE_MARKS) << 32)
+    return tally
+
+
+_CODE_TALLY = _code_tally()
+_CODE_ENDS = np.frombuffer(CODE_ENDS.encode("ascii"), np.uint8)
+_DOLMA_BULLETS = np.frombuffer(DOLMA_BULLETS.encode("ascii"), np.uint8)
+
+
 def _concatenated(parts: tuple[str, ...]) -> tuple[Bytes, Ints]:
     """ASCII `parts` as one byte array and the len(parts) + 1 offsets of the parts in it."""
     offsets = np.cumsum([0, *map(len, parts)], dtype=np.int64)
@@ -120,6 +173,7 @@ _PHRASE_FLAGS = np.array([JAVASCRIPT, LOREM_IPSUM, *[POLICY] * 6], dtype=np.int6
 # Phrases are looked for at their rarest letters: v, m, f, v, k.
 _PHRASE_ANCHORS = np.array([phrase.index(rare) for phrase, rare in zip(PHRASES, "vmfvkkkk", strict=True)], np.int64)
 _STOP_KEYS = np.array([int.from_bytes(word.encode("ascii"), "big") for word in STOP_WORDS], dtype=np.int64)
+_CODE_BYTES, _CODE_OFFSETS = _concatenated(CODE_STARTS)
 _MARK_BYTES, _MARK_OFFSETS = _concatenated(("[edit]", "[citation needed]"))  # and [digits]: the public C4 code
 
 
@@ -142,6 +196,9 @@ class _Scratch(NamedTuple):
     id_counts: Smalls
     slots: Smalls
     clean: Bytes
+    raw_hash: Hashes
+    raw_chars: Smalls
+    histogram: Smalls
 
 
 def string_buffers(array: pa.Array) -> tuple[Bytes, Ints]:
@@ -162,6 +219,16 @@ def string_buffers(array: pa.Array) -> tuple[Bytes, Ints]:
     return data, offsets.astype(np.int64)
 
 
+def _script(char: str, category: str) -> int:
+    """1 + the place of a letter's script in SCRIPTS, or 0."""
+    if category[0] == "L":
+        name = unicodedata.name(char, "")
+        for place, beginnings in enumerate(SCRIPTS.values(), 1):
+            if name.startswith(beginnings):
+                return place
+    return 0
+
+
 @lru_cache(maxsize=1)
 def character_classes() -> Classes:
     """The class bits of every code point below MAX_CLASSED (uint16), from this Python's Unicode tables; built in 0.1 s."""
@@ -170,9 +237,16 @@ def character_classes() -> Classes:
     for point, char in enumerate(map(chr, range(MAX_CLASSED))):
         category = unicodedata.category(char)
         bits = PUNCTUATION if category[0] == "P" else by_category.get(category, 0)
-        classes[point] = bits | (SPACE if char.isspace() else 0)
+        classes[point] = bits | (SPACE if char.isspace() else 0) | _script(char, category) << SCRIPT_SHIFT
     anchors = "".join({phrase[at] for phrase, at in zip(PHRASES, _PHRASE_ANCHORS, strict=True)})
-    marks = {SENTENCE_END: SENTENCE_ENDS, CLOSER: CLOSERS, C4_END: C4_ENDS, LINE_END: LINE_ENDS, BULLET: BULLETS}
+    marks = {
+        SENTENCE_END: SENTENCE_ENDS,
+        CLOSER: CLOSERS,
+        C4_END: C4_ENDS,
+        LINE_END: LINE_ENDS,
+        BULLET: BULLETS,
+        SYMBOL: DOLMA_SYMBOLS,
+    }
     for bit, chars in {**marks, SPECIAL: ".{[" + anchors + anchors.upper()}.items():
         classes[[ord(char) for char in chars]] |= bit
     return classes
@@ -221,13 +295,14 @@ def _phrase_flags(data: Bytes, start: int, pos: int, end: int) -> int:
 
 @njit(cache=True, nogil=True)
 def _stop_word(data: Bytes, start: int, end: int) -> int:
-    """The bit of the stop word that data[start:end], of at most 4 bytes, is, or 0."""
-    key = 0
+    """The bit of the stop word that data[start:end], of at most 4 bytes, is, and bit 8 if it is in lower case; or 0."""
+    key, as_written = 0, 0
     for pos in range(start, end):
         key = (key << 8) | _LOWER[data[pos]]
+        as_written = (as_written << 8) | data[pos]
     for k in range(_STOP_KEYS.size):
         if key == _STOP_KEYS[k]:
-            return 1 << k
+            return 1 << k | (256 if key == as_written else 0)
     return 0
 
 
@@ -257,11 +332,22 @@ def _ends_sentence(data: Bytes, start: int, end: int, classes: Classes) -> int:
 
 @njit(cache=True, nogil=True)
 def _bullet_flag(data: Bytes, start: int, end: int, classes: Classes) -> int:
-    """HAS_BULLET when a bullet stands at `start`, else 0."""
+    """HAS_BULLET and LIST_ITEM when a bullet stands at `start`, else 0."""
     point = np.int64(data[start])
     if point >= 128:
         point, _ = _decode(data, start, end)
-    return HAS_BULLET if point < MAX_CLASSED and classes[point] & BULLET else 0
+    return HAS_BULLET | LIST_ITEM if point < MAX_CLASSED and classes[point] & BULLET else 0
+
+
+@njit(cache=True, nogil=True)
+def _item_flag(data: Bytes, start: int, end: int) -> int:
+    """LIST_ITEM when the word data[start:end] numbers an item: one to three digits and '.' or ')'; else 0."""
+    if not 2 <= end - start <= 4 or (data[end - 1] != _DOT and data[end - 1] != _PARENTHESIS):
+        return 0
+    for pos in range(start, end - 1):
+        if data[pos] < 48 or data[pos] > 57:
+            return 0
+    return LIST_ITEM
 
 
 @njit(cache=True, nogil=True)
@@ -342,7 +428,7 @@ def _scan_line(
         if words == 0:
             facts[L_TRIM_START] = word_start
             facts[L_LEADING_CHARS] = word_start - start - word_extra
-            flags |= _bullet_flag(data, word_start, end, classes)
+            flags |= _bullet_flag(data, word_start, end, classes) | _item_flag(data, word_start, pos)
         length = pos - word_start - (extra_bytes - word_extra)
         fingerprint = (fingerprint ^ (fingerprint >> np.uint64(33))) * _MIX
         fingerprint ^= fingerprint >> np.uint64(33)
@@ -354,11 +440,14 @@ def _scan_line(
         facts[L_WORD_CHARS] += length
         facts[L_LONGEST_WORD] = max(facts[L_LONGEST_WORD], length)
         facts[L_ALPHA_WORDS] += (all_kinds & ALPHA) != 0
+        facts[L_SYMBOL_WORDS] += (all_kinds & SYMBOL) != 0
         ends = _ends_sentence(data, word_start, pos, classes)
         facts[L_SENTENCES] += ends
         open_sentence = 1 - ends
         if pos - word_start <= 4:
-            facts[L_STOP_WORDS] |= _stop_word(data, word_start, pos)
+            stop_word = _stop_word(data, word_start, pos)
+            facts[L_STOP_WORDS] |= stop_word & 0xFF
+            facts[L_STOP_OCCURRENCES] += stop_word >> 8
         trim_end, trim_end_extra = pos, extra_bytes
     facts[L_END] = pos
     facts[L_CHARS] = pos - start - extra_bytes
@@ -421,9 +510,9 @@ def _line_verdict(facts: Ints, min_words: int, terminal: bool) -> int:
 
 
 @njit(cache=True, nogil=True)
-def _intern(keys: Hashes, num: int, s: _Scratch) -> None:
-    """Numbers keys[:num] by first occurrence: s.ids[i] for each, s.id_counts[id] for each number. Open addressing."""
-    bits = 4
+def _intern(keys: Hashes, num: int, s: _Scratch) -> int:
+    """Numbers keys[:num] by first occurrence: s.ids[i] for each, s.id_counts[id] for each number; how many there are."""
+    bits = 4  # open addressing
     while (1 << bits) < 2 * num:
         bits += 1
     mask, shift = (1 << bits) - 1, np.uint64(64 - bits)
@@ -443,6 +532,7 @@ def _intern(keys: Hashes, num: int, s: _Scratch) -> None:
             known += 1
         s.ids[i] = number
         s.id_counts[number] += 1
+    return known
 
 
 @njit(cache=True, nogil=True)
@@ -499,9 +589,81 @@ def _covered_chars(s: _Scratch, num_repeated: int, n: int) -> int:
 
 
 @njit(cache=True, nogil=True)
-def _count_ngrams(num_words: int, s: _Scratch, row: Ints) -> None:
+def _add_dolma_ngrams(s: _Scratch, num_repeated: int, num_words: int, n: int, row: Ints) -> None:
+    """Fills dolma's columns of the n-grams, which have the characters of their words but not the spaces between these."""
+    if num_words < n:
+        return
+    if n < 5:  # occurrences times characters of the most common; among equally common ones, of the first
+        best_count, best_chars = 1, _gram_chars(s, 0, n) - (n - 1)
+        for j in range(num_repeated):
+            count = s.id_counts[s.grams[j]]
+            if count > best_count:
+                best_count, best_chars = count, count * (_gram_chars(s, s.positions[j], n) - (n - 1))
+        row[K_TOP_2GRAM + n - 2] = best_chars
+        return
+    for j in range(num_repeated):
+        row[K_DUP_5GRAM + n - 5] += _gram_chars(s, s.positions[j], n) - (n - 1)
+    # Of all n-grams: each word counts n times, less what the ends of the text cut off.
+    missing, before, behind = 0, 0, 0
+    for k in range(n - 1):
+        before += s.word_chars[k]
+        behind += s.word_chars[num_words - 1 - k]
+        missing += before + behind
+    row[K_ALL_5GRAM + n - 5] = n * row[K_WORD_CHARS] - missing
+
+
+@njit(cache=True, nogil=True)
+def _double_median(num_words: int, s: _Scratch) -> int:
+    """Twice the median of the word lengths: the sum of the two in the middle, or of the middle one with itself."""
+    if num_words == 0:
+        return 0
+    top = s.histogram.size - 1
+    s.histogram[:] = 0
+    for i in range(num_words):
+        s.histogram[min(s.word_chars[i], top)] += 1
+    lower, upper, seen, length = -1, -1, 0, 0
+    while upper < 0:
+        seen += s.histogram[length]
+        if lower < 0 and seen > (num_words - 1) // 2:
+            lower = length
+        if seen > num_words // 2:
+            upper = length
+        length += 1
+    if upper == top:  # half of the words are so long: exact, and slow
+        ordered = np.sort(s.word_chars[:num_words])
+        return ordered[(num_words - 1) // 2] + ordered[num_words // 2]
+    return lower + upper
+
+
+@njit(cache=True, nogil=True)
+def _add_raw_line(data: Bytes, start: int, end: int, chars: int, s: _Scratch, row: Ints) -> None:
+    """Adds the line data[start:end] as dolma sees it: white space belongs to it, and an empty one is not compared."""
+    if start == end:
+        return
+    fingerprint = _HASH_SEED
+    for pos in range(start, end):
+        fingerprint = (fingerprint ^ np.uint64(data[pos])) * _HASH_PRIME
+    s.raw_hash[row[K_RAW_LINES]] = fingerprint
+    s.raw_chars[row[K_RAW_LINES]] = chars
+    row[K_RAW_LINES] += 1
+    row[K_RAW_BULLETS] += data[start] == _DOLMA_BULLETS[0] or data[start] == _DOLMA_BULLETS[1]
+    row[K_RAW_ELLIPSIS] += end - start >= 3 and data[end - 3] == 0xE2 and data[end - 2] == 0x80 and data[end - 1] == 0xA6
+
+
+@njit(cache=True, nogil=True)
+def _add_copies(s: _Scratch, row: Ints) -> None:
+    """Counts the raw lines that occur twice or more, the first as well."""
+    _intern(s.raw_hash, row[K_RAW_LINES], s)
+    for i in range(row[K_RAW_LINES]):
+        if s.id_counts[s.ids[i]] > 1:
+            row[K_RAW_COPIES] += 1
+            row[K_RAW_COPY_CHARS] += s.raw_chars[i]
+
+
+@njit(cache=True, nogil=True)
+def _count_ngrams(num_words: int, s: _Scratch, row: Ints, dolma: bool) -> None:
     """Fills the n-gram columns. Only places where both (n-1)-grams repeat can repeat, so each level looks at fewer."""
-    _intern(s.word_hash, num_words, s)
+    row[K_DISTINCT_WORDS] = _intern(s.word_hash, num_words, s)
     repeated = 0
     for i in range(num_words):
         if s.id_counts[s.ids[i]] > 1:
@@ -523,6 +685,8 @@ def _count_ngrams(num_words: int, s: _Scratch, row: Ints) -> None:
                 s.grams[repeated] = s.ids[j]
                 repeated += 1
         row[K_2GRAM + n - 2] = _top_gram_chars(s, repeated, num_words, n) if n < 5 else _covered_chars(s, repeated, n)
+        if dolma:
+            _add_dolma_ngrams(s, repeated, num_words, n, row)
 
 
 @njit(cache=True, nogil=True)
@@ -552,6 +716,8 @@ def _add_line(line: Ints, row: Ints) -> None:
     row[K_WORD_CHARS] += line[L_WORD_CHARS]
     row[K_ALPHA_WORDS] += line[L_ALPHA_WORDS]
     row[K_STOP_WORDS] |= line[L_STOP_WORDS]
+    row[K_STOP_OCCURRENCES] += line[L_STOP_OCCURRENCES]
+    row[K_SYMBOL_WORDS] += line[L_SYMBOL_WORDS]
     row[K_ELLIPSES] += line[L_ELLIPSES]
     row[K_UPPER] += line[L_UPPER]
     row[K_DIGITS] += line[L_DIGITS]
@@ -560,6 +726,8 @@ def _add_line(line: Ints, row: Ints) -> None:
     row[K_ELLIPSIS_LINES] += (flags & ELLIPSIS_END) != 0
     row[K_END_MARK_LINES] += (flags & HAS_LINE_END) != 0
     row[K_SHORT_LINES] += line[L_TRIM_CHARS] < SHORT_LINE_CHARS
+    row[K_LONG_LINES] += line[L_TRIM_CHARS] >= LONG_LINE_CHARS
+    row[K_LIST_LINES] += (flags & LIST_ITEM) != 0
     row[K_LOREM_IPSUM] |= (flags & LOREM_IPSUM) != 0
     row[K_CURLY] |= (flags & CURLY) != 0
 
@@ -586,7 +754,7 @@ def _add_views(facts: Ints, row: Ints) -> bool:
 
 @njit(cache=True, nogil=True)
 def _count_document(
-    data: Bytes, start: int, end: int, classes: Classes, s: _Scratch, line: Ints, cleaned: Ints, row: Ints
+    data: Bytes, start: int, end: int, classes: Classes, s: _Scratch, line: Ints, cleaned: Ints, row: Ints, dolma: bool
 ) -> None:
     """Fills the columns `row` of the document data[start:end]; `line` and `cleaned` are room for the facts of a line."""
     _tally_ascii(data, start, end, row)
@@ -596,6 +764,8 @@ def _count_document(
         _scan_line(data, pos, end, classes, row[K_WORDS], s.word_hash, s.word_chars, line)
         line_start_chars = row[K_CHARS]
         _add_line(line, row)
+        if dolma:
+            _add_raw_line(data, pos, line[L_END], line[L_CHARS], s, row)
         if line[L_WORDS] > 0:
             line_hash = np.uint64(line[L_HASH])
             s.line_hash[num_lines] = line_hash
@@ -633,7 +803,12 @@ def _count_document(
     row[K_NP_REPEAT_LINE_CHARS] = _repeats(s.view_hash, s.view_chars, num_kept, s)[1]
     row[K_PARAGRAPHS] = num_paragraphs
     row[K_REPEAT_PARAGRAPHS], row[K_REPEAT_PARAGRAPH_CHARS] = _repeats(s.paragraph_hash, s.paragraph_chars, num_paragraphs, s)
-    _count_ngrams(row[K_WORDS], s, row)
+    _count_ngrams(row[K_WORDS], s, row, dolma)
+    if dolma:
+        _add_copies(s, row)
+        row[K_DOUBLE_MEDIAN] = _double_median(row[K_WORDS], s)
+        if end > start:
+            row[K_EDGE_BLANKS] = (data[start] == _NEWLINE) + (data[end - 1] == _NEWLINE)
 
 
 @njit(cache=True, nogil=True)
@@ -649,9 +824,12 @@ _CLASSES = types.Array(types.uint16, 1, "C")
 _OFFSETS = types.int64[::1]
 
 
-@njit(types.void(_DATA, _OFFSETS, _CLASSES, types.int64[:, ::1]), cache=True, nogil=True)
-def count_documents(data: Bytes, offsets: Ints, classes: Classes, counts: Ints) -> None:
-    """Fills counts[d, k], zeros before, for document d = data[offsets[d]:offsets[d + 1]] and column COUNTS[k]."""
+@njit(types.void(_DATA, _OFFSETS, _CLASSES, types.int64[:, ::1], types.boolean), cache=True, nogil=True)
+def count_documents(data: Bytes, offsets: Ints, classes: Classes, counts: Ints, dolma: bool) -> None:
+    """Fills counts[d, k], zeros before, for document d = data[offsets[d]:offsets[d + 1]] and column COUNTS[k].
+
+    Without `dolma` the columns from "double_median" on stay as they are.
+    """
     longest = _longest(offsets)
     room = longest // 2 + 2
     slots = 16
@@ -674,10 +852,90 @@ def count_documents(data: Bytes, offsets: Ints, classes: Classes, counts: Ints) 
         np.empty(room, np.int32),
         np.empty(slots, np.int32),
         np.empty(longest, np.uint8),
+        np.empty(room, np.uint64),
+        np.empty(room, np.int32),
+        np.empty(256, np.int32),
     )
     line, cleaned = np.zeros(NUM_LINE_FACTS, np.int64), np.zeros(NUM_LINE_FACTS, np.int64)
     for d in range(offsets.size - 1):
-        _count_document(data, offsets[d], offsets[d + 1], classes, s, line, cleaned, counts[d])
+        _count_document(data, offsets[d], offsets[d + 1], classes, s, line, cleaned, counts[d], dolma)
+
+
+@njit(cache=True, nogil=True)
+def _looks_like_code(data: Bytes, start: int, end: int, classes: Classes, num_chars: int, num_marks: int) -> bool:
+    """Whether the line data[start:end], with `num_chars` characters that are no white space, is code: see `signals.py`."""
+    if num_chars == 0:
+        return False
+    if 100 * num_marks >= CODE_MARK_PERCENT * num_chars:
+        return True
+    kind, last = _last_kind(data, start, end, classes)
+    while kind & SPACE and last > start:
+        end = last
+        kind, last = _last_kind(data, start, end, classes)
+    for k in range(_CODE_ENDS.size):
+        if data[last] == _CODE_ENDS[k]:
+            return True
+    while start < end:
+        point, width = np.int64(data[start]), 1
+        if point >= 128:
+            point, width = _decode(data, start, end)
+        if point >= MAX_CLASSED or not classes[point] & SPACE:
+            break
+        start += width
+    for k in range(_CODE_OFFSETS.size - 1):
+        length = _CODE_OFFSETS[k + 1] - _CODE_OFFSETS[k]
+        if start + length <= end and np.array_equal(
+            data[start : start + length], _CODE_BYTES[_CODE_OFFSETS[k] : _CODE_OFFSETS[k + 1]]
+        ):
+            return True
+    return False
+
+
+@njit(types.void(_DATA, _OFFSETS, _CLASSES, types.int64[:, ::1], types.float64[::1]), cache=True, nogil=True)
+def count_characters(data: Bytes, offsets: Ints, classes: Classes, counts: Ints, entropies: npt.NDArray[np.float64]) -> None:
+    """Fills counts[d, k], zeros before, for column CHARACTER_COUNTS[k], and entropies[d], in bits per byte.
+
+    A pass of its own over the bytes, so that a shard whose letters nobody asks for does not pay for them.
+    """
+    histogram = np.zeros(256, np.int64)
+    for d in range(offsets.size - 1):
+        pos, end, row = offsets[d], offsets[d + 1], counts[d]
+        histogram[:] = 0
+        total, line_start = np.uint64(0), pos
+        while pos < end:
+            byte = data[np.uint64(pos)]
+            histogram[np.uint64(byte)] += 1
+            if byte < 128:
+                if byte == _NEWLINE:
+                    row[C_CODE_LINES] += _looks_like_code(
+                        data, line_start, pos, classes, np.int64(total & np.uint64(0xFFFFFFFF)), np.int64(total >> np.uint64(32))
+                    )
+                    total, line_start = np.uint64(0), pos + 1
+                else:
+                    total += _CODE_TALLY[np.uint64(byte)]
+                pos += 1
+                continue
+            point, width = _decode(data, pos, end)
+            for k in range(1, width):
+                histogram[data[pos + k]] += 1
+            kind = np.int64(classes[np.uint64(point)]) if point < MAX_CLASSED else np.int64(0)
+            if not kind & SPACE:
+                total += np.uint64(1)
+            if kind & ALPHA:
+                script = kind >> SCRIPT_SHIFT
+                row[script - 1 if script > 0 else C_OTHER] += 1
+            pos += width
+        row[C_CODE_LINES] += _looks_like_code(
+            data, line_start, end, classes, np.int64(total & np.uint64(0xFFFFFFFF)), np.int64(total >> np.uint64(32))
+        )
+        for letter in range(26):
+            row[C_LATIN] += histogram[65 + letter] + histogram[97 + letter]
+        entropy, num_bytes = 0.0, end - offsets[d]
+        for byte in range(256):
+            if histogram[byte] > 0:
+                share = histogram[byte] / num_bytes
+                entropy -= share * math.log2(share)
+        entropies[d] = entropy
 
 
 @njit(
@@ -747,7 +1005,8 @@ def judge_lines(
 def compile_kernels() -> None:
     """Compiles every kernel into numba's cache beside this file (importing does most of it) and runs each once."""
     data, offsets = string_buffers(pa.array(["One line [1] of a few words.\n\nAnd another one."]))
-    count_documents(data, offsets, character_classes(), np.zeros((1, len(COUNTS)), np.int64))
+    count_documents(data, offsets, character_classes(), np.zeros((1, len(COUNTS)), np.int64), True)
+    count_characters(data, offsets, character_classes(), np.zeros((1, len(CHARACTER_COUNTS)), np.int64), np.zeros(1))
     spans = np.zeros((2, 2), np.int64)
     verdicts, out, tally = np.zeros(3, np.int8), np.zeros(data.size, np.uint8), np.zeros(CITATION_MARKS + 1, np.int64)
     judge_lines(data, offsets, character_classes(), 3, True, verdicts, spans[0], out, spans[1], tally)

@@ -1,4 +1,7 @@
-"""Rules: published thresholds as data, and the decision they make on stored signals; no text is read.
+"""Rules: published thresholds as files, and the decision they make on stored signals; no text is read.
+
+A profile is a YAML file in `profiles/`, or a user's own: see `Profile`. Files are read once, when this module or a
+configuration is made; a configuration carries the rules of its file along, so that a worker needs no file.
 
 A rule drops a document when its signal is beyond the threshold; the first rule of the profile that drops it is its reason.
 `decide` is vectorised: a million documents take about a second. Fractions are compared in float32, the type they are
@@ -8,17 +11,33 @@ stored in, so that a document that lies on a threshold in the arithmetic of the 
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
+import json
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Literal
+from itertools import takewhile
+from pathlib import Path
+from typing import Any, Literal, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+import yaml
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    PrivateAttr,
+    TypeAdapter,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 
+from infra.errors import InputError
+from infra.ids import digest_of
 from tasks.text.signals import SIGNAL_NAMES, LineRules
 
+T = TypeVar("T")
 Direction = Literal["below", "above", "at_or_below", "at_or_above", "equals"]
 _COMPARE = {
     "below": np.less,
@@ -42,6 +61,8 @@ class Rule(BaseModel):
     """On which side of the threshold a document is dropped."""
     threshold: float
     """In the unit of the signal; 1 for a flag that must not be set."""
+    note: str = ""
+    """Words of the source, or how it differs from others."""
 
     @field_validator("signal")
     @classmethod
@@ -51,97 +72,134 @@ class Rule(BaseModel):
         return signal
 
 
-def _rule(name: str, signal: str, drop: Direction, threshold: float) -> Rule:
-    return Rule(name=name, signal=signal, drop=drop, threshold=threshold)
+class RuleGroup(BaseModel):
+    """Rules that several profiles ask."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    source: str
+    """Where they were published."""
+    rules: tuple[Rule, ...]
+    """In the order in which they are asked."""
 
 
-# Rae et al. 2021 (arXiv 2112.11446), A.1.1, "Quality Filtering"
-GOPHER_QUALITY = (
-    _rule("gopher_min_words", "num_words", "below", 50),  # "between 50 and 100,000 words"
-    _rule("gopher_max_words", "num_words", "above", 100_000),
-    _rule("gopher_mean_word_length_low", "mean_word_length", "below", 3),  # "outside of the range of 3 to 10 characters"
-    _rule("gopher_mean_word_length_high", "mean_word_length", "above", 10),
-    _rule("gopher_hash_per_word", "hash_per_word", "above", 0.1),  # "symbol-to-word ratio greater than 0.1"
-    _rule("gopher_ellipsis_per_word", "ellipsis_per_word", "above", 0.1),  # the same, for the ellipsis
-    _rule("gopher_bullet_lines", "bullet_line_fraction", "above", 0.9),  # "more than 90% of lines starting with a bullet"
-    _rule("gopher_ellipsis_lines", "ellipsis_line_fraction", "above", 0.3),  # "more than 30% ending with an ellipsis"
-    _rule("gopher_alpha_words", "alpha_word_fraction", "below", 0.8),  # "80% of words … at least one alphabetic character"
-    _rule("gopher_stop_words", "num_stop_words", "below", 2),  # "at least two of the following English words"
-)
-# The same paper, Table A1
-GOPHER_REPETITION = (
-    _rule("gopher_repetition_dup_lines", "dup_line_fraction", "above", 0.30),
-    _rule("gopher_repetition_dup_paragraphs", "dup_paragraph_fraction", "above", 0.30),
-    _rule("gopher_repetition_dup_line_chars", "dup_line_char_fraction", "above", 0.20),
-    _rule("gopher_repetition_dup_paragraph_chars", "dup_paragraph_char_fraction", "above", 0.20),
-    _rule("gopher_repetition_top_2gram", "top_2gram_char_fraction", "above", 0.20),
-    _rule("gopher_repetition_top_3gram", "top_3gram_char_fraction", "above", 0.18),
-    _rule("gopher_repetition_top_4gram", "top_4gram_char_fraction", "above", 0.16),
-    _rule("gopher_repetition_dup_5gram", "dup_5gram_char_fraction", "above", 0.15),
-    _rule("gopher_repetition_dup_6gram", "dup_6gram_char_fraction", "above", 0.14),
-    _rule("gopher_repetition_dup_7gram", "dup_7gram_char_fraction", "above", 0.13),
-    _rule("gopher_repetition_dup_8gram", "dup_8gram_char_fraction", "above", 0.12),
-    _rule("gopher_repetition_dup_9gram", "dup_9gram_char_fraction", "above", 0.11),
-    _rule("gopher_repetition_dup_10gram", "dup_10gram_char_fraction", "above", 0.10),
-)
+class Profile(BaseModel):
+    """A YAML file of rules: what a publication, or a user, keeps."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    description: str
+    """What it stands for, and what of its source is not in it."""
+    source: str
+    """Paper, section, URL."""
+    languages: tuple[str, ...] | None = None
+    """What `FilterConfig.languages` is where the user sets none."""
+    min_language_score: float | None = Field(default=None, ge=0, le=1)
+    """What `FilterConfig.min_language_score` is where the user sets none."""
+    line_rules: LineRules | None = None
+    """How the `rewrite` step cleans what the profile keeps; the view in which it counts. Null: not at all."""
+    extends: tuple[str, ...] = ()
+    """Groups of `profiles/groups.yaml` whose rules are asked first, in this order."""
+    thresholds: dict[str, float] = Field(default_factory=dict)
+    """Other thresholds for rules of these groups, by rule name."""
+    rules: tuple[Rule, ...] = ()
+    """The profile's own rules, asked after those of the groups."""
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> Profile:
+        for group in self.extends:
+            if group not in RULE_GROUPS:
+                raise ValueError(f"extends: {_unknown('group', group, RULE_GROUPS)}")
+        inherited = [rule.name for group in self.extends for rule in RULE_GROUPS[group].rules]
+        for name in self.thresholds:
+            if name not in inherited:
+                raise ValueError(f"thresholds: {_unknown('rule', name, inherited)}")
+        names = [*inherited, *(rule.name for rule in self.rules)]
+        if twice := sorted({name for name in names if names.count(name) > 1} | {LANGUAGE, LANGUAGE_SCORE}.intersection(names)):
+            raise ValueError(f"rules: a name for one rule only, {LANGUAGE} and {LANGUAGE_SCORE} aside (got {', '.join(twice)})")
+        return self
+
+    def all_rules(self) -> tuple[Rule, ...]:
+        """Every rule in the order in which it is asked, with its threshold."""
+        inherited = (rule for group in self.extends for rule in RULE_GROUPS[group].rules)
+        return (
+            *(rule.model_copy(update={"threshold": self.thresholds.get(rule.name, rule.threshold)}) for rule in inherited),
+            *self.rules,
+        )
+
+    def digest(self) -> str:
+        """32 hex characters over what decides: rules and line rules, neither words nor defaults of the configuration."""
+        rules = [rule.model_dump(exclude={"note"}) for rule in self.all_rules()]
+        return digest_of(json.dumps([rules, self.line_rules.model_dump() if self.line_rules else None]))
 
 
-def _c4(view: str, min_sentences: int) -> tuple[Rule, ...]:
-    """The page rules of C4 (Raffel et al. 2020, 2.2), sentences counted in the lines that `view` keeps."""
-    return (
-        _rule("c4_lorem_ipsum", "has_lorem_ipsum", "equals", 1),  # "any page where the phrase lorem ipsum appeared"
-        _rule("c4_curly_bracket", "has_curly_bracket", "equals", 1),  # "any pages that contained a curly bracket"
-        _rule("c4_min_sentences", f"{view}_num_sentences", "below", min_sentences),
-    )
-
-
-def _fineweb(dup_line_chars: float) -> tuple[Rule, ...]:
-    """FineWeb's own rules (Penedo et al. 2024, arXiv 2406.17557, 3.6), on the text that its C4 line rules leave."""
-    return (
-        _rule("fineweb_line_punctuation", "c4_np_line_punctuation_fraction", "at_or_below", 0.12),
-        _rule("fineweb_dup_line_chars", "c4_np_dup_line_char_fraction", "at_or_above", dup_line_chars),
-        _rule("fineweb_short_lines", "c4_np_short_line_fraction", "at_or_above", 0.67),
-    )
-
-
-# Quality before repetition: a text of ten words is then called short, not repetitive; the verdict is the same either way.
-_FINEWEB_BASE = (*GOPHER_QUALITY, *GOPHER_REPETITION, *_c4("c4_np", 5))  # 5: the C4 paper, and datatrove's default
-
-PROFILES: dict[str, tuple[Rule, ...]] = {
-    "gopher": (*GOPHER_QUALITY, *GOPHER_REPETITION),
-    "c4-paper": _c4("c4_paper", 5),  # "fewer than 5 sentences", lines of "at least 3 words"
-    "c4-code": _c4("c4", 3),  # _MIN_NUM_SENTENCES = 3, _MIN_WORDS_PER_LINE = 5
-    "fineweb-paper": (*_FINEWEB_BASE, *_fineweb(0.1)),  # 3.6: "greater than or equal to 0.1"
-    "fineweb-code": (
-        *_FINEWEB_BASE,
-        *_fineweb(0.01),  # char_duplicates_ratio in the released code; also appendix E.4
-        _rule("fineweb_newline_per_word", "c4_np_newline_per_word", "above", 0.3),  # new_line_ratio, in the code only
-    ),
-}
-PROFILE_LINE_RULES: dict[str, LineRules | None] = {
-    "gopher": None,
-    "c4-paper": LineRules(min_words_per_line=3),
-    "c4-code": LineRules(min_words_per_line=5),
-    "fineweb-paper": LineRules(min_words_per_line=3, require_terminal_punctuation=False),
-    "fineweb-code": LineRules(min_words_per_line=3, require_terminal_punctuation=False),
-}
-"""How the `rewrite` step cleans what a profile keeps; the view in which the profile counts. None: not at all."""
-
-LANGUAGE, LANGUAGE_SCORE = "language", "language_score"
-"""The rules on the columns `language` (string) and `language_score` (float32): not configured by profile, asked first."""
+def _shared_start(one: str, other: str) -> int:
+    return sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(one, other, strict=False)))
 
 
 def _unknown(kind: str, name: str, valid: Iterable[str]) -> str:
     names = sorted(valid)
     near = difflib.get_close_matches(name, names, n=3, cutoff=0.5)
+    near.sort(key=lambda one: _shared_start(one, name), reverse=True)  # "finweb": rather "fineweb-code" than "refinedweb"
     return f"unknown {kind} {name!r}; " + (f"nearest: {', '.join(near)}" if near else f"valid: {', '.join(names)}")
 
 
-def check_profile(profile: str | None) -> str | None:
-    """The name itself, if it is one of PROFILES or None; a ValueError with the nearest ones if not."""
-    if profile is not None and profile not in PROFILES:
-        raise ValueError(_unknown("profile", profile, PROFILES))
-    return profile
+def _read(path: Path, kind: TypeAdapter[T]) -> T:
+    """The YAML file at `path` as `kind`; InputError with one line per problem, `file: dotted.key: problem (got …)`."""
+    try:
+        raw = yaml.load(path.read_text(encoding="utf-8"), getattr(yaml, "CSafeLoader", yaml.SafeLoader))
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read: {error.strerror}") from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise InputError(f"{path}: not YAML: {' '.join(str(error).split())}") from error
+    try:
+        return kind.validate_python(raw)
+    except ValidationError as error:
+        raise InputError("\n".join(_problem(path, problem) for problem in error.errors())) from error
+
+
+def _problem(path: Path, problem: Mapping[str, Any]) -> str:
+    keys = ".".join(map(str, problem["loc"]))
+    told = problem["msg"].removeprefix("Value error, ")
+    # what the profile's own checks say names key and value
+    return f"{path}: {keys}: {told} (got {problem['input']!r})" if keys else f"{path}: {told}"
+
+
+LANGUAGE, LANGUAGE_SCORE = "language", "language_score"
+"""The rules on the columns `language` (string) and `language_score` (float32): not configured by profile, asked first."""
+
+_SHIPPED = Path(__file__).with_name("profiles")
+RULE_GROUPS = _read(_SHIPPED / "groups.yaml", TypeAdapter(dict[str, RuleGroup]))
+_PROFILE = TypeAdapter(Profile)
+_PROFILES = {
+    name: _read(_SHIPPED / f"{name}.yaml", _PROFILE)
+    for name in (
+        *("gopher", "c4-paper", "c4-code", "fineweb-paper", "fineweb-code"),
+        *("mc4", "refinedweb", "ccnet", "dolma-1.2", "dolma-1.2-v2"),
+    )
+}
+PROFILES: dict[str, tuple[Rule, ...]] = {name: profile.all_rules() for name, profile in _PROFILES.items()}
+"""The rules of the profiles that ship, from `profiles/NAME.yaml`; each file says what its source has besides. There is no `dclm`:
+that is a trained classifier's score."""
+PROFILE_LINE_RULES: dict[str, LineRules | None] = {name: profile.line_rules for name, profile in _PROFILES.items()}
+"""How the `rewrite` step cleans what a profile keeps; the view in which the profile counts. None: not at all."""
+
+
+def read_profile(profile: str) -> Profile:
+    """A profile that ships, by its name, or a user's own, by the path of its file, which ends with .yaml or .yml.
+
+    Raises InputError with the nearest names, or with one line per problem of the file.
+    """
+    if profile in _PROFILES:
+        return _PROFILES[profile]
+    if profile.endswith((".yaml", ".yml")):
+        return _read(Path(profile).expanduser(), _PROFILE)
+    raise InputError(_unknown("profile", profile, PROFILES))
+
+
+def files_of(name: str | None, profile: Profile | None) -> dict[str, str]:
+    """{name or file name: digest of what it decides} of the profile that `read_profile(name)` gave, for a recipe."""
+    return {Path(name).name: profile.digest()} if name and profile else {}
 
 
 class FilterConfig(BaseModel):
@@ -150,23 +208,41 @@ class FilterConfig(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     profile: str | None = "fineweb-code"
-    """A name of PROFILES; null applies the language rules alone."""
+    """A name of PROFILES or the path of a YAML file (`Profile`); null applies the language rules alone."""
     languages: tuple[str, ...] = ("en",)
-    """ISO 639 codes that are kept; empty turns both language rules off."""
+    """ISO 639 codes that are kept; empty turns both language rules off. The profile mc4 sets its own."""
     min_language_score: float = Field(default=0.65, ge=0, le=1)
-    """Documents of a kept language with a lower score are dropped. FineWeb and RefinedWeb: 0.65; CCNet: 0.5."""
+    """Documents of a kept language with a lower score are dropped. The profiles mc4 and ccnet set their own."""
     overrides: dict[str, float] = Field(default_factory=dict)
     """Another threshold for a rule of the profile, by rule name, in the unit of its signal."""
     disabled: tuple[str, ...] = ()
     """Rules, by name, that are not asked."""
+    _profile: Profile | None = PrivateAttr(None)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _defaults_of_profile(cls, given: Any) -> Any:
+        """Fills in what the profile sets and the user does not, so that the recipe has it in plain words."""
+        profile = given.get("profile") if isinstance(given, dict) else None
+        if not isinstance(profile, str):
+            return given
+        try:
+            read = read_profile(profile)
+        except InputError:  # told by the check of the key itself
+            return given
+        ours = {"languages": read.languages, "min_language_score": read.min_language_score}
+        return {key: value for key, value in ours.items() if value is not None} | given
 
     @field_validator("profile")
     @classmethod
     def _known_profile(cls, profile: str | None) -> str | None:
-        return check_profile(profile)
+        if profile is not None:
+            read_profile(profile)
+        return profile
 
     @model_validator(mode="after")
     def _known_rules(self) -> FilterConfig:
+        self._profile = read_profile(self.profile) if self.profile is not None else None
         names = [rule.name for rule in self._profile_rules()]
         for name in self.overrides:
             if name == LANGUAGE_SCORE:
@@ -179,7 +255,7 @@ class FilterConfig(BaseModel):
         return self
 
     def _profile_rules(self) -> tuple[Rule, ...]:
-        return PROFILES[self.profile] if self.profile else ()
+        return self._profile.all_rules() if self._profile else ()
 
     def rules(self) -> tuple[Rule, ...]:
         """The rules of the profile that are asked, in order, with their thresholds as overridden."""
@@ -191,7 +267,11 @@ class FilterConfig(BaseModel):
 
     def line_rules(self) -> LineRules | None:
         """The line rules that go with the profile, or None where it leaves lines alone."""
-        return PROFILE_LINE_RULES[self.profile] if self.profile else None
+        return self._profile.line_rules if self._profile else None
+
+    def files(self) -> Mapping[str, str]:
+        """What the recipe says of the profile's file; the overrides are in the configuration."""
+        return files_of(self.profile, self._profile)
 
 
 @dataclass(frozen=True)

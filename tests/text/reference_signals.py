@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import re
+import statistics
 import unicodedata
 from collections import Counter
 
@@ -97,6 +99,69 @@ def end_marked(lines: list[str]) -> int:
     return sum(line.endswith(tuple(".?!\"”'’…。！？")) for line in lines)
 
 
+def dolma(text: str) -> dict[str, float]:
+    """As dolma 1.2's taggers gopher_v1 and gopher_v2 are described in `signals.py`."""
+    words = text.split()
+    num_word_chars = sum(map(len, words))
+    found: dict[str, float] = {
+        "median_word_length": statistics.median(map(len, words)) if words else 0,
+        "stop_word_occurrences": sum(word in GOPHER_WORDS for word in words),
+        "symbol_word_fraction": ratio(sum("#" in word or "…" in word for word in words), len(words)),
+    }
+    for version, lines in (("dolma", text.split("\n")), ("dolma_v2", re.split(r"\n+", text))):
+        copies = [line for line, count in Counter(lines).items() for _ in range(count) if count > 1] if text else []
+        found[f"{version}_bullet_line_fraction"] = sum(line.startswith(("*", "-")) for line in lines) / len(lines)
+        found[f"{version}_ellipsis_line_fraction"] = sum(line.endswith("…") for line in lines) / len(lines)
+        found[f"{version}_dup_line_fraction"] = len(copies) / len(lines)
+        if version == "dolma":
+            found["dolma_dup_line_char_fraction"] = sum(map(len, copies)) / max(num_word_chars, 1)
+    for n in range(2, 11):
+        grams = Counter("\0".join(words[i : i + n]) for i in range(len(words) - n + 1))
+        chars = {gram: count * (len(gram) - n + 1) for gram, count in grams.items()}
+        if n < 5:
+            first = next((chars[gram] for gram, count in grams.items() if count == max(grams.values())), 0)
+            found[f"dolma_top_{n}gram_char_fraction"] = ratio(first, num_word_chars)
+        else:
+            repeated = sum(chars[gram] for gram, count in grams.items() if count > 1)
+            found[f"dolma_dup_{n}gram_char_fraction"] = ratio(repeated, sum(chars.values()))
+    return found
+
+
+SCRIPT_NAMES = {
+    "latin": "(FULLWIDTH )?LATIN ",
+    "cyrillic": "CYRILLIC ",
+    "greek": "GREEK ",
+    "arabic": "ARABIC ",
+    "hebrew": "HEBREW ",
+    "devanagari": "DEVANAGARI ",
+    "han": "CJK (UNIFIED|COMPATIBILITY) ",
+    "kana": "HIRAGANA |(HALFWIDTH )?KATAKANA|HENTAIGANA ",
+    "hangul": "(HALFWIDTH )?HANGUL ",
+}
+CODE_MARKS = "{}[]()<>=;_|&*+/\\$^~@#%"
+CODE_STARTS = "def |import |return |function |const |var |static |public |private |struct |elif |>>> |\\$ |//|/\\*|</|#!"
+
+
+def looks_like_code(line: str) -> bool:
+    chars = "".join(line.split())
+    marks = sum(char in CODE_MARKS for char in chars)
+    return 10 * marks >= len(chars) or line.endswith((";", "{", "}")) or re.match(CODE_STARTS, line) is not None
+
+
+def characters(text: str) -> dict[str, float]:
+    letters = [unicodedata.name(char, "") for char in text if unicodedata.category(char)[0] == "L"]
+    scripts = Counter(
+        next((script for script, names in SCRIPT_NAMES.items() if re.match(names, name)), "other") for name in letters
+    )
+    lines = [line.strip() for line in text.split("\n") if line.strip()]
+    counts, num_bytes = Counter(text.encode()), len(text.encode())
+    return {
+        "byte_entropy": -sum(counts[byte] / num_bytes * math.log2(counts[byte] / num_bytes) for byte in sorted(counts)),
+        "code_likelihood": ratio(sum(map(looks_like_code, lines)), len(lines)),
+        **{f"{script}_letter_fraction": ratio(scripts[script], len(letters)) for script in (*SCRIPT_NAMES, "other")},
+    }
+
+
 def signals(text: str) -> dict[str, float]:
     words = text.split()
     raw_lines = text.split("\n")
@@ -136,7 +201,13 @@ def signals(text: str) -> dict[str, float]:
         "digit_fraction": ratio(categories["Nd"], num_chars),
         "punctuation_fraction": ratio(sum(n for kind, n in categories.items() if kind[0] == "P"), num_chars),
         "non_ascii_fraction": ratio(sum(char > "\x7f" for char in text), num_chars),
+        "num_lines_200_chars": sum(len(line) >= 200 for line in lines),
+        "list_line_fraction": ratio(
+            sum(re.match(r"[•‣⁃◦▪●\-*]|[0-9]{1,3}[.)](\s|$)", line) is not None for line in lines), num_lines
+        ),
+        "type_token_ratio": ratio(len(set(words)), num_words),
     }
+    found |= dolma(text) | characters(text)
     found |= {f"top_{n}gram_char_fraction": top_ngram_fraction(words, n, num_chars) for n in (2, 3, 4)}
     found |= {f"dup_{n}gram_char_fraction": dup_ngram_fraction(words, n, num_chars) for n in range(5, 11)}
     for view, min_words, terminal in (("c4", 5, True), ("c4_paper", 3, True), ("c4_np", 3, False)):

@@ -50,7 +50,7 @@ FINEWEB = {
     "fineweb_short_lines": ("c4_np_short_line_fraction", "at_or_above", 0.67),
 }
 DUP_LINE_CHARS = "c4_np_dup_line_char_fraction"
-PUBLISHED = {
+PUBLISHED: dict[str, dict[str, tuple[str, str, float]]] = {
     "gopher": {**QUALITY, **REPETITION},
     "c4-paper": {**C4_PAGE, "c4_min_sentences": ("c4_paper_num_sentences", "below", 5)},
     "c4-code": {**C4_PAGE, "c4_min_sentences": ("c4_num_sentences", "below", 3)},
@@ -59,6 +59,37 @@ PUBLISHED = {
         **FINEWEB,
         "fineweb_dup_line_chars": (DUP_LINE_CHARS, "at_or_above", 0.01),
         "fineweb_newline_per_word": ("c4_np_newline_per_word", "above", 0.3),
+    },
+}
+DOLMA = {
+    "dolma_min_words": ("num_words", "below", 50),
+    "dolma_max_words": ("num_words", "above", 100_000),
+    "dolma_median_word_length_low": ("median_word_length", "below", 3),
+    "dolma_median_word_length_high": ("median_word_length", "above", 10),
+    "dolma_symbol_words": ("symbol_word_fraction", "above", 0.1),
+    "dolma_alpha_words": ("alpha_word_fraction", "below", 0.8),
+    "dolma_required_words": ("stop_word_occurrences", "below", 2),
+    "dolma_dup_line_chars": ("dolma_dup_line_char_fraction", "above", 0.3),
+    **{
+        f"dolma_{kind}_{n}gram": (f"dolma_{kind}_{n}gram_char_fraction", "above", threshold)
+        for kind, n, threshold in (
+            *(("top", 2, 0.20), ("top", 3, 0.18), ("top", 4, 0.16), ("dup", 5, 0.15), ("dup", 6, 0.14)),
+            *(("dup", 7, 0.13), ("dup", 8, 0.12), ("dup", 9, 0.11), ("dup", 10, 0.10)),
+        )
+    },
+}
+PUBLISHED |= {
+    "mc4": {"mc4_long_lines": ("num_lines_200_chars", "below", 3)},
+    "refinedweb": PUBLISHED["gopher"],
+    "ccnet": {},
+    **{
+        profile: {
+            **DOLMA,
+            "dolma_bullet_lines": (f"{lines}_bullet_line_fraction", "above", 0.9),
+            "dolma_ellipsis_lines": (f"{lines}_ellipsis_line_fraction", "above", 0.3),
+            "dolma_dup_lines": (f"{lines}_dup_line_fraction", "above", 0.3),
+        }
+        for profile, lines in (("dolma-1.2", "dolma"), ("dolma-1.2-v2", "dolma_v2"))
     },
 }
 EVERY_RULE = [(profile, rule) for profile, rules in PROFILES.items() for rule in rules]
@@ -72,6 +103,9 @@ GOOD = {
     "c4_paper_num_sentences": 20,
     "c4_np_num_sentences": 20,
     "c4_np_line_punctuation_fraction": 0.9,
+    "num_lines_200_chars": 9,
+    "median_word_length": 5.0,
+    "stop_word_occurrences": 90,
     "language": "en",
     "language_score": 0.9,
 }
@@ -162,6 +196,20 @@ REAL_TEXT = [  # (profile, rule, a text that is just kept, a text that is just d
         "a b " + "c" * 26 + "\na b c\na b c\na b c",
     ),
     ("fineweb-paper", "fineweb_dup_line_chars", "ab c d\nab c d\n" + words(10, 5), "ab c d\nab c d\na b " + "c" * 44),
+    ("mc4", "mc4_long_lines", (words(40) + " a\n") * 3, (words(40) + " a\n") * 2 + words(40) + " \n" + words(39)),
+    ("refinedweb", "gopher_repetition_dup_lines", "a\na\na\na\n" + words(6).replace(" ", "\n"), "a\na\na\nb\nc\nd"),
+    ("dolma-1.2", "dolma_median_word_length_low", "ab abc abcd a abc", "ab abc abcd a"),
+    ("dolma-1.2", "dolma_median_word_length_high", words(3, 10) + " " + words(2, 40), words(3, 10) + " " + words(3, 40)),
+    ("dolma-1.2", "dolma_symbol_words", words(9) + " #…", words(17) + " x# …y"),
+    ("dolma-1.2", "dolma_required_words", "the or the", "The THE the"),
+    ("dolma-1.2", "dolma_bullet_lines", "* a\n" * 9 + " - a", "-a\n" * 10 + "*"),
+    ("dolma-1.2", "dolma_ellipsis_lines", "a…\n" * 3 + "b...\n" * 6 + "b", "a…\n" * 4 + "b… \n" * 8),
+    ("dolma-1.2", "dolma_dup_lines", "a\na\na\n" + words(7).replace(" ", "\n"), "a\na\n" + words(4).replace(" ", "\n")),
+    ("dolma-1.2", "dolma_dup_lines", "a\n\nb\nc", "a\n\nb\n\nc"),  # empty lines are copies of each other
+    ("dolma-1.2-v2", "dolma_dup_lines", "a\n\nb\n\nc", "a\n\nb\n\nb"),
+    ("dolma-1.2", "dolma_dup_line_chars", "a b\na b\n" + "x" * 16, "a b\na b\n" + "x" * 14),  # 6 of 20, 6 of 18: words only
+    ("dolma-1.2", "dolma_top_2gram", "a b a b " + "x" * 16, "a b a b " + "x" * 15),
+    ("dolma-1.2", "dolma_dup_5gram", "a b c d e x " * 2 + words(190), "a b c d e x " * 2 + words(40, 1)),
     ("fineweb-code", "fineweb_newline_per_word", "a b c\n" * 9 + "a b c", "a b c\n" * 10 + "a b c"),
 ]
 

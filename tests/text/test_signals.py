@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tasks.text import kernels
-from tasks.text.signals import SIGNAL_NAMES, SIGNAL_SCHEMA, LineRules, line_verdicts, measure, rewrite_lines
+from tasks.text.signals import GROUPS, SIGNAL_NAMES, SIGNAL_SCHEMA, LineRules, line_verdicts, measure, rewrite_lines, schema_of
 
 _spec = importlib.util.spec_from_file_location("reference_signals", Path(__file__).with_name("reference_signals.py"))
 assert _spec is not None and _spec.loader is not None
@@ -47,12 +47,21 @@ NASTY = [
     "para one\n\npara one\n \npara two\n\n\n\npara one",
     "- a\n* b\n• c\n‣d\n  ● e\n– f",
     "terms\x00of\x00use of cookies\x00 \x00",
+    "\n",
+    "\na\n a\na\n\na \n",
+    "* a…\n-b\n - c… \n\n\n…\n",
+    "1. one\n22) two\n333.\n4444. four\n.\n1) \n٣. three\n12.5 no\n1.\u2003x",
+    "x = f(a, b);\ndef f():\n  return 1\nplain words (once) here and there\nimport\u00a0x\n}\u3000\n{ \n#!\n//\n",
+    "Ж ψ ش א अ 漢 か カ 한 ﾂ Ａ ᚠ º 々 ー 𠀀 𐍈 ѓ",
+    "y" * 300 + " " + "z" * 500 + " ab",
+    ("y" * 199 + "\n") + ("\u00e9" * 200 + "\n") + " " + "y" * 199 + " \n",
 ]
 PIECES = st.sampled_from(
     [
         *("the", "and", "a", "b", "…", "...", ".", "?", '"', "”", "é", "日本", "🙂", "#", "{", "[1]", "[edit]", "[", "]"),
         *("javascript", "JavaScript", "use cookies", "privacy policy", "Terms of Use", "lorem ipsum", "-", "•", "*"),
         *("\n", "\n", "\n\n", " ", " ", " ", "\r\n", "\u00a0", "\u2028", "\x1f", "\t", "x" * 1000, "I.", "(ok.)"),
+        *("12.", "7)", "x = y;", "}", "def ", "$ ", "Ω", "ж", "ש", "한", "ｶ", "𠀀", "THE", "z" * 260),
     ]
 )
 TEXTS = st.one_of(
@@ -180,6 +189,59 @@ def test_golden_repetition() -> None:
     assert twice["dup_10gram_char_fraction"] == np.float32(2 * 29 / 61)
     assert twice["dup_5gram_char_fraction"] == np.float32(2 * 29 / 61)
     assert one(f"{ten} x")["dup_5gram_char_fraction"] == 0
+
+
+def test_golden_lists_long_lines_and_different_words() -> None:
+    row = one("1. one\n- two\n12) The the\n1234. no\n5.no\n" + "é" * 200 + "\n  " + "x" * 199)
+    assert row["num_lines_200_chars"] == 1
+    assert row["list_line_fraction"] == np.float32(3 / 7)
+    # 1. one - two 12) The the 1234. no 5.no é… x…
+    assert row["type_token_ratio"] == 1
+    assert one("a b a A")["type_token_ratio"] == np.float32(3 / 4)
+
+
+def test_golden_counts_as_dolma_counts() -> None:
+    row = one("* The the be#\n\nto… a\n* The the be#\n")
+    # words of 1 3 3 3 3 1 1 3 3 3 characters, 24 in all; lines: twice the first, two empty ones, and one more
+    assert (row["num_words"], row["stop_word_occurrences"], row["median_word_length"]) == (10, 2, 3)
+    assert row["symbol_word_fraction"] == np.float32(3 / 10)  # be# to… be#
+    assert row["dolma_bullet_line_fraction"] == np.float32(2 / 5)
+    assert row["dolma_ellipsis_line_fraction"] == 0  # "to… a" ends with a
+    assert row["dolma_dup_line_fraction"] == np.float32(4 / 5)
+    assert row["dolma_dup_line_char_fraction"] == np.float32(26 / 24)  # with their spaces, over words without
+    assert row["dolma_v2_bullet_line_fraction"] == np.float32(2 / 4)
+    assert row["dolma_v2_dup_line_fraction"] == np.float32(2 / 4)  # one empty line only, at the end
+    assert row["dolma_top_2gram_char_fraction"] == np.float32(8 / 24)  # "* The" twice: the first of three such
+    assert row["dolma_top_4gram_char_fraction"] == np.float32(20 / 24)
+    assert row["dolma_dup_5gram_char_fraction"] == 0
+    assert one("a bb ccc a")["median_word_length"] == np.float32(1.5)
+    repeated = one("a b c d ee " * 2 + "x")  # 5-grams of 6 6 6 6 6 6 6 less what hangs over: a..ee twice
+    assert repeated["dolma_dup_5gram_char_fraction"] == np.float32(12 / (6 * 6 + 6))
+    assert one("a a a a")["dolma_top_2gram_char_fraction"] == np.float32(6 / 4)  # occurrences overlap
+
+
+def test_golden_characters() -> None:
+    row = one("abab")
+    assert (row["byte_entropy"], row["latin_letter_fraction"], row["code_likelihood"]) == (1, 1, 0)
+    assert one("aaa")["byte_entropy"] == 0
+    assert one("abcdefgh")["byte_entropy"] == 3
+    mixed = one("aж1א漢かカ한ᚠ!")
+    for script in ("latin", "cyrillic", "hebrew", "han", "hangul", "other"):
+        assert mixed[f"{script}_letter_fraction"] == np.float32(1 / 8)
+    assert mixed["kana_letter_fraction"] == np.float32(2 / 8)
+    assert mixed["greek_letter_fraction"] == mixed["arabic_letter_fraction"] == mixed["devanagari_letter_fraction"] == 0
+    code = one("import os\nx = y(2)\n\nreturn early\n  ok;\nA plain line (just one bracketed remark) of prose.\nimportant")
+    assert code["code_likelihood"] == np.float32(4 / 6)
+
+
+def test_groups_that_are_left_out_are_no_columns_and_change_no_other() -> None:
+    everything = measure(pa.array(NASTY))
+    assert everything.schema == SIGNAL_SCHEMA == schema_of()
+    for groups in ((), ("dolma",), ("characters",)):
+        some = measure(pa.array(NASTY), groups)
+        assert some.schema == schema_of(groups)
+        assert some.equals(everything.select(some.column_names))
+    assert len(schema_of(())) == len(SIGNAL_SCHEMA) - sum(map(len, GROUPS.values()))
 
 
 def test_golden_c4_view() -> None:
