@@ -26,7 +26,7 @@ from tasks import STEP_NAMES
 from tasks.web import warc
 
 # parameters of steps that no plain files can stand for, with the step that makes them
-MAKERS = {"model": "pretrain", "tokens": "tokenise", "scores": "evaluate"}
+MAKERS = {"model": "pretrain", "tokens": "tokenise", "scores": "evaluate", "signals": "signals"}
 # what only a flow knows
 NOT_GIVEN = ("history", "previous")
 
@@ -185,6 +185,8 @@ def _tell(shards: ShardSet, loaded: bool, seconds: float, resumed: int, console:
     for name, value in shards.manifest().facts.items():
         if isinstance(value, int | float):
             console.print(f"  {name:<36} {value:>10,.{0 if value == int(value) else 3}f}", highlight=False)
+        elif isinstance(value, str):
+            console.print(f"  {name:<36} {value}", highlight=False, markup=False, soft_wrap=True)
     console.print(f"version {shards.version}, digest {shards.digest}\n{shards.folder}", highlight=False, soft_wrap=True)
 
 

@@ -304,13 +304,26 @@ def decide(signals: pa.Table, config: FilterConfig) -> Decision:
 
     Raises ValueError that names the columns that are missing.
     """
+    return _first_failures(_failures(signals, config), signals, _language_rules(config))
+
+
+def ask_each(signals: pa.Table, config: FilterConfig) -> dict[str, npt.NDArray[np.bool_]]:
+    """Which rows every rule drops by itself, by its name and in the order of `rule_names`; raises as `decide` does."""
+    return {failure.rule: failure.failed for failure in _failures(signals, config)}
+
+
+def rule_names(config: FilterConfig) -> list[str]:
+    """The rules that a filter asks, in order."""
+    return [*_language_rules(config), *(rule.name for rule in config.rules())]
+
+
+def _failures(signals: pa.Table, config: FilterConfig) -> list[_Failure]:
     rules = config.rules()
     asked = _language_rules(config)
     needed = {rule.signal for rule in rules} | ({LANGUAGE, LANGUAGE_SCORE} if asked else set())
     if missing := sorted(needed - set(signals.column_names)):
         raise ValueError(f"the signals table lacks the columns: {', '.join(missing)}")
-    failures = [_ask_language(name, signals, config) for name in asked] + [_ask(rule, signals) for rule in rules]
-    return _first_failures(failures, signals, asked)
+    return [_ask_language(name, signals, config) for name in asked] + [_ask(rule, signals) for rule in rules]
 
 
 def _language_rules(config: FilterConfig) -> list[str]:

@@ -1,0 +1,262 @@
+"""audit: how often each rule drops the documents of a language, a domain, or that mention a group of people or show a dialect.
+
+Every rule of the filter is asked by itself of the stored signals, of every document, and so is the filter as a whole (`any rule`). Only
+documents in a wanted language, or in none that is known, count. Those that mention a group are compared with others of the same
+language and of like length. Sums of whole numbers, so the table (`audit.parquet`) is the same for any shards and workers.
+What its word lists cannot show is said in tasks/text/terms.py; a dialect that is taken for another language is not seen at all.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+
+from infra import dataset, storage
+from infra.dataset import Counts, Outcome, ShardRef, ShardSet
+from infra.ids import payload_digest
+from infra.steps import Output, step
+from tasks.text.disparity import DisparityBounds, disparity
+from tasks.text.language import UNKNOWN
+from tasks.text.rules import LANGUAGE, LANGUAGE_SCORE, FilterConfig, ask_each, rule_names
+from tasks.text.terms import count_terms, lists_path, load_lists, shipped_lists
+
+AUDIT = "audit.parquet"
+ANY = "any rule"
+"""The name of the filter as a whole among the rules."""
+Kind = Literal["language", "domain", "identity", "dialect"]
+ALL = "*"
+CELL = pa.schema([("kind", pa.string()), ("population", pa.string()), ("group", pa.string()), ("length", pa.int64())])
+"""What documents are counted by: a population (a language, or ALL) is what a group is compared within, and group ALL is all of it."""
+_MAX_LENGTHS = 64
+
+Ints = npt.NDArray[np.int64]
+Drops = dict[str, npt.NDArray[np.bool_]]
+
+
+class AuditConfig(BaseModel):
+    """Whose removal is compared, and what is flagged."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    filter: FilterConfig = FilterConfig()
+    """The filter that is audited."""
+    kinds: tuple[Kind, ...] = Field(("language", "domain", "identity", "dialect"), min_length=1)
+    """What documents are grouped by."""
+    term_lists: tuple[str, ...] = tuple(shipped_lists())
+    """Word lists of identity terms and dialect proxies: languages of which one ships, or paths of own files of the same form."""
+    min_terms: int = Field(1, ge=1)
+    """So many occurrences of a group's terms make a document one that mentions the group."""
+    max_domains: int = Field(100, ge=1)
+    """Only so many hosts, those with the most documents, are groups; all others stand on the other side."""
+    by_length: bool = True
+    """Compare documents of like length (in words, by powers of two): `adjusted_ratio`, which is what flags. Off: one length for all."""
+    bounds: DisparityBounds = DisparityBounds()
+    """What is flagged."""
+
+    @field_validator("term_lists")
+    @classmethod
+    def _absolute_if_a_file(cls, names: tuple[str, ...]) -> tuple[str, ...]:
+        return tuple(name if name in shipped_lists() else str(lists_path(name).absolute()) for name in names)
+
+    @model_validator(mode="after")
+    def _one_list_per_language(self) -> AuditConfig:
+        languages = [load_lists(name).language for name in self.term_lists]
+        if twice := sorted({one for one in languages if languages.count(one) > 1}):
+            raise ValueError(f"term_lists: more than one list of {', '.join(twice)}")
+        return self
+
+
+def files_read(config: AuditConfig) -> Mapping[str, str]:
+    """The word lists and the filter's own profile file are part of the recipe."""
+    lists = {f"terms {Path(name).name}": payload_digest(lists_path(name).read_bytes()) for name in config.term_lists}
+    return {**lists, **config.filter.files()}
+
+
+def count_shard(pair: tuple[ShardRef, ShardRef], config: AuditConfig) -> Outcome:
+    """Counts of one shard, of its documents and of the signals of them: CELL, documents in it, and dropped ones by rule."""
+    documents, signals = pair
+    needed = {rule.signal for rule in config.filter.rules()} | {"doc_id", "host", LANGUAGE, LANGUAGE_SCORE, "num_words"}
+    measured = signals.read()
+    if missing := sorted(needed - set(measured.column_names)):
+        raise ValueError(f"the signals table lacks the columns: {', '.join(missing)}")
+    if config.filter.languages:
+        measured = measured.filter(pc.is_in(measured[LANGUAGE], pa.array([*config.filter.languages, UNKNOWN])))
+    texts = documents.read(["doc_id", "text"])
+    at = pc.index_in(measured["doc_id"].combine_chunks(), texts["doc_id"].combine_chunks())
+    measured = measured.filter(pc.is_valid(at))
+    members = _members(measured, texts["text"].combine_chunks().take(at.drop_null()), config)
+    drops = ask_each(measured, config.filter)
+    length = np.frexp(measured["num_words"].to_numpy())[1].astype(np.int64)  # 1 for one word, 2 for 2 and 3, 3 for 4 to 7 …
+    return Outcome(_count(members, length if config.by_length else length * 0, drops, config))
+
+
+@step(schema="any", fingerprint=files_read)
+def audit(signals: ShardSet, documents: list[ShardSet], config: AuditConfig, out: Output) -> None:
+    """Compare for every rule how often it drops documents of one group and of all others; flag what is beyond the bounds."""
+    shards = [shard for version in documents for shard in version.shards()]
+    parts = out.map_aside("counts", partial(count_shard, config=config), list(zip(shards, signals.shards(), strict=True)))
+    counts = _summed([_count((), np.zeros(0, np.int64), {}, config), *(part.read() for part in parts)])
+    table = disparity(_compared(counts, config), config.bounds)
+    dataset.write_table(storage.join(out.folder, AUDIT), table)
+    out.keep_file(AUDIT)
+    out.facts |= figures(table, config)
+    out.counts = Counts(total=signals.counts.kept, kept=signals.counts.kept)
+
+
+def figures(table: pa.Table, config: AuditConfig) -> dict[str, Any]:
+    """What the table comes to, altogether and by kind: rows tested and flagged, and the worst ratio that chance does not explain.
+
+    `worst_ratio` is at least 1; where others lost nothing it is the middle of the interval, which is finite. `worst` names it.
+    """
+    middle = pc.sqrt(pc.multiply(table["adjusted_ratio_low"], table["adjusted_ratio_high"]))
+    real = pc.and_(table["tested"], pc.fill_null(pc.less(table["p_adjusted"], 1 - config.bounds.confidence), False))
+    rows = table.append_column("middle", middle)
+    sure = (
+        rows.filter(pc.and_(real, pc.fill_null(pc.greater(middle, 1.0), False))).sort_by([("middle", "descending")]).to_pylist()
+    )
+    facts: dict[str, Any] = {}
+    for kind in (None, *config.kinds):
+        own = rows if kind is None else rows.filter(pc.equal(rows["kind"], kind))
+        behind = "" if kind is None else f".{kind}"
+        facts[f"num_tested{behind}"] = pc.sum(own["tested"]).as_py() or 0
+        facts[f"num_flagged{behind}"] = pc.sum(own["flagged"]).as_py() or 0
+        facts[f"worst_ratio{behind}"] = next((row["middle"] for row in sure if kind in (None, row["kind"])), 1.0)
+    if sure:
+        facts["worst"] = f"{sure[0]['rule']} on {sure[0]['kind']} {sure[0]['group']}"
+    return facts
+
+
+# --- one shard -----------------------------------------------------------------------------------------------------------------
+
+
+class _Members(NamedTuple):
+    """Which rows are in the groups of one kind and population."""
+
+    kind: str
+    population: str
+    rows: Ints
+    groups: pa.Array
+    """The group of each of `rows`."""
+
+
+def _members(measured: pa.Table, text: pa.Array, config: AuditConfig) -> list[_Members]:
+    """All groups of the rows of `measured`, of which `text` are the texts."""
+    everyone = np.arange(measured.num_rows)
+    language = measured[LANGUAGE].to_numpy().astype(str)
+    found: list[_Members] = []
+    if "language" in config.kinds:
+        found += [_Members("language", ALL, everyone, pa.array(language, pa.string())), _everybody("language", ALL, everyone)]
+    if "domain" in config.kinds:
+        host = pc.fill_null(measured["host"].combine_chunks(), "")
+        with_host = np.flatnonzero(pc.not_equal(host, "").to_numpy(zero_copy_only=False))
+        found += [_Members("domain", ALL, with_host, host.take(pa.array(with_host))), _everybody("domain", ALL, everyone)]
+    for lists in map(load_lists, config.term_lists):
+        if not (kinds := {group.kind for group in lists.groups} & set(config.kinds)):
+            continue
+        rows = np.flatnonzero((language == lists.language) | (language == UNKNOWN))
+        counts = count_terms(text.take(pa.array(rows)), lists)
+        found += [_everybody(kind, lists.language, rows) for kind in sorted(kinds)]
+        for group in lists.groups:
+            if group.kind in kinds:
+                hit = rows[counts[f"terms_{group.name}"].to_numpy() >= config.min_terms]
+                found.append(_Members(group.kind, lists.language, hit, pa.repeat(group.name, len(hit))))
+    return found
+
+
+def _everybody(kind: str, population: str, rows: Ints) -> _Members:
+    return _Members(kind, population, rows, pa.repeat(ALL, len(rows)))
+
+
+def _count(members: Sequence[_Members], length: Ints, drops: Drops, config: AuditConfig) -> pa.Table:
+    """One row per cell: CELL, `documents`, and one column per rule, ANY among them, of the documents that it drops."""
+    names = [ANY, *rule_names(config.filter)]
+    schema = pa.schema([*CELL, *((name, pa.int64()) for name in ("documents", *map(_column, names)))])
+    tables = [schema.empty_table()]
+    for kind, population, rows, groups in members:
+        encoded = groups.dictionary_encode()
+        codes = encoded.indices.to_numpy().astype(np.int64) * _MAX_LENGTHS + length[rows]
+        cells, cell_of = np.unique(codes, return_inverse=True)
+        # a language is not compared by the rule that asks for it
+        asked = {name: drop[rows] for name, drop in drops.items() if (kind, name) != ("language", LANGUAGE)}
+        nothing = np.zeros(len(rows), bool)
+        dropped = {ANY: np.logical_or.reduce([nothing, *asked.values()]), **asked}
+        made = {
+            "kind": pa.repeat(kind, len(cells)),
+            "population": pa.repeat(population, len(cells)),
+            "group": encoded.dictionary.take(pa.array(cells // _MAX_LENGTHS)),
+            "length": cells % _MAX_LENGTHS,
+            "documents": np.bincount(cell_of, minlength=len(cells)),
+            **{_column(name): np.bincount(cell_of, dropped.get(name, nothing), len(cells)).astype(np.int64) for name in names},
+        }
+        tables.append(pa.table(made, schema=schema))
+    return pa.concat_tables(tables).combine_chunks()
+
+
+def _column(rule: str) -> str:
+    """A rule of a user's own may have any name."""
+    return f"dropped by {rule}"
+
+
+# --- the whole -----------------------------------------------------------------------------------------------------------------
+
+
+def _summed(parts: Sequence[pa.Table]) -> pa.Table:
+    """The counts of all shards, cell by cell."""
+    table = pa.concat_tables(parts)
+    numbers = [name for name in table.column_names if name not in CELL.names]
+    summed = table.group_by(CELL.names, use_threads=False).aggregate([(name, "sum") for name in numbers])
+    return summed.select([*CELL.names, *(f"{name}_sum" for name in numbers)]).rename_columns(table.column_names)
+
+
+def _compared(counts: pa.Table, config: AuditConfig) -> pa.Table:
+    """Every group beside all others of its population, length by length: what `disparity` takes."""
+    counts = _without_small_domains(counts, config.max_domains)
+    names = counts.column_names[len(CELL.names) :]
+    whole = counts.filter(pc.equal(counts["group"], ALL)).drop_columns("group")
+    whole = whole.rename_columns([name if name in CELL.names else f"all {name}" for name in whole.column_names])
+    parts = counts.filter(pc.not_equal(counts["group"], ALL))
+    groups = (
+        parts.select(["kind", "population", "group"]).group_by(["kind", "population", "group"], use_threads=False).aggregate([])
+    )
+    beside = groups.join(whole, ["kind", "population"], join_type="inner", use_threads=False)
+    beside = beside.join(parts, CELL.names, join_type="left outer", use_threads=False)
+    own = {name: pc.fill_null(beside[name], 0) for name in names}
+    others = {name: pc.subtract(beside[f"all {name}"], own[name]) for name in names}
+    label = pc.if_else(
+        pc.equal(beside["population"], ALL),
+        beside["group"],
+        pc.binary_join_element_wise(beside["population"], beside["group"], "/"),
+    )
+    tables = [
+        pa.table(
+            {
+                "kind": beside["kind"],
+                "group": label,
+                "rule": pa.repeat(rule, beside.num_rows),
+                "documents": own["documents"],
+                "removed": own[_column(rule)],
+                "other_documents": others["documents"],
+                "other_removed": others[_column(rule)],
+            }
+        )
+        for rule in [ANY, *rule_names(config.filter)]
+    ]
+    table = pa.concat_tables(tables)
+    return table.filter(pc.invert(pc.and_(pc.equal(table["kind"], "language"), pc.equal(table["rule"], LANGUAGE))))
+
+
+def _without_small_domains(counts: pa.Table, max_domains: int) -> pa.Table:
+    domain = pc.equal(counts["kind"], "domain")
+    hosts = counts.filter(pc.and_(domain, pc.not_equal(counts["group"], ALL)))
+    sizes = hosts.group_by("group", use_threads=False).aggregate([("documents", "sum")])
+    largest = sizes.sort_by([("documents_sum", "descending"), ("group", "ascending")])["group"][:max_domains]
+    chosen = pc.is_in(counts["group"], pa.array([ALL, *largest.to_pylist()], pa.string()))
+    return counts.filter(pc.or_(pc.invert(domain), chosen))
