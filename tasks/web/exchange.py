@@ -8,8 +8,27 @@ from datetime import datetime
 from tasks.web.coding import decoded
 
 
+class Message:
+    """An HTTP answer by its header fields and its body after transfer decoding."""
+
+    headers: tuple[tuple[str, str], ...]
+    body: bytes
+
+    def header(self, name: str) -> str | None:
+        """The first header of that name, in any case."""
+        return next((value for key, value in self.headers if key.lower() == name.lower()), None)
+
+    def values(self, name: str) -> list[str]:
+        """All headers of that name, in any case."""
+        return [value for key, value in self.headers if key.lower() == name.lower()]
+
+    def content(self, max_bytes: int) -> bytes:
+        """The body without its Content-Encoding; raises CodingError."""
+        return decoded(self.body, self.header("Content-Encoding"), max_bytes)
+
+
 @dataclass(frozen=True)
-class Fetched:
+class Fetched(Message):
     """What came of one request. `error` is None for a page (status 2xx, complete body), else a rule: redirect, not_modified, bad_status,
     too_large, content_type, bad_coding, timeout, unreachable, bad_response, unheard, private_address; `detail` is for people."""
 
@@ -38,15 +57,3 @@ class Fetched:
     """The Location of a 3xx as sent."""
     error: str | None = None
     detail: str | None = None
-
-    def header(self, name: str) -> str | None:
-        """The first header of that name, in any case."""
-        return next((value for key, value in self.headers if key.lower() == name.lower()), None)
-
-    def values(self, name: str) -> list[str]:
-        """All headers of that name, in any case."""
-        return [value for key, value in self.headers if key.lower() == name.lower()]
-
-    def content(self, max_bytes: int) -> bytes:
-        """The body without its Content-Encoding; raises CodingError."""
-        return decoded(self.body, self.header("Content-Encoding"), max_bytes)

@@ -44,6 +44,7 @@ CREATE TABLE IF NOT EXISTS url (
     state INTEGER NOT NULL, tries INTEGER NOT NULL DEFAULT 0, kills INTEGER NOT NULL DEFAULT 0,
     rule TEXT, detail TEXT, answer TEXT, is_redirect INTEGER, links BLOB);
 CREATE INDEX IF NOT EXISTS waiting ON url (host, level, url) WHERE state = 0;
+CREATE INDEX IF NOT EXISTS suspect ON url (host) WHERE state = 5;
 CREATE TABLE IF NOT EXISTS path (host INTEGER, path TEXT, num_queries INTEGER NOT NULL, PRIMARY KEY (host, path)) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS mail (
     id INTEGER PRIMARY KEY, url TEXT UNIQUE NOT NULL, partition INTEGER NOT NULL, level INTEGER NOT NULL, kind INTEGER NOT NULL,
@@ -329,7 +330,7 @@ class Frontier:
     def next_suspect(self, now_s: float) -> FetchOrder | RobotsOrder | None:
         """A URL that may end its process, to be fetched with nothing else in flight: if the process ends, it is clear which did it."""
         for url_id, url, level, kind, host_id in self._store.execute(
-            "SELECT id, url, level, kind, host FROM url WHERE state = ? ORDER BY level, url", (SUSPECT,)
+            "SELECT id, url, level, kind, host FROM url WHERE state = 5 ORDER BY level, url"
         ).fetchall():
             host = self._hosts[host_id]
             if host.free_at_s > now_s or _spent(host, self.limits):
@@ -346,7 +347,7 @@ class Frontier:
     @property
     def has_suspects(self) -> bool:
         """Whether `next_suspect` has something to say, now or later."""
-        hosts = self._store.execute("SELECT DISTINCT host FROM url WHERE state = ?", (SUSPECT,)).fetchall()
+        hosts = self._store.execute("SELECT DISTINCT host FROM url WHERE state = 5").fetchall()
         return any(_spent(self._hosts[host_id], self.limits) is None for (host_id,) in hosts)
 
     def put_back(self, but: str | None = None) -> None:
@@ -396,7 +397,7 @@ class Frontier:
             )
             for host in self._hosts.values():
                 self._rest(host, now_s + self._delay_s(host))
-        self.num_waiting = self._store.execute("SELECT count(*) FROM url WHERE state = ?", (SUSPECT,)).fetchone()[0]
+        self.num_waiting = self._store.execute("SELECT count(*) FROM url WHERE state = 5").fetchone()[0]
         for host_id, num_waiting in self._store.execute(
             "SELECT host, count(*) FROM url WHERE state = 0 GROUP BY host"
         ).fetchall():

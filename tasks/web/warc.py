@@ -23,7 +23,7 @@ from warcio.exceptions import ArchiveLoadFailed
 from warcio.recordloader import ArcWarcRecord, ArcWarcRecordLoader
 
 from infra.ids import payload_digest
-from tasks.web.coding import decoded
+from tasks.web.exchange import Message
 from tasks.web.warc_writer import HEAD_END, digest
 
 SUFFIXES = tuple(kind + coding for kind in (".warc", ".wet", ".arc") for coding in ("", ".gz", ".zst", ".lz4"))
@@ -63,7 +63,7 @@ _ZSTD_DICTIONARY = b"\x5d\x2a\x4d\x18"  # of a first frame that holds the dictio
 
 
 @dataclass(frozen=True)
-class Record:
+class Record(Message):
     """One captured HTTP answer (or `resource`/`conversion` body, then with status 200 and no headers)."""
 
     url: str
@@ -76,18 +76,6 @@ class Record:
     """Of `body`, as infra.ids gives it."""
     date: datetime | None
     offset: int
-
-    def header(self, name: str) -> str | None:
-        """The first header of that name, in any case."""
-        return next((value for key, value in self.headers if key.lower() == name.lower()), None)
-
-    def values(self, name: str) -> list[str]:
-        """All headers of that name, in any case."""
-        return [value for key, value in self.headers if key.lower() == name.lower()]
-
-    def content(self, max_bytes: int) -> bytes:
-        """The body without its Content-Encoding; raises CodingError."""
-        return decoded(self.body, self.header("Content-Encoding"), max_bytes)
 
 
 @dataclass(frozen=True)

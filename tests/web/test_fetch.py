@@ -386,6 +386,21 @@ def test_a_private_host_is_fetched_only_where_it_is_allowed_by_name(site: Site) 
     assert _get(named + "/x", allowed_private_hosts=("127.0.0.1",))[0].error == "private_address"
 
 
+def test_a_name_is_asked_for_once_in_five_minutes(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[str] = []
+    real = socket.getaddrinfo
+
+    def counted(host: str, *rest: object, **more: object) -> object:
+        asked.append(host)
+        return real(host, *rest, **more)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(socket, "getaddrinfo", counted)
+    named = site.origin.replace("127.0.0.1", "localhost")
+    got = _get(named + "/closing", named + "/closing", named + "/then", allowed_private_hosts=("localhost",))
+    assert {one.error for one in got} == {None} and len(site.connections) == 3
+    assert asked.count("localhost") == 1
+
+
 def test_a_redirect_to_a_private_address_is_not_followed(site: Site) -> None:
     (moved,) = _get(site.origin + "/moved")
     assert moved.redirect_to == "http://127.0.0.9:1/secret"
