@@ -23,7 +23,6 @@ import pyarrow as pa
 from pydantic import BaseModel, ConfigDict, Field
 
 Floats = npt.NDArray[np.float64]
-Flags = npt.NDArray[np.bool_]
 Interval = tuple[Floats, Floats]
 
 MIN_EXPECTED = 100

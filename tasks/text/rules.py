@@ -181,8 +181,6 @@ _PROFILES = {
 PROFILES: dict[str, tuple[Rule, ...]] = {name: profile.all_rules() for name, profile in _PROFILES.items()}
 """The rules of the profiles that ship, from `profiles/NAME.yaml`; each file says what its source has besides. There is no `dclm`:
 that is a trained classifier's score."""
-PROFILE_LINE_RULES: dict[str, LineRules | None] = {name: profile.line_rules for name, profile in _PROFILES.items()}
-"""How the `rewrite` step cleans what a profile keeps; the view in which the profile counts. None: not at all."""
 
 
 def read_profile(profile: str) -> Profile:

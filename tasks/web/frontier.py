@@ -1,6 +1,6 @@
 """The crawl's memory and will, for one partition of hosts: which URL comes next and when, which is refused and why.
 
-A state machine: events in (`found`, `learnt`, `answered`), instructions out (`next`, `letters`); it opens no socket and knows no clock,
+A state machine: events in (`received`, `learnt`, `answered`), instructions out (`next`, `letters`); it opens no socket and knows no clock,
 time is handed in. All it knows lies in the SQLite database that it is given, one transaction an event, so that at any moment a kill
 costs the requests in flight and nothing else. Hosts take turns; within a host the shallowest URL comes first.
 What is fetched follows from the site and the configuration alone as long as no budget ends the crawl and no page is a copy of another
@@ -229,14 +229,8 @@ class Frontier:
             self._robots[name] = Robots.from_json(json.loads(robots)), learnt_at_s
         self._recover(now_s)
 
-    def found(self, found: Iterable[str], level: int = 0, kind: int = PAGE) -> None:
-        """Takes canonical URLs: seeds, or what other partitions found."""
-        with self._transaction():
-            for url in found:
-                self._note(url, level, kind)
-
     def received(self, letters: Iterable[Letter]) -> None:
-        """Takes the letters of other partitions, in any order and any number of times."""
+        """Takes URLs: seeds, and what other partitions found, in any order and any number of times."""
         with self._transaction():
             for letter in letters:
                 self._note(letter.url, letter.level, letter.kind)

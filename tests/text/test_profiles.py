@@ -10,7 +10,7 @@ import pyarrow as pa
 import pytest
 
 from tasks.text import rules
-from tasks.text.rules import PROFILE_LINE_RULES, PROFILES, RULE_GROUPS, FilterConfig, Profile, decide, read_profile
+from tasks.text.rules import PROFILES, RULE_GROUPS, FilterConfig, Profile, decide, read_profile
 from tasks.text.signals import LineRules, measure
 
 FOLDER = Path(rules.__file__).with_name("profiles")
@@ -47,7 +47,7 @@ def test_every_file_is_a_profile_that_says_what_it_is_and_where_it_is_from() -> 
     for name in PROFILES:
         profile = read_profile(name)
         assert profile.description and profile.source
-        assert PROFILES[name] == profile.all_rules() and PROFILE_LINE_RULES[name] == profile.line_rules
+        assert PROFILES[name] == profile.all_rules() and FilterConfig(profile=name).line_rules() == profile.line_rules
 
 
 def test_the_order_of_groups_and_own_rules_is_the_order_of_asking() -> None:

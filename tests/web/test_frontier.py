@@ -229,9 +229,13 @@ def single(
     )
 
 
+def find(frontier: Frontier, found: list[str], level: int = 0) -> None:
+    frontier.received(Letter(url, 0, level, frontiers.PAGE) for url in found)
+
+
 def ready(frontier: Frontier, found: list[str], now_s: float = NOON_S) -> float:
     """Let it find URLs and learn that all robots.txt allow everything; gives the time at which it may go on."""
-    frontier.found(found)
+    find(frontier, found)
     for _ in {urls.origin_of(url) for url in found}:
         order = frontier.next(now_s)
         assert isinstance(order, RobotsOrder)
@@ -271,7 +275,7 @@ def test_a_host_that_asks_for_an_hour_is_not_asked_any_more_and_says_so_of_each_
     )
     assert frontier.next(now_s + 5000) is None and frontier.is_idle
     again = single(store=store, now_s=now_s + 5000)
-    again.found(["http://a.example/3"])
+    find(again, ["http://a.example/3"])
     assert again.next(now_s + 9000) is None
     rules = [row["rule"] for row in frontiers.rows(store)]
     assert rules == ["bad_status", "retry_after", "retry_after"]
@@ -290,7 +294,7 @@ def test_a_request_that_a_closed_connection_swallowed_is_made_again_after_the_de
 def test_a_kill_while_robots_txt_is_asked_for_hurries_nobody() -> None:
     store = sqlite3.connect(":memory:", isolation_level=None)
     frontier = single(store=store)
-    frontier.found(["http://a.example/1"])
+    find(frontier, ["http://a.example/1"])
     assert isinstance(frontier.next(NOON_S), RobotsOrder)
     again = single(store=store, now_s=NOON_S + 0.1)
     assert again.next(NOON_S + 1.0) is None
@@ -301,7 +305,7 @@ def test_with_a_delay_one_request_is_in_flight_and_without_as_many_as_are_allowe
     for delay_s, expected in ((1.0, 1), (0.0, 3)):
         frontier = single(manners=Manners(delay_s=delay_s, concurrency_per_host=3))
         found = [f"http://a.example/{number}" for number in range(9)]
-        frontier.found(found)
+        find(frontier, found)
         assert isinstance(frontier.next(NOON_S), RobotsOrder)
         assert frontier.next(NOON_S) is None
         frontier.learnt("http://a.example", OPEN, NOON_S)
@@ -311,7 +315,7 @@ def test_with_a_delay_one_request_is_in_flight_and_without_as_many_as_are_allowe
 
 def test_hosts_take_turns_and_the_shallowest_comes_first() -> None:
     frontier = single(manners=Manners(delay_s=0.0))
-    frontier.found(["http://a.example/deep"], level=5 * 64)
+    find(frontier, ["http://a.example/deep"], level=5 * 64)
     now_s = ready(frontier, ["http://a.example/z", "http://b.example:81/1", "http://b.example:81/2"])
     got = []
     for step in range(4):
@@ -345,7 +349,7 @@ def test_what_a_budget_leaves_out_is_refused_with_its_name(limits: LimitsConfig,
 
 def test_a_robots_txt_is_asked_for_again_after_a_day_and_an_old_one_holds_where_there_is_no_answer() -> None:
     frontier = single()
-    frontier.found(["http://a.example/1", "http://a.example/2", "http://a.example/private/3"])
+    find(frontier, ["http://a.example/1", "http://a.example/2", "http://a.example/private/3"])
     assert frontier.next(NOON_S) == RobotsOrder("http://a.example", 1.0)
     frontier.learnt("http://a.example", RULES["http://a.example"], NOON_S)
     assert url_of(frontier.next(NOON_S + 86_400)) == "http://a.example/1"
@@ -364,7 +368,7 @@ def test_a_robots_txt_is_asked_for_again_after_a_day_and_an_old_one_holds_where_
 
 def test_a_too_long_crawl_delay_refuses_the_host() -> None:
     frontier = single(LimitsConfig(max_crawl_delay_s=4.9))
-    frontier.found(["http://b.example:81/1"])
+    find(frontier, ["http://b.example:81/1"])
     assert isinstance(frontier.next(NOON_S), RobotsOrder)
     frontier.learnt("http://b.example:81", RULES["http://b.example:81"], NOON_S)
     assert frontier.next(NOON_S + 5) is None
@@ -393,13 +397,14 @@ def test_links_of_a_copy_are_not_followed_so_a_folder_linked_into_itself_ends() 
 
 def test_traps_are_refused_by_name_and_foreign_hosts_only_counted() -> None:
     frontier = single(LimitsConfig(max_queries_per_path=2))
-    frontier.found(
+    find(
+        frontier,
         [
             *(f"http://a.example/list?sort={number}" for number in range(4)),
             "http://a.example/a/b/a/b/a/b/a/b/c",
             "http://elsewhere.example/",
             "http://elsewhere.example/",
-        ]
+        ],
     )
     refused = [(row["url"], row["rule"]) for row in frontiers.rows(frontier._store) if row["rule"]]
     assert refused == [
@@ -428,7 +433,7 @@ def test_what_ends_its_process_again_and_again_is_fetched_alone_and_given_up_by_
     bad, kills = "http://a.example/bad", 0
     while True:
         frontier = single(manners=Manners(delay_s=0.0, concurrency_per_host=9), store=store)
-        frontier.found([bad, "http://a.example/beside", "http://b.example:81/beside"])
+        find(frontier, [bad, "http://a.example/beside", "http://b.example:81/beside"])
         while (in_flight := given(frontier)) and bad not in in_flight:
             for url in in_flight:
                 frontier.answered(Answered(url, {"url": url}), NOON_S)
@@ -446,7 +451,7 @@ def test_an_end_in_good_order_makes_nobody_suspect_but_the_one_whose_fault_it_wa
     manners = Manners(delay_s=0.0, concurrency_per_host=2)
     for _ in range(4):
         frontier = single(manners=manners, store=store)
-        frontier.found(["http://a.example/1", "http://a.example/2"])
+        find(frontier, ["http://a.example/1", "http://a.example/2"])
         while order := frontier.next(NOON_S):
             if isinstance(order, RobotsOrder):
                 frontier.learnt(order.origin, OPEN, NOON_S)
@@ -465,5 +470,5 @@ def test_a_later_shorter_way_brings_back_what_was_too_deep() -> None:
         frontier.answered(Answered(url, {"url": url}, [f"http://a.example/{child}"]), now_s)
         now_s += 1
     assert frontier.next(now_s) is None and frontier.is_idle
-    frontier.found(["http://a.example/1"], level=0)  # as a seed that came late
+    find(frontier, ["http://a.example/1"], level=0)  # as a seed that came late
     assert url_of(frontier.next(now_s)) == "http://a.example/3"
