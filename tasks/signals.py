@@ -13,7 +13,7 @@ from infra.settings import settings
 from infra.steps import Output, step
 from infra.storage import StorageError
 from tasks.text.language import identify
-from tasks.text.signals import Group, measure
+from tasks.text.signals import DEFAULT_GROUPS, Group, measure
 
 KEYS = ("doc_id", "content_id", "source", "url", "host")
 
@@ -25,9 +25,9 @@ class SignalsConfig(BaseModel):
 
     language_floor: float = Field(0.3, ge=0, le=1)
     """Score below which a document's language is `unknown`, never silently English."""
-    groups: tuple[Group, ...] = ("dolma", "characters")
-    """Signals measured besides those of Gopher, C4, mC4 and FineWeb, each group at about 380 MB/s; a profile that needs one left out says
-    so."""
+    groups: tuple[Group, ...] = DEFAULT_GROUPS
+    """Signals measured besides those of Gopher, C4, mC4 and FineWeb, each group at a rate of its own (tasks/text/signals.py); a profile
+    that needs one left out says so."""
     keep_text: bool = False
     """Carry the documents along with their signals, so that a filter of local files writes whole documents."""
 
@@ -44,7 +44,7 @@ def measure_shard(shard: ShardRef, config: SignalsConfig) -> Outcome:
     """All signals of one shard, row by row with its documents."""
     documents = shard.read()
     language, score = identify(documents["text"], settings().language_model, min_score=config.language_floor)
-    table = measure(documents["text"], config.groups)
+    table = measure(documents["text"], config.groups, language)
     carried = documents.column_names if config.keep_text else KEYS
     for name in reversed(carried):
         table = table.add_column(0, name, documents[name])

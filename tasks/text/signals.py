@@ -2,8 +2,8 @@
 
 `measure` gives one row of numbers per text, for `rules.py` to compare with thresholds; no text is judged here. Fractions are
 float32, counts int32; where a document has no words (lines, characters), what is counted per word (line, character) is 0.
-One pass over the bytes, 50 to 80 MB/s on one core of a 2.5 GHz server; GROUPS that are measured besides can be left
-out. Memory follows the longest document.
+One pass over the bytes, 77 MB/s on one core of a 2.5 GHz server; GROUPS that are measured besides, each with its own rate, can be
+left out. Memory follows the longest document.
 
 Definitions. Line: to the next "\\n", white space around it aside; blank lines count nowhere but in `newline_per_word`. Two
 lines are equal when their words are; a repeat is every one after the first. Paragraph: between runs of two or more "\\n";
@@ -19,106 +19,115 @@ of its characters, white space aside, are marks of code (`kernels.CODE_MARKS`): 
 from __future__ import annotations
 
 from collections.abc import Collection
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
+import pyarrow.compute as pc
 from pydantic import BaseModel, ConfigDict, Field
 
 from tasks.text import kernels
+from tasks.text.groups import COUNT, FLAG, SHARE, Signal, SignalGroup
 
-_COUNT, _SHARE, _FLAG = pa.int32(), pa.float32(), pa.bool_()
 _TOP_N, _DUP_N = (2, 3, 4), (5, 6, 7, 8, 9, 10)
 
-SIGNALS: tuple[tuple[str, pa.DataType, str], ...] = (
-    ("num_chars", _COUNT, "characters (code points)"),
-    ("num_words", _COUNT, "words between white space"),
-    ("num_lines", _COUNT, "lines that are not blank"),
-    ("num_sentences", _COUNT, "sentences"),
-    ("mean_word_length", _SHARE, "characters per word"),
-    ("hash_per_word", _SHARE, "'#' per word"),
-    ("ellipsis_per_word", _SHARE, "'...' (not overlapping) and '…' per word"),
-    ("bullet_line_fraction", _SHARE, f"lines that begin with one of {kernels.BULLETS} ÷ lines"),
-    ("ellipsis_line_fraction", _SHARE, "lines that end with '...' or '…' ÷ lines"),
-    ("alpha_word_fraction", _SHARE, "words with a letter ÷ words"),
-    ("num_stop_words", _COUNT, f"different words, in any case, of {', '.join(kernels.STOP_WORDS)}"),
-    ("dup_line_fraction", _SHARE, "lines that repeat an earlier one ÷ lines"),
-    ("dup_line_char_fraction", _SHARE, "characters of repeated lines ÷ num_chars"),
-    ("dup_paragraph_fraction", _SHARE, "paragraphs that repeat an earlier one ÷ paragraphs"),
-    ("dup_paragraph_char_fraction", _SHARE, "characters of repeated paragraphs ÷ num_chars"),
+_ALWAYS = (
+    Signal("num_chars", COUNT, "characters (code points)"),
+    Signal("num_words", COUNT, "words between white space"),
+    Signal("num_lines", COUNT, "lines that are not blank"),
+    Signal("num_sentences", COUNT, "sentences"),
+    Signal("mean_word_length", SHARE, "characters per word"),
+    Signal("hash_per_word", SHARE, "'#' per word"),
+    Signal("ellipsis_per_word", SHARE, "'...' (not overlapping) and '…' per word"),
+    Signal("bullet_line_fraction", SHARE, f"lines that begin with one of {kernels.BULLETS} ÷ lines"),
+    Signal("ellipsis_line_fraction", SHARE, "lines that end with '...' or '…' ÷ lines"),
+    Signal("alpha_word_fraction", SHARE, "words with a letter ÷ words"),
+    Signal("num_stop_words", COUNT, f"different words, in any case, of {', '.join(kernels.STOP_WORDS)}"),
+    Signal("dup_line_fraction", SHARE, "lines that repeat an earlier one ÷ lines"),
+    Signal("dup_line_char_fraction", SHARE, "characters of repeated lines ÷ num_chars"),
+    Signal("dup_paragraph_fraction", SHARE, "paragraphs that repeat an earlier one ÷ paragraphs"),
+    Signal("dup_paragraph_char_fraction", SHARE, "characters of repeated paragraphs ÷ num_chars"),
     *(
-        (f"top_{n}gram_char_fraction", _SHARE, f"most common {n}-gram: occurrences × characters ÷ num_chars, at most 1")
+        Signal(f"top_{n}gram_char_fraction", SHARE, f"most common {n}-gram: occurrences × characters ÷ num_chars, at most 1")
         for n in _TOP_N
     ),
     *(
-        (f"dup_{n}gram_char_fraction", _SHARE, f"characters within {n}-grams that occur twice or more ÷ num_chars")
+        Signal(f"dup_{n}gram_char_fraction", SHARE, f"characters within {n}-grams that occur twice or more ÷ num_chars")
         for n in _DUP_N
     ),
-    ("line_punctuation_fraction", _SHARE, f"lines that end with one of {kernels.LINE_ENDS} ÷ lines"),
-    ("short_line_fraction", _SHARE, f"lines shorter than {kernels.SHORT_LINE_CHARS} characters ÷ lines"),
-    ("newline_per_word", _SHARE, "newline characters per word"),
-    ("c4_num_lines_kept", _COUNT, "lines the C4 line rules keep (5 words, terminal punctuation)"),
-    ("c4_num_sentences", _COUNT, "sentences in those lines"),
-    ("c4_paper_num_lines_kept", _COUNT, "lines the C4 line rules keep (3 words, terminal punctuation)"),
-    ("c4_paper_num_sentences", _COUNT, "sentences in those lines"),
-    ("c4_np_num_lines_kept", _COUNT, "lines the C4 line rules keep (3 words, any ending: FineWeb)"),
-    ("c4_np_num_sentences", _COUNT, "sentences in those lines"),
-    ("c4_np_line_punctuation_fraction", _SHARE, "line_punctuation_fraction of those lines"),
-    ("c4_np_short_line_fraction", _SHARE, "short_line_fraction of those lines"),
-    ("c4_np_dup_line_char_fraction", _SHARE, "characters of repeated lines ÷ characters of those lines"),
-    ("c4_np_newline_per_word", _SHARE, "newlines between those lines per word in them"),
-    ("has_lorem_ipsum", _FLAG, "'lorem ipsum' occurs, in any case"),
-    ("has_curly_bracket", _FLAG, "'{' occurs"),
-    ("num_javascript_lines", _COUNT, "lines that mention 'javascript', in any case"),
-    ("num_policy_lines", _COUNT, f"lines that mention one of: {', '.join(kernels.PHRASES[2:])}"),
-    ("upper_case_fraction", _SHARE, "upper-case letters (Unicode Lu) ÷ num_chars"),
-    ("digit_fraction", _SHARE, "decimal digits (Unicode Nd) ÷ num_chars"),
-    ("punctuation_fraction", _SHARE, "punctuation marks (Unicode P*) ÷ num_chars"),
-    ("non_ascii_fraction", _SHARE, "characters above U+007F ÷ num_chars"),
-    ("num_lines_200_chars", _COUNT, f"lines of at least {kernels.LONG_LINE_CHARS} characters"),
-    ("list_line_fraction", _SHARE, "lines that begin with a bullet or whose first word is 1 to 3 digits and . or ) ÷ lines"),
-    ("type_token_ratio", _SHARE, "different words, as they are written ÷ words"),
-    ("median_word_length", _SHARE, "characters of the word in the middle by length, or the mean of the two there"),
-    ("stop_word_occurrences", _COUNT, f"occurrences, in lower case only, of {', '.join(kernels.STOP_WORDS)}"),
-    ("symbol_word_fraction", _SHARE, "words that hold '#' or '…' ÷ words"),
-    ("dolma_bullet_line_fraction", _SHARE, f"dolma's lines that begin with one of {kernels.DOLMA_BULLETS} ÷ dolma's lines"),
-    ("dolma_ellipsis_line_fraction", _SHARE, "dolma's lines that end with '…' ÷ dolma's lines"),
-    ("dolma_dup_line_fraction", _SHARE, "dolma's lines that occur twice or more ÷ dolma's lines"),
-    ("dolma_dup_line_char_fraction", _SHARE, "characters of dolma's lines that occur twice or more ÷ characters of words"),
-    ("dolma_v2_bullet_line_fraction", _SHARE, "dolma_bullet_line_fraction, a run of newlines being one"),
-    ("dolma_v2_ellipsis_line_fraction", _SHARE, "dolma_ellipsis_line_fraction, a run of newlines being one"),
-    ("dolma_v2_dup_line_fraction", _SHARE, "dolma_dup_line_fraction, a run of newlines being one"),
+    Signal("line_punctuation_fraction", SHARE, f"lines that end with one of {kernels.LINE_ENDS} ÷ lines"),
+    Signal("short_line_fraction", SHARE, f"lines shorter than {kernels.SHORT_LINE_CHARS} characters ÷ lines"),
+    Signal("newline_per_word", SHARE, "newline characters per word"),
+    Signal("c4_num_lines_kept", COUNT, "lines the C4 line rules keep (5 words, terminal punctuation)"),
+    Signal("c4_num_sentences", COUNT, "sentences in those lines"),
+    Signal("c4_paper_num_lines_kept", COUNT, "lines the C4 line rules keep (3 words, terminal punctuation)"),
+    Signal("c4_paper_num_sentences", COUNT, "sentences in those lines"),
+    Signal("c4_np_num_lines_kept", COUNT, "lines the C4 line rules keep (3 words, any ending: FineWeb)"),
+    Signal("c4_np_num_sentences", COUNT, "sentences in those lines"),
+    Signal("c4_np_line_punctuation_fraction", SHARE, "line_punctuation_fraction of those lines"),
+    Signal("c4_np_short_line_fraction", SHARE, "short_line_fraction of those lines"),
+    Signal("c4_np_dup_line_char_fraction", SHARE, "characters of repeated lines ÷ characters of those lines"),
+    Signal("c4_np_newline_per_word", SHARE, "newlines between those lines per word in them"),
+    Signal("has_lorem_ipsum", FLAG, "'lorem ipsum' occurs, in any case"),
+    Signal("has_curly_bracket", FLAG, "'{' occurs"),
+    Signal("num_javascript_lines", COUNT, "lines that mention 'javascript', in any case"),
+    Signal("num_policy_lines", COUNT, f"lines that mention one of: {', '.join(kernels.PHRASES[2:])}"),
+    Signal("upper_case_fraction", SHARE, "upper-case letters (Unicode Lu) ÷ num_chars"),
+    Signal("digit_fraction", SHARE, "decimal digits (Unicode Nd) ÷ num_chars"),
+    Signal("punctuation_fraction", SHARE, "punctuation marks (Unicode P*) ÷ num_chars"),
+    Signal("non_ascii_fraction", SHARE, "characters above U+007F ÷ num_chars"),
+    Signal("num_lines_200_chars", COUNT, f"lines of at least {kernels.LONG_LINE_CHARS} characters"),
+    Signal("list_line_fraction", SHARE, "lines that begin with a bullet or whose first word is 1 to 3 digits and . or ) ÷ lines"),
+    Signal("type_token_ratio", SHARE, "different words, as they are written ÷ words"),
+)
+_DOLMA = (
+    Signal("median_word_length", SHARE, "characters of the word in the middle by length, or the mean of the two there"),
+    Signal("stop_word_occurrences", COUNT, f"occurrences, in lower case only, of {', '.join(kernels.STOP_WORDS)}"),
+    Signal("symbol_word_fraction", SHARE, "words that hold '#' or '…' ÷ words"),
+    Signal("dolma_bullet_line_fraction", SHARE, f"dolma's lines that begin with one of {kernels.DOLMA_BULLETS} ÷ dolma's lines"),
+    Signal("dolma_ellipsis_line_fraction", SHARE, "dolma's lines that end with '…' ÷ dolma's lines"),
+    Signal("dolma_dup_line_fraction", SHARE, "dolma's lines that occur twice or more ÷ dolma's lines"),
+    Signal("dolma_dup_line_char_fraction", SHARE, "characters of dolma's lines that occur twice or more ÷ characters of words"),
+    Signal("dolma_v2_bullet_line_fraction", SHARE, "dolma_bullet_line_fraction, a run of newlines being one"),
+    Signal("dolma_v2_ellipsis_line_fraction", SHARE, "dolma_ellipsis_line_fraction, a run of newlines being one"),
+    Signal("dolma_v2_dup_line_fraction", SHARE, "dolma_dup_line_fraction, a run of newlines being one"),
     *(
-        (f"dolma_top_{n}gram_char_fraction", _SHARE, f"first of the most common {n}-grams: occurrences × characters ÷ of words")
+        Signal(
+            f"dolma_top_{n}gram_char_fraction", SHARE, f"first of the most common {n}-grams: occurrences × characters ÷ of words"
+        )
         for n in _TOP_N
     ),
     *(
-        (f"dolma_dup_{n}gram_char_fraction", _SHARE, f"characters of {n}-grams that occur twice or more ÷ of all {n}-grams")
+        Signal(f"dolma_dup_{n}gram_char_fraction", SHARE, f"characters of {n}-grams that occur twice or more ÷ of all {n}-grams")
         for n in _DUP_N
     ),
-    ("byte_entropy", _SHARE, "entropy of the UTF-8 bytes, each taken for itself, in bits per byte"),
-    ("code_likelihood", _SHARE, "lines that look like code ÷ lines"),
+)
+_CHARACTERS = (
+    Signal("byte_entropy", SHARE, "entropy of the UTF-8 bytes, each taken for itself, in bits per byte"),
+    Signal("code_likelihood", SHARE, "lines that look like code ÷ lines"),
     *(
-        (
+        Signal(
             f"{script}_letter_fraction",
-            _SHARE,
+            SHARE,
             f"letters whose Unicode name begins with {' or '.join(map(str.strip, names))} ÷ letters",
         )
         for script, names in kernels.SCRIPTS.items()
     ),
-    ("other_letter_fraction", _SHARE, "letters (Unicode L*) of none of these scripts ÷ letters"),
+    Signal("other_letter_fraction", SHARE, "letters (Unicode L*) of none of these scripts ÷ letters"),
 )
-SIGNAL_NAMES = tuple(name for name, _, _ in SIGNALS)
-SIGNAL_SCHEMA = pa.schema([pa.field(name, kind) for name, kind, _ in SIGNALS])
 
 Group = Literal["dolma", "characters"]
-_FIRST_OF_DOLMA, _FIRST_OF_CHARACTERS = SIGNAL_NAMES.index("median_word_length"), SIGNAL_NAMES.index("byte_entropy")
-GROUPS: dict[Group, tuple[str, ...]] = {
-    "dolma": SIGNAL_NAMES[_FIRST_OF_DOLMA:_FIRST_OF_CHARACTERS],
-    "characters": SIGNAL_NAMES[_FIRST_OF_CHARACTERS:],
+GROUPS: dict[Group, SignalGroup] = {
+    "dolma": SignalGroup(_DOLMA, "380 MB/s"),
+    "characters": SignalGroup(_CHARACTERS, "380 MB/s"),
 }
-"""What `measure` can leave out. Rates: see `measure`. The others (Gopher, C4, mC4, FineWeb) are always measured."""
+"""What `measure` can leave out; the others (Gopher, C4, mC4, FineWeb) are always measured, at 77 MB/s of WikiText."""
+DEFAULT_GROUPS = tuple(name for name, group in GROUPS.items() if group.by_default)
+
+SIGNALS = (*_ALWAYS, *(signal for group in GROUPS.values() for signal in group.signals))
+SIGNAL_NAMES = tuple(signal.name for signal in SIGNALS)
+SIGNAL_SCHEMA = pa.schema([pa.field(signal.name, signal.kind) for signal in SIGNALS])
 
 LINE_RULES = kernels.LINE_VERDICTS[1:-1]
 """The rules that remove a line, in the order in which they are asked."""
@@ -135,32 +144,41 @@ class LineRules(BaseModel):
     """Remove lines that do not end with . ? ! or a closing double quote, or that end with an ellipsis. FineWeb: off."""
 
 
-def schema_of(groups: Collection[Group] = tuple(GROUPS)) -> pa.Schema:
+def schema_of(groups: Collection[Group] = DEFAULT_GROUPS) -> pa.Schema:
     """SIGNAL_SCHEMA without the columns of the groups that are not among `groups`."""
-    left_out = {name for group, names in GROUPS.items() if group not in groups for name in names}
+    left_out = {name for group, columns in GROUPS.items() if group not in groups for name in columns.names()}
     return pa.schema([field for field in SIGNAL_SCHEMA if field.name not in left_out])
 
 
-def measure(text: pa.Array | pa.ChunkedArray, groups: Collection[Group] = tuple(GROUPS)) -> pa.Table:
+def measure(
+    text: pa.Array | pa.ChunkedArray,
+    groups: Collection[Group] = DEFAULT_GROUPS,
+    language: pa.Array | None = None,
+) -> pa.Table:
     """The signals of every text: a table of `schema_of(groups)`, in the order of `text`; a null text measures as "".
 
-    On WikiText, one core of a 2.5 GHz server: 77 MB/s without a group, 64 MB/s with either, 55 MB/s with both; that is, 380 MB/s
-    for each group by itself.
+    Args:
+        text: string or large_string.
+        groups: what is measured besides what always is. Each takes its own time: see `SignalGroup.rate`.
+        language: of every text, ISO 639 or "unknown"; needed by the groups that say so.
 
-    Raises ValueError for an array that is not string or large_string.
+    Raises ValueError for an array of another type, or for a group that needs the languages and has none.
     """
-    chunks = text.chunks if isinstance(text, pa.ChunkedArray) else [text]
     schema = schema_of(groups)
-    tables = [_measure_chunk(chunk, groups, schema) for chunk in chunks]
-    return pa.concat_tables([schema.empty_table(), *tables]).combine_chunks()
+    tables, start = [schema.empty_table()], 0
+    for chunk in text.chunks if isinstance(text, pa.ChunkedArray) else [text]:
+        own = None if language is None else language.slice(start, len(chunk))
+        tables.append(_measure_chunk(chunk, groups, own, schema))
+        start += len(chunk)
+    return pa.concat_tables(tables).combine_chunks()
 
 
-def _measure_chunk(text: pa.Array, groups: Collection[Group], schema: pa.Schema) -> pa.Table:
+def _measure_chunk(text: pa.Array, groups: Collection[Group], language: pa.Array | None, schema: pa.Schema) -> pa.Table:
     data, offsets = kernels.string_buffers(text)
     counts = np.zeros((len(text), len(kernels.COUNTS)), np.int64)
     kernels.count_documents(data, offsets, kernels.character_classes(), counts, "dolma" in groups)
     count = dict(zip(kernels.COUNTS, counts.T, strict=True))
-    columns = _signals_of(count)
+    columns: dict[str, Any] = {**_signals_of(count)}
     if "dolma" in groups:
         columns |= _dolma_signals_of(count)
     if "characters" in groups:
@@ -168,6 +186,9 @@ def _measure_chunk(text: pa.Array, groups: Collection[Group], schema: pa.Schema)
         kernels.count_characters(data, offsets, kernels.character_classes(), letters, entropies)
         columns |= _character_signals_of(dict(zip(kernels.CHARACTER_COUNTS, letters.T, strict=True)), count["lines"])
         columns["byte_entropy"] = entropies.astype(np.float32)
+    for name, group in GROUPS.items():
+        if name in groups and group.measure is not None:
+            columns |= group.measure(pc.fill_null(text, ""), language)
     return pa.table([pa.array(columns[field.name]).cast(field.type) for field in schema], schema)
 
 

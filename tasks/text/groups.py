@@ -1,0 +1,40 @@
+"""What a signal is, and a group of signals: columns that are measured together and can be left out together."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+COUNT, SHARE, FLAG = pa.int32(), pa.float32(), pa.bool_()
+Columns = Mapping[str, npt.NDArray[np.generic] | pa.Array]
+
+
+class Signal(NamedTuple):
+    """A column with one number of every document."""
+
+    name: str
+    kind: pa.DataType
+    """COUNT, SHARE (any fraction) or FLAG; or string."""
+    meaning: str
+    """What is counted, in which unit."""
+
+
+class SignalGroup(NamedTuple):
+    """Signals by a kernel, or a library, of their own."""
+
+    signals: tuple[Signal, ...]
+    rate: str
+    """How fast on one core of a 2.5 GHz server, by itself; for the help text."""
+    measure: Callable[[pa.Array, pa.Array | None], Columns] | None = None
+    """(text, language) of every document to its columns: a string array without nulls, and one of ISO 639 codes or "unknown". The
+    language is None where nobody has identified it; a group that needs it then raises ValueError. None: `signals.py` does it itself."""
+    by_default: bool = True
+    """Whether it is measured unless the configuration says otherwise."""
+
+    def names(self) -> tuple[str, ...]:
+        """The columns, in their order."""
+        return tuple(signal.name for signal in self.signals)
