@@ -34,6 +34,8 @@ bench: setup          ## speed against peers, each in an environment of its own
 	$(BIN)/python -m benchmarks.validation
 	$(BIN)/python -m benchmarks.crawl
 	$(BIN)/python -m benchmarks.signals
+	$(BIN)/python -m benchmarks.redecide
+	$(BIN)/python -m benchmarks.scaling
 	test ! -d $(GOLD) || $(BIN)/python -m benchmarks.extraction $(GOLD) --curve
 
 up down status: setup ## servers and workers

@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import io
 import json
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any
@@ -154,14 +154,20 @@ class ShardRef:
     left_out: frozenset[str] = frozenset()
     """Ids of documents that `read` leaves out: those that ended every worker that took them."""
 
-    def read(self, columns: Sequence[str] | None = None) -> pa.Table:
+    def read(self, columns: Sequence[str] | None = None, *, without: Collection[str] = ()) -> pa.Table:
         """The shard's rows.
+
+        Args:
+            columns: those to read; by default all.
+            without: those that are not read, where `columns` names none.
 
         Raises:
             ShardCorrupt: the file is gone, its bytes are not those of the manifest, or a column is missing.
         """
         data = self._bytes()
         try:
+            if columns is None and without:
+                columns = [name for name in pq.read_schema(pa.BufferReader(data)).names if name not in without]
             table = pq.read_table(pa.BufferReader(data), columns=list(columns) if columns is not None else None)
         except (KeyError, pa.ArrowInvalid) as error:
             raise ShardCorrupt(self.path, str(error)) from error

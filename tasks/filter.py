@@ -17,7 +17,7 @@ MEASURED = frozenset(SIGNAL_NAMES)
 
 def decide_shard(shard: ShardRef, config: FilterConfig) -> Outcome:
     """Verdicts of one shard: the rows that stay, and for every other the first rule it breaks."""
-    table = shard.read()
+    table = shard.read(without=MEASURED - {rule.signal for rule in config.rules()})
     decision = decide(table, config)
     keep = pa.array(decision.keep)
     kept = table.filter(keep).select([name for name in table.column_names if name not in MEASURED])
