@@ -88,9 +88,8 @@ def main() -> None:
         columns = made.shards()[0].read().num_columns
         print(f"{made.counts.kept:,} rows of {columns} columns, {size / 1e6:,.0f} MB")
         took = timed("step", "filter", "--input", stored, "--output", verdicts, "--set", f"profile={given.profile}")
-        print(
-            f"gristmill step filter --set profile={given.profile}: {took:.1f} s, at most {LIMIT_S:g} s: {'met' if took <= LIMIT_S else 'MISSED'}"
-        )
+        judged = "met" if took <= LIMIT_S else "MISSED"
+        print(f"gristmill step filter --set profile={given.profile}: {took:.1f} s, at most {LIMIT_S:g} s: {judged}")
         took = timed("compare-filters", given.profile, "gopher", "--of", stored)
         print(f"gristmill compare-filters {given.profile} gopher: {took:.1f} s")
 
