@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import re
+from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
 import fasttext
 import pyarrow as pa
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from tasks.text.language import MAX_CHARS, MIN_PARAGRAPH_CHARS, PARAGRAPH_SIGNALS, UNKNOWN, identify, paragraph_languages
 from tasks.text.signals import measure
@@ -16,6 +21,11 @@ MODEL = REPOSITORY / ".resources" / "lid.176.ftz"
 SENTENCES = REPOSITORY.parent / "shared" / "data" / "language"
 ENGLISH = "The mill grinds slowly, but every grain that goes in is accounted for at the end of the day."
 GERMAN = "Die Mühle mahlt langsam, aber jedes Korn, das hineingeht, ist am Ende des Tages verbucht."
+
+PIECES = [
+    *(GERMAN, ENGLISH, "漢字" * 60, "Москва " * 20, "\n", "\n\n", " \n\n ", " ", "\t"),
+    *("e\u0301\u200d", "\u200b", "\ufffd", "🙂"),
+]
 
 needs_model = pytest.mark.skipif(not MODEL.exists(), reason=f"{MODEL} is missing; `make setup` puts it there")
 
@@ -125,6 +135,27 @@ def test_what_is_short_or_unsure_counts_for_no_language() -> None:
     assert paragraphs(exact, f"   {exact[:-1]}   ") == [(1, 1, "en"), (0, None, UNKNOWN)]
 
 
+@lru_cache(maxsize=1)
+def model() -> Any:
+    return fasttext.load_model(str(MODEL))
+
+
+def by_a_loop(texts: list[str]) -> list[tuple[object, ...]]:
+    """What `paragraphs` should say, by one call of the model for each."""
+    wanted: list[tuple[object, ...]] = []
+    for text in texts:
+        chars: dict[str, int] = {}
+        for part in map(str.strip, re.split(r"\n{2,}", text)):
+            line = re.sub(r"[ \t\n\f\r]+", " ", part[:MAX_CHARS]).strip()
+            labels, scores = model().predict(line)
+            if len(part) >= 100 and line and scores[0] >= 0.65:
+                name = labels[0].removeprefix("__label__")
+                chars[name] = chars.get(name, 0) + len(part)
+        main = max(sorted(chars), key=lambda name: chars[name], default=UNKNOWN)
+        wanted.append((len(chars), pytest.approx(chars[main] / sum(chars.values())) if chars else None, main))
+    return wanted
+
+
 @needs_model
 def test_paragraphs_are_asked_as_a_loop_over_the_model_would() -> None:
     if not SENTENCES.exists():
@@ -132,19 +163,16 @@ def test_paragraphs_are_asked_as_a_loop_over_the_model_would() -> None:
     lines = {path.stem: path.read_text(encoding="utf-8").splitlines() for path in sorted(SENTENCES.glob("*.txt"))}
     threes = [sorted(lines)[start : start + 3] for start in range(0, 24, 3)]
     texts = ["\n\n".join(" ".join(lines[one][3 * k : 3 * k + 3]) for one in three) for k in range(8) for three in threes]
-    model = fasttext.load_model(str(MODEL))
-    wanted: list[tuple[object, ...]] = []
-    for text in texts:
-        chars: dict[str, int] = {}
-        for part in text.split("\n\n"):
-            (label,), (score,) = model.predict(part[:MAX_CHARS].strip())
-            if len(part.strip()) >= 100 and score >= 0.65:
-                name = label.removeprefix("__label__")
-                chars[name] = chars.get(name, 0) + len(part.strip())
-        main = max(sorted(chars), key=lambda name: chars[name], default=UNKNOWN)
-        wanted.append((len(chars), pytest.approx(chars[main] / sum(chars.values())) if chars else None, main))
+    wanted = by_a_loop(texts)
     assert paragraphs(*texts) == wanted
     assert sum(row[0] == 3 for row in wanted) > len(wanted) / 2
+
+
+@needs_model
+@settings(max_examples=50, deadline=None)
+@given(st.lists(st.sampled_from(PIECES), max_size=16).map("".join))
+def test_paragraphs_of_any_unicode_are_asked_as_a_loop_would(text: str) -> None:
+    assert paragraphs(text) == by_a_loop([text])
 
 
 @needs_model
