@@ -1,10 +1,11 @@
 """All signals of real documentation pages: ours beside datatrove's four rule families, one core each, in one run.
 
-    python -m benchmarks.signals [--pages N] [--without-datatrove]
+    python -m benchmarks.signals [--pages N] [--without-datatrove] [--groups]
 
 The pages are Debian's documentation (see `benchmarks.web_server`), extracted by us; datatrove 0.10.1 in an environment of its own gets
 the first N of them, because it needs 0.2 s a page. Prints documents/s and MB/s by processor time, the ratio, how far we are from a loop
 that only reads every byte, and on how many pages the verdicts of Gopher's, C4's and FineWeb's rules agree, as they stand and unexplained.
+With --groups only the rate of every group of signals by itself, as docs/signals.md has it.
 """
 
 from __future__ import annotations
@@ -26,8 +27,9 @@ from benchmarks.peers import peer_environment
 from benchmarks.web_server import documents
 from infra.settings import settings
 from tasks.text import kernels
+from tasks.text.language import identify
 from tasks.text.rules import FilterConfig, decide
-from tasks.text.signals import measure
+from tasks.text.signals import GROUPS, Group, measure
 from tasks.web import main_text
 from tasks.web.main_text import ExtractConfig, Extracted
 
@@ -37,6 +39,10 @@ FLOOR, FLOOR_MB_PER_S = 100.0, 60.0
 """Times as many documents per second as the peer; MB/s of a core."""
 PROFILES = {"gopher-quality": "gopher", "gopher-repetition": "gopher", "c4": "c4-paper", "fineweb": "fineweb-code"}
 PREFIXES = {"gopher-quality": "gopher_", "gopher-repetition": "gopher_repetition_", "c4": "c4_", "fineweb": "fineweb_"}
+
+
+BEFORE: tuple[Group, ...] = ("dolma", "characters")
+"""The groups that stood when the floors were set, and that they are for."""
 
 
 @njit(types.int64(types.Array(types.uint8, 1, "C", readonly=True)), cache=True)
@@ -72,6 +78,26 @@ def timed(work: Callable[[], Any], at_least_s: float = 3.0) -> tuple[Any, float]
     return result, best
 
 
+def print_group_rates(texts: Sequence[str]) -> None:
+    """The rate of what is always measured, of every group by itself, and of all that are measured by default."""
+    array, model = pa.array(texts), settings().language_model
+    language, _ = identify(array, model)
+    num_mb = sum(len(text.encode()) for text in texts) / 1e6
+    _, always_s = timed(lambda: measure(array, ()))
+    _, default_s = timed(lambda: measure(array, language=language))
+    print(f"{len(texts):,} pages, {num_mb:.1f} MB of text, one core")
+    seconds = {"always": always_s}
+    for name, group in GROUPS.items():
+        if group.measure is not None:
+            _, seconds[name] = timed(lambda own=group.measure: own(array, language))
+        else:  # part of another pass: what it adds to that
+            _, took = timed(lambda name=name: measure(array, (name,), language, model))
+            seconds[name] = took - always_s
+    for name, took in {**seconds, "all that are measured by default": default_s}.items():
+        by_default = "" if name not in GROUPS or GROUPS[name].by_default else " (not by default)"
+        print(f"{name + by_default:<40} {num_mb / took:>8,.0f} MB/s")
+
+
 def by_datatrove(texts: Sequence[str]) -> dict[str, dict[str, Any]]:
     """What the peer says of these texts, and how long it took."""
     python = peer_environment(PEER)
@@ -101,17 +127,21 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--pages", type=int, default=500, help="pages for datatrove")
     parser.add_argument("--without-datatrove", action="store_true", help="measure us alone")
+    parser.add_argument("--groups", action="store_true", help="only the rate of every group of signals")
     given = parser.parse_args()
     texts = texts_of(PACKAGES)
+    if given.groups:
+        print_group_rates(texts)
+        return
     array = pa.array(texts)
     data, _ = kernels.string_buffers(array)
     num_bytes = sum(len(text.encode()) for text in texts)
     kernels.compile_kernels()
-    signals, ours_s = timed(lambda: measure(array))
+    signals, ours_s = timed(lambda: measure(array, BEFORE))
     _, limit_s = timed(lambda: _read_every_byte(data), 1.0)
     rate = num_bytes / 1e6 / ours_s
     print(f"{len(texts):,} pages, {num_bytes / 1e6:.1f} MB of text, one core")
-    print(f"{'gristmill, all signals':<36} {len(texts) / ours_s:>10,.0f} documents/s {rate:>10,.1f} MB/s")
+    print(f"{'gristmill, with dolma and characters':<36} {len(texts) / ours_s:>10,.0f} documents/s {rate:>10,.1f} MB/s")
     print(f"{'limit: a loop that reads every byte':<36} {'':>10} {'':>11} {num_bytes / 1e6 / limit_s:>10,.1f} MB/s")
     print(f"floor of {FLOOR_MB_PER_S:g} MB/s: {'met' if rate >= FLOOR_MB_PER_S else 'MISSED'}")
     if given.without_datatrove:

@@ -13,7 +13,7 @@ from infra.settings import settings
 from infra.steps import Output, step
 from infra.storage import StorageError
 from tasks.text.language import identify
-from tasks.text.signals import DEFAULT_GROUPS, Group, measure
+from tasks.text.signals import DEFAULT_GROUPS, Group, measure, readable
 
 KEYS = ("doc_id", "content_id", "source", "url", "host")
 
@@ -43,8 +43,9 @@ def language_model_digest(config: SignalsConfig) -> Mapping[str, str]:
 def measure_shard(shard: ShardRef, config: SignalsConfig) -> Outcome:
     """All signals of one shard, row by row with its documents."""
     documents = shard.read()
-    language, score = identify(documents["text"], settings().language_model, min_score=config.language_floor)
-    table = measure(documents["text"], config.groups, language)
+    text = readable(documents["text"])
+    language, score = identify(text, settings().language_model, min_score=config.language_floor)
+    table = measure(text, config.groups, language, settings().language_model)
     carried = documents.column_names if config.keep_text else KEYS
     for name in reversed(carried):
         table = table.add_column(0, name, documents[name])

@@ -31,7 +31,8 @@ class SignalGroup(NamedTuple):
     """How fast on one core of a 2.5 GHz server, by itself; for the help text."""
     measure: Callable[[pa.Array, pa.Array | None], Columns] | None = None
     """(text, language) of every document to its columns: a string array without nulls, and one of ISO 639 codes or "unknown". The
-    language is None where nobody has identified it; a group that needs it then raises ValueError. None: `signals.py` does it itself."""
+    language is None where nobody has identified it; a group that needs it then raises ValueError. A value is null where nothing can
+    be said of a document. None: `signals.py` does it itself."""
     by_default: bool = True
     """Whether it is measured unless the configuration says otherwise."""
 

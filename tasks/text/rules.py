@@ -5,7 +5,8 @@ configuration is made; a configuration carries the rules of its file along, so t
 
 A rule drops a document when its signal is beyond the threshold; the first rule of the profile that drops it is its reason.
 `decide` is vectorised: a million documents take about a second. Fractions are compared in float32, the type they are
-stored in, so that a document that lies on a threshold in the arithmetic of the paper lies on it here.
+stored in, so that a document that lies on a threshold in the arithmetic of the paper lies on it here. A signal that is null, because
+nothing could be measured, breaks no rule.
 """
 
 from __future__ import annotations
@@ -35,7 +36,7 @@ from pydantic import (
 
 from infra.errors import InputError
 from infra.ids import digest_of
-from tasks.text.signals import SIGNAL_NAMES, LineRules
+from tasks.text.signals import SIGNALS, LineRules
 
 T = TypeVar("T")
 Direction = Literal["below", "above", "at_or_below", "at_or_above", "equals"]
@@ -46,6 +47,7 @@ _COMPARE = {
     "at_or_above": np.greater_equal,
     "equals": np.equal,
 }
+_COMPARABLE = tuple(signal.name for signal in SIGNALS if signal.kind != pa.string())
 
 
 class Rule(BaseModel):
@@ -56,7 +58,7 @@ class Rule(BaseModel):
     name: str
     """The reason that a dropped document carries."""
     signal: str
-    """A column of `signals.SIGNALS`."""
+    """A column of `signals.SIGNALS` with a number or a flag."""
     drop: Direction
     """On which side of the threshold a document is dropped."""
     threshold: float
@@ -67,8 +69,8 @@ class Rule(BaseModel):
     @field_validator("signal")
     @classmethod
     def _known_signal(cls, signal: str) -> str:
-        if signal not in SIGNAL_NAMES:
-            raise ValueError(_unknown("signal", signal, SIGNAL_NAMES))
+        if signal not in _COMPARABLE:
+            raise ValueError(_unknown("signal", signal, _COMPARABLE))
         return signal
 
 
@@ -175,7 +177,7 @@ _PROFILES = {
     name: _read(_SHIPPED / f"{name}.yaml", _PROFILE)
     for name in (
         *("gopher", "c4-paper", "c4-code", "fineweb-paper", "fineweb-code"),
-        *("mc4", "refinedweb", "ccnet", "dolma-1.2", "dolma-1.2-v2"),
+        *("mc4", "refinedweb", "ccnet", "dolma-1.2", "dolma-1.2-v2", "gopher-multilingual", "gopher-unspaced"),
     )
 }
 PROFILES: dict[str, tuple[Rule, ...]] = {name: profile.all_rules() for name, profile in _PROFILES.items()}

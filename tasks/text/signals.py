@@ -14,11 +14,14 @@ their white space and the empty ones, compared byte by byte; its n-grams have no
 copies of what is repeated, the first as well. Names with `v2` are those of its tagger gopher_v2, for which a run of newlines is
 one. A line looks like code when it ends with ; { or }, when it begins as code does (`kernels.CODE_STARTS`), or when a tenth
 of its characters, white space aside, are marks of code (`kernels.CODE_MARKS`): a crude measure, of our own.
+Bytes that are no UTF-8 count as U+FFFD, as many as Python's `bytes.decode("utf-8", "replace")` makes of them: see `readable`.
+docs/signals.md has all of them in tables.
 """
 
 from __future__ import annotations
 
 from collections.abc import Collection
+from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
@@ -27,8 +30,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from pydantic import BaseModel, ConfigDict, Field
 
-from tasks.text import kernels
+from tasks.text import boilerplate, compression, kernels, stop_words, words
 from tasks.text.groups import COUNT, FLAG, SHARE, Signal, SignalGroup
+from tasks.text.language import PARAGRAPH_SIGNALS, paragraph_languages
 
 _TOP_N, _DUP_N = (2, 3, 4), (5, 6, 7, 8, 9, 10)
 
@@ -117,10 +121,15 @@ _CHARACTERS = (
     Signal("other_letter_fraction", SHARE, "letters (Unicode L*) of none of these scripts ÷ letters"),
 )
 
-Group = Literal["dolma", "characters"]
+Group = Literal["dolma", "characters", "words", "stop_words", "boilerplate", "compression", "paragraph_languages"]
 GROUPS: dict[Group, SignalGroup] = {
     "dolma": SignalGroup(_DOLMA, "380 MB/s"),
     "characters": SignalGroup(_CHARACTERS, "380 MB/s"),
+    "words": SignalGroup(words.SIGNALS, "200 MB/s", words.measure),
+    "stop_words": SignalGroup(stop_words.SIGNALS, "140 to 175 MB/s", stop_words.measure),
+    "boilerplate": SignalGroup(boilerplate.SIGNALS, "140 to 175 MB/s", boilerplate.measure),
+    "compression": SignalGroup(compression.SIGNALS, "60 MB/s", compression.measure, by_default=False),
+    "paragraph_languages": SignalGroup(PARAGRAPH_SIGNALS, "6 to 9 MB/s", by_default=False),
 }
 """What `measure` can leave out; the others (Gopher, C4, mC4, FineWeb) are always measured, at 77 MB/s of WikiText."""
 DEFAULT_GROUPS = tuple(name for name, group in GROUPS.items() if group.by_default)
@@ -154,26 +163,50 @@ def measure(
     text: pa.Array | pa.ChunkedArray,
     groups: Collection[Group] = DEFAULT_GROUPS,
     language: pa.Array | None = None,
+    language_model: str | Path | None = None,
 ) -> pa.Table:
     """The signals of every text: a table of `schema_of(groups)`, in the order of `text`; a null text measures as "".
 
     Args:
         text: string or large_string.
         groups: what is measured besides what always is. Each takes its own time: see `SignalGroup.rate`.
-        language: of every text, ISO 639 or "unknown"; needed by the groups that say so.
+        language: of every text, ISO 639 or "unknown"; needed by the groups that say so. None: nobody has asked.
+        language_model: path of fastText's model, which paragraph_languages needs.
 
-    Raises ValueError for an array of another type, or for a group that needs the languages and has none.
+    Raises ValueError for an array of another type, or for a group that needs languages or model and has none.
     """
     schema = schema_of(groups)
+    if "paragraph_languages" in groups and language_model is None:
+        raise ValueError("the group paragraph_languages needs the path of the language model")
     tables, start = [schema.empty_table()], 0
     for chunk in text.chunks if isinstance(text, pa.ChunkedArray) else [text]:
         own = None if language is None else language.slice(start, len(chunk))
-        tables.append(_measure_chunk(chunk, groups, own, schema))
+        tables.append(_measure_chunk(readable(chunk), groups, own, language_model, schema))
         start += len(chunk)
     return pa.concat_tables(tables).combine_chunks()
 
 
-def _measure_chunk(text: pa.Array, groups: Collection[Group], language: pa.Array | None, schema: pa.Schema) -> pa.Table:
+def readable(text: pa.Array | pa.ChunkedArray) -> pa.Array | pa.ChunkedArray:
+    """`text` itself if it is valid UTF-8, which Arrow does not promise of what others wrote; else with U+FFFD for what is not.
+
+    Lone surrogates, overlong and cut sequences are not valid; each is replaced as Python's decoder does. Raises ValueError for another
+    type.
+    """
+    if isinstance(text, pa.ChunkedArray):
+        return pa.chunked_array([readable(chunk) for chunk in text.chunks], text.type)
+    if not (pa.types.is_string(text.type) or pa.types.is_large_string(text.type)):
+        raise ValueError(f"text must be a string or large_string array (got {text.type})")
+    try:
+        text.validate(full=True)  # 9 GB/s of English
+    except pa.ArrowInvalid:
+        raw = text.cast(pa.large_binary()).to_pylist()
+        return pa.array([None if one is None else one.decode("utf-8", "replace") for one in raw], text.type)
+    return text
+
+
+def _measure_chunk(
+    text: pa.Array, groups: Collection[Group], language: pa.Array | None, language_model: str | Path | None, schema: pa.Schema
+) -> pa.Table:
     data, offsets = kernels.string_buffers(text)
     counts = np.zeros((len(text), len(kernels.COUNTS)), np.int64)
     kernels.count_documents(data, offsets, kernels.character_classes(), counts, "dolma" in groups)
@@ -189,6 +222,8 @@ def _measure_chunk(text: pa.Array, groups: Collection[Group], language: pa.Array
     for name, group in GROUPS.items():
         if name in groups and group.measure is not None:
             columns |= group.measure(pc.fill_null(text, ""), language)
+    if "paragraph_languages" in groups and language_model is not None:
+        columns |= paragraph_languages(pc.fill_null(text, ""), language_model)
     return pa.table([pa.array(columns[field.name]).cast(field.type) for field in schema], schema)
 
 

@@ -2,19 +2,30 @@
 
 from __future__ import annotations
 
+import re
+from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
 import fasttext
 import pyarrow as pa
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
-from tasks.text.language import MAX_CHARS, UNKNOWN, identify
+from tasks.text.language import MAX_CHARS, MIN_PARAGRAPH_CHARS, PARAGRAPH_SIGNALS, UNKNOWN, identify, paragraph_languages
+from tasks.text.signals import measure
 
 REPOSITORY = Path(__file__).parents[2]
 MODEL = REPOSITORY / ".resources" / "lid.176.ftz"
 SENTENCES = REPOSITORY.parent / "shared" / "data" / "language"
 ENGLISH = "The mill grinds slowly, but every grain that goes in is accounted for at the end of the day."
 GERMAN = "Die Mühle mahlt langsam, aber jedes Korn, das hineingeht, ist am Ende des Tages verbucht."
+
+PIECES = [
+    *(GERMAN, ENGLISH, "漢字" * 60, "Москва " * 20, "\n", "\n\n", " \n\n ", " ", "\t"),
+    *("e\u0301\u200d", "\u200b", "\ufffd", "🙂"),
+]
 
 needs_model = pytest.mark.skipif(not MODEL.exists(), reason=f"{MODEL} is missing; `make setup` puts it there")
 
@@ -91,3 +102,91 @@ def test_sentences_in_24_languages_are_told_apart() -> None:
     assert sum(shares.values()) / 24 >= 0.98, shares
     assert min(shares.values()) >= 0.9, shares
     assert shares["en"] >= 0.99, shares
+
+
+def paragraphs(*texts: str) -> list[tuple[object, ...]]:
+    """(languages, share of the main one, its name) of every text."""
+    table = measure(pa.array(texts), ("paragraph_languages",), language_model=MODEL)
+    return [tuple(row.values()) for row in table.select([signal.name for signal in PARAGRAPH_SIGNALS]).to_pylist()]
+
+
+@needs_model
+def test_golden_paragraphs_are_told_apart_by_language_and_weighed_by_characters() -> None:
+    german, english = f"{GERMAN} {GERMAN}", f"{ENGLISH} {ENGLISH} {ENGLISH}"
+    assert (len(german), len(english)) == (179, 278)
+    share = pytest.approx(278 / (278 + 179))
+    assert paragraphs(f"{german}\n\n{english}", f"{english}\n \n{english}", f"{german}\n\n\n{german}", english) == [
+        (2, share, "en"),
+        (1, 1, "en"),  # one paragraph: the line between is not empty
+        (1, 1, "de"),
+        (1, 1, "en"),
+    ]
+    same = f"{german}\n\n{english[:179]}"
+    assert paragraphs(same) == [(2, 0.5, "de")]  # the first by alphabet
+
+
+@needs_model
+def test_what_is_short_or_unsure_counts_for_no_language() -> None:
+    numbers = "12345 67890 " * 20
+    assert paragraphs("", "\n\n", ENGLISH, f"{ENGLISH}\n\n{GERMAN}", numbers) == [(0, None, UNKNOWN)] * 5
+    assert len(ENGLISH) < MIN_PARAGRAPH_CHARS <= len(ENGLISH * 2)
+    assert paragraphs(f"  {ENGLISH} {ENGLISH} \n\n{GERMAN}\n\n{numbers}") == [(1, 1, "en")]
+    exact = (ENGLISH * 2)[:MIN_PARAGRAPH_CHARS]
+    assert paragraphs(exact, f"   {exact[:-1]}   ") == [(1, 1, "en"), (0, None, UNKNOWN)]
+
+
+@lru_cache(maxsize=1)
+def model() -> Any:
+    return fasttext.load_model(str(MODEL))
+
+
+def by_a_loop(texts: list[str]) -> list[tuple[object, ...]]:
+    """What `paragraphs` should say, by one call of the model for each."""
+    wanted: list[tuple[object, ...]] = []
+    for text in texts:
+        chars: dict[str, int] = {}
+        for part in map(str.strip, re.split(r"\n{2,}", text)):
+            line = re.sub(r"[ \t\n\f\r]+", " ", part[:MAX_CHARS]).strip()
+            labels, scores = model().predict(line)
+            if len(part) >= 100 and line and scores[0] >= 0.65:
+                name = labels[0].removeprefix("__label__")
+                chars[name] = chars.get(name, 0) + len(part)
+        main = max(sorted(chars), key=lambda name: chars[name], default=UNKNOWN)
+        wanted.append((len(chars), pytest.approx(chars[main] / sum(chars.values())) if chars else None, main))
+    return wanted
+
+
+@needs_model
+def test_paragraphs_are_asked_as_a_loop_over_the_model_would() -> None:
+    if not SENTENCES.exists():
+        pytest.skip(f"{SENTENCES} is not there")
+    lines = {path.stem: path.read_text(encoding="utf-8").splitlines() for path in sorted(SENTENCES.glob("*.txt"))}
+    threes = [sorted(lines)[start : start + 3] for start in range(0, 24, 3)]
+    texts = ["\n\n".join(" ".join(lines[one][3 * k : 3 * k + 3]) for one in three) for k in range(8) for three in threes]
+    wanted = by_a_loop(texts)
+    assert paragraphs(*texts) == wanted
+    assert sum(row[0] == 3 for row in wanted) > len(wanted) / 2
+
+
+@needs_model
+@settings(max_examples=50, deadline=None)
+@given(st.lists(st.sampled_from(PIECES), max_size=16).map("".join))
+def test_paragraphs_of_any_unicode_are_asked_as_a_loop_would(text: str) -> None:
+    assert paragraphs(text) == by_a_loop([text])
+
+
+@needs_model
+def test_paragraphs_answer_the_same_alone_in_a_batch_sliced_and_chunked() -> None:
+    texts = [f"{GERMAN} {GERMAN}\n\n{ENGLISH} {ENGLISH}", "", f"{ENGLISH} {ENGLISH}", "\n\n"]
+    alone = [row for text in texts for row in paragraphs(text)]
+    assert paragraphs(*texts) == alone
+    table = measure(pa.chunked_array([["x", *texts[:2]], [], texts[2:]])[1:], ("paragraph_languages",), language_model=MODEL)
+    assert [tuple(row.values())[-3:] for row in table.to_pylist()] == alone
+    large = measure(pa.array([None, *texts], pa.large_string()), ("paragraph_languages",), language_model=MODEL)
+    assert [tuple(row.values())[-3:] for row in large.to_pylist()] == [(0, None, UNKNOWN), *alone]
+    assert paragraph_languages(pa.array([], pa.string()), MODEL)["paragraph_language"].to_pylist() == []
+
+
+def test_paragraphs_without_a_model_are_refused_by_name() -> None:
+    with pytest.raises(ValueError, match="paragraph_languages needs the path of the language model"):
+        measure(pa.array(["text"]), ("paragraph_languages",))

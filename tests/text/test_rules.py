@@ -92,6 +92,23 @@ PUBLISHED |= {
         for profile, lines in (("dolma-1.2", "dolma"), ("dolma-1.2-v2", "dolma_v2"))
     },
 }
+OWN_STOP_WORDS = {"gopher_own_stop_words": ("num_stop_words_own", "below", 2)}
+PUBLISHED |= {  # these two are ours: Gopher's numbers in other units
+    "gopher-multilingual": {name: rule for name, rule in QUALITY.items() if name != "gopher_stop_words"}
+    | OWN_STOP_WORDS
+    | REPETITION,
+    "gopher-unspaced": {
+        "gopher_min_words": ("uax29_num_words", "below", 50),
+        "gopher_max_words": ("uax29_num_words", "above", 100_000),
+        "gopher_hash_per_word": ("uax29_hash_per_word", "above", 0.1),
+        "gopher_ellipsis_per_word": ("uax29_ellipsis_per_word", "above", 0.1),
+        "gopher_bullet_lines": QUALITY["gopher_bullet_lines"],
+        "gopher_ellipsis_lines": QUALITY["gopher_ellipsis_lines"],
+        "gopher_alpha_words": ("uax29_alpha_word_fraction", "below", 0.8),
+        **OWN_STOP_WORDS,
+        **{name: rule for name, rule in REPETITION.items() if "_dup_line" in name or "_dup_paragraph" in name},
+    },
+}
 EVERY_RULE = [(profile, rule) for profile, rules in PROFILES.items() for rule in rules]
 # A document that every profile keeps.
 GOOD = {
@@ -106,6 +123,9 @@ GOOD = {
     "num_lines_200_chars": 9,
     "median_word_length": 5.0,
     "stop_word_occurrences": 90,
+    "uax29_num_words": 500,
+    "uax29_alpha_word_fraction": 0.95,
+    "num_stop_words_own": 7,
     "language": "en",
     "language_score": 0.9,
 }
@@ -145,7 +165,7 @@ def test_each_threshold_decides_on_both_sides(profile: str, rule: Rule) -> None:
             over: rule.drop not in ("above", "at_or_above"),
         }
     others = tuple(other.name for other in PROFILES[profile] if other.name != rule.name)
-    config = FilterConfig(profile=profile, disabled=others)
+    config = FilterConfig(profile=profile, languages=("en",), disabled=others)
     decision = decide(signals(*({rule.signal: value} for value in cases)), config)
     assert decision.keep.tolist() == list(cases.values())
     assert reasons(decision) == [None if kept else rule.name for kept in cases.values()]
@@ -221,7 +241,8 @@ def test_thresholds_decide_on_both_sides_of_real_text(profile: str, rule: str, k
 
 def test_a_document_that_breaks_no_rule_is_kept_by_every_profile() -> None:
     for profile in (*PROFILES, None):
-        decision = decide(signals({}), FilterConfig(profile=profile))
+        language = "zh" if profile == "gopher-unspaced" else "en"
+        decision = decide(signals({"language": language}), FilterConfig(profile=profile))
         assert decision.keep.tolist() == [True]
         for column in (decision.rule, decision.value, decision.threshold, decision.detail):
             assert column.null_count == 1
@@ -311,3 +332,17 @@ def test_each_row_is_decided_as_it_would_be_alone(rows: list[tuple[int, float, b
     assert together.keep.tolist() == [bool(one.keep[0]) for one in alone]
     assert reasons(together) == [reasons(one)[0] for one in alone]
     assert together.value.to_pylist() == [one.value.to_pylist()[0] for one in alone]
+
+
+def test_a_signal_that_is_null_breaks_no_rule() -> None:
+    """There is no list of stop words for the language of the first and the third."""
+    rules = tuple(rule.name for rule in PROFILES["gopher-multilingual"] if rule.name != "gopher_own_stop_words")
+    config = FilterConfig(profile="gopher-multilingual", languages=(), disabled=rules)
+    decision = decide(pa.table({"num_stop_words_own": pa.array([None, 1, None, 2], pa.int32())}), config)
+    assert decision.keep.tolist() == [True, False, True, True]
+    assert decision.value.to_pylist() == [None, 1, None, None]
+
+
+def test_a_rule_on_a_signal_that_is_a_word_is_refused() -> None:
+    with pytest.raises(ValueError, match="unknown signal 'paragraph_language'; nearest: num_paragraph_languages"):
+        Rule(name="mixed", signal="paragraph_language", drop="above", threshold=1)

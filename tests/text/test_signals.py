@@ -6,6 +6,7 @@ import importlib.util
 import random
 import unicodedata
 from pathlib import Path
+from types import ModuleType
 
 import numpy as np
 import pyarrow as pa
@@ -14,12 +15,32 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tasks.text import kernels
-from tasks.text.signals import GROUPS, SIGNAL_NAMES, SIGNAL_SCHEMA, LineRules, line_verdicts, measure, rewrite_lines, schema_of
+from tasks.text.signals import (
+    GROUPS,
+    SIGNAL_NAMES,
+    SIGNAL_SCHEMA,
+    Group,
+    LineRules,
+    line_verdicts,
+    measure,
+    rewrite_lines,
+    schema_of,
+)
 
-_spec = importlib.util.spec_from_file_location("reference_signals", Path(__file__).with_name("reference_signals.py"))
-assert _spec is not None and _spec.loader is not None
-reference = importlib.util.module_from_spec(_spec)
-_spec.loader.exec_module(reference)
+
+def _beside(name: str) -> ModuleType:
+    """A module of this folder, which is no package."""
+    spec = importlib.util.spec_from_file_location(name, Path(__file__).with_name(f"{name}.py"))
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+reference, reference_words = _beside("reference_signals"), _beside("reference_words")
+MEASURED: tuple[Group, ...] = tuple(group for group in GROUPS if group != "paragraph_languages")
+"""All but what fastText says, of which tests are in test_language.py."""
+LANGUAGES = ("en", "unknown", "zh", "de", "th")
 
 SHARED_TEXT = Path(__file__).parents[3] / "shared" / "data" / "text"
 
@@ -77,9 +98,10 @@ def one(text: str) -> dict[str, float]:
 
 
 def assert_equals_reference(texts: list[str]) -> None:
-    measured = measure(pa.array(texts, pa.large_string())).to_pylist()
-    for text, row in zip(texts, measured, strict=True):
-        wanted = reference.signals(text)
+    languages = [LANGUAGES[index % len(LANGUAGES)] for index in range(len(texts))]
+    measured = measure(pa.array(texts, pa.large_string()), MEASURED, pa.array(languages, pa.string())).to_pylist()
+    for text, language, row in zip(texts, languages, measured, strict=True):
+        wanted = reference.signals(text) | reference_words.signals(text, language)
         assert set(wanted) == set(row)
         for name, value in wanted.items():
             exact = np.float32(value) if isinstance(row[name], float) else value
@@ -236,9 +258,9 @@ def test_golden_characters() -> None:
 
 def test_groups_that_are_left_out_are_no_columns_and_change_no_other() -> None:
     language = pa.array(["en"] * len(NASTY))
-    everything = measure(pa.array(NASTY), tuple(GROUPS), language)
-    assert everything.schema == SIGNAL_SCHEMA == schema_of(tuple(GROUPS))
-    for groups in ((), *((group,) for group in GROUPS)):
+    everything = measure(pa.array(NASTY), MEASURED, language)
+    assert everything.schema == schema_of(MEASURED) and schema_of(tuple(GROUPS)) == SIGNAL_SCHEMA
+    for groups in ((), *((group,) for group in MEASURED)):
         some = measure(pa.array(NASTY), groups, language)
         assert some.schema == schema_of(groups)
         assert some.equals(everything.select(some.column_names))
