@@ -18,7 +18,7 @@ of its characters, white space aside, are marks of code (`kernels.CODE_MARKS`): 
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from typing import Any, Literal
 
 import numpy as np
@@ -27,8 +27,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from pydantic import BaseModel, ConfigDict, Field
 
-from tasks.text import kernels
-from tasks.text.groups import COUNT, FLAG, SHARE, Signal, SignalGroup
+from tasks.text import bad_words, kernels, terms
+from tasks.text.groups import COUNT, FLAG, SHARE, Measure, Signal, SignalGroup
 
 _TOP_N, _DUP_N = (2, 3, 4), (5, 6, 7, 8, 9, 10)
 
@@ -117,10 +117,12 @@ _CHARACTERS = (
     Signal("other_letter_fraction", SHARE, "letters (Unicode L*) of none of these scripts ÷ letters"),
 )
 
-Group = Literal["dolma", "characters"]
+Group = Literal["dolma", "characters", "terms", "bad_words"]
 GROUPS: dict[Group, SignalGroup] = {
     "dolma": SignalGroup(_DOLMA, "380 MB/s"),
     "characters": SignalGroup(_CHARACTERS, "380 MB/s"),
+    "terms": SignalGroup(terms.SIGNALS, "115 MB/s", terms.measure, needs_language=True),
+    "bad_words": SignalGroup(bad_words.SIGNALS, bad_words.RATE, bad_words.measure, needs_language=True),
 }
 """What `measure` can leave out; the others (Gopher, C4, mC4, FineWeb) are always measured, at 77 MB/s of WikiText."""
 DEFAULT_GROUPS = tuple(name for name, group in GROUPS.items() if group.by_default)
@@ -152,28 +154,40 @@ def schema_of(groups: Collection[Group] = DEFAULT_GROUPS) -> pa.Schema:
 
 def measure(
     text: pa.Array | pa.ChunkedArray,
-    groups: Collection[Group] = DEFAULT_GROUPS,
-    language: pa.Array | None = None,
+    groups: Collection[Group] | None = None,
+    language: pa.Array | pa.ChunkedArray | None = None,
+    configured: Mapping[Group, Measure] | None = None,
 ) -> pa.Table:
     """The signals of every text: a table of `schema_of(groups)`, in the order of `text`; a null text measures as "".
 
     Args:
         text: string or large_string.
-        groups: what is measured besides what always is. Each takes its own time: see `SignalGroup.rate`.
+        groups: what is measured besides what always is, each in its own time: see `SignalGroup.rate`. None: DEFAULT_GROUPS, without those
+            that need the languages where none are given.
         language: of every text, ISO 639 or "unknown"; needed by the groups that say so.
+        configured: what measures a group instead of its own function, as with lists of the user's own.
 
     Raises ValueError for an array of another type, or for a group that needs the languages and has none.
     """
+    if groups is None:
+        groups = [name for name in DEFAULT_GROUPS if language is not None or not GROUPS[name].needs_language]
+    if language is None and (lacking := [name for name in groups if GROUPS[name].needs_language]):
+        raise ValueError(f"signals of the groups {', '.join(lacking)} need the language of every text")
+    measures = {name: (configured or {}).get(name, GROUPS[name].measure) for name in groups}
     schema = schema_of(groups)
     tables, start = [schema.empty_table()], 0
+    if isinstance(language, pa.ChunkedArray):
+        language = language.combine_chunks()
     for chunk in text.chunks if isinstance(text, pa.ChunkedArray) else [text]:
         own = None if language is None else language.slice(start, len(chunk))
-        tables.append(_measure_chunk(chunk, groups, own, schema))
+        tables.append(_measure_chunk(chunk, measures, own, schema))
         start += len(chunk)
     return pa.concat_tables(tables).combine_chunks()
 
 
-def _measure_chunk(text: pa.Array, groups: Collection[Group], language: pa.Array | None, schema: pa.Schema) -> pa.Table:
+def _measure_chunk(
+    text: pa.Array, groups: Mapping[Group, Measure | None], language: pa.Array | None, schema: pa.Schema
+) -> pa.Table:
     data, offsets = kernels.string_buffers(text)
     counts = np.zeros((len(text), len(kernels.COUNTS)), np.int64)
     kernels.count_documents(data, offsets, kernels.character_classes(), counts, "dolma" in groups)
@@ -186,9 +200,9 @@ def _measure_chunk(text: pa.Array, groups: Collection[Group], language: pa.Array
         kernels.count_characters(data, offsets, kernels.character_classes(), letters, entropies)
         columns |= _character_signals_of(dict(zip(kernels.CHARACTER_COUNTS, letters.T, strict=True)), count["lines"])
         columns["byte_entropy"] = entropies.astype(np.float32)
-    for name, group in GROUPS.items():
-        if name in groups and group.measure is not None:
-            columns |= group.measure(pc.fill_null(text, ""), language)
+    for group_measure in groups.values():
+        if group_measure is not None:
+            columns |= group_measure(pc.fill_null(text, ""), language)
     return pa.table([pa.array(columns[field.name]).cast(field.type) for field in schema], schema)
 
 

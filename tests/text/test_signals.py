@@ -144,7 +144,9 @@ def test_a_null_over_bytes_still_reads_as_empty() -> None:
 def test_no_rows_give_no_rows_of_the_same_schema() -> None:
     for empty in (pa.array([], pa.string()), pa.chunked_array([], pa.large_string())):
         table = measure(empty)
-        assert table.num_rows == 0 and table.schema == schema_of()
+        assert table.num_rows == 0 and table.schema == measure(pa.array(["x"])).schema
+    everything = measure(pa.array([], pa.string()), language=pa.array([], pa.string()))
+    assert everything.num_rows == 0 and everything.schema == schema_of()
     new, removed = rewrite_lines(pa.array([], pa.string()), LineRules())
     assert len(new) == 0 and set(removed.values()) == {0}
 
