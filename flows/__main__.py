@@ -327,6 +327,29 @@ def compare_filters(
 
 
 @app.command()
+def rejects(
+    what: Annotated[
+        str, typer.Argument(metavar="VERSION-or-RUN", help="A version or digest, a run, `latest`, or a folder.")
+    ] = "latest",
+    rule: Annotated[str, typer.Option("--rule", help="Only what this rule dropped.")] = "",
+    step: Annotated[str, typer.Option("--step", help="Only this step of a run.")] = "",
+    source: Annotated[str, typer.Option("--source", help="Only documents of this source.")] = "",
+    num: Annotated[int, typer.Option("--num", "-n", min=0, help="Documents to show of each rule.")] = 3,
+    seed: Annotated[int, typer.Option("--seed", help="Another seed draws other documents; the same one the same.")] = 0,
+    form: Annotated[TableFormat, typer.Option("--format", "-f", help="How to show it.")] = TableFormat.table,
+) -> None:
+    """Say what each rule dropped and how many, with documents to read: value, threshold, URL and how the text begins."""
+    from flows.rejects import drawn, show, versions_of
+
+    versions = versions_of(what, step)
+    found = drawn(versions, rule, source, num, seed)
+    if form == TableFormat.table:
+        show(found, versions, out)
+    else:
+        _write(json.dumps([dataclasses.asdict(one) for one in found], indent=1, ensure_ascii=False), None)
+
+
+@app.command()
 def promote(
     what: Annotated[str, typer.Argument(metavar="MODEL[:VERSION]", help="A registered model; without a version its challenger.")],
 ) -> None:

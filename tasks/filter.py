@@ -41,6 +41,18 @@ def decide_shard(shard: ShardRef, config: FilterConfig) -> Outcome:
     return Outcome(kept, rejects)
 
 
+def meanings(version: ShardSet) -> dict[str, str]:
+    """What each rule of a filter's version asked, in words; empty for other steps, and where the profile is not what it was then."""
+    recipe = version.manifest().recipe
+    if version.step != "filter":
+        return {}
+    try:
+        config = FilterConfig.model_validate(recipe["config"])
+    except ValueError:  # pydantic's: as when a user's own profile is gone
+        return {}
+    return config.meanings() if dict(config.files()) == recipe["files"] else {}
+
+
 @step(schema="verdicts", fingerprint=FilterConfig.files)
 def filter(signals: ShardSet, config: FilterConfig, out: Output) -> None:
     """Decide which documents stay, by language and by the rules of the configured profile."""
