@@ -23,9 +23,9 @@ from rich.table import Table
 from flows.diff import find
 from flows.keys import ConfigError, apply, parse
 from infra import ledger, lineage
-from infra.dataset import ShardSet, folder_of, open_version
+from infra.dataset import EXCERPT_CHARS, ShardSet, folder_of, open_version
 from infra.errors import InputError
-from infra.rejects import beginnings, texts_behind
+from infra.rejects import texts_behind, texts_of
 from tasks.text.rules import LANGUAGE, LANGUAGE_SCORE, PROFILES, FilterConfig, decide
 
 KEPT = "kept"
@@ -131,7 +131,8 @@ def compare(signals: ShardSet, a: FilterConfig, b: FilterConfig, num_samples: in
         either = {name: pc.coalesce(getattr(verdicts[0], name), getattr(verdicts[1], name)) for name in ("value", "threshold")}
         judged = pa.table({**{name: table[name] for name in KEYS}, "a": rules[0], "b": rules[1], **either})
         _add(changes, judged.filter(pc.not_equal(rules[0], rules[1])), num_samples)
-    texts = beginnings([one.doc_id for change in changes.values() for one in change.samples], list(texts_behind(signals)))
+    shown = {one.doc_id for change in changes.values() for one in change.samples}
+    texts = {doc: text[:EXCERPT_CHARS] for doc, text in texts_of(shown, texts_behind(signals))}
     for change in changes.values():
         change.samples = [replace(one, text=texts.get(one.doc_id, "")) for one in change.samples]
     order = sorted(changes.values(), key=lambda one: (KEPT not in (one.a, one.b), -one.count, one.a, one.b))

@@ -11,12 +11,10 @@ from rich.table import Table
 
 from flows.diff import find
 from infra import ledger, rejects
-from infra.dataset import ShardSet, folder_of, open_version
+from infra.dataset import EXCERPT_CHARS, ShardSet, folder_of, open_version
 from infra.errors import InputError
 from infra.rejects import Dropped, Reject
-from tasks.filter import meanings
-
-EXCERPT_CHARS = 240
+from tasks.filter import meanings, passage
 
 
 def versions_of(what: str, step: str = "") -> list[ShardSet]:
@@ -43,7 +41,11 @@ def drawn(versions: Sequence[ShardSet], rule: str, source: str, num: int, seed: 
     Raises:
         InputError: a rule or source is named of which nothing was dropped.
     """
-    found = [one for version in versions for one in rejects.draw(version, num, seed=seed, rule=rule, source=source)]
+    found = [
+        one
+        for version in versions
+        for one in rejects.draw(version, num, seed=seed, rule=rule, source=source, cut=passage(version))
+    ]
     if not found and (rule or source):
         every = [one for version in versions for one in rejects.draw(version, 0)]
         for name, asked, known in (
@@ -85,9 +87,9 @@ def show(found: Sequence[Dropped], versions: Sequence[ShardSet], console: Consol
 
 
 def _told(sample: Reject) -> str:
-    """A document in two lines: where it is and what was measured, and how it begins."""
+    """A document in two lines: where it is and what was measured, and its text on one line."""
     value = "" if sample.value is None else f"  value {sample.value:.4g}"
     threshold = "" if sample.threshold is None else f", threshold {sample.threshold:.4g}"
     detail = f"  ({sample.detail})" if sample.detail else ""
-    begins = " ".join(sample.text.split())[:EXCERPT_CHARS]
-    return f"  {sample.url or sample.doc_id}{value}{threshold}{detail}\n    {begins or '(no text)'}"
+    text = " ".join(sample.text.split())[: EXCERPT_CHARS + 1]
+    return f"  {sample.url or sample.doc_id}{value}{threshold}{detail}\n    {text or '(no text)'}"

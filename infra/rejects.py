@@ -8,7 +8,7 @@ ids of the documents where the step carried no text; some thousand rows are in m
 from __future__ import annotations
 
 import heapq
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -52,10 +52,24 @@ class Dropped:
     samples: list[Reject] = field(default_factory=list)
 
 
-def draw(version: ShardSet, num: int, *, seed: int = 0, rule: str = "", source: str = "") -> list[Dropped]:
+def beginning(rule: str, text: str) -> str:
+    """The first EXCERPT_CHARS characters."""
+    return text[:EXCERPT_CHARS]
+
+
+def draw(
+    version: ShardSet,
+    num: int,
+    *,
+    seed: int = 0,
+    rule: str = "",
+    source: str = "",
+    cut: Callable[[str, str], str] = beginning,
+) -> list[Dropped]:
     """What the rules of a version dropped, the most first, with at most `num` documents of each in the order in which they are drawn.
 
-    `rule` and `source` leave out all others. Texts are as the step was given them, cut to EXCERPT_CHARS; "" where they are gone.
+    `rule` and `source` leave out all others. The text is what the step carried along of it, else `cut(rule, text)` of what the step was
+    given; "" where that is gone.
     """
     rows = dataset.dataset(version.folder, rejects=True)
     if rows is None:
@@ -71,15 +85,15 @@ def draw(version: ShardSet, num: int, *, seed: int = 0, rule: str = "", source: 
         for name, some in _smallest(table, num, seed):
             drawn[name] = heapq.nsmallest(num, [*drawn.get(name, []), *some], key=lambda row: (row["rank"], str(row["detail"])))
     chosen = [_reject(version.step, row) for some in drawn.values() for row in some]
-    texts = beginnings([one.doc_id for one in chosen if not one.text], list(texts_behind(version)))
+    dropped_by = {one.doc_id: one.rule for one in chosen if not one.text}
+    texts = {doc: cut(dropped_by[doc], text) for doc, text in texts_of(dropped_by, texts_behind(version))}
     for one in chosen:
         found[one.rule].samples.append(replace(one, text=one.text or texts.get(one.doc_id, "")))
     return sorted(found.values(), key=lambda one: (-one.count, one.rule))
 
 
-def beginnings(ids: Collection[str], versions: Sequence[ShardSet]) -> dict[str, str]:
-    """doc_id → the first EXCERPT_CHARS characters of its text, of those that the versions hold."""
-    found: dict[str, str] = {}
+def texts_of(ids: Collection[str], versions: Iterable[ShardSet]) -> Iterator[tuple[str, str]]:
+    """(doc_id, text) of those of the documents that the versions hold."""
     for version in versions if ids else ():
         rows = dataset.dataset(version.folder)
         assert rows is not None
@@ -91,9 +105,7 @@ def beginnings(ids: Collection[str], versions: Sequence[ShardSet]) -> dict[str, 
             fragment_readahead=1,
         )
         for batch in batches:
-            starts = pc.utf8_slice_codeunits(batch["text"], 0, EXCERPT_CHARS)
-            found |= zip(batch["doc_id"].to_pylist(), pc.fill_null(starts, "").to_pylist(), strict=True)
-    return found
+            yield from zip(batch["doc_id"].to_pylist(), pc.fill_null(batch["text"], "").to_pylist(), strict=True)
 
 
 def texts_behind(version: ShardSet) -> Iterator[ShardSet]:

@@ -121,6 +121,20 @@ def count_bad_words(text: pa.Array, language: pa.Array, own: Mapping[str, str] |
     return counts
 
 
+def passage(text: str, languages: Sequence[str], num_chars: int, own: Mapping[str, str] | None = None) -> str:
+    """`num_chars` characters of a text around the first bad word of any of the languages; its beginning where there is none."""
+    data = np.frombuffer(text.encode(), np.uint8)
+    points, at = np.empty(data.size + 1, np.uint32), np.empty(data.size + 1, np.int32)
+    places = []
+    for language in languages:
+        table = _table(read_list(language, own), (), language in UNSPACED)
+        found, _ = places_kernel(data, 0, data.size, _lower(), *table, points, at)
+        places += at[: min(found, 1)].tolist()
+    place = len(data[: min(places, default=0)].tobytes().decode())
+    start = max(0, place - num_chars // 2)
+    return ("…" if start else "") + text[start : start + num_chars]
+
+
 @lru_cache(maxsize=1)
 def _lower() -> Points:
     """The lower case of every code point below _MAX_POINT, with _WORD where `\\w` matches it; from this Python's Unicode tables."""
@@ -233,6 +247,49 @@ def _num_near(places: Smalls, num_places: int, ends: Smalls, marked: npt.NDArray
 
 
 @njit(
+    types.UniTuple(types.int64, 2)(
+        *(_DATA, types.int64, types.int64, types.uint32[::1], *_TREE, types.uint32[::1], types.int32[::1]),
+    ),
+    cache=True,
+    nogil=True,
+)
+def places_kernel(
+    data: Bytes,
+    start: int,
+    end: int,
+    lower: Points,
+    keys: Hashes,
+    nodes: Smalls,
+    ends: Bytes,
+    first: npt.NDArray[np.bool_],
+    points: Points,
+    at: Smalls,
+) -> tuple[int, int]:
+    """(own, English) entries in data[start:end]; where the own ones begin, in bytes from `start`, is in at[:own]. See `_table`.
+
+    `points` and `at` are room for a code point per byte.
+    """
+    unspaced, shift, slots = np.any(ends & _OWN_UNSPACED), np.uint64(64), keys.size
+    while slots > 1:
+        slots, shift = slots >> 1, shift - np.uint64(1)
+    num = lower_kernel(data, start, end, lower, points, at)
+    num_own, num_english, in_word = 0, 0, False
+    for k in range(num):
+        inside = in_word
+        in_word = (points[k] & np.uint32(_WORD)) != 0
+        if (inside and not unspaced) or not first[points[k] & np.uint32(4095)]:
+            continue
+        whose = _whose(points, k, num, keys, shift, nodes, ends)
+        if inside:
+            whose &= _OWN_UNSPACED
+        if whose & (_OWN | _OWN_UNSPACED):
+            at[num_own] = at[k]  # places before this one are read no more
+            num_own += 1
+        num_english += (whose & _ENGLISH) != 0
+    return num_own, num_english
+
+
+@njit(
     types.void(_DATA, types.int64[::1], types.int64[::1], types.uint32[::1], *_TREE, *_TERMS, types.int32[:, ::1]),
     cache=True,
     nogil=True,
@@ -257,30 +314,13 @@ def bad_words_kernel(
     for d in rows:
         longest = max(longest, offsets[d + 1] - offsets[d])
     points, at = np.empty(longest + 1, np.uint32), np.empty(longest + 1, np.int32)
-    unspaced, shift, slots = np.any(ends & _OWN_UNSPACED), np.uint64(64), keys.size
-    while slots > 1:
-        slots, shift = slots >> 1, shift - np.uint64(1)
     for d in rows:
         start, end = offsets[d], offsets[d + 1]
-        num = lower_kernel(data, start, end, lower, points, at)
-        num_own, in_word = 0, False
-        for k in range(num):
-            inside = in_word
-            in_word = (points[k] & np.uint32(_WORD)) != 0
-            if (inside and not unspaced) or not first[points[k] & np.uint32(4095)]:
-                continue
-            whose = _whose(points, k, num, keys, shift, nodes, ends)
-            if inside:
-                whose &= _OWN_UNSPACED
-            if whose & (_OWN | _OWN_UNSPACED):
-                at[num_own] = at[k]  # places before this one are read no more
-                num_own += 1
-            counts[d, 1] += (whose & _ENGLISH) != 0
-        counts[d, 0] = num_own
-        if num_own > 0 and term_ends.size > 1:
+        counts[d, 0], counts[d, 1] = places_kernel(data, start, end, lower, keys, nodes, ends, first, points, at)
+        if counts[d, 0] > 0 and term_ends.size > 1:
             word_ends, marked = np.empty(end - start, np.int32), np.zeros(end - start, np.bool_)
             num_words = terms.mark_kernel(data, start, end, folds, term_keys, term_nodes, term_ends, word_ends, marked)
-            counts[d, 2] = _num_near(at, num_own, word_ends, marked, num_words)
+            counts[d, 2] = _num_near(at, counts[d, 0], word_ends, marked, num_words)
 
 
 def compile_kernels() -> None:

@@ -9,7 +9,7 @@ import pytest
 
 from flows.rejects import drawn, versions_of
 from infra import ledger
-from infra.dataset import ShardSet
+from infra.dataset import EXCERPT_CHARS, ShardSet
 from infra.errors import InputError
 from tasks.filter import filter, meanings
 from tasks.ingest import ingest
@@ -95,6 +95,17 @@ def test_what_is_not_there_is_told_with_what_is(run: list[ShardSet], home: Path)
     assert nothing.code == 0 and "nothing was dropped" in nothing.output
     with pytest.raises(InputError, match="--source web: nothing was dropped of that source; there is long, short"):
         drawn(versions_of("first"), "", "web", 3, 0)
+
+
+def test_a_document_dropped_for_a_bad_word_is_read_where_the_word_is(home: Path) -> None:
+    folder = home / "rows"
+    folder.mkdir(parents=True)
+    text = english.text(1) + " Nobody called it shit so far. " + english.text(2)
+    (folder / "rows.jsonl").write_text(json.dumps({"url": "http://a.example/", "text": text}))
+    config = IngestConfig.model_validate({"sources": [{"kind": "folder", "path": str(folder)}]})
+    made = filter(signals([ingest(config=config)], config=SignalsConfig()), config=FilterConfig(profile="c4-paper"))
+    [[only]] = [dropped.samples for dropped in drawn([made], "", "", 3, 0)]
+    assert only.rule == "c4_bad_words" and "Nobody called it shit so far." in only.text and len(only.text) == EXCERPT_CHARS + 1
 
 
 def test_words_of_a_profile_that_changed_since_are_left_out(run: list[ShardSet], home: Path, tmp_path: Path) -> None:

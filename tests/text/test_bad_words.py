@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tasks.text import bad_words
-from tasks.text.bad_words import ALLOWED, NEAR_WORDS, UNSPACED, count_bad_words, measure, read_list, shipped_lists
+from tasks.text.bad_words import ALLOWED, NEAR_WORDS, UNSPACED, count_bad_words, measure, passage, read_list, shipped_lists
 from tasks.text.signals import LineRules, rewrite_lines
 from tasks.text.signals import measure as measure_signals
 
@@ -176,6 +176,13 @@ def test_an_own_list_stands_instead_of_the_one_that_ships_or_where_none_does(tmp
 
 def test_a_very_long_word_and_a_very_long_text_are_read() -> None:
     assert counted("x" * 1_000_000 + " shit" * 100_000)[0] == 100_000
+
+
+def test_a_passage_is_around_the_first_bad_word_of_any_of_the_languages() -> None:
+    text = "é" * 500 + " one Scheiße of it, " + "ü" * 500 + " shit"
+    assert passage(text, ["de", "en"], 40) == "…" + text[505 - 20 : 505 + 20]
+    assert passage(text, ["en", "nl"], 40) == "…" + text[-24:]
+    assert passage(text, ["el"], 40) == text[:40] and passage("shit", ["en"], 40) == "shit" and passage("", ["en"], 9) == ""
 
 
 def test_the_languages_are_needed() -> None:
