@@ -106,6 +106,7 @@ def rerun(
     """Try a finished run again: finished steps are loaded once their files prove whole, the failed one goes on, the rest follows."""
     if first_step and first_step not in STEP_NAMES:
         raise _UsageError(f"--from {first_step}: there is no such step; these are: {', '.join(STEP_NAMES)}")
+    _require_run(run_name)
     _start_servers()
     from flows import rerun as again
 
@@ -630,6 +631,25 @@ def _require_prefect() -> None:
     _adopt_servers()
     if not settings().prefect_api_url:
         raise _UsageError("no Prefect server was started here; `gristmill up` starts it, GRISTMILL_PREFECT_API_URL names another")
+
+
+def _require_run(name: str) -> None:
+    """A wrong name is told before anything is started for it, which takes half a minute."""
+    _adopt_servers()
+    if settings().prefect_api_url:
+        from flows.rerun import find
+
+        find(name)
+        return
+    from infra import ledger
+
+    try:
+        ledger.find_run(name)
+    except GristmillError as error:
+        raise _UsageError(
+            f"{error}; no Prefect server runs here that may know more (a run by its Prefect name, or one that failed before its first "
+            "step): `gristmill up` starts it"
+        ) from error
 
 
 def _start_servers() -> None:
