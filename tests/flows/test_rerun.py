@@ -10,8 +10,7 @@ from .driver import commands
 
 
 def test_a_run_that_nobody_knows_starts_no_server(home: Path) -> None:
-    with ledger.run("first"):
-        pass
+    ledger.begin("first", "curate", "corpus", {})
     [said] = commands(home, ["rerun", "nobody"])
     assert said.code == 2 and "run 'nobody': no run of that name" in said.output and "known: first" in said.output
     assert "`gristmill up`" in said.output and not (home / "servers.json").exists() and not (home / "logs").exists()
