@@ -26,6 +26,8 @@ MAX_KEY_CHARS = 256
 # 98 % of the values lie between the two quantiles by which a range is drawn
 LOW, HIGH, MOSTLY = 0.01, 0.99, 0.97
 LARGEST = 2**53
+SHARES = ("score", "fraction", "share", "probability", "likelihood")
+"""How columns are named whose values are 0 to 1 by what they mean."""
 PATTERNS = {
     "32 hex digits": "^[0-9a-f]{32}$",
     "40 hex digits": "^[0-9a-f]{40}$",
@@ -49,6 +51,7 @@ class Seen:
     """The quantile LOW of a number's values or a string's lengths."""
     high: float | None = None
     least: float | None = None
+    greatest: float | None = None
     num_distinct: int | None = None
     """None where it was not counted."""
 
@@ -112,15 +115,15 @@ def _about(connection: Any, field: pa.Field, num_rows: int) -> Iterator[dict[str
 
 def _seen(connection: Any, name: str, num_rows: int, measure: str, *, floating: bool = False) -> Seen:
     there = f"{quoted(name)} IS NOT NULL" + (f" AND NOT isnan({quoted(name)})" if floating else "")
-    ends = f"count(*), quantile_disc(n, {LOW}), quantile_disc(n, {HIGH}), min(n)"
-    count, low, high, least = connection.execute(
+    ends = f"count(*), quantile_disc(n, {LOW}), quantile_disc(n, {HIGH}), min(n), max(n)"
+    count, low, high, least, greatest = connection.execute(
         f"SELECT {ends} FROM (SELECT {measure} AS n FROM documents WHERE {there})"
     ).fetchone()
     distinct = None
     if count and not floating and (measure == quoted(name) or high <= MAX_KEY_CHARS):
         query = f"SELECT count(*) FROM (SELECT {quoted(name)} FROM documents WHERE {there} GROUP BY {quoted(name)})"
         distinct = connection.execute(query).fetchone()[0]
-    return Seen(name, num_rows, count, low, high, least, distinct)
+    return Seen(name, num_rows, count, low, high, least, greatest, distinct)
 
 
 def _nulls(seen: Seen) -> Iterator[dict[str, Any]]:
@@ -160,6 +163,8 @@ def _range(seen: Seen, *, whole: bool) -> Iterator[dict[str, Any]]:
     low, high = seen.low - margin, seen.high + margin
     if seen.least is not None and seen.least >= 0:
         low = max(low, 0)
+        if seen.name.endswith(SHARES) and seen.greatest is not None and seen.greatest <= 1:
+            high = min(high, 1)
     ends = (math.floor(low), math.ceil(high)) if whole else (_rounded(low, math.floor), _rounded(high, math.ceil))
     said = f"98 % of the values lie between {seen.low:,.6g} and {seen.high:,.6g}; a quarter of that range is added at each end."
     yield _rows("column_values_to_be_between", seen, "warning", said, min_value=ends[0], max_value=ends[1], mostly=MOSTLY)

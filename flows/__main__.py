@@ -106,6 +106,7 @@ def rerun(
     """Try a finished run again: finished steps are loaded once their files prove whole, the failed one goes on, the rest follows."""
     if first_step and first_step not in STEP_NAMES:
         raise _UsageError(f"--from {first_step}: there is no such step; these are: {', '.join(STEP_NAMES)}")
+    _require_run(run_name)
     _start_servers()
     from flows import rerun as again
 
@@ -324,6 +325,29 @@ def compare_filters(
         show(found, first, second if second != first else f"{second} (B)", out)
     else:
         _write(json.dumps(dataclasses.asdict(found), indent=1, ensure_ascii=False), None)
+
+
+@app.command()
+def rejects(
+    what: Annotated[
+        str, typer.Argument(metavar="VERSION-or-RUN", help="A version or digest, a run, `latest`, or a folder.")
+    ] = "latest",
+    rule: Annotated[str, typer.Option("--rule", help="Only what this rule dropped.")] = "",
+    step: Annotated[str, typer.Option("--step", help="Only this step of a run.")] = "",
+    source: Annotated[str, typer.Option("--source", help="Only documents of this source.")] = "",
+    num: Annotated[int, typer.Option("--num", "-n", min=0, help="Documents to show of each rule.")] = 3,
+    seed: Annotated[int, typer.Option("--seed", help="Another seed draws other documents; the same one the same.")] = 0,
+    form: Annotated[TableFormat, typer.Option("--format", "-f", help="How to show it.")] = TableFormat.table,
+) -> None:
+    """Say what each rule dropped and how many, with documents to read: value, threshold, URL and how the text begins."""
+    from flows.rejects import drawn, show, versions_of
+
+    versions = versions_of(what, step)
+    found = drawn(versions, rule, source, num, seed)
+    if form == TableFormat.table:
+        show(found, versions, out)
+    else:
+        _write(json.dumps([dataclasses.asdict(one) for one in found], indent=1, ensure_ascii=False), None)
 
 
 @app.command()
@@ -607,6 +631,25 @@ def _require_prefect() -> None:
     _adopt_servers()
     if not settings().prefect_api_url:
         raise _UsageError("no Prefect server was started here; `gristmill up` starts it, GRISTMILL_PREFECT_API_URL names another")
+
+
+def _require_run(name: str) -> None:
+    """A wrong name is told before anything is started for it, which takes half a minute."""
+    _adopt_servers()
+    if settings().prefect_api_url:
+        from flows.rerun import find
+
+        find(name)
+        return
+    from infra import ledger
+
+    try:
+        ledger.find_run(name)
+    except GristmillError as error:
+        raise _UsageError(
+            f"{error}; no Prefect server runs here that may know more (a run by its Prefect name, or one that failed before its first "
+            "step): `gristmill up` starts it"
+        ) from error
 
 
 def _start_servers() -> None:

@@ -12,7 +12,8 @@ import time
 from datetime import UTC, datetime
 
 from prefect import get_client, suspend_flow_run
-from prefect.client.schemas.objects import FlowRun
+from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterState, FlowRunFilterStateType
+from prefect.client.schemas.objects import FlowRun, StateType
 from prefect.client.schemas.responses import SetStateStatus
 from prefect.input import RunInput
 from pydantic import Field, ValidationError
@@ -91,7 +92,8 @@ def answer(run: FlowRun, said: Approval) -> str:
         InputError: the run does not wait for one.
     """
     if run.state is None or not run.state.is_paused():
-        raise InputError(f"run {run.name}: is {run.state.name if run.state else 'new'} and waits for no answer")
+        state = run.state.name if run.state else "new"
+        raise InputError(f"run {run.name}: is {state} and waits for no answer; {_who_waits()}")
     checks = next((entry.shards() for entry in ledger.entries(str(run.id)) if entry.step == "validate"), None)
     with get_client(sync_client=True) as client:
         for _ in range(RESUME_TRIES):
@@ -103,6 +105,15 @@ def answer(run: FlowRun, said: Approval) -> str:
             reason = getattr(result.details, "reason", None) or result.status.value
             raise InputError(f"run {run.name}: Prefect did not take the answer: {reason}; look at its page, or try again")
     return describe(checks) if checks else ""
+
+
+def _who_waits() -> str:
+    """The runs that wait for an answer, in words."""
+    paused = FlowRunFilter(state=FlowRunFilterState(type=FlowRunFilterStateType(any_=[StateType.PAUSED])))
+    with get_client(sync_client=True) as client:
+        runs = client.read_flow_runs(flow_run_filter=paused, limit=20)
+    named = [f"{one.name} ({str(one.id)[:8]})" for one in runs if one.parent_task_run_id is None]
+    return f"these wait for one: {', '.join(named)}" if named else "no run does"
 
 
 def describe(checks: ShardSet) -> str:

@@ -6,10 +6,9 @@ in memory at a time. Samples are the documents with the smallest ids, which are 
 
 from __future__ import annotations
 
-import contextlib
 import heapq
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -26,7 +25,7 @@ from flows.keys import ConfigError, apply, parse
 from infra import ledger, lineage
 from infra.dataset import EXCERPT_CHARS, ShardSet, folder_of, open_version
 from infra.errors import InputError
-from infra.storage import StorageError
+from infra.rejects import texts_behind, texts_of
 from tasks.text.rules import LANGUAGE, LANGUAGE_SCORE, PROFILES, FilterConfig, decide
 
 KEPT = "kept"
@@ -132,7 +131,8 @@ def compare(signals: ShardSet, a: FilterConfig, b: FilterConfig, num_samples: in
         either = {name: pc.coalesce(getattr(verdicts[0], name), getattr(verdicts[1], name)) for name in ("value", "threshold")}
         judged = pa.table({**{name: table[name] for name in KEYS}, "a": rules[0], "b": rules[1], **either})
         _add(changes, judged.filter(pc.not_equal(rules[0], rules[1])), num_samples)
-    texts = _texts(signals, [sample for change in changes.values() for sample in change.samples])
+    shown = {one.doc_id for change in changes.values() for one in change.samples}
+    texts = {doc: text[:EXCERPT_CHARS] for doc, text in texts_of(shown, texts_behind(signals))}
     for change in changes.values():
         change.samples = [replace(one, text=texts.get(one.doc_id, "")) for one in change.samples]
     order = sorted(changes.values(), key=lambda one: (KEPT not in (one.a, one.b), -one.count, one.a, one.b))
@@ -151,32 +151,6 @@ def _add(changes: dict[tuple[str, str], Change], judged: pa.Table, num_samples: 
         change = changes[pair["a"], pair["b"]]
         found = [Sample(**{name: row[name] for name in (*KEYS, "value", "threshold")}) for row in first]
         change.samples = heapq.nsmallest(num_samples, [*change.samples, *found], key=lambda one: one.doc_id)
-
-
-def _texts(signals: ShardSet, samples: Sequence[Sample]) -> Mapping[str, str]:
-    """The beginnings of the samples' texts, from the documents that the signals were measured of; what is gone has none."""
-    wanted = pa.array([one.doc_id for one in samples], pa.string())
-    found: dict[str, str] = {}
-    for version in _documents(signals):
-        for shard in version.shards():
-            rows = shard.read(["doc_id"])
-            hits = pc.is_in(rows["doc_id"], value_set=wanted)
-            if pc.any(hits).as_py():
-                texts = shard.read(["doc_id", "text"]).filter(hits)
-                found |= zip(
-                    texts["doc_id"].to_pylist(),
-                    pc.utf8_slice_codeunits(texts["text"], 0, EXCERPT_CHARS).to_pylist(),
-                    strict=True,
-                )
-    return found
-
-
-def _documents(signals: ShardSet) -> Iterator[ShardSet]:
-    """The versions that the signals were measured of, as far as they are still there."""
-    for given in signals.manifest().recipe["inputs"].values():
-        for name in [given] if isinstance(given, str) else given:
-            with contextlib.suppress(StorageError):
-                yield open_version(folder_of(name.partition("@")[0]))
 
 
 def show(found: Comparison, a: str, b: str, console: Console) -> None:

@@ -87,7 +87,9 @@ def _problem(model: type[Any], problem: Any, where: str) -> str:
     key = ".".join(str(part) for part in place) or "(the whole)"
     if problem["type"] == "extra_forbidden":
         near = difflib.get_close_matches(str(place[-1]), list(_keys_at(model, place[:-1])), n=1, cutoff=0.5)
-        hint = f"; did you mean {'.'.join([*map(str, place[:-1]), near[0]])}?" if near else ""
+        # a key of this very name elsewhere, as where it has moved, is nearer than one that is spelt alike here
+        meant = [*_elsewhere(model, place), *(".".join([*map(str, place[:-1]), name]) for name in near)]
+        hint = f"; did you mean {meant[0]}?" if meant else ""
         return f"{where}: {key}: no such key (got {problem['input']!r}){hint}"
     text = IN_PLAIN_WORDS.get(problem["type"], problem["msg"].removeprefix("Value error, "))
     return f"{where}: {key}: {text[:1].lower() + text[1:]} (got {problem['input']!r})"
@@ -101,6 +103,19 @@ def _keys_at(model: type[Any], place: Sequence[Any]) -> Iterator[str]:
     for one in current:
         if isinstance(one, type) and issubclass(one, BaseModel):
             yield from (field.alias or name for name, field in one.model_fields.items())
+
+
+def _elsewhere(model: type[Any], place: Sequence[Any], path: tuple[str, ...] = ()) -> Iterator[str]:
+    """Dotted keys of the last name of `place` in other mappings of the same part of the whole; lists are not searched."""
+    for name, field in model.model_fields.items():
+        key = (*path, field.alias or name)
+        if len(place) > 1 and key[0] != place[0]:
+            continue
+        if key[-1] == place[-1]:
+            yield ".".join(key)
+        inner = field.annotation
+        if isinstance(inner, type) and issubclass(inner, BaseModel):
+            yield from _elsewhere(inner, place, key)
 
 
 def _inside(annotation: Any, part: Any) -> list[Any]:

@@ -47,7 +47,10 @@ def tell(what: str, *, up: bool, down: bool, form: Format, warn: Callable[[str],
         return lineage_page.mermaid(part)
     if starts and shown:
         return "\n".join(_tree(part, shown, up=up, down=down))
-    # a document, run, code or config has no place in the graph: its tree begins where data came in
+    # a document, run, code or config has no place in the graph: its tree begins where data came in, or ends where it is looked up from
+    if not down:
+        ends = shown or [name for name in part.order() if not part.children(name)]
+        return "\n".join(_tree(part, ends, up=True, down=False))
     return "\n".join(_tree(part, [name for name in part.order() if not part.parents(name)], up=False, down=True))
 
 

@@ -16,7 +16,6 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from infra import plots
 
 FOLDER = Path(__file__).resolve().parent
-SAMPLES_PER_RULE = 3
 MAX_LANGUAGES = 10
 MAX_CLUSTER_SIZES = 12
 
@@ -51,6 +50,8 @@ class Drop:
     value: float | None = None
     threshold: float | None = None
     detail: str = ""
+    meaning: str = ""
+    """What the rule asks, in words."""
 
 
 @dataclass(frozen=True)
@@ -199,7 +200,7 @@ def render_report(facts: ReportFacts) -> str:
         .get_template("report.html")
         .render(
             facts=facts,
-            drops=_drops_by_rule(facts.drops),
+            drops=_drops_by_rule(facts),
             lengths=_lengths(facts.text_chars),
             languages=_languages(facts.languages),
             cluster_sizes=_cluster_sizes(facts.clusters),
@@ -210,11 +211,28 @@ def render_report(facts: ReportFacts) -> str:
     )
 
 
-def _drops_by_rule(drops: Sequence[Drop]) -> dict[tuple[str, str], list[Drop]]:
+@dataclass(frozen=True)
+class _RuleDrops:
+    """Dropped documents of one rule, and how many there were of `total`; both 0 where the funnel does not say."""
+
+    step: str
+    rule: str
+    meaning: str
+    count: int
+    total: int
+    samples: Sequence[Drop]
+
+
+def _drops_by_rule(facts: ReportFacts) -> list[_RuleDrops]:
     grouped: dict[tuple[str, str], list[Drop]] = {}
-    for drop in drops:
+    for drop in facts.drops:
         grouped.setdefault((drop.step, drop.rule), []).append(drop)
-    return {rule: some[:SAMPLES_PER_RULE] for rule, some in grouped.items()}
+    steps = {step.step: step for step in facts.funnel}
+    found = []
+    for (name, rule), some in grouped.items():
+        step = steps.get(name, StepCount(name, 0, 0))
+        found.append(_RuleDrops(name, rule, some[0].meaning, step.dropped.get(rule, 0), step.total, some))
+    return found
 
 
 def _lengths(histogram: Histogram | None) -> str:

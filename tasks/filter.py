@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import partial
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from infra import rejects
 from infra.dataset import EXCERPT_CHARS, REJECTS_SCHEMA, Outcome, ShardRef, ShardSet
 from infra.steps import Output, step
+from tasks.text import bad_words
 from tasks.text.rules import FilterConfig, decide
 from tasks.text.signals import SIGNAL_NAMES
 
 MEASURED = frozenset(SIGNAL_NAMES)
+BAD_WORDS = frozenset(signal.name for signal in bad_words.SIGNALS)
 
 
 def decide_shard(shard: ShardRef, config: FilterConfig) -> Outcome:
@@ -23,7 +27,7 @@ def decide_shard(shard: ShardRef, config: FilterConfig) -> Outcome:
     kept = table.filter(keep).select([name for name in table.column_names if name not in MEASURED])
     drop = pc.invert(keep)
     dropped = table.filter(drop)
-    rejects = pa.table(
+    dropped_rows = pa.table(
         {
             "doc_id": dropped["doc_id"],
             "url": dropped["url"],
@@ -38,7 +42,38 @@ def decide_shard(shard: ShardRef, config: FilterConfig) -> Outcome:
         },
         schema=REJECTS_SCHEMA,
     )
-    return Outcome(kept, rejects)
+    return Outcome(kept, dropped_rows)
+
+
+def meanings(version: ShardSet) -> dict[str, str]:
+    """What each rule of a filter's version asked, in words; empty for other steps, and where the profile is not what it was then."""
+    config = _config_of(version)
+    return config.meanings() if config else {}
+
+
+def passage(version: ShardSet) -> Callable[[str, str], str]:
+    """What to read of a text that a rule dropped: around its first bad word for rules that count them, else how it begins.
+
+    Bad words of the languages that the filter wants, or of all; lists of a user's own are not looked at.
+    """
+    config = _config_of(version)
+    counting = {rule.name for rule in config.rules() if rule.signal in BAD_WORDS} if config else set()
+    languages = (config.languages if config else ()) or bad_words.shipped_lists()
+    return lambda rule, text: (
+        bad_words.passage(text, languages, EXCERPT_CHARS) if rule in counting else rejects.beginning(rule, text)
+    )
+
+
+def _config_of(version: ShardSet) -> FilterConfig | None:
+    """What a version of this step was configured with, if its profile still says the same."""
+    recipe = version.manifest().recipe
+    if version.step != "filter":
+        return None
+    try:
+        config = FilterConfig.model_validate(recipe["config"])
+    except ValueError:  # pydantic's: as when a user's own profile is gone
+        return None
+    return config if dict(config.files()) == recipe["files"] else None
 
 
 @step(schema="verdicts", fingerprint=FilterConfig.files)

@@ -17,8 +17,8 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from expectations.page import for_report
 from expectations.verdict import read_sections
-from infra import dataset, ledger, plots, storage, tracking
-from infra.dataset import EXCERPT_CHARS, RUN, Counts, ShardSet
+from infra import dataset, ledger, plots, rejects, storage, tracking
+from infra.dataset import RUN, Counts, ShardSet
 from infra.ids import payload_digest
 from infra.orchestration import flow_run_url
 from infra.report import (
@@ -38,6 +38,7 @@ from infra.report import (
     render_report,
 )
 from infra.steps import Output, step
+from tasks.filter import meanings, passage
 
 PAGE = "report.html"
 UNITS = {"crawl": "pages", "pretrain": "tokens", "register": "models", "report": "versions"}
@@ -52,7 +53,7 @@ class ReportConfig(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     samples_per_rule: int = Field(3, ge=0)
-    """Dropped documents to read, per step and rule."""
+    """Dropped documents to read, per step and rule; drawn as `gristmill rejects` draws them."""
     biggest_clusters: int = Field(5, ge=0)
     """Duplicate clusters to read."""
 
@@ -60,7 +61,10 @@ class ReportConfig(BaseModel):
 def page_sources(config: ReportConfig) -> dict[str, str]:
     """The page's own code and templates decide its bytes, though they lie in `infra`."""
     folder = Path(plots.__file__).parent
-    return {name: payload_digest((folder / name).read_bytes()) for name in ("report.py", "plots.py", "report.html", "style.html")}
+    return {
+        name: payload_digest((folder / name).read_bytes())
+        for name in ("report.py", "rejects.py", "plots.py", "report.html", "style.html")
+    }
 
 
 @step(schema="page", fingerprint=page_sources)
@@ -89,7 +93,7 @@ def render_run(run_name: str, versions: Sequence[ShardSet], config: ReportConfig
             digests={name: version.digest for name, version in made.items()},
             links=_links(run_name),
             funnel=[_count(version) for version in versions if version.step not in UNCOUNTED and version.counts.total],
-            drops=[drop for version in versions for drop in _drops(version, made, config.samples_per_rule)],
+            drops=[drop for version in versions for drop in _drops(version, config.samples_per_rule)],
             text_chars=_lengths(made.get("publish")),
             languages=_languages(made.get("signals")),
             clusters=_clusters(made.get("dedup"), made.get("rewrite"), config.biggest_clusters),
@@ -146,41 +150,22 @@ def _count(version: ShardSet) -> StepCount:
     return StepCount(version.step, counts.total, counts.kept, counts.dropped, UNITS.get(version.step, "documents"))
 
 
-def _drops(version: ShardSet, made: Mapping[str, ShardSet], per_rule: int) -> Iterator[Drop]:
-    rejects = dataset.dataset(version.folder, rejects=True)
-    if rejects is None or not per_rule:
+def _drops(version: ShardSet, per_rule: int) -> Iterator[Drop]:
+    if not per_rule:
         return
-    chosen: list[dict[str, Any]] = []
-    seen: Counter[str] = Counter()
-    for batch in rejects.to_batches():
-        for row in batch.to_pylist():
-            if seen[row["rule"]] < per_rule:
-                seen[row["rule"]] += 1
-                chosen.append(row)
-        if seen.keys() >= version.counts.dropped.keys() and min(seen.values()) >= per_rule:
-            break
-    texts = _texts([row["doc_id"] for row in chosen if not row["excerpt"]], made)
-    for row in chosen:
-        yield Drop(
-            step=version.step,
-            rule=row["rule"],
-            url=row["url"] or "",
-            excerpt=row["excerpt"] or texts.get(row["doc_id"], ""),
-            value=row["value"],
-            threshold=row["threshold"],
-            detail=row["detail"] or "",
-        )
-
-
-def _texts(ids: list[str], made: Mapping[str, ShardSet]) -> dict[str, str]:
-    """Beginnings of documents that a step rejected without reading their text."""
-    found: dict[str, str] = {}
-    for name in ("extract", "ingest"):
-        rows = dataset.dataset(made[name].folder) if name in made and ids else None
-        if rows is not None:
-            table = rows.to_table(["doc_id", "text"], filter=pc.field("doc_id").isin(ids))
-            found |= {row["doc_id"]: row["text"][:EXCERPT_CHARS] for row in table.to_pylist()}
-    return found
+    words = meanings(version)
+    for dropped in rejects.draw(version, per_rule, cut=passage(version)):
+        for one in dropped.samples:
+            yield Drop(
+                step=one.step,
+                rule=one.rule,
+                url=one.url,
+                excerpt=one.text,
+                value=one.value,
+                threshold=one.threshold,
+                detail=one.detail,
+                meaning=words.get(one.rule, ""),
+            )
 
 
 def _lengths(published: ShardSet | None) -> Histogram | None:

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from functools import partial
+from pathlib import Path
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from infra.dataset import Outcome, ShardRef, ShardSet
 from infra.ids import payload_digest
 from infra.settings import settings
 from infra.steps import Output, step
 from infra.storage import StorageError
-from tasks.text.language import identify
+from tasks.text import bad_words, terms
+from tasks.text.groups import Measure
+from tasks.text.language import identify, paragraph_languages
 from tasks.text.signals import DEFAULT_GROUPS, Group, measure, readable
 
 KEYS = ("doc_id", "content_id", "source", "url", "host")
@@ -28,24 +31,51 @@ class SignalsConfig(BaseModel):
     groups: tuple[Group, ...] = DEFAULT_GROUPS
     """Signals measured besides those of Gopher, C4, mC4 and FineWeb, each group at a rate of its own (tasks/text/signals.py); a profile
     that needs one left out says so."""
+    bad_word_lists: dict[str, str] = Field(default_factory=dict)
+    """Language (as lid.176 names it) → path of a UTF-8 file with a word or phrase a line: what the group `bad_words` looks for instead
+    of the list that ships, or where none does."""
     keep_text: bool = False
     """Carry the documents along with their signals, so that a filter of local files writes whole documents."""
 
+    @field_validator("bad_word_lists")
+    @classmethod
+    def _readable(cls, lists: dict[str, str]) -> dict[str, str]:
+        absolute = {language: str(Path(path).expanduser().absolute()) for language, path in lists.items()}
+        for language in absolute:
+            try:
+                entries = bad_words.read_list(language, absolute)
+            except (OSError, UnicodeDecodeError) as error:
+                raise ValueError(f"{language}: {lists[language]}: cannot be read as UTF-8 text: {error}") from error
+            if not entries:
+                raise ValueError(f"{language}: {lists[language]}: holds no words; one a line is needed")
+        return absolute
 
-def language_model_digest(config: SignalsConfig) -> Mapping[str, str]:
-    """The language model is part of the recipe."""
+
+def files_read(config: SignalsConfig) -> Mapping[str, str]:
+    """The language model and the word lists of the groups that are measured are part of the recipe."""
     path = settings().language_model
     if not path.exists():
         raise StorageError(f"{path}: the fastText language model is missing; run `make setup` (or set GRISTMILL_RESOURCES)")
-    return {path.name: payload_digest(path.read_bytes())}
+    files = {path.name: payload_digest(path.read_bytes())}
+    if "terms" in config.groups:
+        files["terms"] = terms.shipped_digest()
+    if "bad_words" in config.groups:
+        files |= {"bad words": bad_words.shipped_digest(), "terms": terms.shipped_digest()}  # terms: near which there are some
+        files |= {f"bad words {name}": payload_digest(Path(own).read_bytes()) for name, own in config.bad_word_lists.items()}
+    return files
 
 
 def measure_shard(shard: ShardRef, config: SignalsConfig) -> Outcome:
     """All signals of one shard, row by row with its documents."""
     documents = shard.read()
     text = readable(documents["text"])
-    language, score = identify(text, settings().language_model, min_score=config.language_floor)
-    table = measure(text, config.groups, language, settings().language_model)
+    model = settings().language_model
+    language, score = identify(text, model, min_score=config.language_floor)
+    configured: dict[Group, Measure] = {
+        "bad_words": partial(bad_words.measure, own=config.bad_word_lists),
+        "paragraph_languages": partial(paragraph_languages, model_path=model),
+    }
+    table = measure(text, config.groups, language, configured)
     carried = documents.column_names if config.keep_text else KEYS
     for name in reversed(carried):
         table = table.add_column(0, name, documents[name])
@@ -53,7 +83,7 @@ def measure_shard(shard: ShardRef, config: SignalsConfig) -> Outcome:
     return Outcome(table)
 
 
-@step(schema="signals", fingerprint=language_model_digest)
+@step(schema="signals", fingerprint=files_read)
 def signals(documents: Sequence[ShardSet], config: SignalsConfig, out: Output) -> None:
     """Measure language, Gopher, C4 and FineWeb signals of every document, in one pass over its bytes."""
     shards = [shard for version in documents for shard in version.shards()]

@@ -23,18 +23,23 @@ class Signal(NamedTuple):
     """What is counted, in which unit."""
 
 
+Measure = Callable[[pa.Array, pa.Array | None], Columns]
+
+
 class SignalGroup(NamedTuple):
     """Signals by a kernel, or a library, of their own."""
 
     signals: tuple[Signal, ...]
     rate: str
     """How fast on one core of a 2.5 GHz server, by itself; for the help text."""
-    measure: Callable[[pa.Array, pa.Array | None], Columns] | None = None
+    measure: Measure | None = None
     """(text, language) of every document to its columns: a string array without nulls, and one of ISO 639 codes or "unknown". The
-    language is None where nobody has identified it; a group that needs it then raises ValueError. A value is null where nothing can
-    be said of a document. None: `signals.py` does it itself."""
+    language is None where nobody has identified it. A value is null where nothing can be said of a document. None: `signals.py` does it
+    itself, or it has to be given what to measure with."""
     by_default: bool = True
     """Whether it is measured unless the configuration says otherwise."""
+    needs_language: bool = False
+    """Whether it cannot be measured without the languages."""
 
     def names(self) -> tuple[str, ...]:
         """The columns, in their order."""

@@ -66,6 +66,12 @@ class Rule(BaseModel):
     note: str = ""
     """Words of the source, or how it differs from others."""
 
+    def meaning(self) -> str:
+        """What it asks, in words, with the unit of its signal and the words of its source."""
+        measured = {signal.name: signal.meaning for signal in SIGNALS}[self.signal]
+        asked = f"{self.signal} {self.drop.replace('_', ' ')} {self.threshold:g} ({measured})"
+        return f"{asked}; {self.note}" if self.note else asked
+
     @field_validator("signal")
     @classmethod
     def _known_signal(cls, signal: str) -> str:
@@ -268,6 +274,14 @@ class FilterConfig(BaseModel):
     def line_rules(self) -> LineRules | None:
         """The line rules that go with the profile, or None where it leaves lines alone."""
         return self._profile.line_rules if self._profile else None
+
+    def meanings(self) -> dict[str, str]:
+        """What every rule that is asked drops, in words, by its name."""
+        of_language = {
+            LANGUAGE: f"language, as fastText names it, none of {', '.join(self.languages)}",
+            LANGUAGE_SCORE: f"language_score below {self.min_language_score:g} (fastText's score of the language, 0 to 1)",
+        }
+        return {name: of_language[name] for name in _language_rules(self)} | {rule.name: rule.meaning() for rule in self.rules()}
 
     def files(self) -> Mapping[str, str]:
         """What the recipe says of the profile's file; the overrides are in the configuration."""

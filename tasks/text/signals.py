@@ -20,8 +20,7 @@ docs/signals.md has all of them in tables.
 
 from __future__ import annotations
 
-from collections.abc import Collection
-from pathlib import Path
+from collections.abc import Collection, Mapping
 from typing import Any, Literal
 
 import numpy as np
@@ -30,9 +29,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from pydantic import BaseModel, ConfigDict, Field
 
-from tasks.text import boilerplate, compression, kernels, stop_words, words
-from tasks.text.groups import COUNT, FLAG, SHARE, Signal, SignalGroup
-from tasks.text.language import PARAGRAPH_SIGNALS, paragraph_languages
+from tasks.text import bad_words, boilerplate, compression, kernels, stop_words, terms, words
+from tasks.text.groups import COUNT, FLAG, SHARE, Measure, Signal, SignalGroup
+from tasks.text.language import PARAGRAPH_SIGNALS
 
 _TOP_N, _DUP_N = (2, 3, 4), (5, 6, 7, 8, 9, 10)
 
@@ -121,13 +120,17 @@ _CHARACTERS = (
     Signal("other_letter_fraction", SHARE, "letters (Unicode L*) of none of these scripts ÷ letters"),
 )
 
-Group = Literal["dolma", "characters", "words", "stop_words", "boilerplate", "compression", "paragraph_languages"]
+Group = Literal[
+    "dolma", "characters", "words", "stop_words", "boilerplate", "terms", "bad_words", "compression", "paragraph_languages"
+]
 GROUPS: dict[Group, SignalGroup] = {
     "dolma": SignalGroup(_DOLMA, "380 MB/s"),
     "characters": SignalGroup(_CHARACTERS, "380 MB/s"),
     "words": SignalGroup(words.SIGNALS, "200 MB/s", words.measure),
     "stop_words": SignalGroup(stop_words.SIGNALS, "140 to 175 MB/s", stop_words.measure),
     "boilerplate": SignalGroup(boilerplate.SIGNALS, "140 to 175 MB/s", boilerplate.measure),
+    "terms": SignalGroup(terms.SIGNALS, "115 MB/s", terms.measure, needs_language=True),
+    "bad_words": SignalGroup(bad_words.SIGNALS, bad_words.RATE, bad_words.measure, needs_language=True),
     "compression": SignalGroup(compression.SIGNALS, "60 MB/s", compression.measure, by_default=False),
     "paragraph_languages": SignalGroup(PARAGRAPH_SIGNALS, "6 to 9 MB/s", by_default=False),
 }
@@ -161,27 +164,35 @@ def schema_of(groups: Collection[Group] = DEFAULT_GROUPS) -> pa.Schema:
 
 def measure(
     text: pa.Array | pa.ChunkedArray,
-    groups: Collection[Group] = DEFAULT_GROUPS,
-    language: pa.Array | None = None,
-    language_model: str | Path | None = None,
+    groups: Collection[Group] | None = None,
+    language: pa.Array | pa.ChunkedArray | None = None,
+    configured: Mapping[Group, Measure] | None = None,
 ) -> pa.Table:
     """The signals of every text: a table of `schema_of(groups)`, in the order of `text`; a null text measures as "".
 
     Args:
         text: string or large_string.
-        groups: what is measured besides what always is. Each takes its own time: see `SignalGroup.rate`.
-        language: of every text, ISO 639 or "unknown"; needed by the groups that say so. None: nobody has asked.
-        language_model: path of fastText's model, which paragraph_languages needs.
+        groups: what is measured besides what always is, each in its own time: see `SignalGroup.rate`. None: DEFAULT_GROUPS, without those
+            that need the languages where none are given.
+        language: of every text, ISO 639 or "unknown"; needed by the groups that say so.
+        configured: what measures a group instead of its own function, as with lists of the user's own.
 
     Raises ValueError for an array of another type, or for a group that needs languages or model and has none.
     """
+    if groups is None:
+        groups = [name for name in DEFAULT_GROUPS if language is not None or not GROUPS[name].needs_language]
+    if language is None and (lacking := [name for name in groups if GROUPS[name].needs_language]):
+        raise ValueError(f"signals of the groups {', '.join(lacking)} need the language of every text")
+    measures = {name: (configured or {}).get(name, GROUPS[name].measure) for name in groups}
     schema = schema_of(groups)
-    if "paragraph_languages" in groups and language_model is None:
-        raise ValueError("the group paragraph_languages needs the path of the language model")
+    if "paragraph_languages" in groups and measures["paragraph_languages"] is None:
+        raise ValueError("the group paragraph_languages needs a language model: configured={'paragraph_languages': …}")
     tables, start = [schema.empty_table()], 0
+    if isinstance(language, pa.ChunkedArray):
+        language = language.combine_chunks()
     for chunk in text.chunks if isinstance(text, pa.ChunkedArray) else [text]:
         own = None if language is None else language.slice(start, len(chunk))
-        tables.append(_measure_chunk(readable(chunk), groups, own, language_model, schema))
+        tables.append(_measure_chunk(readable(chunk), measures, own, schema))
         start += len(chunk)
     return pa.concat_tables(tables).combine_chunks()
 
@@ -205,7 +216,7 @@ def readable(text: pa.Array | pa.ChunkedArray) -> pa.Array | pa.ChunkedArray:
 
 
 def _measure_chunk(
-    text: pa.Array, groups: Collection[Group], language: pa.Array | None, language_model: str | Path | None, schema: pa.Schema
+    text: pa.Array, groups: Mapping[Group, Measure | None], language: pa.Array | None, schema: pa.Schema
 ) -> pa.Table:
     data, offsets = kernels.string_buffers(text)
     counts = np.zeros((len(text), len(kernels.COUNTS)), np.int64)
@@ -219,11 +230,9 @@ def _measure_chunk(
         kernels.count_characters(data, offsets, kernels.character_classes(), letters, entropies)
         columns |= _character_signals_of(dict(zip(kernels.CHARACTER_COUNTS, letters.T, strict=True)), count["lines"])
         columns["byte_entropy"] = entropies.astype(np.float32)
-    for name, group in GROUPS.items():
-        if name in groups and group.measure is not None:
-            columns |= group.measure(pc.fill_null(text, ""), language)
-    if "paragraph_languages" in groups and language_model is not None:
-        columns |= paragraph_languages(pc.fill_null(text, ""), language_model)
+    for group_measure in groups.values():
+        if group_measure is not None:
+            columns |= group_measure(pc.fill_null(text, ""), language)
     return pa.table([pa.array(columns[field.name]).cast(field.type) for field in schema], schema)
 
 

@@ -21,10 +21,13 @@ from typing import Literal
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
+import pyarrow.compute as pc
 import yaml
 from numba import njit, types
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from infra.ids import payload_digest
+from tasks.text.groups import COUNT, Columns, Signal
 from tasks.text.kernels import string_buffers
 
 Bytes = npt.NDArray[np.uint8]
@@ -134,6 +137,57 @@ def load_lists(name: str) -> TermLists:
     """The term lists of `lists_path(name)`. Raises ValueError (pydantic's) that says what is wrong with the file."""
     raw = yaml.load(lists_path(name).read_text(encoding="utf-8"), getattr(yaml, "CSafeLoader", yaml.SafeLoader))
     return TermLists.model_validate(raw)
+
+
+def shipped_digest() -> str:
+    """32 hex characters over the lists that ship."""
+    return payload_digest(b"".join(lists_path(name).read_bytes() for name in shipped_lists()))
+
+
+@lru_cache(maxsize=1)
+def _shipped() -> dict[str, TermLists]:
+    """The lists that ship, by language."""
+    return {name: load_lists(name) for name in shipped_lists()}
+
+
+def _signals() -> tuple[Signal, ...]:
+    """A column for every group of any list that ships, in the order of English, which has the most."""
+    languages: dict[tuple[str, str], list[str]] = {}
+    for language, lists in sorted(_shipped().items(), key=lambda pair: -len(pair[1].groups)):
+        for group in lists.groups:
+            languages.setdefault((group.name, group.kind), []).append(language)
+    return tuple(
+        Signal(
+            f"terms_{name}",
+            COUNT,
+            f"{'identity terms' if kind == 'identity' else 'dialect proxies'} of the group, by the list of the document's language "
+            f"({', '.join(sorted(own))}); 0 in other languages and in unknown ones",
+        )
+        for (name, kind), own in languages.items()
+    )
+
+
+def measure(text: pa.Array, language: pa.Array | None) -> Columns:
+    """SIGNALS of every text, int32, by the list of its own language; `language` as in `groups.SignalGroup.measure`."""
+    assert language is not None
+    columns = {signal.name: np.zeros(len(text), np.int32) for signal in SIGNALS}
+    for name, lists in _shipped().items():
+        rows = np.flatnonzero(pc.equal(language, name).to_numpy(zero_copy_only=False))
+        if len(rows):
+            counts = count_terms(text.take(pa.array(rows)), lists)
+            for group in lists.groups:
+                columns[f"terms_{group.name}"][rows] = counts[f"terms_{group.name}"].to_numpy()
+    return columns
+
+
+def tables(language: str) -> tuple[Folds, Hashes, Smalls, npt.NDArray[np.bool_]]:
+    """What `mark_kernel` needs for the identity terms of a language that ships: (folds, keys, nodes, whether one ends at each node)."""
+    lists = _shipped().get(language)
+    if lists is None:
+        return _folds(), np.zeros(1, np.uint64), np.zeros(1, np.int32), np.zeros(1, np.bool_)
+    keys, nodes, masks = _table(lists)
+    identity = sum(1 << bit for bit, group in enumerate(lists.groups) if group.kind == "identity")
+    return _folds(), keys, nodes, (masks & np.uint64(identity)) > 0
 
 
 def count_terms(text: pa.Array | pa.ChunkedArray, lists: TermLists) -> pa.Table:
@@ -342,6 +396,57 @@ def count_kernel(
                         counts[d, group] += 1
                     mask >>= np.uint64(1)
                     group += 1
+
+
+@njit(
+    types.int64(
+        *(_DATA, types.int64, types.int64, _FOLDS, types.uint64[::1], types.int32[::1], types.boolean[::1]),
+        *(types.int32[::1], types.boolean[::1]),
+    ),
+    cache=True,
+    nogil=True,
+)
+def mark_kernel(
+    data: Bytes,
+    start: int,
+    end: int,
+    folds: Folds,
+    keys: Hashes,
+    nodes: Smalls,
+    wanted: npt.NDArray[np.bool_],
+    word_ends: Smalls,
+    marked: npt.NDArray[np.bool_],
+) -> int:
+    """Writes where each word of data[start:end] ends, in bytes from `start`, and marks those of terms that end at a wanted node.
+
+    Returns the number of words; `marked` is False before.
+    """
+    begun, lengths = np.zeros(MAX_WORDS + 1, np.int64), np.zeros(MAX_WORDS + 1, np.int64)
+    pos, num_begun, num_words = start, 0, 0
+    while pos < end:
+        word, close, pos = _next_word(data, pos, end, folds)
+        if word == np.uint64(0):
+            break
+        word_ends[num_words] = pos - start
+        num_words += 1
+        going_on = 0
+        for k in range(num_begun if close else 0):
+            node = _find(keys, nodes, begun[k], word)
+            if node > 0:
+                begun[going_on], lengths[going_on] = node, lengths[k] + 1
+                going_on += 1
+        node = _find(keys, nodes, 0, word)
+        if node > 0:
+            begun[going_on], lengths[going_on] = node, 1
+            going_on += 1
+        num_begun = going_on
+        for k in range(num_begun):
+            if wanted[begun[k]]:
+                marked[num_words - lengths[k] : num_words] = True
+    return num_words
+
+
+SIGNALS = _signals()
 
 
 def compile_kernels() -> None:

@@ -84,6 +84,22 @@ def test_a_draft_asks_for_what_a_person_would_see(tmp_path: Path) -> None:
     assert ("values_to_be_in_set", "title") not in asked and ("values_to_be_between", "duplicate_values_size") not in asked
 
 
+def test_a_score_or_fraction_that_stayed_within_1_is_asked_for_no_more_than_1(tmp_path: Path) -> None:
+    values = [n / 400 for n in range(401)]
+    rows = pa.table(
+        {"language_score": values, "dup_line_fraction": values, "loss": values, "wild_score": [3 * one for one in values]}
+    )
+    drafted, verdict = judged(rows, tmp_path)
+    assert verdict is Verdict.PASSED
+    highest = {
+        one["kwargs"]["column"]: one["kwargs"]["max_value"]
+        for one in drafted["expectations"]
+        if one["type"] == "expect_column_values_to_be_between" and one["kwargs"]["column"] in rows.column_names
+    }
+    assert (highest["language_score"], highest["dup_line_fraction"]) == (1, 1)
+    assert highest["loss"] > 1.2 and highest["wild_score"] > 3.5
+
+
 def test_columns_of_a_stage_give_a_suite_of_that_stage() -> None:
     columns = ("doc_id", "source", "offset", "num_tokens", "num_bytes")
     rows = pa.table({name: ["a"] if name in ("doc_id", "source") else [1] for name in columns})

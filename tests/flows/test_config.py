@@ -49,6 +49,11 @@ def _problems(tmp_path: Path, text: str, *overrides: str) -> list[str]:
             "ingest: {sources: [{kind: dataset, dataset: x, splitt: y}]}",
             "FILE: ingest.sources.0.splitt: no such key (got 'y'); did you mean ingest.sources.0.split?",
         ),
+        (
+            "crawl: {scope: {max_pages: 3}}",  # where it was once
+            "FILE: crawl.scope.max_pages: no such key (got 3); did you mean crawl.limits.max_pages?",
+        ),
+        ("max_pages: 3", "FILE: max_pages: no such key (got 3); did you mean crawl.limits.max_pages?"),
         ("qqqqq: 1", "FILE: qqqqq: no such key (got 1)"),
     ],
 )

@@ -111,6 +111,18 @@ def test_a_url_leads_to_every_version_that_holds_the_page_and_says_where_others_
     assert not [name for name in notes if name.startswith(("publish/", "model:"))]
 
 
+def test_what_a_document_or_run_came_from_is_told_as_such(home: Path) -> None:
+    with ledger.run("first"):
+        made = corpus(PAGES, model="mine:1")
+    for what in ("http://a.example/one", "first"):
+        lines = told(what, down=False).splitlines()
+        assert "came of it" not in lines and "came from" in lines, lines
+        crawl = next(at for at, line in enumerate(lines) if f"crawl {made['crawl'].version}" in line)
+        source = next(at for at, line in enumerate(lines) if "source" in line and "web" in line)
+        assert crawl < source
+    assert "came of it" in told("http://a.example/one", up=False).splitlines()
+
+
 def test_a_doc_id_leads_where_its_url_leads(home: Path) -> None:
     made = corpus(PAGES, model="mine:1")
     rows = made["publish"].shards()[0].read().to_pylist()

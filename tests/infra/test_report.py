@@ -123,7 +123,10 @@ def realistic() -> ReportFacts:
             StepCount("redact", 3_187, 3_187),
         ),
         drops=(
-            *(Drop("filter", "gopher_num_words", f"{url}put-{i}", page * (1 + i % 2), 12 + i, 50) for i in range(5)),
+            *(
+                Drop("filter", "gopher_num_words", f"{url}put-{i}", page * (1 + i % 2), 12 + i, 50, meaning="num_words below 50")
+                for i in range(5)
+            ),
             Drop("filter", "language", f"{url}liste", "Cette opération renvoie la liste des <objets>.", 0.41, 0.65, "fr"),
             Drop("dedup", "near duplicate", f"{url}copy", page * 3, 0.94, 0.8, "kept " + "ab" * 16),
             Drop("extract", "no text", f"{url}empty", ""),
@@ -240,10 +243,12 @@ def test_the_funnel_shows_each_rule_with_its_share_of_what_the_step_was_given(ht
     assert text.index("near duplicate") < text.index("exact duplicate")
 
 
-def test_at_most_three_drops_of_a_rule_are_shown_with_value_and_threshold(html: str) -> None:
+def test_every_drop_is_shown_with_value_and_threshold_and_every_rule_with_its_count_and_meaning(html: str) -> None:
     text = Page(html).text
-    assert text.count("/put-") == 3
+    assert text.count("/put-") == 5
     assert "measured 12 , threshold 50" in text
+    assert "gopher_num_words · filter · 1,702 dropped, 26.6 % num_words below 50" in text
+    assert "no text · extract · 21 dropped" in text
     assert "(no text)" in text
 
 

@@ -65,6 +65,10 @@ def test_an_approved_run_publishes_and_nobody_is_asked_twice(mill: Mill, undistu
     said = mill.cli("rerun", run_id)
     assert said.returncode == 2 and "gristmill approve" in said.stderr
 
+    said = mill.cli("approve", undisturbed)
+    name = mill.flow_run(run_id)["name"]
+    assert said.returncode == 2 and f"waits for no answer; these wait for one: {name}" in " ".join(said.stderr.split())
+
     asked = {one["id"] for one in mill.step_runs(run_id)}
     said = mill.cli("approve", run_id[:13], "--reason", "looked at it", "--by", "ada")
     assert said.returncode == 0, said.stderr

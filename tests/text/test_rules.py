@@ -52,8 +52,16 @@ FINEWEB = {
 DUP_LINE_CHARS = "c4_np_dup_line_char_fraction"
 PUBLISHED: dict[str, dict[str, tuple[str, str, float]]] = {
     "gopher": {**QUALITY, **REPETITION},
-    "c4-paper": {**C4_PAGE, "c4_min_sentences": ("c4_paper_num_sentences", "below", 5)},
-    "c4-code": {**C4_PAGE, "c4_min_sentences": ("c4_num_sentences", "below", 3)},
+    "c4-paper": {
+        **C4_PAGE,
+        "c4_bad_words": ("num_bad_words", "at_or_above", 1),
+        "c4_min_sentences": ("c4_paper_num_sentences", "below", 5),
+    },
+    "c4-code": {
+        **C4_PAGE,
+        "c4_bad_words": ("c4_num_bad_words", "at_or_above", 1),
+        "c4_min_sentences": ("c4_num_sentences", "below", 3),
+    },
     "fineweb-paper": {**FINEWEB, "fineweb_dup_line_chars": (DUP_LINE_CHARS, "at_or_above", 0.1)},
     "fineweb-code": {
         **FINEWEB,
@@ -79,7 +87,10 @@ DOLMA = {
     },
 }
 PUBLISHED |= {
-    "mc4": {"mc4_long_lines": ("num_lines_200_chars", "below", 3)},
+    "mc4": {
+        "mc4_long_lines": ("num_lines_200_chars", "below", 3),
+        "mc4_bad_words": ("num_bad_words", "at_or_above", 1),
+    },
     "refinedweb": PUBLISHED["gopher"],
     "ccnet": {},
     **{
@@ -174,9 +185,10 @@ def test_each_threshold_decides_on_both_sides(profile: str, rule: Rule) -> None:
     assert {value for value in decision.threshold.to_pylist() if value is not None} == {on}
 
 
-def decided(profile: str, *texts: str, only: str) -> list[bool]:
+def decided(profile: str, *texts: str, only: str, language: str = "en") -> list[bool]:
     others = tuple(rule.name for rule in PROFILES[profile] if rule.name != only)
-    return list(decide(measure(pa.array(texts)), FilterConfig(profile=profile, languages=(), disabled=others)).keep)
+    table = measure(pa.array(texts), language=pa.array([language] * len(texts)))
+    return list(decide(table, FilterConfig(profile=profile, languages=(), disabled=others)).keep)
 
 
 def words(number: int, length: int = 4) -> str:
@@ -207,6 +219,9 @@ REAL_TEXT = [  # (profile, rule, a text that is just kept, a text that is just d
     ("c4-paper", "c4_min_sentences", "One two three.\n" * 5, "One two three\n" * 5),
     ("c4-paper", "c4_lorem_ipsum", "lorem, ipsum", "Lorem Ipsum"),
     ("c4-paper", "c4_curly_bracket", "}", "{"),
+    ("c4-paper", "c4_bad_words", "The assets of shitake growers.", "A crock of SHIT growers."),
+    ("c4-code", "c4_bad_words", "Menu: shit\nThe assets of shitake growers.", "Menu\nOne word of it is shit."),
+    ("mc4", "mc4_bad_words", "Shitake, cockpit", "menu | shit"),
     ("fineweb-code", "c4_min_sentences", "One two three\n" * 5, "One two three\n" * 4 + "Two words.\n" * 9),
     ("fineweb-code", "fineweb_line_punctuation", "a b c.\n" + "a b c\n" * 7, "a b c.\n" * 3 + "a b c\n" * 22),
     (
@@ -237,6 +252,27 @@ REAL_TEXT = [  # (profile, rule, a text that is just kept, a text that is just d
 @pytest.mark.parametrize(("profile", "rule", "kept", "dropped"), REAL_TEXT)
 def test_thresholds_decide_on_both_sides_of_real_text(profile: str, rule: str, kept: str, dropped: str) -> None:
     assert decided(profile, kept, dropped, only=rule) == [True, False]
+
+
+@pytest.mark.parametrize(
+    ("language", "kept", "dropped"),
+    [
+        ("de", "what shit is this", "so eine Scheiße"),
+        ("ja", "女の子のグロ", "大変アナルだ"),
+        ("unknown", "so eine Scheiße, merde, shit", ""),
+        ("el", "so eine Scheiße, merde, shit", ""),
+    ],
+)
+def test_bad_words_are_those_of_the_language_of_the_page_and_none_where_there_is_no_list(
+    language: str, kept: str, dropped: str
+) -> None:
+    texts = [text for text in (kept, dropped) if text]
+    assert decided("mc4", *texts, only="mc4_bad_words", language=language) == [True, False][: len(texts)]
+
+
+def test_no_profile_asks_for_bad_words_but_those_whose_source_does() -> None:
+    asking = {profile for profile, rule in EVERY_RULE if "bad_words" in rule.signal}
+    assert asking == {"c4-paper", "c4-code", "mc4"}
 
 
 def test_a_document_that_breaks_no_rule_is_kept_by_every_profile() -> None:

@@ -1,0 +1,83 @@
+"""The signals step with word lists: its own in the recipe, and a page dropped for a bad word with rule, value and threshold."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pyarrow as pa
+import pytest
+
+from infra import dataset, ledger
+from infra.dataset import ShardSet
+from tasks.filter import filter
+from tasks.ingest import ingest
+from tasks.signals import SignalsConfig, files_read, signals
+from tasks.text.readers import IngestConfig
+from tasks.text.rules import FilterConfig
+
+from . import english
+
+BAD = "Nobody wanted that shit in the first place. "
+
+
+@pytest.fixture
+def documents(home: Path) -> ShardSet:
+    folder = home / "rows"
+    folder.mkdir(parents=True)
+    texts = [
+        english.text(1),
+        english.text(2) + "\n" + BAD * 2,
+        english.text(3) + "\nshit menu",
+        english.text(4) + "\nThey have a grain of it.",
+    ]
+    rows = [{"url": f"http://a.example/{n}", "text": text} for n, text in enumerate(texts)]
+    (folder / "rows.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    return ingest(config=IngestConfig.model_validate({"sources": [{"kind": "folder", "path": str(folder)}]}))
+
+
+def rejects(version: ShardSet) -> dict[str, tuple[str, float, float]]:
+    found = dataset.dataset(version.folder, rejects=True)
+    rows = found.to_table().to_pylist() if found is not None else []
+    return {row["url"]: (row["rule"], row["value"], row["threshold"]) for row in rows}
+
+
+def test_a_page_with_a_bad_word_is_dropped_by_the_profiles_that_ask_for_none(documents: ShardSet) -> None:
+    with ledger.run("first"):
+        measured = signals([documents], config=SignalsConfig())
+        others = ("c4_min_sentences", "c4_curly_bracket", "c4_lorem_ipsum")
+        paper, code = (filter(measured, config=FilterConfig(profile=name, disabled=others)) for name in ("c4-paper", "c4-code"))
+    assert rejects(code) == {"http://a.example/1": ("c4_bad_words", 2, 1)}
+    assert rejects(paper) == {"http://a.example/1": ("c4_bad_words", 2, 1), "http://a.example/2": ("c4_bad_words", 1, 1)}
+
+
+def test_an_own_list_decides_and_its_words_are_part_of_the_recipe(documents: ShardSet, tmp_path: Path) -> None:
+    path = tmp_path / "mine.txt"
+    path.write_text("grain\n")
+    config = SignalsConfig(bad_word_lists={"en": str(path)})
+    assert SignalsConfig.model_validate_json(config.model_dump_json()) == config
+    first = signals([documents], config=config)
+    tables = pa.concat_tables([shard.read(["url", "num_bad_words"]) for shard in first.shards()]).to_pylist()
+    assert {row["url"][-1] for row in tables if row["num_bad_words"]} == {"3"}
+    assert signals([documents], config=config).version == first.version
+    path.write_text("grain\nof it\n")
+    again = signals([documents], config=config)
+    assert again.version != first.version
+    [row] = [row for shard in again.shards() for row in shard.read(["url", "num_bad_words"]).to_pylist() if row["url"][-1] == "3"]
+    assert row["num_bad_words"] == 2
+
+
+def test_lists_of_groups_that_are_not_measured_are_not_in_the_recipe() -> None:
+    assert set(files_read(SignalsConfig(groups=("dolma",)))) == {"lid.176.ftz"}
+    assert set(files_read(SignalsConfig())) == {"lid.176.ftz", "terms", "bad words"}
+
+
+def test_a_list_that_cannot_be_read_or_is_empty_is_told_by_language_and_path(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"bad_word_lists\n.*de: .*none\.txt: cannot be read as UTF-8 text: .*No such file"):
+        SignalsConfig(bad_word_lists={"de": str(tmp_path / "none.txt")})
+    (tmp_path / "latin.txt").write_bytes(b"M\xfchle\n")
+    with pytest.raises(ValueError, match=r"de: .*latin\.txt: cannot be read as UTF-8 text"):
+        SignalsConfig(bad_word_lists={"de": str(tmp_path / "latin.txt")})
+    (tmp_path / "empty.txt").write_text("\n \n")
+    with pytest.raises(ValueError, match=r"de: .*empty\.txt: holds no words"):
+        SignalsConfig(bad_word_lists={"de": str(tmp_path / "empty.txt")})
