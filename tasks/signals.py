@@ -13,7 +13,7 @@ from infra.settings import settings
 from infra.steps import Output, step
 from infra.storage import StorageError
 from tasks.text.language import identify
-from tasks.text.signals import DEFAULT_GROUPS, Group, measure, readable
+from tasks.text.signals import DEFAULT_GROUPS, GROUPS, Group, measure, readable
 
 KEYS = ("doc_id", "content_id", "source", "url", "host")
 
@@ -32,12 +32,13 @@ class SignalsConfig(BaseModel):
     """Carry the documents along with their signals, so that a filter of local files writes whole documents."""
 
 
-def language_model_digest(config: SignalsConfig) -> Mapping[str, str]:
-    """The language model is part of the recipe."""
+def files_read(config: SignalsConfig) -> Mapping[str, str]:
+    """The language model and the data of the groups are part of the recipe."""
     path = settings().language_model
     if not path.exists():
         raise StorageError(f"{path}: the fastText language model is missing; run `make setup` (or set GRISTMILL_RESOURCES)")
-    return {path.name: payload_digest(path.read_bytes())}
+    data = {file for group in config.groups for file in GROUPS[group].files}
+    return {file.name: payload_digest(file.read_bytes()) for file in (path, *sorted(data))}
 
 
 def measure_shard(shard: ShardRef, config: SignalsConfig) -> Outcome:
@@ -53,7 +54,7 @@ def measure_shard(shard: ShardRef, config: SignalsConfig) -> Outcome:
     return Outcome(table)
 
 
-@step(schema="signals", fingerprint=language_model_digest)
+@step(schema="signals", fingerprint=files_read)
 def signals(documents: Sequence[ShardSet], config: SignalsConfig, out: Output) -> None:
     """Measure language, Gopher, C4 and FineWeb signals of every document, in one pass over its bytes."""
     shards = [shard for version in documents for shard in version.shards()]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -35,6 +36,8 @@ class SignalGroup(NamedTuple):
     be said of a document. None: `signals.py` does it itself."""
     by_default: bool = True
     """Whether it is measured unless the configuration says otherwise."""
+    files: tuple[Path, ...] = ()
+    """Data that it reads and that ships: part of the recipe of what is measured."""
 
     def names(self) -> tuple[str, ...]:
         """The columns, in their order."""

@@ -125,9 +125,11 @@ Group = Literal["dolma", "characters", "words", "stop_words", "boilerplate", "co
 GROUPS: dict[Group, SignalGroup] = {
     "dolma": SignalGroup(_DOLMA, "380 MB/s"),
     "characters": SignalGroup(_CHARACTERS, "380 MB/s"),
-    "words": SignalGroup(words.SIGNALS, "200 MB/s", words.measure),
-    "stop_words": SignalGroup(stop_words.SIGNALS, "140 to 175 MB/s", stop_words.measure),
-    "boilerplate": SignalGroup(boilerplate.SIGNALS, "140 to 175 MB/s", boilerplate.measure),
+    "words": SignalGroup(words.SIGNALS, "200 MB/s", words.measure, files=(words.TABLE,)),
+    "stop_words": SignalGroup(stop_words.SIGNALS, "140 to 175 MB/s", stop_words.measure, files=(words.TABLE, stop_words.FILE)),
+    "boilerplate": SignalGroup(
+        boilerplate.SIGNALS, "140 to 175 MB/s", boilerplate.measure, files=(words.TABLE, boilerplate.FILE)
+    ),
     "compression": SignalGroup(compression.SIGNALS, "60 MB/s", compression.measure, by_default=False),
     "paragraph_languages": SignalGroup(PARAGRAPH_SIGNALS, "6 to 9 MB/s", by_default=False),
 }
