@@ -13,10 +13,10 @@ from infra.ids import payload_digest
 from infra.settings import settings
 from infra.steps import Output, step
 from infra.storage import StorageError
-from tasks.text import bad_words, terms
+from tasks.text import bad_words
 from tasks.text.groups import Measure
 from tasks.text.language import identify, paragraph_languages
-from tasks.text.signals import DEFAULT_GROUPS, Group, measure, readable
+from tasks.text.signals import DEFAULT_GROUPS, GROUPS, Group, measure, readable
 
 KEYS = ("doc_id", "content_id", "source", "url", "host")
 
@@ -52,17 +52,14 @@ class SignalsConfig(BaseModel):
 
 
 def files_read(config: SignalsConfig) -> Mapping[str, str]:
-    """The language model and the word lists of the groups that are measured are part of the recipe."""
+    """The language model, the data of the groups and the user's own lists are part of the recipe."""
     path = settings().language_model
     if not path.exists():
         raise StorageError(f"{path}: the fastText language model is missing; run `make setup` (or set GRISTMILL_RESOURCES)")
-    files = {path.name: payload_digest(path.read_bytes())}
-    if "terms" in config.groups:
-        files["terms"] = terms.shipped_digest()
+    data = {f"{file.parent.name}/{file.name}": file for group in config.groups for file in GROUPS[group].files}
     if "bad_words" in config.groups:
-        files |= {"bad words": bad_words.shipped_digest(), "terms": terms.shipped_digest()}  # terms: near which there are some
-        files |= {f"bad words {name}": payload_digest(Path(own).read_bytes()) for name, own in config.bad_word_lists.items()}
-    return files
+        data |= {f"bad words {language}": Path(own) for language, own in config.bad_word_lists.items()}
+    return {name: payload_digest(file.read_bytes()) for name, file in sorted({path.name: path, **data}.items())}
 
 
 def measure_shard(shard: ShardRef, config: SignalsConfig) -> Outcome:

@@ -21,7 +21,6 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numba import njit, types
 
-from infra.ids import digest_of
 from tasks.text import terms
 from tasks.text.groups import COUNT, Columns, Signal
 from tasks.text.kernels import string_buffers
@@ -33,6 +32,7 @@ Points = npt.NDArray[np.uint32]
 Hashes = npt.NDArray[np.uint64]
 
 LISTS = Path(__file__).with_name("bad_words_data")
+FILES = (*sorted(LISTS.glob("*.txt")), *terms.FILES)  # terms: near which there are some
 UNSPACED = ("ja", "th", "zh")
 """Languages whose entries need nothing around them (c4_utils.py, get_badwords_filter_fn)."""
 ALLOWED = {"ja": {"sm", "グロ", "女の子"}, "zh": {"性"}}
@@ -66,11 +66,6 @@ _GOLDEN = 0x9E3779B97F4A7C15  # 2^64 / phi
 def shipped_lists() -> list[str]:
     """The languages of which a list ships."""
     return sorted(path.stem for path in LISTS.glob("*.txt"))
-
-
-def shipped_digest() -> str:
-    """32 hex characters over the lists that ship, and what is allowed of them."""
-    return digest_of(*(f"{language}\n{read_list(language)}" for language in shipped_lists()))
 
 
 def read_list(language: str, own: Mapping[str, str] | None = None) -> tuple[str, ...]:

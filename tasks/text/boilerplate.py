@@ -34,13 +34,13 @@ from tasks.text.words import (
 SIGNALS = (
     Signal("boilerplate_line_fraction", SHARE, "lines that hold a phrase of boilerplate_phrases.yaml ÷ lines; crude, of our own"),
 )
-_FILE = Path(__file__).with_name("boilerplate_phrases.yaml")
+FILE = Path(__file__).with_name("boilerplate_phrases.yaml")
 
 
 @lru_cache(maxsize=1)
 def phrases() -> dict[str, tuple[str, ...]]:
     """The phrases that ship, by language."""
-    raw = yaml.load(_FILE.read_text(encoding="utf-8"), getattr(yaml, "CSafeLoader", yaml.SafeLoader))
+    raw = yaml.load(FILE.read_text(encoding="utf-8"), getattr(yaml, "CSafeLoader", yaml.SafeLoader))
     return TypeAdapter(dict[str, tuple[str, ...]]).validate_python(raw)
 
 
@@ -62,7 +62,7 @@ def _tree() -> tuple[Hashes, Smalls, npt.NDArray[np.bool_]]:
     last_nodes = []
     for phrase, start, end in zip(listed, [0, *ends], ends, strict=False):
         if not 1 <= end - start <= MAX_PHRASE_WORDS:
-            raise ValueError(f"{_FILE.name}: {phrase!r} has {end - start} words; 1 to {MAX_PHRASE_WORDS} are possible")
+            raise ValueError(f"{FILE.name}: {phrase!r} has {end - start} words; 1 to {MAX_PHRASE_WORDS} are possible")
         node = 0
         for word in hashes[start:end].tolist():
             node = steps.setdefault(int(branch(node, word)), len(steps) + 1)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -40,6 +41,8 @@ class SignalGroup(NamedTuple):
     """Whether it is measured unless the configuration says otherwise."""
     needs_language: bool = False
     """Whether it cannot be measured without the languages."""
+    files: tuple[Path, ...] = ()
+    """Data that it reads and that ships: part of the recipe of what is measured."""
 
     def names(self) -> tuple[str, ...]:
         """The columns, in their order."""

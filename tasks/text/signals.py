@@ -126,11 +126,13 @@ Group = Literal[
 GROUPS: dict[Group, SignalGroup] = {
     "dolma": SignalGroup(_DOLMA, "380 MB/s"),
     "characters": SignalGroup(_CHARACTERS, "380 MB/s"),
-    "words": SignalGroup(words.SIGNALS, "200 MB/s", words.measure),
-    "stop_words": SignalGroup(stop_words.SIGNALS, "140 to 175 MB/s", stop_words.measure),
-    "boilerplate": SignalGroup(boilerplate.SIGNALS, "140 to 175 MB/s", boilerplate.measure),
-    "terms": SignalGroup(terms.SIGNALS, "115 MB/s", terms.measure, needs_language=True),
-    "bad_words": SignalGroup(bad_words.SIGNALS, bad_words.RATE, bad_words.measure, needs_language=True),
+    "words": SignalGroup(words.SIGNALS, "200 MB/s", words.measure, files=(words.TABLE,)),
+    "stop_words": SignalGroup(stop_words.SIGNALS, "140 to 175 MB/s", stop_words.measure, files=(words.TABLE, stop_words.FILE)),
+    "boilerplate": SignalGroup(
+        boilerplate.SIGNALS, "140 to 175 MB/s", boilerplate.measure, files=(words.TABLE, boilerplate.FILE)
+    ),
+    "terms": SignalGroup(terms.SIGNALS, "115 MB/s", terms.measure, needs_language=True, files=terms.FILES),
+    "bad_words": SignalGroup(bad_words.SIGNALS, bad_words.RATE, bad_words.measure, needs_language=True, files=bad_words.FILES),
     "compression": SignalGroup(compression.SIGNALS, "60 MB/s", compression.measure, by_default=False),
     "paragraph_languages": SignalGroup(PARAGRAPH_SIGNALS, "6 to 9 MB/s", by_default=False),
 }

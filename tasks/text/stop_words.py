@@ -15,13 +15,13 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic import BaseModel, ConfigDict, Field
 
 from tasks.text.groups import COUNT, SHARE, Columns, Signal
 from tasks.text.kernels import string_buffers
 from tasks.text.words import Hashes, Smalls, boundaries, count_stop_words, folds, open_table, ratio, word_hashes, word_table
 
-_FILE = Path(__file__).with_name("stop_words.yaml")
+FILE = Path(__file__).with_name("stop_words.yaml")
 
 
 class StopLists(BaseModel):
@@ -34,23 +34,24 @@ class StopLists(BaseModel):
     lists: dict[str, tuple[str, ...]] = Field(min_length=1)
     """By ISO 639 code, as the language model gives it; each word one of UAX #29, in any case."""
 
-    @field_validator("lists")
-    @classmethod
-    def _single_words(cls, lists: dict[str, tuple[str, ...]]) -> dict[str, tuple[str, ...]]:
-        for language, words in lists.items():
+    def hashes(self) -> list[list[int]]:
+        """The hashes of the words of every list; ValueError for what is no single word, or is named twice."""
+        found = []
+        for language, words in self.lists.items():
             hashes, ends = word_hashes(list(words))
             for word, place, end in zip(words, range(1, len(words) + 1), ends, strict=True):
                 if boundaries(word) != [0, len(word)] or end != place:
                     raise ValueError(f"{language}: {word!r} is not one word of UAX #29")
-            if len(set(hashes[: len(words)].tolist())) < len(words):
+            found.append(hashes[: len(words)].tolist())
+            if len(set(found[-1])) < len(words):
                 raise ValueError(f"{language}: a word is named twice")
-        return lists
+        return found
 
 
 @lru_cache(maxsize=1)
 def stop_lists() -> StopLists:
     """The lists that ship."""
-    return StopLists.model_validate(yaml.load(_FILE.read_text(encoding="utf-8"), getattr(yaml, "CSafeLoader", yaml.SafeLoader)))
+    return StopLists.model_validate(yaml.load(FILE.read_text(encoding="utf-8"), getattr(yaml, "CSafeLoader", yaml.SafeLoader)))
 
 
 LANGUAGES = tuple(stop_lists().lists)
@@ -85,8 +86,8 @@ def measure(text: pa.Array, language: pa.Array | None) -> Columns:
 def _table() -> tuple[Hashes, Smalls, Smalls, Smalls]:
     """The words for `count_stop_words`: keys, their numbers, and by number the lists that have the word."""
     lists_of: dict[int, list[int]] = {}
-    for place, words in enumerate(stop_lists().lists.values()):
-        for key in word_hashes(list(words))[0][: len(words)].tolist():
+    for place, keys in enumerate(stop_lists().hashes()):
+        for key in keys:
             lists_of.setdefault(key, []).append(place)
     starts = np.cumsum([0, *map(len, lists_of.values())]).astype(np.int32)
     places = np.array([place for places in lists_of.values() for place in places], np.int32)

@@ -26,7 +26,6 @@ import yaml
 from numba import njit, types
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from infra.ids import payload_digest
 from tasks.text.groups import COUNT, Columns, Signal
 from tasks.text.kernels import string_buffers
 
@@ -37,6 +36,7 @@ Folds = npt.NDArray[np.uint32]
 Hashes = npt.NDArray[np.uint64]
 
 LISTS = Path(__file__).with_name("terms_data")
+FILES = tuple(sorted(LISTS.glob("*.yaml")))
 MAX_GROUPS = 64  # bits of a mask
 MAX_WORDS = 4  # of a term; so many may be open at a time
 
@@ -137,11 +137,6 @@ def load_lists(name: str) -> TermLists:
     """The term lists of `lists_path(name)`. Raises ValueError (pydantic's) that says what is wrong with the file."""
     raw = yaml.load(lists_path(name).read_text(encoding="utf-8"), getattr(yaml, "CSafeLoader", yaml.SafeLoader))
     return TermLists.model_validate(raw)
-
-
-def shipped_digest() -> str:
-    """32 hex characters over the lists that ship."""
-    return payload_digest(b"".join(lists_path(name).read_bytes() for name in shipped_lists()))
 
 
 @lru_cache(maxsize=1)

@@ -4,7 +4,7 @@ A word is what lies between two word boundaries and holds a letter (General_Cate
 are one word each, "!" and "_" none. Ideographs and hiragana are words one by one, katakana and hangul as they are written together.
 Scripts that are written without spaces and need a dictionary (Line_Break=SA: Thai, Lao, Khmer, Myanmar and their like) fall into
 characters with their marks; `complex_letter_fraction` says how much of a text that is. All rules of UAX #29 hold, tailored by none, and
-every case of Unicode's WordBreakTest. `_TABLE`, 31 KB, is made by docs/word_table.py.
+every case of Unicode's WordBreakTest. `TABLE`, 31 KB, is made by docs/word_table.py.
 Also here, since numba's cache of a kernel notices a change in its own file only: `count_stop_words` (see `stop_words.py`) and
 `count_phrase_lines` (see `boilerplate.py`). For them words are equal in any case, ’ is ', and format characters (soft hyphens, joiners)
 vanish; nothing is normalised, so NFD "é" is not NFC "é".
@@ -46,7 +46,7 @@ SIGNALS = (
     ),
 )
 
-_TABLE = Path(__file__).with_name("words_data") / "word_break.txt"
+TABLE = Path(__file__).with_name("words_data") / "word_break.txt"
 # The values of the property Word_Break, in the low bits of a fact.
 WORD_BREAKS = (
     *("Other", "CR", "LF", "Newline", "Extend", "ZWJ", "Format", "Regional_Indicator", "Katakana", "Hebrew_Letter", "ALetter"),
@@ -110,7 +110,7 @@ class WordTable(NamedTuple):
 def word_table() -> WordTable:
     """The table that ships; read in 20 ms."""
     facts = np.zeros(_NUM_POINTS, np.uint16)
-    for line in _TABLE.read_text(encoding="utf-8").splitlines():
+    for line in TABLE.read_text(encoding="utf-8").splitlines():
         if line.startswith("#"):
             continue
         points, name, marks = line.split("; ")

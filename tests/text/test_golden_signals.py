@@ -233,4 +233,4 @@ def test_a_language_without_a_list_or_unknown_has_null_and_not_zero() -> None:
 )
 def test_a_list_of_what_are_no_single_words_is_refused(words: list[str], told: str) -> None:
     with pytest.raises(ValueError, match=told):
-        StopLists.model_validate({"sources": ["ours"], "lists": {"de": words}})
+        StopLists.model_validate({"sources": ["ours"], "lists": {"de": words}}).hashes()

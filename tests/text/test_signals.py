@@ -155,6 +155,15 @@ def test_a_text_measures_the_same_alone_in_a_batch_sliced_chunked_and_beside_nul
     assert with_null[0] == one("") and with_null[1:] == alone
 
 
+def test_a_language_stays_with_its_text_in_chunks_and_slices() -> None:
+    texts, languages = ["the cat and", "die Katze und", "的", "the", None], ["en", "de", "zh", "unknown", "en"]
+    wanted = measure(pa.array(texts), MEASURED, pa.array(languages))
+    assert wanted["num_stop_words_own"].to_pylist() == [2, 2, 1, None, 0]
+    assert measure(pa.chunked_array([texts[:2], [], texts[2:]]), MEASURED, pa.array(languages)) == wanted
+    sliced = measure(pa.array(["x", *texts, "y"])[1:-1], MEASURED, pa.array(["fr", *languages, "fr"])[1:-1])
+    assert sliced == wanted
+
+
 def test_a_null_over_bytes_still_reads_as_empty() -> None:
     mask = pa.py_buffer(bytes([0b10]))
     array = pa.array(["hidden words", "seen"])

@@ -10,6 +10,8 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
+from infra.settings import settings
+from tasks.signals import SignalsConfig, files_read
 from tasks.text import boilerplate, compression, stop_words, words
 from tasks.text.rules import FilterConfig, decide
 from tasks.text.signals import measure
@@ -142,3 +144,13 @@ def test_the_ratio_of_zlib_is_that_of_python() -> None:
     wanted = [0, *(len(zlib.compress(text.encode(), compression.LEVEL)) / len(text.encode()) for text in texts[1:])]
     assert found.tolist() == [np.float32(one) for one in wanted]
     assert found[2] < 0.02 and found[3] > 0.4
+
+
+def test_the_data_of_a_group_is_part_of_the_recipe_of_what_it_measures() -> None:
+    model = settings().language_model
+    if not model.exists():
+        pytest.skip(f"{model} is missing; `make setup` puts it there")
+    assert set(files_read(SignalsConfig(groups=("dolma",)))) == {model.name}
+    assert set(files_read(SignalsConfig(groups=("stop_words",)))) == {
+        *(model.name, "text/stop_words.yaml", "words_data/word_break.txt"),
+    }
