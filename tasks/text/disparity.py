@@ -22,6 +22,8 @@ import numpy.typing as npt
 import pyarrow as pa
 from pydantic import BaseModel, ConfigDict, Field
 
+from expectations.schemas import AUDITED
+
 Floats = npt.NDArray[np.float64]
 Interval = tuple[Floats, Floats]
 
@@ -30,20 +32,7 @@ MIN_EXPECTED = 100
 of rows Holm's correction asks for p about 1e-5, where at 5 expected ones the approximation is about 1/20 of the truth, at 100 1/2."""
 KEYS = ("kind", "group", "rule")
 COUNTS = ("documents", "removed", "other_documents", "other_removed")
-DISPARITY = pa.schema(
-    [
-        *((name, pa.string()) for name in KEYS),
-        *((name, pa.int64()) for name in COUNTS),
-        *((name, pa.float64()) for name in ("removal_rate", "other_removal_rate")),
-        *((f"difference{end}", pa.float64()) for end in ("", "_low", "_high")),
-        *((f"ratio{end}", pa.float64()) for end in ("", "_low", "_high")),
-        *((f"adjusted_ratio{end}", pa.float64()) for end in ("", "_low", "_high")),
-        *((name, pa.float64()) for name in ("p_value", "p_adjusted")),
-        ("tested", pa.bool_()),
-        ("flagged", pa.bool_()),
-    ]
-)
-"""One row per (kind, group, rule), in that order. Rates are null where there are no documents, ratios also where none was removed."""
+DISPARITY = AUDITED
 
 
 class DisparityBounds(BaseModel):
