@@ -7,6 +7,8 @@ said by the suites beside this file, where a hand can change it. The steps that 
 from __future__ import annotations
 
 import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.dataset as pads
 
 from infra.dataset import REJECTS_SCHEMA
 
@@ -97,6 +99,13 @@ SPLIT = CLUSTERED.append(pa.field("split", pa.string()))
 AUGMENTED = pa.schema([("augmented", pa.string()), ("augmented_from", pa.string())])
 """How a document was made of another one, and the doc_id of that one; null in documents that are as they came. Beside PUBLISHED, too, where
 there are such documents."""
+
+
+def originals(rows: pads.Dataset) -> pads.Dataset:
+    """The documents that are as they came, where some are copies."""
+    [made, _] = AUGMENTED.names
+    return rows.filter(pc.field(made).is_null()) if made in rows.schema.names else rows
+
 
 ENLARGED = pa.schema([*SPLIT, *AUGMENTED])
 """Documents with a split, and copies of training documents that were changed."""

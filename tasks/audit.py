@@ -167,10 +167,9 @@ def figures(table: pa.Table, config: AuditConfig) -> dict[str, Any]:
 
 
 def worst_first(table: pa.Table) -> pa.Table:
-    """The rows with those flagged first, then those tested, each by the middle of the interval of their ratio."""
-    keys = [("flagged", "descending"), ("tested", "descending"), ("middle", "descending")]
-    ranked = table.append_column("middle", _middle(table)).sort_by([*keys, *((name, "ascending") for name in KEYS)])
-    return ranked.drop_columns("middle")
+    """The rows with those flagged first, then those tested, each by the lower end of the interval of their ratio: what is sure of it."""
+    keys = [("flagged", "descending"), ("tested", "descending"), ("adjusted_ratio_low", "descending")]
+    return table.sort_by([*keys, *((name, "ascending") for name in KEYS)])
 
 
 def in_words(row: Mapping[str, Any]) -> str:
@@ -228,7 +227,9 @@ def _members(measured: pa.Table, text: pa.Array, config: AuditConfig) -> list[_M
     language = measured[LANGUAGE].to_numpy().astype(str)
     found: list[_Members] = []
     if "language" in config.kinds:
-        found += [_Members("language", ALL, everyone, pa.array(language, pa.string())), _everybody("language", ALL, everyone)]
+        # a text in no known language is of none: beside it every language would look well treated by the rule on the score
+        known = np.flatnonzero(language != UNKNOWN)
+        found += [_Members("language", ALL, known, pa.array(language[known], pa.string())), _everybody("language", ALL, known)]
     if "domain" in config.kinds:
         host = pc.fill_null(measured["host"].combine_chunks(), "")
         with_host = np.flatnonzero(pc.not_equal(host, "").to_numpy(zero_copy_only=False))

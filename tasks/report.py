@@ -291,7 +291,7 @@ def _validation(validated: ShardSet | None) -> Validation | None:
 
 
 def _audit(audited: ShardSet | None, how_many: int) -> Audit | None:
-    """The worst rows of the audit: those dropped more often than others, flagged ones first, then by the middle of their interval."""
+    """The worst rows of the audit: those dropped more often than others, flagged ones first, then by the lower end of the interval."""
     if audited is None:
         return None
     manifest = audited.manifest()
@@ -301,7 +301,7 @@ def _audit(audited: ShardSet | None, how_many: int) -> Audit | None:
         for row in shard.read().to_pylist()
         if row["tested"] and row["adjusted_ratio_low"] is not None
     ]
-    worst = sorted((row for row in rows if row.ratio > 1), key=lambda row: (not row.flagged, -row.ratio, row.group, row.rule))
+    worst = sorted((row for row in rows if row.ratio > 1), key=lambda row: (not row.flagged, -row.ratio_low, row.group, row.rule))
     kinds = manifest.recipe["config"]["kinds"]
     bounds = manifest.recipe["config"]["bounds"]
     return Audit(

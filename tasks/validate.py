@@ -21,7 +21,7 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from expectations.counts import ShardCheck, ShardResult
 from expectations.numbers import AUDIT, DRIFT, REMOVAL_RATE
-from expectations.schemas import SCHEMAS
+from expectations.schemas import SCHEMAS, originals
 from expectations.suites import Suite, did_you_mean, read_suite, suite_digest, suite_names
 from expectations.verdict import CheckResult, Sample
 from infra import dataset, ledger, storage, tracking
@@ -117,7 +117,8 @@ def validate(documents: ShardSet, history: list[ShardSet], previous: list[ShardS
 
     if not documents.counts.kept:
         raise InputError(_why_empty([*history, documents]))
-    drifted = drift(_rows(documents), _rows(previous[0])) if previous else {}
+    # what is validated has no copies yet
+    drifted = drift(_rows(documents), originals(_rows(previous[0]))) if previous else {}
     no_drift = "the earlier version has no such column" if previous else "this corpus has no earlier version to compare with"
     without = {
         "top_host_share": "no document has a host",

@@ -33,16 +33,27 @@ Classes = npt.NDArray[np.uint16]
 SWAPS = Path(__file__).with_name("swaps_data")
 MIN_NOISY_LETTERS = 4  # a shorter word mistyped is often another word
 KEYBOARD = ("qwertyuiop", "asdfghjkl", "zxcvbnm")  # neighbours in a row are pressed for one another
-EXPANSIONS = {  # each stands for one thing alone: "'s" (is, has) and "'d" (had, would) do not
-    **{f"{verb}n't": f"{verb} not" for verb in ("do", "does", "did", "is", "are", "was", "were", "has", "have", "had")},
-    **{f"{verb}n't": f"{verb} not" for verb in ("would", "should", "could", "must", "need", "might")},
-    **{"can't": "cannot", "won't": "will not", "let's": "let us", "i'm": "I am"},
-    **{f"{who}'re": f"{who} are" for who in ("you", "we", "they")},
-    **{f"{who}'ve": f"{who} have" for who in ("i", "you", "we", "they")},
-    **{f"{who}'ll": f"{who} will" for who in ("i", "you", "he", "she", "it", "we", "they")},
-}
-"""English contractions by what they stand for; the words are ours, after any grammar."""
-_ONE_WAY_BACK = ("let's", "i'm", "'re", "'ve", "'ll")  # not made: "as strong as they are" must not become "they're"
+_VERBS = (
+    "[Dd]o|[Dd]oes|[Dd]id|[Ii]s|[Aa]re|[Ww]as|[Ww]ere|[Hh]as|[Hh]ave|[Hh]ad|[Ww]ould|[Ss]hould|[Cc]ould|[Mm]ust|[Nn]eed|[Mm]ight"
+)
+WRITTEN_OUT = (
+    (rf"\b({_VERBS})n['’]t\b", r"\1 not"),
+    (r"\b([Cc])an['’]t\b", r"\1annot"),
+    (r"\b([Ww])on['’]t\b", r"\1ill not"),
+    (r"\b([Ll])et['’]s\b", r"\1et us"),
+    (r"\bI['’]m\b", "I am"),
+    (r"\b([Yy]ou|[Ww]e|[Tt]hey)['’]re\b", r"\1 are"),
+    (r"\b(I|[Yy]ou|[Ww]e|[Tt]hey)['’]ve\b", r"\1 have"),
+    (r"\b(I|[Yy]ou|[Hh]e|[Ss]he|[Ii]t|[Ww]e|[Tt]hey)['’]ll\b", r"\1 will"),
+)
+"""(pattern, replacement) of English contractions that stand for one thing alone; "'s" (is, has) and "'d" (had, would) do not. After any
+grammar; RE2 as Arrow speaks it."""
+CONTRACTED = (
+    (rf"\b({_VERBS}) not( [a-z])", r"\1n't\2"),
+    (r"\b([Cc])annot( [a-z])", r"\1an't\2"),
+    (r"\b([Ww])ill not( [a-z])", r"\1on't\2"),
+)
+"""The same for negations, before a small word only: "I do not." ends on its stress. "They are" stays: not "as strong as they're"."""
 _PRIME, _SEED = np.uint64(0x100000001B3), np.uint64(0xCBF29CE484222325)  # FNV-1a, 64 bits
 _GOLDEN, _MIX, _MIX_2 = np.uint64(0x9E3779B97F4A7C15), np.uint64(0xBF58476D1CE4E5B9), np.uint64(0x94D049BB133111EB)  # splitmix64
 _NO_WORD = SPACE | PUNCTUATION
@@ -170,7 +181,7 @@ def add_noise(text: pa.Array, keys: Hashes, rate: float) -> tuple[pa.Array, Ints
 def paraphrase(text: pa.Array, contract: npt.NDArray[np.bool_]) -> tuple[pa.Array, Ints]:
     """(English texts with contractions written out, or words contracted where (D,) `contract` says so, (D,) how many were)."""
     counts = np.zeros(len(text), np.int64)
-    for asked, templates in ((~contract, _written_out()), (contract, _contracted())):
+    for asked, templates in ((~contract, WRITTEN_OUT), (contract, CONTRACTED)):
         for pattern, replacement in templates:
             found = pc.and_(pa.array(asked), pc.fill_null(pc.match_substring_regex(text, pattern), False))
             rows = np.flatnonzero(found.to_numpy(zero_copy_only=False))
@@ -237,28 +248,6 @@ def _neighbours() -> Bytes:
             near = [row[k] for k in (at - 1, at + 1) if 0 <= k < len(row)]
             table[ord(letter)] = ord(near[0]), ord(near[-1])
     return table
-
-
-@lru_cache(maxsize=1)
-def _written_out() -> list[tuple[str, str]]:
-    """(pattern, replacement) of every contraction, small and capitalised."""
-    made = []
-    for short, long in EXPANSIONS.items():
-        forms = [(short[:1].upper() + short[1:], long[:1].upper() + long[1:])]
-        forms += [] if short.startswith("i'") else [(short, long)]
-        made += [(rf"\b{one.replace(chr(39), '[' + chr(39) + '’]')}\b", other) for one, other in forms]
-    return made
-
-
-@lru_cache(maxsize=1)
-def _contracted() -> list[tuple[str, str]]:
-    """(pattern, replacement) of every negation, small and capitalised; before another word only, for "I do not." ends on its stress."""
-    made = []
-    for short, long in EXPANSIONS.items():
-        if not short.endswith(_ONE_WAY_BACK):
-            forms = ((short, long), (short[:1].upper() + short[1:], long[:1].upper() + long[1:]))
-            made += [(rf"\b{other}( [a-z])", rf"{one}\1") for one, other in forms]
-    return made
 
 
 def _array(data: Bytes, ends: Ints, kind: pa.DataType) -> pa.Array:

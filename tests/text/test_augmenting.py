@@ -88,7 +88,7 @@ TEXTS = st.lists(
 ).map("".join)
 
 
-@settings(max_examples=300)
+@settings(max_examples=300, deadline=None)
 @given(st.lists(TEXTS, max_size=4))
 def test_swaps_are_those_of_a_plain_reference(texts: list[str]) -> None:
     made, counts = swap_words(pa.array(texts, pa.string()), TRIAL)
@@ -96,6 +96,7 @@ def test_swaps_are_those_of_a_plain_reference(texts: list[str]) -> None:
     assert (made.to_pylist(), counts.tolist()) == ([text for text, _ in want], [count for _, count in want])
 
 
+@settings(deadline=None)
 @given(
     st.lists(st.sampled_from([*(word for pair in GENDER[0].pairs for word in pair), "dog", "the", ". "]), max_size=12),
     st.booleans(),
@@ -175,7 +176,7 @@ def is_one_typo(word: str, made: str) -> bool:
     return made in ways - {word}
 
 
-@settings(max_examples=200)
+@settings(max_examples=200, deadline=None)
 @given(st.lists(TEXTS, min_size=1, max_size=4), st.integers(0, 50))
 def test_at_a_rate_of_1_every_word_of_four_letters_has_one_typo_and_nothing_else_changes(texts: list[str], seed: int) -> None:
     made, counts = add_noise(pa.array(texts), keys(len(texts), seed), 1.0)
@@ -206,19 +207,20 @@ def test_the_rate_is_kept_whatever_the_cut_and_the_seed_decides() -> None:
 
 def test_contractions_are_written_out_or_made_by_hand() -> None:
     texts = [
-        "I don't know. Can't we? They’re here, it's so; DON'T.",
+        "I don't know. Can't we? They’re here, it's so; DON'T. Weren't I've she'll, let's 'm",
         "I do not know. You cannot go. They do not. Is not it?",
         "None.",
     ]
     made, counts = paraphrase(pa.array(texts), np.array([False, True, False]))
     assert made.to_pylist() == [
-        "I do not know. Cannot we? They are here, it's so; DON'T.",
+        "I do not know. Cannot we? They are here, it's so; DON'T. Were not I have she will, let us 'm",
         "I don't know. You can't go. They do not. Isn't it?",
         "None.",
     ]
-    assert counts.tolist() == [3, 3, 0]
+    assert counts.tolist() == [7, 3, 0]
 
 
+@settings(deadline=None)
 @given(st.lists(st.sampled_from(["I do not ", "you cannot ", "Is not ", "word ", "will not ", "are ", "they "]), max_size=10))
 def test_what_is_contracted_is_written_out_again(words: list[str]) -> None:
     text = "".join(words) + "end"
