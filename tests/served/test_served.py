@@ -130,6 +130,9 @@ def test_mlflow_has_the_audit_of_the_filter_as_numbers_and_as_a_table_and_prefec
     ids = [run["id"] for run in mill.below(retried)]
     [shown] = mill.ask("/artifacts/filter", artifacts={"key": {"any_": ["audit"]}}, flow_runs={"id": {"any_": ids}})
     assert {"rule", "group", "dropped", "of others", "outcome"} <= json.loads(shown["data"])[0].keys()
+    for step in ("publish", "register"):
+        card = (mill.store / mill.entries(retried)[step]["path"] / "README.md").read_text()
+        assert f"Bias audit (version `{mill.manifest(version)['version']}`)" in card, step
 
 
 def test_mlflow_names_the_datasets_of_every_step_by_their_manifests(mill: Mill, retried: str) -> None:
