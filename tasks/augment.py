@@ -8,7 +8,7 @@ split; where nothing matches there is none. Copies are made after dedup, which w
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple
@@ -120,27 +120,27 @@ def augment_shard(shard: ShardRef, config: AugmentConfig, held_out: str) -> Outc
 @step(schema="augmented_documents", fingerprint=files_read)
 def augment(documents: ShardSet, config: AugmentConfig, out: Output) -> None:
     """Add changed copies of training documents: swapped identity words, typing errors, contractions; held-out documents stay alone."""
-    shards = documents.shards()
     held_out = out.aside(HELD_OUT)
-    dataset.write_table(held_out, pa.concat_tables([pa.table({"text_digest": pa.array([], pa.string())}), *_held_out(shards)]))
-    out.sum_facts(out.map(partial(augment_shard, config=config, held_out=held_out), shards, by_document=True))
+    dataset.write_table(held_out, _held_out(documents))
+    out.sum_facts(out.map(partial(augment_shard, config=config, held_out=held_out), documents.shards(), by_document=True))
     out.facts["num_augmented"] = sum(out.facts.get(f"num_augmented.{kind}", 0) for kind in KINDS)
     out.facts["unit"] = documents.manifest().facts.get("unit", "none")  # how they were held out is still true
 
 
-def _held_out(shards: list[ShardRef]) -> Iterator[pa.Table]:
-    """The digests of all texts that are measured on.
+def _held_out(documents: ShardSet) -> pa.Table:
+    """The digests of all texts that are measured on; no text is read.
 
     Raises:
         InputError: nobody has said which these are.
     """
-    for shard in shards:
-        table = shard.read()
-        if "split" not in table.column_names:
-            raise InputError(
-                "augment: these documents are not split, so nobody knows which are for measuring; run `gristmill step split` on them first"
-            )
-        yield table.filter(pc.equal(table["split"], "test")).select(["text_digest"])
+    rows = dataset.dataset(documents.folder)
+    if rows is None:
+        return pa.table({"text_digest": pa.array([], pa.string())})
+    if "split" not in rows.schema.names:
+        raise InputError(
+            "augment: these documents are not split, so nobody knows which are for measuring; run `gristmill step split` on them first"
+        )
+    return rows.to_table(["text_digest"], filter=pc.field("split") == "test")
 
 
 def _copies_of(table: pa.Table, kind: str, rows: Ints, config: AugmentConfig) -> _Copies:
