@@ -101,16 +101,19 @@ def intervals(
         axes.set_xscale("log")
         axes.set_xlabel(xlabel)
         axes.grid(axis="x", color=GRID, linewidth=0.6)
-        axes.xaxis.set_major_locator(_few_of_a_decade())
+        axes.xaxis.set_major_locator(
+            _few_of_a_decade(max([reference, *(high for _, high in ends)]), min([reference, *(low for low, _ in ends)]))
+        )
         axes.xaxis.set_major_formatter(_thousands)
         axes.xaxis.set_minor_formatter("")
     return parts[0]
 
 
-def _few_of_a_decade() -> Any:
+def _few_of_a_decade(high: float, low: float) -> Any:
+    """Ticks whose labels do not meet: 1, 2, 5, 10 …, or, over a wide range, the powers of ten."""
     from matplotlib.ticker import LogLocator
 
-    return LogLocator(base=10, subs=(1, 2, 5))
+    return LogLocator(base=10, subs=(1, 2, 5) if high < 100 * low else (1,))
 
 
 def lines(

@@ -27,7 +27,7 @@ from infra.dataset import Counts, Outcome, ShardRef, ShardSet
 from infra.ids import payload_digest
 from infra.orchestration import show_table
 from infra.steps import Output, step
-from tasks.text.disparity import KEYS, DisparityBounds, disparity
+from tasks.text.disparity import DisparityBounds, disparity, more_often, worst_first
 from tasks.text.language import UNKNOWN
 from tasks.text.rules import LANGUAGE, LANGUAGE_SCORE, FilterConfig, ask_each, rule_names
 from tasks.text.terms import count_terms, lists_path, load_lists, shipped_lists
@@ -146,7 +146,7 @@ def figures(table: pa.Table, config: AuditConfig) -> dict[str, Any]:
     rows = table.append_column("middle", _middle(table))
     real = pc.and_(table["tested"], pc.fill_null(pc.less(table["p_adjusted"], 1 - config.bounds.confidence), False))
     sure = (
-        rows.filter(pc.and_(real, pc.fill_null(pc.greater(rows["middle"], 1.0), False)))
+        rows.filter(pc.and_(real, pc.and_(more_often(rows), pc.greater(rows["middle"], 1.0))))
         .sort_by([("middle", "descending")])
         .to_pylist()
     )
@@ -164,12 +164,6 @@ def figures(table: pa.Table, config: AuditConfig) -> dict[str, Any]:
             )
             facts[f"worst{behind}"] = in_words(next(of_group, worst))
     return facts
-
-
-def worst_first(table: pa.Table) -> pa.Table:
-    """The rows with those flagged first, then those tested, each by the lower end of the interval of their ratio: what is sure of it."""
-    keys = [("flagged", "descending"), ("tested", "descending"), ("adjusted_ratio_low", "descending")]
-    return table.sort_by([*keys, *((name, "ascending") for name in KEYS)])
 
 
 def in_words(row: Mapping[str, Any]) -> str:

@@ -42,6 +42,7 @@ from infra.report import (
     render_report,
 )
 from infra.steps import Output, step
+from tasks.text.disparity import more_often, worst_first
 
 PAGE = "report.html"
 UNITS = {"crawl": "pages", "pretrain": "tokens", "register": "models", "report": "versions"}
@@ -291,21 +292,17 @@ def _validation(validated: ShardSet | None) -> Validation | None:
 
 
 def _audit(audited: ShardSet | None, how_many: int) -> Audit | None:
-    """The worst rows of the audit: those dropped more often than others, flagged ones first, then by the lower end of the interval."""
+    """The worst rows of the audit, in the order of its own list: flagged ones first, people before hosts."""
     if audited is None:
         return None
     manifest = audited.manifest()
-    rows = [
-        _disparity(row)
-        for shard in audited.shards()
-        for row in shard.read().to_pylist()
-        if row["tested"] and row["adjusted_ratio_low"] is not None
-    ]
-    worst = sorted((row for row in rows if row.ratio > 1), key=lambda row: (not row.flagged, -row.ratio_low, row.group, row.rule))
+    table = pa.concat_tables([shard.read() for shard in audited.shards()])
+    more = table.filter(pc.and_(table["tested"], more_often(table)))
+    worst = [_disparity(row) for row in worst_first(more).slice(0, how_many).to_pylist()]
     kinds = manifest.recipe["config"]["kinds"]
     bounds = manifest.recipe["config"]["bounds"]
     return Audit(
-        worst[:how_many],
+        worst,
         {kind: manifest.facts[f"num_tested.{kind}"] for kind in kinds},
         {kind: manifest.facts[f"num_flagged.{kind}"] for kind in kinds},
         bounds["max_ratio"],
