@@ -13,6 +13,17 @@ DRIFT = {
     "drift_doc_ids_added": "share of the documents now that were not there before",
 }
 """What `drift` gives, where both versions have the columns for it."""
+AUDITED_KINDS = ("language", "domain", "identity", "dialect")
+AUDIT = {
+    f"{name}{kind}": f"{words}{f', by {kind[1:]}' if kind else ''}"
+    for name, words in (
+        ("num_tested", "rules on groups of the audit about which the corpus is big enough to say something"),
+        ("num_flagged", "those of them whose disparity is beyond the audit's bounds and no matter of chance"),
+        ("worst_ratio", "how many times as often the worst of them drops a group's documents; at least 1"),
+    )
+    for kind in ("", *(f".{one}" for one in AUDITED_KINDS))
+}
+"""Facts of the step `audit`, which only the suite of its stage can ask for."""
 NUMBERS = {
     "num_rows": "rows",
     "duplicate_doc_ids": "rows beyond the first of their id",
@@ -24,6 +35,7 @@ NUMBERS = {
     **{f"text_chars_{name}": "of the texts' lengths in code points" for name in ("min", "p05", "p50", "p95", "max")},
     "removal_rate": "share of extracted documents that is gone",
     **DRIFT,
+    **AUDIT,
 }
 """Numbers by their whole name."""
 PREFIXES = {

@@ -7,6 +7,8 @@ said by the suites beside this file, where a hand can change it. The steps that 
 from __future__ import annotations
 
 import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.dataset as pads
 
 from infra.dataset import REJECTS_SCHEMA
 
@@ -69,6 +71,22 @@ EXTRACTED = pa.schema(
 )
 """The same as it comes from its page, with how it was found and where it leads; the steps behind do not carry these on."""
 
+AUDITED = pa.schema(
+    [
+        *((name, pa.string()) for name in ("kind", "group", "rule")),
+        *((name, pa.int64()) for name in ("documents", "removed", "other_documents", "other_removed")),
+        *((name, pa.float64()) for name in ("removal_rate", "other_removal_rate")),
+        *((f"difference{end}", pa.float64()) for end in ("", "_low", "_high")),
+        *((f"ratio{end}", pa.float64()) for end in ("", "_low", "_high")),
+        *((f"adjusted_ratio{end}", pa.float64()) for end in ("", "_low", "_high")),
+        *((name, pa.float64()) for name in ("p_value", "p_adjusted")),
+        ("tested", pa.bool_()),
+        ("flagged", pa.bool_()),
+    ]
+)
+"""One row per (kind, group, rule), in that order, of the audit of a filter (tasks/text/disparity.py). Rates are null where there are no
+documents, ratios also where none was removed."""
+
 PUBLISHED = DOCUMENTS.append(pa.field("language", pa.string())).append(pa.field("language_score", pa.float32()))
 """Documents with the language that `signals` found; what rewrite hands on, and publish writes."""
 
@@ -77,6 +95,20 @@ CLUSTERED = PUBLISHED.append(pa.field("cluster", pa.string()))
 
 SPLIT = CLUSTERED.append(pa.field("split", pa.string()))
 """The same with `train` or `test`."""
+
+AUGMENTED = pa.schema([("augmented", pa.string()), ("augmented_from", pa.string())])
+"""How a document was made of another one, and the doc_id of that one; null in documents that are as they came. Beside PUBLISHED, too, where
+there are such documents."""
+
+
+def originals(rows: pads.Dataset) -> pads.Dataset:
+    """The documents that are as they came, where some are copies."""
+    [made, _] = AUGMENTED.names
+    return rows.filter(pc.field(made).is_null()) if made in rows.schema.names else rows
+
+
+ENLARGED = pa.schema([*SPLIT, *AUGMENTED])
+"""Documents with a split, and copies of training documents that were changed."""
 
 TOKEN_DOCS = pa.schema(
     [
@@ -93,9 +125,11 @@ SCHEMAS: dict[str, pa.Schema] = {
     "captures": CAPTURES,
     "extracted": EXTRACTED,
     "documents": DOCUMENTS,
+    "audit": AUDITED,
     "rewritten": PUBLISHED,
     "clustered_documents": CLUSTERED,
     "split_documents": SPLIT,
+    "augmented_documents": ENLARGED,
     "published": PUBLISHED,
     "rejects": REJECTS_SCHEMA,
     "token_documents": TOKEN_DOCS,

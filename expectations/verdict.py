@@ -112,6 +112,9 @@ def describe(check: CheckResult) -> str:
         said = f"{check.unexpected_count:,} values ({check.unexpected_percent:.3g} %) are not as asked ({check.threshold})"
     else:
         said = f"observed {check.observed!r}, asked {check.threshold}"
-    example = f"; for example {check.samples[0].value!r} in document {check.samples[0].doc_id}" if check.samples else ""
+    example = ""
+    if check.samples:
+        shown = check.samples[0]
+        example = f"; for example {shown.value!r}" + (f" in document {shown.doc_id}" if shown.doc_id else "")
     line = f"{said}{example}"
     return f"{line}{'' if line.endswith('?') else '.'} {check.note}".rstrip()

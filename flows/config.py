@@ -18,9 +18,12 @@ from flows.budget import BudgetConfig
 from flows.keys import ConfigError, apply, parse
 from infra.cluster import DaskConfig
 from models.tokeniser import TokeniserConfig
+from tasks.audit import AuditBasis
+from tasks.augment import AugmentConfig
 from tasks.crawl import CrawlConfig
 from tasks.learn.config import EvaluateConfig, TrainConfig
 from tasks.publish import PublishConfig
+from tasks.rebalance import RebalanceConfig
 from tasks.register import RegisterConfig
 from tasks.report import ReportConfig
 from tasks.rewrite import RewriteConfig
@@ -64,12 +67,16 @@ class RunConfig(BaseModel):
     """What is measured."""
     filter: FilterConfig = FilterConfig()
     """Which documents stay."""
+    audit: AuditBasis | None = AuditBasis()
+    """Whose documents the filter removes more often than others'; null: nobody asks. What is found decides by the suite `audit`."""
     rewrite: RewriteConfig = RewriteConfig()
     """Which lines go."""
     dedup: DedupConfig = DedupConfig()
     """What counts as a duplicate."""
     redact: RedactConfig = RedactConfig()
     """What is masked."""
+    rebalance: RebalanceConfig | None = None
+    """Which weights sources, languages and groups of documents get, by sampling; null: every document stays."""
     validate_: ValidateConfig = Field(ValidateConfig(), alias="validate")
     """Which expectation suite the corpus must pass."""
     budget: BudgetConfig = BudgetConfig()
@@ -78,6 +85,8 @@ class RunConfig(BaseModel):
     """Who decides about a corpus with warnings; no part of any recipe."""
     split: SplitConfig = SplitConfig()
     """What is held out."""
+    augment: AugmentConfig | None = None
+    """Which changed copies of training documents are made; null: none."""
     publish: PublishConfig = PublishConfig()
     """What the data card says."""
     tokenise: TokeniserConfig = TokeniserConfig()

@@ -14,7 +14,7 @@ from infra.orchestration import tracked_flow
 
 @flow(name="curate", description=__doc__, persist_result=False)
 def curate(config: RunConfig) -> ShardSet:
-    """Crawl, extract, measure, filter, rewrite, deduplicate, redact, validate, split and publish one corpus.
+    """Crawl, extract, measure, filter, audit, rewrite, deduplicate, redact, validate, split and publish one corpus.
 
     Args:
         config: the whole run's configuration.

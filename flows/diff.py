@@ -19,6 +19,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from expectations.schemas import AUGMENTED
 from infra import dataset, ledger, lineage
 from infra.dataset import folder_of
 from infra.errors import InputError
@@ -31,6 +32,9 @@ SAME_TEXT = "other text of the same capture"
 SAME_URL = "fetched again with another payload"
 NEVER_SEEN = "not in the {} crawl or import"
 LOST = "kept by all steps, but not handed on"
+COPY = "made by augment as a copy ({})"
+COPIED = AUGMENTED.names[0]
+"""The column that says so."""
 
 
 @dataclass(frozen=True)
@@ -98,16 +102,23 @@ def compare(older: Record, newer: Record) -> Difference:
         connection = stack.enter_context(_connect(spill))
         for name, record in (("older", older), ("newer", newer)):
             connection.register(f"{name}_rows", _documents(record))
-            connection.execute(f"CREATE TEMP TABLE {name} AS SELECT {_ids(connection, f'{name}_rows')} FROM {name}_rows")
+            ids, copied = _ids(connection, f"{name}_rows"), _copied(connection, f"{name}_rows")
+            connection.execute(f"CREATE TEMP TABLE {name} AS SELECT {ids} FROM {name}_rows WHERE {copied} IS NULL")
+            connection.execute(
+                f"CREATE TEMP TABLE {name}_copies AS SELECT {ids}, {copied} AS kind FROM {name}_rows WHERE {copied} IS NOT NULL"
+            )
             _seen(connection, name, chains[name])
         connection.execute(_MATCH)
         (unchanged,) = connection.execute(
-            "SELECT count(*) FROM older SEMI JOIN newer USING (doc_id, text_digest)"
+            "SELECT count(*) FROM (FROM older UNION ALL SELECT * EXCLUDE (kind) FROM older_copies) "
+            "SEMI JOIN (FROM newer UNION ALL SELECT * EXCLUDE (kind) FROM newer_copies) USING (doc_id, text_digest)"
         ).fetchone() or (0,)
         reasons = [
             *_changed(connection),
             *_one_sided(connection, "added", "newer", "older"),
             *_one_sided(connection, "removed", "older", "newer"),
+            *_copies(connection, "added", "newer", "older"),
+            *_copies(connection, "removed", "older", "newer"),
         ]
     return Difference(older.id, newer.id, int(unchanged), reasons, _recipes(chains["older"], chains["newer"]))
 
@@ -182,6 +193,12 @@ def _ids(connection: Any, table: str) -> str:
     )
 
 
+def _copied(connection: Any, table: str) -> str:
+    """The column that says how a document was made of another one; nothing where there is none."""
+    there = {row[0] for row in connection.execute(f"DESCRIBE {table}").fetchall()}
+    return COPIED if COPIED in there else "NULL::TEXT"
+
+
 def _seen(connection: Any, side: str, chain: Sequence[Record]) -> None:
     """What came into a chain, and what its steps dropped: tables SIDE_entered (source, url, doc_id) and SIDE_rejects."""
     connection.execute(f"CREATE TEMP TABLE {side}_entered (doc_id TEXT, source TEXT, url TEXT, text_digest TEXT)")
@@ -221,6 +238,14 @@ def _changed(connection: Any) -> Iterator[Reason]:
         count, samples = connection.execute(f"SELECT count(*), min(url, {SAMPLES}) FROM {table}").fetchone()
         if count:
             yield Reason("changed", why, count, samples)
+
+
+def _copies(connection: Any, what: str, here: str, there: str) -> Iterator[Reason]:
+    """Copies of training documents that one side alone has: no page of theirs came or went."""
+    query = f"""SELECT kind, count(*), min(url, {SAMPLES}) FROM (FROM {here}_copies ANTI JOIN {there}_copies USING (doc_id, text_digest))
+        GROUP BY kind ORDER BY kind"""
+    for kind, count, samples in connection.execute(query).fetchall():
+        yield Reason(what, COPY.format(kind), count, samples)
 
 
 def _one_sided(connection: Any, what: str, here: str, there: str) -> Iterator[Reason]:

@@ -89,9 +89,18 @@ def unpack_language_model(tell: Callable[[str], None]) -> None:
 def compile_kernels(tell: Callable[[str], None]) -> None:
     """Compile all numba kernels into their cache, so that no worker does."""
     started = time.monotonic()
-    from tasks.text import bad_words, clusters, kernels, minhash, terms, words  # importing compiles kernels with signatures
+    from tasks.text import (  # importing compiles kernels with signatures
+        augmenting,
+        bad_words,
+        clusters,
+        kernels,
+        minhash,
+        sampling,
+        terms,
+        words,
+    )
 
-    for module in (kernels, minhash, clusters, terms, words, bad_words):
+    for module in (kernels, minhash, clusters, terms, words, bad_words, sampling, augmenting):
         module.compile_kernels()
     tell(f"kernels: compiled in {time.monotonic() - started:.1f} s")
 

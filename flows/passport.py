@@ -109,5 +109,7 @@ def _kept_words(version: ShardSet, row: dict[str, Any]) -> str:
         return f"{row['num_tokens']} tokens from offset {row['offset']}"
     if version.schema_name == "captures":
         return f"fetched {row['url']}, status {row['status']}, {row['num_bytes']:,} bytes"
-    extra = ", ".join(f"{name} {row[name]}" for name in ("language", "split", "cluster") if row.get(name))
+    extra = ", ".join(
+        f"{name} {row[name]}" for name in ("language", "split", "cluster", "augmented", "augmented_from") if row.get(name)
+    )
     return f"kept{': ' + extra if extra else ''}"

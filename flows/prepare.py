@@ -10,11 +10,13 @@ from flows.config import RunConfig
 from infra.cluster import pool
 from infra.dataset import ShardSet
 from infra.orchestration import Lineage, tracked_flow
+from tasks.audit import audit
 from tasks.crawl import crawl
 from tasks.dedup import dedup
 from tasks.extract import extract
 from tasks.filter import filter
 from tasks.ingest import ingest
+from tasks.rebalance import rebalance
 from tasks.redact import redact
 from tasks.rewrite import rewrite
 from tasks.signals import signals
@@ -35,7 +37,7 @@ class Prepared(BaseModel):
 
 @flow(name="prepare", description=__doc__, persist_result=False)
 def prepare(config: RunConfig, lineage: Lineage | None = None) -> Prepared:
-    """Crawl, extract, measure, filter, rewrite, deduplicate, redact and validate one corpus.
+    """Crawl, extract, measure, filter, audit, rewrite, deduplicate, redact and validate one corpus.
 
     Args:
         config: the whole run's configuration.
@@ -46,11 +48,14 @@ def prepare(config: RunConfig, lineage: Lineage | None = None) -> Prepared:
         documents = [within_budget(extract(pages, config=config.extract), config.budget), ingest(config=config.ingest)]
         measured = signals(documents, config=config.signals)
         verdicts = within_budget(filter(measured, config=config.filter), config.budget)
+        audits = [audit(measured, documents, config=config.audit.of(config.filter))] if config.audit else []
         rewritten = within_budget(rewrite(documents, verdicts, config=config.rewrite), config.budget)
         unique = within_budget(dedup(rewritten, config=config.dedup), config.budget)
         redacted = redact(unique, config=config.redact)
-        history = [pages, *documents, verdicts, rewritten, unique]
-        checks = validate(
-            redacted, [*history[:3], measured, *history[3:]], earlier(config.name, redacted), config=config.validate_
-        )
-        return Prepared(documents=redacted, checks=checks, history=[*history, redacted])
+        history = [pages, *documents, verdicts, *audits, rewritten, unique]
+        corpus = redacted
+        if config.rebalance:
+            corpus = rebalance(redacted, config=config.rebalance)
+            history.append(redacted)
+        checks = validate(corpus, [*history[:3], measured, *history[3:]], earlier(config.name, corpus), config=config.validate_)
+        return Prepared(documents=corpus, checks=checks, history=[*history, corpus])

@@ -9,13 +9,14 @@ from flows.prepare import Prepared
 from infra.cluster import pool
 from infra.dataset import ShardSet
 from infra.orchestration import Lineage, announce, tracked_flow
+from tasks.augment import augment
 from tasks.publish import publish as publish_version
 from tasks.split import split
 
 
 @flow(name="publish", description=__doc__, persist_result=False)
 def publish(prepared: Prepared, config: RunConfig, lineage: Lineage | None = None) -> ShardSet:
-    """Hold out a test split, publish the dataset version and announce it.
+    """Hold out a test split, make copies of training documents if asked to, publish the dataset version and announce it.
 
     Args:
         prepared: what `prepare` made.
@@ -24,6 +25,9 @@ def publish(prepared: Prepared, config: RunConfig, lineage: Lineage | None = Non
     """
     with tracked_flow("publish", config, lineage), pool(config.dask):
         divided = split(prepared.documents, config=config.split)
-        dataset = publish_version(divided, prepared.history, config=config.publish)
+        history = prepared.history
+        if config.augment:
+            history, divided = [*history, divided], augment(divided, config=config.augment)
+        dataset = publish_version(divided, history, config=config.publish)
         announce(config.name, dataset, config)
         return dataset

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from rich.console import Console
 from rich.markup import escape
@@ -17,10 +17,10 @@ from expectations.numbers import DRIFT
 from expectations.suites import Suite, read_suite, suite_names, suite_path
 from expectations.tables import Part, Tables
 from expectations.verdict import Verdict, describe, judge
-from infra import storage
+from infra import dataset, storage
 from infra.cluster import DaskConfig, pool
 from infra.errors import InputError
-from tasks.validate import PAGE, RATES, RESULTS
+from tasks.validate import PAGE, RATES, RESULTS, audited, with_the_worst
 
 # workers start in 4 s, and then two of them are as soon done with so many rows as this process alone
 SMALL_ROWS = 3_000_000
@@ -37,13 +37,17 @@ def validate_path(path: str, suite_name: str, output: Path, workers: int, consol
     opened = tables.open_tables(_absolute(path))
     if not opened.num_rows:
         raise InputError(f"{path}: has no rows to judge")
+    said = _facts(path)
+    known = audited(said)
     section = gate.judged(
         path,
         opened.rows,
         suite_name,
         partial(_judge_rows, opened=opened, workers=workers),
-        inapplicable=dict.fromkeys((*RATES, *DRIFT), "plain files have no run behind them"),
+        facts=known["facts"],
+        inapplicable={**known["inapplicable"], **dict.fromkeys((*RATES, *DRIFT), "plain files have no run behind them")},
     )
+    section = with_the_worst(section, said)
     facts = {"dataset": path, "files": len({part.path for part in opened.parts})}
     html = page.render(section, facts={**facts, **section.numbers}, stops="this dataset is not as asked")
     storage.write_bytes(storage.join(str(output), PAGE), html.encode())
@@ -95,6 +99,14 @@ def check_suite(name: str, console: Console) -> None:
 def judge_part(part: Part, suite: Suite, columns: Sequence[str]) -> ShardResult:
     """What the suite's expectations on rows say of one part."""
     return counts.summed([gate.validate_shard(batch, suite) for batch in part.batches(columns)], suite)
+
+
+def _facts(path: str) -> dict[str, Any]:
+    """The facts of a dataset version; plain files have none."""
+    folder = _absolute(path)
+    if storage.exists(storage.join(folder, dataset.MANIFEST)):
+        return dataset.read_manifest(folder).facts
+    return {}
 
 
 def _judge_rows(suite: Suite, columns: list[str], *, opened: Tables, workers: int) -> list[ShardResult]:

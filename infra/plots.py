@@ -75,6 +75,47 @@ def bars(labels: Sequence[str], values: Sequence[float], title: str) -> str:
     return parts[0]
 
 
+def intervals(
+    labels: Sequence[str],
+    middles: Sequence[float],
+    ends: Sequence[tuple[float, float]],
+    title: str,
+    xlabel: str,
+    strong: Sequence[bool] = (),
+    reference: float = 1.0,
+) -> str:
+    """A forest plot on a logarithmic axis, first label on top: each middle with the two ends of its interval, beside a line at `reference`.
+
+    Args:
+        strong: for each label, whether it is drawn filled and in the second colour; by default none is.
+    """
+    with _figure(title, 0.7 + 0.3 * max(len(labels), 1)) as (axes, parts):
+        axes.axvline(reference, color=MUTED, linewidth=1, linestyle=DASHES[1])
+        for place, (middle, (low, high)) in enumerate(zip(middles, ends, strict=True)):
+            filled = bool(strong) and strong[place]
+            colour = SERIES[1] if filled else SERIES[0]
+            axes.plot([low, high], [place, place], color=colour, linewidth=1.6, solid_capstyle="butt")
+            axes.plot(middle, place, marker="o", markersize=6, color=colour, markerfacecolor=colour if filled else "none")
+        axes.set_yticks(range(len(labels)), [label.replace("$", r"\$") for label in labels])
+        axes.set_ylim(len(labels) - 0.4, -0.6)
+        axes.set_xscale("log")
+        axes.set_xlabel(xlabel)
+        axes.grid(axis="x", color=GRID, linewidth=0.6)
+        axes.xaxis.set_major_locator(
+            _few_of_a_decade(max([reference, *(high for _, high in ends)]), min([reference, *(low for low, _ in ends)]))
+        )
+        axes.xaxis.set_major_formatter(_thousands)
+        axes.xaxis.set_minor_formatter("")
+    return parts[0]
+
+
+def _few_of_a_decade(high: float, low: float) -> Any:
+    """Ticks whose labels do not meet: 1, 2, 5, 10 …, or, over a wide range, the powers of ten."""
+    from matplotlib.ticker import LogLocator
+
+    return LogLocator(base=10, subs=(1, 2, 5) if high < 100 * low else (1,))
+
+
 def lines(
     series: Mapping[str, tuple[Sequence[float], Sequence[float]]],
     title: str,

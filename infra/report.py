@@ -149,6 +149,57 @@ class Validation:
 
 
 @dataclass(frozen=True)
+class Disparity:
+    """How often one rule dropped the documents of a group and of all others; the ratio with its interval is of documents of like length."""
+
+    kind: str
+    group: str
+    rule: str
+    documents: int
+    removed: int
+    other_documents: int
+    other_removed: int
+    ratio: float
+    ratio_low: float
+    ratio_high: float
+    flagged: bool
+
+
+@dataclass(frozen=True)
+class Audit:
+    """What the audit of the filter found: its worst rows, and how many were tested and flagged, by kind."""
+
+    worst: Sequence[Disparity]
+    tested: Mapping[str, int]
+    flagged: Mapping[str, int]
+    max_ratio: float
+    """Above it, and beyond chance, a row is flagged."""
+    confidence: float
+
+
+@dataclass(frozen=True)
+class Share:
+    """What a sample did to one source, language or group: documents before and after, and its shares of all (0 to 1)."""
+
+    kind: str
+    name: str
+    before: int
+    after: int
+    share_before: float
+    share_after: float
+
+
+@dataclass(frozen=True)
+class Copies:
+    """Changed copies of training documents of one kind: documents tried, copies made, words changed in them."""
+
+    kind: str
+    tried: int
+    made: int
+    words: int
+
+
+@dataclass(frozen=True)
 class ReportFacts:
     """Everything a run tells about itself; what is empty or None is left out of the page."""
 
@@ -178,6 +229,9 @@ class ReportFacts:
     generations: Sequence[Generation] = ()
     costs: Sequence[StepCost] = ()
     validation: Validation | None = None
+    audit: Audit | None = None
+    shares: Sequence[Share] = ()
+    copies: Sequence[Copies] = ()
 
 
 def page_environment(*folders: Path) -> Environment:
@@ -205,6 +259,7 @@ def render_report(facts: ReportFacts) -> str:
             languages=_languages(facts.languages),
             cluster_sizes=_cluster_sizes(facts.clusters),
             curve=_curve(facts.curve),
+            ratios=_ratios(facts.audit),
             seconds=_bars({cost.step: cost.seconds for cost in facts.costs}, "Seconds per step"),
             energy=_bars({c.step: c.energy_wh for c in facts.costs if c.energy_wh is not None}, "Estimated energy per step"),
         )
@@ -263,6 +318,19 @@ def _cluster_sizes(clusters: Clusters | None) -> str:
     if rest := sum(count for _, count in sizes[MAX_CLUSTER_SIZES:]):
         shown[f"{sizes[MAX_CLUSTER_SIZES][0]} and more"] = rest
     return _bars(shown, "Clusters by size")
+
+
+def _ratios(audit: Audit | None) -> str:
+    if audit is None or not audit.worst:
+        return ""
+    return plots.intervals(
+        [f"{row.rule} · {row.group}" for row in audit.worst],
+        [row.ratio for row in audit.worst],
+        [(row.ratio_low, row.ratio_high) for row in audit.worst],
+        "Removal of groups compared with all others",
+        "times as often",
+        [row.flagged for row in audit.worst],
+    )
 
 
 def _curve(curve: Curve | None) -> str:

@@ -93,9 +93,9 @@ class Track:
         """Keep a file among the run's artifacts."""
         _client().log_artifact(self.run_id, str(path), folder or None)
 
-    def page(self, name: str, html: str) -> None:
-        """Keep a page among the run's artifacts, which MLflow shows beside the run."""
-        _client().log_text(self.run_id, html, name)
+    def page(self, name: str, text: str) -> None:
+        """Keep a page or a table (`.csv`) among the run's artifacts, which MLflow shows beside the run."""
+        _client().log_text(self.run_id, text, name)
 
 
 _track: ContextVar[Track | None] = ContextVar("track", default=None)

@@ -2,12 +2,14 @@
 
 Every rule of the filter is asked by itself of the stored signals, of every document, and so is the filter as a whole (`any rule`). Only
 documents in a wanted language, or in none that is known, count. Those that mention a group are compared with others of the same
-language and of like length. Sums of whole numbers, so the table (`audit.parquet`) is the same for any shards and workers.
+language and of like length. Sums of whole numbers, so the table, its one shard, is the same for any shards and workers; `audit.csv`
+has the same rows, the worst first. Its facts are what the suite `audit` is asked of, which warns or stops (docs/bias.md).
 What its word lists cannot show is said in tasks/text/terms.py; a dialect that is taken for another language is not seen at all.
 """
 
 from __future__ import annotations
 
+import io
 from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -17,18 +19,20 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
+import pyarrow.csv
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from infra import dataset, storage
 from infra.dataset import Counts, Outcome, ShardRef, ShardSet
 from infra.ids import payload_digest
+from infra.orchestration import show_table
 from infra.steps import Output, step
-from tasks.text.disparity import DisparityBounds, disparity
+from tasks.text.disparity import DisparityBounds, disparity, more_often, worst_first
 from tasks.text.language import UNKNOWN
 from tasks.text.rules import LANGUAGE, LANGUAGE_SCORE, FilterConfig, ask_each, rule_names
 from tasks.text.terms import count_terms, lists_path, load_lists, shipped_lists
 
-AUDIT = "audit.parquet"
+WORST_FIRST = "audit.csv"
 ANY = "any rule"
 """The name of the filter as a whole among the rules."""
 Kind = Literal["language", "domain", "identity", "dialect"]
@@ -36,18 +40,18 @@ ALL = "*"
 CELL = pa.schema([("kind", pa.string()), ("population", pa.string()), ("group", pa.string()), ("length", pa.int64())])
 """What documents are counted by: a population (a language, or ALL) is what a group is compared within, and group ALL is all of it."""
 _MAX_LENGTHS = 64
+_SHOWN = 20
+"""Rows of the table that Prefect shows."""
 
 Ints = npt.NDArray[np.int64]
 Drops = dict[str, npt.NDArray[np.bool_]]
 
 
-class AuditConfig(BaseModel):
-    """Whose removal is compared, and what is flagged."""
+class AuditBasis(BaseModel):
+    """Whose removal is compared, and what is flagged; in a run, whose own filter is audited, this is all there is to set."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    filter: FilterConfig = FilterConfig()
-    """The filter that is audited."""
     kinds: tuple[Kind, ...] = Field(("language", "domain", "identity", "dialect"), min_length=1)
     """What documents are grouped by."""
     term_lists: tuple[str, ...] = tuple(shipped_lists())
@@ -67,11 +71,29 @@ class AuditConfig(BaseModel):
         return tuple(name if name in shipped_lists() else str(lists_path(name).absolute()) for name in names)
 
     @model_validator(mode="after")
-    def _one_list_per_language(self) -> AuditConfig:
+    def _one_list_per_language(self) -> AuditBasis:
         languages = [load_lists(name).language for name in self.term_lists]
         if twice := sorted({one for one in languages if languages.count(one) > 1}):
             raise ValueError(f"term_lists: more than one list of {', '.join(twice)}")
         return self
+
+    @model_validator(mode="before")
+    @classmethod
+    def _no_filter_beside_that_of_the_run(cls, given: Any) -> Any:
+        if isinstance(given, Mapping) and "filter" in given and "filter" not in cls.model_fields:
+            raise ValueError("a run audits its own filter: take `audit.filter` out and set `filter`")
+        return given
+
+    def of(self, filter: FilterConfig) -> AuditConfig:
+        """The audit of this filter."""
+        return AuditConfig(**dict(self), filter=filter)
+
+
+class AuditConfig(AuditBasis):
+    """The same with the filter that is audited."""
+
+    filter: FilterConfig = FilterConfig()
+    """The filter that is audited."""
 
 
 def files_read(config: AuditConfig) -> Mapping[str, str]:
@@ -98,29 +120,35 @@ def count_shard(pair: tuple[ShardRef, ShardRef], config: AuditConfig) -> Outcome
     return Outcome(_count(members, length if config.by_length else length * 0, drops, config))
 
 
-@step(schema="any", fingerprint=files_read)
+@step(schema="audit", fingerprint=files_read)
 def audit(signals: ShardSet, documents: list[ShardSet], config: AuditConfig, out: Output) -> None:
     """Compare for every rule how often it drops documents of one group and of all others; flag what is beyond the bounds."""
     shards = [shard for version in documents for shard in version.shards()]
     parts = out.map_aside("counts", partial(count_shard, config=config), list(zip(shards, signals.shards(), strict=True)))
     counts = _summed([_count((), np.zeros(0, np.int64), {}, config), *(part.read() for part in parts)])
     table = disparity(_compared(counts, config), config.bounds)
-    dataset.write_table(storage.join(out.folder, AUDIT), table)
-    out.keep_file(AUDIT)
+    out.receipts = [dataset.write_shard(out.folder, 0, Outcome(table))]
+    ranked = worst_first(table)
+    storage.write_bytes(storage.join(out.folder, WORST_FIRST), _csv(ranked))
+    out.keep_file(WORST_FIRST)
     out.facts |= figures(table, config)
+    show_table(
+        "audit", [_shown(row) for row in ranked.slice(0, _SHOWN).to_pylist()], "Whose documents the filter removes, worst first"
+    )
     out.counts = Counts(total=signals.counts.kept, kept=signals.counts.kept)
 
 
 def figures(table: pa.Table, config: AuditConfig) -> dict[str, Any]:
     """What the table comes to, altogether and by kind: rows tested and flagged, and the worst ratio that chance does not explain.
 
-    `worst_ratio` is at least 1; where others lost nothing it is the middle of the interval, which is finite. `worst` names it.
+    `worst_ratio` is at least 1; where others lost nothing it is the middle of the interval, which is finite. `worst` tells it in words.
     """
-    middle = pc.sqrt(pc.multiply(table["adjusted_ratio_low"], table["adjusted_ratio_high"]))
+    rows = table.append_column("middle", _middle(table))
     real = pc.and_(table["tested"], pc.fill_null(pc.less(table["p_adjusted"], 1 - config.bounds.confidence), False))
-    rows = table.append_column("middle", middle)
     sure = (
-        rows.filter(pc.and_(real, pc.fill_null(pc.greater(middle, 1.0), False))).sort_by([("middle", "descending")]).to_pylist()
+        rows.filter(pc.and_(real, pc.and_(more_often(rows), pc.greater(rows["middle"], 1.0))))
+        .sort_by([("middle", "descending")])
+        .to_pylist()
     )
     facts: dict[str, Any] = {}
     for kind in (None, *config.kinds):
@@ -128,10 +156,50 @@ def figures(table: pa.Table, config: AuditConfig) -> dict[str, Any]:
         behind = "" if kind is None else f".{kind}"
         facts[f"num_tested{behind}"] = pc.sum(own["tested"]).as_py() or 0
         facts[f"num_flagged{behind}"] = pc.sum(own["flagged"]).as_py() or 0
-        facts[f"worst_ratio{behind}"] = next((row["middle"] for row in sure if kind in (None, row["kind"])), 1.0)
-    if sure:
-        facts["worst"] = f"{sure[0]['rule']} on {sure[0]['kind']} {sure[0]['group']}"
+        worst = next((row for row in sure if kind in (None, row["kind"])), None)
+        facts[f"worst_ratio{behind}"] = worst["middle"] if worst else 1.0
+        if worst:  # of the filter as a whole, the rule that does most to it says more
+            of_group = (
+                row for row in sure if (row["kind"], row["group"]) == (worst["kind"], worst["group"]) and row["rule"] != ANY
+            )
+            facts[f"worst{behind}"] = in_words(next(of_group, worst))
     return facts
+
+
+def in_words(row: Mapping[str, Any]) -> str:
+    """One row of the table as a sentence's beginning: rule, group, counts, ratio with its interval."""
+    return (
+        f"{row['rule']} on {row['kind']} {row['group']}: {row['removed']:,} of {row['documents']:,} documents dropped, of others "
+        f"{row['other_removed']:,} of {row['other_documents']:,}; {_ratio(row)} of like length"
+    )
+
+
+def _ratio(row: Mapping[str, Any]) -> str:
+    low, high = row["adjusted_ratio_low"], row["adjusted_ratio_high"]
+    return f"{(low * high) ** 0.5:.3g} times as often ({low:.3g} to {high:.3g}) among documents"
+
+
+def _middle(table: pa.Table) -> pa.ChunkedArray:
+    """The middle of each ratio's interval, on the scale of ratios."""
+    return pc.sqrt(pc.multiply(table["adjusted_ratio_low"], table["adjusted_ratio_high"]))
+
+
+def _csv(table: pa.Table) -> bytes:
+    sink = io.BytesIO()
+    pyarrow.csv.write_csv(table, sink)
+    return sink.getvalue()
+
+
+def _shown(row: Mapping[str, Any]) -> dict[str, str]:
+    """A row as Prefect shows it."""
+    return {
+        "rule": row["rule"],
+        "group": f"{row['kind']} {row['group']}",
+        "dropped": f"{row['removed']:,} of {row['documents']:,}",
+        "of others": f"{row['other_removed']:,} of {row['other_documents']:,}",
+        "ratio of like length": "–" if row["adjusted_ratio_low"] is None else _ratio(row).partition(" among")[0],
+        "outcome": "flagged" if row["flagged"] else "tested" if row["tested"] else "too few to say",
+    }
 
 
 # --- one shard -----------------------------------------------------------------------------------------------------------------
@@ -153,7 +221,9 @@ def _members(measured: pa.Table, text: pa.Array, config: AuditConfig) -> list[_M
     language = measured[LANGUAGE].to_numpy().astype(str)
     found: list[_Members] = []
     if "language" in config.kinds:
-        found += [_Members("language", ALL, everyone, pa.array(language, pa.string())), _everybody("language", ALL, everyone)]
+        # a text in no known language is of none: beside it every language would look well treated by the rule on the score
+        known = np.flatnonzero(language != UNKNOWN)
+        found += [_Members("language", ALL, known, pa.array(language[known], pa.string())), _everybody("language", ALL, known)]
     if "domain" in config.kinds:
         host = pc.fill_null(measured["host"].combine_chunks(), "")
         with_host = np.flatnonzero(pc.not_equal(host, "").to_numpy(zero_copy_only=False))

@@ -18,8 +18,9 @@ import pyarrow.parquet as pq
 import yaml
 from pydantic import BaseModel, ConfigDict
 
+from expectations.cards import audit_told, mixture_told
 from expectations.croissant import File, Responsible, croissant, hub_licence, sources_told
-from expectations.schemas import PUBLISHED
+from expectations.schemas import AUGMENTED, PUBLISHED
 from infra import storage
 from infra.cluster import at_hand
 from infra.dataset import Manifest, Outcome, Receipt, ShardRef, ShardSet, part_name
@@ -60,7 +61,7 @@ def publish_shard(job: tuple[ShardRef, str]) -> Outcome:
     table = shard.read()
     if "split" not in table.column_names:  # documents that were not split are all for training
         table = table.append_column("split", pa.repeat("train", table.num_rows))
-    columns = [name for name in PUBLISHED.names if name in table.column_names]
+    columns = [name for name in (*PUBLISHED.names, *AUGMENTED.names) if name in table.column_names]
     return Outcome(table.filter(pc.equal(table["split"], split_name)).select(columns))
 
 
@@ -97,7 +98,9 @@ def data_card(config: PublishConfig, splits: dict[str, list[int]], rows: dict[st
         "configs": [{"config_name": "default", "data_files": files}],
     }
     funnel = "\n".join(
-        f"| {one.step} | {one.counts.total:,} | {one.counts.kept:,} | {_dropped(one)} | `{one.version}` |" for one in history
+        f"| {one.step} | {one.counts.total:,} | {one.counts.kept:,} | {_dropped(one)} | `{one.version}` |"
+        for one in history
+        if one.step != "audit"
     )
     counted = ", ".join(f"{count:,} in `{name}`" for name, count in rows.items())
     notice = f"\n{config.notice}\n" if config.notice else ""
@@ -107,6 +110,7 @@ def data_card(config: PublishConfig, splits: dict[str, list[int]], rows: dict[st
         f"Documents: {counted}. Sources: {sources}. Licence of the texts: {config.licence}.\n\n"
         "## How it was made\n\n| step | in | kept | dropped by rule | version |\n| --- | ---: | ---: | --- | --- |\n"
         f"{funnel}\n\n"
+        f"{mixture_told(history)}"
         "Columns: `doc_id` names the capture, `content_id` is equal for exact duplicates, `text` is the text after rewriting and "
         f"redaction. {_privacy(history)} Machine-readable: `{METADATA}` (Croissant 1.0).\n"
     )
@@ -135,7 +139,10 @@ def _metadata(
             collection="; ".join(_sources(history)),
             collection_types=[kinds[one.step] for one in history if one.step in kinds and one.counts.total],
             preprocessing=[
-                f"{one.step}: {one.counts.kept:,} of {one.counts.total:,} kept; dropped: {_dropped(one)}" for one in history
+                audit_told(one)
+                if one.step == "audit"
+                else f"{one.step}: {one.counts.kept:,} of {one.counts.total:,} kept; dropped: {_dropped(one)}"
+                for one in history
             ],
             limitations=config.notice,
             sensitive=_privacy(history),

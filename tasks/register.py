@@ -7,13 +7,14 @@ digest names, has only what follows from the recipe.
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field
 
+from expectations.cards import mixture_told
 from expectations.croissant import hub_licence, sources_told
 from infra import ledger, lineage, storage, tracking
 from infra.dataset import RUN, Counts, Manifest, ShardSet
@@ -22,6 +23,8 @@ from infra.steps import Output, step
 from tasks.learn.config import MODEL
 
 CARD, FACTS = "README.md", "model.json"
+MIXED = ("audit", "rebalance", "augment")
+"""Steps that decide what of the world the data shows, in their order; the card has a paragraph for each."""
 JOULES_PER_WH = 3600.0
 
 
@@ -47,7 +50,9 @@ def register(model: ShardSet, dataset: ShardSet, scores: ShardSet, config: Regis
     trained, measured = model.manifest(), scores.manifest()
     storage.write_json(storage.join(out.folder, FACTS), model_facts(config, trained, dataset, measured))
     out.keep_file(FACTS)
-    card = model_card(config, trained, dataset, measured, storage.read_json(model.file(RUN)), _sources(dataset))
+    made = [Manifest.model_validate(one.manifest) for one in lineage.chain([dataset.path])]
+    told = sorted((one for one in made if one.step in MIXED), key=lambda one: MIXED.index(one.step))
+    card = model_card(config, trained, dataset, measured, storage.read_json(model.file(RUN)), _sources(dataset), told)
     storage.write_bytes(storage.join(out.folder, CARD), card.encode())
     out.keep_beside(CARD)
     out.counts = Counts(total=1, kept=1)
@@ -91,12 +96,14 @@ def model_card(
     measured: Manifest,
     run: Mapping[str, Any],
     sources: list[str],
+    mixture: Sequence[Manifest] = (),
 ) -> str:
     """A model card in the Hugging Face format; every number on it comes from a manifest or from the training's own `run.json`.
 
     Args:
         run: what training noted of itself: device, seconds, energy.
         sources: where the dataset came from, in words.
+        mixture: the audit of its filter, and what was sampled away and added, where that was done.
     """
     facts, published = trained.facts, dataset.manifest()
     head = {
@@ -114,6 +121,7 @@ def model_card(
         f"## Evaluation\n\n{_scores(measured)}\n"
         f"{_held_out(published.facts.get('held_out_by', 'none'))} Nothing here says how it does on other text.\n\n"
         f"## Training\n\nSources of the data: {'; '.join(sources) or 'not known'}. {_cost(run, facts)}\n\n"
+        f"{mixture_told(mixture)}"
         f"| setting | value |\n| --- | --- |\n{_settings(trained.recipe['config'])}\n\n"
         "## Limits\n\nIt was not tuned to follow instructions, not tested for bias, hallucination or memorisation, and has no "
         f"guardrails. {published.recipe['config'].get('notice', '')}".rstrip()

@@ -22,9 +22,12 @@ from infra.dataset import RUN, Counts, ShardSet
 from infra.ids import payload_digest
 from infra.orchestration import flow_run_url
 from infra.report import (
+    Audit,
     Cluster,
     Clusters,
+    Copies,
     Curve,
+    Disparity,
     Drop,
     Evaluation,
     Generation,
@@ -32,6 +35,7 @@ from infra.report import (
     Link,
     Removed,
     ReportFacts,
+    Share,
     StepCost,
     StepCount,
     Validation,
@@ -39,11 +43,12 @@ from infra.report import (
 )
 from infra.steps import Output, step
 from tasks.filter import meanings, passage
+from tasks.text.disparity import more_often, worst_first
 
 PAGE = "report.html"
 UNITS = {"crawl": "pages", "pretrain": "tokens", "register": "models", "report": "versions"}
 # steps that every row passes, which would only repeat their neighbour in the funnel
-UNCOUNTED = ("signals", "validate", "publish", "tokenise", "pretrain", "evaluate", "register", "report")
+UNCOUNTED = ("signals", "audit", "augment", "validate", "publish", "tokenise", "pretrain", "evaluate", "register", "report")
 LENGTH_EDGES = [10.0 * 10 ** (exponent / 5) for exponent in range(0, 26)]  # 10 to 1,000,000 characters, five bins a decade
 
 
@@ -56,6 +61,8 @@ class ReportConfig(BaseModel):
     """Dropped documents to read, per step and rule; drawn as `gristmill rejects` draws them."""
     biggest_clusters: int = Field(5, ge=0)
     """Duplicate clusters to read."""
+    audited_rows: int = Field(12, ge=0)
+    """Rows of the bias audit, the worst first."""
 
 
 def page_sources(config: ReportConfig) -> dict[str, str]:
@@ -102,6 +109,9 @@ def render_run(run_name: str, versions: Sequence[ShardSet], config: ReportConfig
             generations=_generations(made.get("evaluate")),
             costs=[_cost(version, entries) for version in versions if version.step != "report"],
             validation=_validation(made.get("validate")),
+            audit=_audit(made.get("audit"), config.audited_rows),
+            shares=_shares(made.get("rebalance")),
+            copies=_copies(made.get("augment")),
         )
     )
 
@@ -264,6 +274,48 @@ def _validation(validated: ShardSet | None) -> Validation | None:
     path = validated.file("validation.json")
     (_, corpus), *stages = read_sections(path)
     return for_report(storage.read_json(path)["suite"], corpus, stages)
+
+
+def _audit(audited: ShardSet | None, how_many: int) -> Audit | None:
+    """The worst rows of the audit, in the order of its own list: flagged ones first, people before hosts."""
+    if audited is None:
+        return None
+    manifest = audited.manifest()
+    table = pa.concat_tables([shard.read() for shard in audited.shards()])
+    more = table.filter(pc.and_(table["tested"], more_often(table)))
+    worst = [_disparity(row) for row in worst_first(more).slice(0, how_many).to_pylist()]
+    kinds = manifest.recipe["config"]["kinds"]
+    bounds = manifest.recipe["config"]["bounds"]
+    return Audit(
+        worst,
+        {kind: manifest.facts[f"num_tested.{kind}"] for kind in kinds},
+        {kind: manifest.facts[f"num_flagged.{kind}"] for kind in kinds},
+        bounds["max_ratio"],
+        bounds["confidence"],
+    )
+
+
+def _disparity(row: Mapping[str, Any]) -> Disparity:
+    low, high = row["adjusted_ratio_low"], row["adjusted_ratio_high"]
+    own = {
+        name: row[name]
+        for name in ("kind", "group", "rule", "documents", "removed", "other_documents", "other_removed", "flagged")
+    }
+    return Disparity(**own, ratio=(low * high) ** 0.5, ratio_low=low, ratio_high=high)
+
+
+def _shares(sampled: ShardSet | None) -> list[Share]:
+    if sampled is None:
+        return []
+    names = ("documents_before", "documents_after", "documents_share_before", "documents_share_after")
+    return [Share(one["kind"], one["name"], *(one[name] for name in names)) for one in sampled.manifest().facts["parts"]]
+
+
+def _copies(enlarged: ShardSet | None) -> list[Copies]:
+    facts = enlarged.manifest().facts if enlarged else {}
+    kinds = [name.removeprefix("num_tried.") for name in facts if name.startswith("num_tried.")]
+    counted = ("num_tried", "num_augmented", "num_changed_words")
+    return [Copies(kind, *(int(facts[f"{name}.{kind}"]) for name in counted)) for kind in kinds]
 
 
 def _run(version: ShardSet) -> dict[str, Any]:

@@ -1,8 +1,8 @@
 """validate: judge the corpus by an expectation suite; a critical failure stops the flow, and the page says why.
 
 The rows are judged shard by shard and their counts summed exactly; numbers that no shard knows alone (duplicates, quantiles, removal
-rates, drift) are computed over the whole. The versions before it are judged by the suites of their stages. The page is written before the
-gate decides, so it is there to read when the flow stopped.
+rates, drift) are computed over the whole. The versions before it are judged by the suites of their stages, the audit of the filter by its
+facts. The page is written before the gate decides, so it is there to read when the flow stopped.
 """
 
 from __future__ import annotations
@@ -17,13 +17,13 @@ from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 import pyarrow.dataset as pads
-from pydantic import BaseModel, ConfigDict, field_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from expectations.counts import ShardCheck, ShardResult
-from expectations.numbers import DRIFT, REMOVAL_RATE
-from expectations.schemas import SCHEMAS
-from expectations.suites import Suite, suite_digest, suite_names
-from expectations.verdict import Sample
+from expectations.numbers import AUDIT, DRIFT, REMOVAL_RATE
+from expectations.schemas import SCHEMAS, originals
+from expectations.suites import Suite, did_you_mean, read_suite, suite_digest, suite_names
+from expectations.verdict import CheckResult, Sample
 from infra import dataset, ledger, storage, tracking
 from infra.cluster import at_hand
 from infra.dataset import Counts, Outcome, ShardRef, ShardSet
@@ -50,16 +50,33 @@ class ValidateConfig(BaseModel):
     """Name of a suite in `expectations/`, or path of a suite file."""
     stages: bool = True
     """Judge the versions before it too, each by the suite that has the name of its schema."""
+    stage_suites: dict[str, str] = Field(default_factory=dict)
+    """Another suite for a stage, by the name of the one that ships: `{audit: mine.json}`."""
 
     @field_validator("suite")
     @classmethod
     def _absolute_if_a_file(cls, suite: str) -> str:
         return str(Path(suite).absolute()) if Path(suite).is_file() else suite
 
+    @field_validator("stage_suites")
+    @classmethod
+    def _suites_that_can_be_used(cls, suites: dict[str, str]) -> dict[str, str]:
+        if unknown := sorted(suites.keys() - set(suite_names())):
+            raise ValueError(f"no stage has a suite {unknown[0]!r}{did_you_mean(unknown[0], suite_names())}")
+        for stage, name in suites.items():
+            if (found := read_suite(name).schema_name) not in (stage, "any"):
+                raise ValueError(f"{name} is a suite of {found!r} and not of {stage!r}")
+        return {stage: cls._absolute_if_a_file(name) for stage, name in suites.items()}
+
+    def of_stage(self, schema: str) -> str:
+        """The suite by which versions of this schema are judged."""
+        return self.stage_suites.get(schema, schema)
+
 
 def suite_file(config: ValidateConfig) -> dict[str, str]:
     """The content of the suites is part of the recipe."""
-    return {name: suite_digest(name) for name in [config.suite, *(suite_names() if config.stages else ())]}
+    stages = sorted({config.of_stage(name) for name in suite_names()}) if config.stages else []
+    return {name: suite_digest(name) for name in [config.suite, *stages]}
 
 
 def earlier(corpus: str, documents: ShardSet) -> list[ShardSet]:
@@ -100,7 +117,8 @@ def validate(documents: ShardSet, history: list[ShardSet], previous: list[ShardS
 
     if not documents.counts.kept:
         raise InputError(_why_empty([*history, documents]))
-    drifted = drift(_rows(documents), _rows(previous[0])) if previous else {}
+    # what is validated has no copies yet
+    drifted = drift(_rows(documents), originals(_rows(previous[0]))) if previous else {}
     no_drift = "the earlier version has no such column" if previous else "this corpus has no earlier version to compare with"
     without = {
         "top_host_share": "no document has a host",
@@ -110,7 +128,7 @@ def validate(documents: ShardSet, history: list[ShardSet], previous: list[ShardS
     facts = {**_removal_rates(documents, history), **drifted}
     corpus = _judged(documents, config.suite, out, facts=facts, inapplicable=without)
     stages = [
-        _judged(version, version.schema_name, out, whole=False)
+        _judged_stage(version, config.of_stage(version.schema_name), out)
         for version in history
         if config.stages and version.counts.total and version.schema_name in suite_names()
     ]
@@ -127,6 +145,32 @@ def validate(documents: ShardSet, history: list[ShardSet], previous: list[ShardS
     out.keep_file(PAGE)
     out.keep_file(RESULTS)
     out.counts = Counts(total=documents.counts.kept, kept=documents.counts.kept)
+
+
+def _judged_stage(version: ShardSet, suite_name: str, out: Output) -> Section:
+    """One version before the corpus."""
+    facts = version.manifest().facts
+    return with_the_worst(_judged(version, suite_name, out, whole=False, **audited(facts)), facts)
+
+
+def audited(facts: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    """What `gate.judged` is told of the numbers that only an audit has: those of these facts, and why the others are not there."""
+    without = dict.fromkeys(AUDIT.keys() - facts.keys(), "no audit looked at such groups (audit.kinds)")
+    return {"facts": {name: facts[name] for name in AUDIT if name in facts}, "inapplicable": without}
+
+
+def with_the_worst(section: Section, facts: Mapping[str, Any]) -> Section:
+    """The same, in which what did not hold of an audit's numbers shows the worst row of its table, in words."""
+    results = [_with_the_worst(check, facts) for check in section.results]
+    return dataclasses.replace(section, results=results)
+
+
+def _with_the_worst(check: CheckResult, facts: Mapping[str, Any]) -> CheckResult:
+    _, dot, kind = check.column.partition(".")
+    worst = facts.get(f"worst{dot}{kind}")
+    if check.success or check.column not in AUDIT or worst is None:
+        return check
+    return dataclasses.replace(check, samples=(Sample(None, worst),))
 
 
 def _judged(version: ShardSet, suite_name: str, out: Output, **how: Any) -> Section:
@@ -184,10 +228,11 @@ def _shard_result(raw: dict[str, Any]) -> ShardResult:
 
 
 def _removal_rates(documents: ShardSet, history: list[ShardSet]) -> dict[str, float]:
-    """Shares of what each step was given that it dropped, and of all documents that did not get here."""
+    """Shares of what each step was given that it dropped, and of all documents that no step wanted; a wanted sample counts as whole."""
     rates = {f"removal_rate_{one.step}": 1 - one.counts.kept / one.counts.total for one in history if one.counts.total}
     extracted = sum(one.counts.kept for one in history if one.step in ("extract", "ingest"))
-    return {**rates, "removal_rate": 1 - documents.counts.kept / extracted if extracted else 0.0}
+    here = documents.counts.total if documents.step == "rebalance" else documents.counts.kept
+    return {**rates, "removal_rate": 1 - here / extracted if extracted else 0.0}
 
 
 def _why_empty(history: list[ShardSet]) -> str:

@@ -20,7 +20,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
+import pyarrow.compute as pc
 from pydantic import BaseModel, ConfigDict, Field
+
+from expectations.schemas import AUDITED
 
 Floats = npt.NDArray[np.float64]
 Interval = tuple[Floats, Floats]
@@ -30,20 +33,9 @@ MIN_EXPECTED = 100
 of rows Holm's correction asks for p about 1e-5, where at 5 expected ones the approximation is about 1/20 of the truth, at 100 1/2."""
 KEYS = ("kind", "group", "rule")
 COUNTS = ("documents", "removed", "other_documents", "other_removed")
-DISPARITY = pa.schema(
-    [
-        *((name, pa.string()) for name in KEYS),
-        *((name, pa.int64()) for name in COUNTS),
-        *((name, pa.float64()) for name in ("removal_rate", "other_removal_rate")),
-        *((f"difference{end}", pa.float64()) for end in ("", "_low", "_high")),
-        *((f"ratio{end}", pa.float64()) for end in ("", "_low", "_high")),
-        *((f"adjusted_ratio{end}", pa.float64()) for end in ("", "_low", "_high")),
-        *((name, pa.float64()) for name in ("p_value", "p_adjusted")),
-        ("tested", pa.bool_()),
-        ("flagged", pa.bool_()),
-    ]
-)
-"""One row per (kind, group, rule), in that order. Rates are null where there are no documents, ratios also where none was removed."""
+DISPARITY = AUDITED
+PEOPLE_FIRST = ("identity", "dialect", "language", "domain")
+"""Kinds in the order in which rows are shown: of a hundred hosts some always differ."""
 
 
 class DisparityBounds(BaseModel):
@@ -98,6 +90,19 @@ def disparity(counts: pa.Table, bounds: DisparityBounds) -> pa.Table:
     ]
     arrays = [pa.array(one, from_pandas=True) if isinstance(one, np.ndarray) else one for one in made]
     return pa.table([*arrays, pa.array(tested), pa.array(flagged)], schema=DISPARITY)
+
+
+def worst_first(table: pa.Table) -> pa.Table:
+    """The rows flagged first, then those tested; of these people before languages and hosts, by what is sure: the ratio's lower end."""
+    sure = pc.if_else(more_often(table), table["adjusted_ratio_low"], 0.0)
+    ranked = table.append_column("sure", sure).append_column("rank", pc.index_in(table["kind"], pa.array(PEOPLE_FIRST)))
+    keys = [("flagged", "descending"), ("tested", "descending"), ("rank", "ascending"), ("sure", "descending")]
+    return ranked.sort_by([*keys, *((name, "ascending") for name in KEYS)]).drop_columns(["sure", "rank"])
+
+
+def more_often(table: pa.Table) -> pa.ChunkedArray:
+    """Whether a group's documents are dropped more often than others'; where none are, the interval, which is one of 0.5, may say so."""
+    return pc.fill_null(pc.greater(table["adjusted_ratio"], 1.0), False)
 
 
 def wilson(removed: Floats, documents: Floats, z: float) -> Interval:

@@ -9,13 +9,15 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.csv
 import pyarrow.parquet as pq
 import pytest
 from pydantic import ValidationError
 
+from infra import storage
 from infra.cluster import DaskConfig, pool
 from infra.dataset import ShardSet
-from tasks.audit import AUDIT, AuditConfig, audit
+from tasks.audit import WORST_FIRST, AuditConfig, audit
 from tasks.ingest import ingest
 from tasks.signals import SignalsConfig, signals
 from tasks.text.disparity import DISPARITY
@@ -55,7 +57,8 @@ def corpus(home: Path, shard_bytes: int) -> tuple[ShardSet, ShardSet]:
 
 
 def table_of(version: ShardSet) -> pa.Table:
-    return pq.read_table(version.file(AUDIT))
+    [shard] = version.shards()
+    return shard.read()
 
 
 def flagged(version: ShardSet) -> set[tuple[str, str, str]]:
@@ -78,7 +81,15 @@ def test_a_planted_bias_is_named_and_a_fair_filter_is_not_flagged(measured: tupl
     assert (
         facts["num_flagged"] == len(flagged(biased)) and facts["num_flagged.identity"] >= 1 and facts["num_flagged.dialect"] == 0
     )
-    assert facts["worst_ratio"] > 5 and facts["worst"] in {f"{rule} on {kind} {group}" for kind, group, rule in planted}
+    assert facts["worst_ratio"] > 5
+    assert facts["worst"].startswith(tuple(f"{rule} on {kind} {group}: " for kind, group, rule in planted))
+    assert re.search(
+        r"#?gopher_hash_per_word on identity en/religion_muslim: (\d+) of \1 documents dropped", facts["worst.identity"]
+    )
+    with storage.open_read(biased.file(WORST_FIRST)) as handle:
+        ranked = pyarrow.csv.read_csv(handle)
+    assert ranked.column_names == DISPARITY.names and ranked.num_rows == table_of(biased).num_rows
+    assert ranked["flagged"].to_pylist() == sorted(ranked["flagged"].to_pylist(), reverse=True)
     assert fair.manifest().facts["worst_ratio"] < 1.25 and fair.manifest().facts["num_flagged"] == 0
     assert fair.counts.kept == fair.counts.total == NUM_DOCUMENTS
     assert audit(given, [documents], config=AuditConfig(filter=FAIR)) == fair  # loaded
@@ -194,15 +205,20 @@ def test_the_command_audits_plain_files_from_their_signals(home: Path) -> None:
     (folder / "rows.jsonl").write_text("\n".join(json.dumps(row) for row in rows()))
     measured, audited = home / "measured", home / "audited"
     biased = ["--set", "filter.profile=gopher", "--set", "filter.overrides={gopher_hash_per_word: 0.0}"]
-    made, told, few = commands(
+    made, told, few, judged, other = commands(
         home,
         ["step", "signals", "--input", str(folder), "--output", str(measured)],
         ["step", "audit", "--input", str(measured / "input"), "--input", str(measured), "--output", str(audited), *biased],
         ["step", "audit", "--input", str(measured), "--output", str(home / "few")],
+        ["validate", str(audited), "--suite", "audit", "--output", str(home / "said")],
+        ["validate", str(measured / "input"), "--suite", "audit", "--output", str(home / "other")],
     )
     assert made.code == 0, made.output
     assert told.code == 0, told.output
     assert re.search(r"worst +(any rule|gopher_hash_per_word) on identity en/religion_muslim", told.output), told.output
-    found = pq.read_table(audited / AUDIT).to_pylist()
+    found = pq.read_table(audited / "part-00000.parquet").to_pylist()
     assert {row["group"] for row in found if row["flagged"] and row["rule"] == "gopher_hash_per_word"} == {"en/religion_muslim"}
     assert few.code != 0 and "takes 2 --input (signals, which `gristmill step signals` writes, documents" in few.output
+    # what stops a run stops a shell: ten times as often is beyond the suite's bound
+    assert judged.code == 1 and "worst_ratio.identity" in judged.output and "en/religion_muslim: " in judged.output, judged.output
+    assert other.code == 1 and "not applicable" in other.output

@@ -11,7 +11,7 @@ import pyarrow as pa
 import pytest
 from rich.console import Console
 
-from flows.diff import LOST, NEVER_SEEN, SAME_TEXT, SAME_URL, Difference, compare, find, show
+from flows.diff import COPY, LOST, NEVER_SEEN, SAME_TEXT, SAME_URL, Difference, compare, find, show
 from infra import ledger, lineage
 from infra.dataset import ShardSet
 from infra.errors import InputError
@@ -92,6 +92,25 @@ def test_what_no_step_dropped_and_yet_is_gone_is_said_to_be_not_handed_on(home: 
 def test_code_and_libraries_that_changed_are_told_though_no_document_did(home: Path) -> None:
     found = between(corpus(PAGES)["publish"], corpus(PAGES, code="bbbb")["publish"])
     assert found.reasons == [] and found.recipes == {"filter": ["code: filter-aaaa → filter-bbbb"]}
+
+
+def test_copies_by_augmentation_are_told_as_such_and_never_as_pages_that_came_or_went(home: Path) -> None:
+    made = corpus(PAGES)
+    rows = made["publish"].shards()[0].read()
+    marked = rows.append_column("augmented", pa.nulls(rows.num_rows, pa.string()))
+    copies = (
+        rows.slice(0, 2)
+        .set_column(0, "doc_id", pa.array(["0" * 32, "1" * 32]))
+        .append_column("augmented", pa.array(["swap", "noise"]))
+    )
+    more = make("publish", pa.concat_tables([marked, copies]), inputs={"documents": made["filter"]})
+    found = between(made["publish"], more)
+    assert {key: count for key, (count, _) in told(found).items()} == {
+        ("added", COPY.format("noise")): 1,
+        ("added", COPY.format("swap")): 1,
+    }
+    assert found.unchanged == 3 and between(more, more).unchanged == 5
+    assert {what for what, _ in told(between(more, made["publish"]))} == {"removed"}
 
 
 @pytest.mark.parametrize("seed", range(6))

@@ -206,6 +206,17 @@ def test_drift_is_measured_where_there_is_an_earlier_version_and_not_applicable_
     assert facts["verdict"] == "warning" and facts["num_not_applicable"] == 1  # the rate of a step that was not there
     assert results["facts"]["compared with"] == f"publish {before.version}"
     assert {one["column"] for one in results["checks"] if not one["success"]} == {"drift_doc_ids_gone"}
+    # copies that augment had made beside the earlier ones are no documents that went
+    copied = pa.concat_tables(
+        [
+            rows(10, 60).append_column("augmented", pa.nulls(60, pa.string())),
+            rows(200, 40).append_column("augmented", pa.array(["swap"] * 40)),
+        ]
+    )
+    again, _ = judged(corpus, [], [version("publish", "published", copied)])
+    assert {name: again[name] for name in again if name.startswith("drift_")} == {
+        name: facts[name] for name in facts if name.startswith("drift_")
+    }
 
 
 def test_an_edited_suite_of_a_stage_makes_another_validation(home: Path) -> None:

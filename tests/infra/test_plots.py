@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from infra import plots
 
 LIMIT_BYTES = 60_000
-NAMES = ["histogram", "bars", "lines"]
+NAMES = ["histogram", "bars", "lines", "intervals"]
 
 
 def draw() -> dict[str, str]:
@@ -21,6 +21,9 @@ def draw() -> dict[str, str]:
     return {
         "histogram": plots.histogram(rng.lognormal(7, 1, 30_000), 60, "Lengths", "characters"),
         "bars": plots.bars([f"step {i}" for i in range(25)], rng.random(25) * 1000, "Seconds"),
+        "intervals": plots.intervals(
+            ["rule · group", "other $rule"], [9.2, 0.8], [(7.1, 11.6), (0.4, 1.7)], "Ratios", "times", strong=[True, False]
+        ),
         "lines": plots.lines({"train": (steps, noisy), "valid": (steps[::500], noisy[::500])}, "Loss", "step", "nats"),
     }
 

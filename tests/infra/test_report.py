@@ -9,9 +9,12 @@ import numpy as np
 import pytest
 
 from infra.report import (
+    Audit,
     Cluster,
     Clusters,
+    Copies,
     Curve,
+    Disparity,
     Drop,
     Evaluation,
     Generation,
@@ -19,6 +22,7 @@ from infra.report import (
     Link,
     Removed,
     ReportFacts,
+    Share,
     StepCost,
     StepCount,
     Validation,
@@ -41,6 +45,9 @@ SECTIONS = {
     "generations": "evaluation",
     "costs": "cost",
     "validation": "validation",
+    "audit": "bias",
+    "shares": "sampling",
+    "copies": "sampling",
 }
 
 
@@ -165,6 +172,18 @@ def realistic() -> ReportFacts:
             StepCost("tokenise", 8.1, None, "loaded"),
             StepCost("pretrain", 312.5, 2.31),
         ),
+        audit=Audit(
+            (
+                Disparity("identity", "en/religion_muslim", "gopher_hash_per_word", 164, 157, 636, 66, 9.23, 7.31, 11.65, True),
+                Disparity("domain", "127.0.0.3", "fineweb_char_dup_share", 812, 96, 5_576, 602, 1.09, 0.89, 1.33, False),
+            ),
+            {"identity": 320, "domain": 240},
+            {"identity": 1, "domain": 0},
+            1.25,
+            0.95,
+        ),
+        shares=(Share("source", "web", 2_000, 500, 0.8, 0.5), Share("source", "books", 500, 500, 0.2, 0.5)),
+        copies=(Copies("swap", 300, 212, 1_904), Copies("noise", 150, 150, 7_012)),
         validation=Validation(
             "published",
             "warning",
@@ -226,10 +245,10 @@ def test_every_element_is_closed_and_every_id_is_used_once(html: str) -> None:
 def test_figures_and_tables_say_what_they_are(html: str) -> None:
     page = Page(html)
     figures = [attrs for tag, attrs in page.elements if tag == "svg"]
-    assert len(figures) == 6
+    assert len(figures) == 7
     assert all(attrs.get("role") == "img" and attrs.get("aria-label") for attrs in figures)
     tags = [tag for tag, _ in page.elements]
-    assert tags.count("caption") == tags.count("table") == 5
+    assert tags.count("caption") == tags.count("table") == 8
     headings = [int(tag[1]) for tag in tags if re.fullmatch(r"h[1-6]", tag)]
     assert headings[0] == 1 and headings.count(1) == 1
     assert all(below - above <= 1 for above, below in itertools.pairwise(headings))
@@ -241,6 +260,20 @@ def test_the_funnel_shows_each_rule_with_its_share_of_what_the_step_was_given(ht
     assert "dedup 3,902 3,187 715 18.3 %" in text
     # the most frequent rule first
     assert text.index("near duplicate") < text.index("exact duplicate")
+
+
+def test_the_audit_shows_its_worst_rows_and_what_they_do_not_show(html: str) -> None:
+    text = Page(html).text
+    assert "identity 320 (1), domain 240 (0)." in text and "more than 1.25 times as often" in text
+    assert "157 of 164 95.7 % 10.4 % 9.23 (7.31–11.65) flagged" in text and "1.09 (0.89–1.33) not flagged" in text
+    assert "are not written by it" in text and "too small to show one" in text
+    quiet = replace(realistic().audit, worst=(), flagged={"identity": 0, "domain": 0})  # type: ignore[type-var]
+    assert "No rule drops any group" in Page(render_report(ReportFacts("x", audit=quiet))).text
+
+
+def test_sampling_shows_shares_before_and_after_and_copies_by_kind(html: str) -> None:
+    text = Page(html).text
+    assert "web source 2,000 80.0 % 500 50.0 %" in text and "swap 300 212 1,904" in text
 
 
 def test_every_drop_is_shown_with_value_and_threshold_and_every_rule_with_its_count_and_meaning(html: str) -> None:

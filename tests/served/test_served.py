@@ -115,6 +115,26 @@ def test_mlflow_holds_one_tree_of_runs_for_both_tries(mill: Mill, retried: str) 
     ]
 
 
+def test_mlflow_has_the_audit_of_the_filter_as_numbers_and_as_a_table_and_prefect_shows_its_worst_rows(
+    mill: Mill, retried: str
+) -> None:
+    version = mill.entries(retried)["audit"]
+    facts = mill.manifest(version)["facts"]
+    numbers = {name: value for name, value in facts.items() if not isinstance(value, str)}
+    assert len(numbers) == 15 and {"num_flagged.identity", "worst_ratio.dialect", "num_tested"} <= numbers.keys()
+    tracked = {run.info.run_name: run for run in mill.tracked(retried)}
+    assert numbers.items() <= tracked["audit"].data.metrics.items()
+    assert tracked["flow pipeline"].data.metrics["audit.num_tested"] == facts["num_tested"]
+    table = Path(mill.mlflow.download_artifacts(tracked["audit"].info.run_id, "audit.csv")).read_text()
+    assert table == (mill.store / version["path"] / "audit.csv").read_text() and '"any rule"' in table
+    ids = [run["id"] for run in mill.below(retried)]
+    [shown] = mill.ask("/artifacts/filter", artifacts={"key": {"any_": ["audit"]}}, flow_runs={"id": {"any_": ids}})
+    assert {"rule", "group", "dropped", "of others", "outcome"} <= json.loads(shown["data"])[0].keys()
+    for step in ("publish", "register"):
+        card = (mill.store / mill.entries(retried)[step]["path"] / "README.md").read_text()
+        assert f"Bias audit (version `{mill.manifest(version)['version']}`)" in card, step
+
+
 def test_mlflow_names_the_datasets_of_every_step_by_their_manifests(mill: Mill, retried: str) -> None:
     entries = mill.entries(retried)
     tracked = {run.info.run_name: run for run in mill.tracked(retried)}

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tasks.text.disparity import COUNTS, DISPARITY, DisparityBounds, disparity, holm, newcombe, wilson
+from tasks.text.disparity import COUNTS, DISPARITY, DisparityBounds, disparity, holm, more_often, newcombe, wilson, worst_first
 
 Z = NormalDist().inv_cdf(0.975)
 BOUNDS = DisparityBounds()
@@ -263,3 +263,25 @@ def test_a_rule_on_length_is_not_taken_for_one_on_people() -> None:
     row, crude = judged(short, long), judged(tuple(a + b for a, b in zip(short, long, strict=True)))  # type: ignore[arg-type]
     assert row["ratio"] == crude["ratio"] > 3 and crude["flagged"]
     assert row["adjusted_ratio"] == pytest.approx(1) and not row["flagged"]
+
+
+def test_rows_are_shown_flagged_ones_first_people_before_hosts_and_by_what_is_sure() -> None:
+    names = [*COUNTS]
+    rows = {
+        ("domain", "big.example", "a"): (4_000, 2_000, 4_000, 200),  # flagged, ten times as often
+        ("identity", "en/x", "a"): (4_000, 600, 4_000, 200),  # flagged, three times
+        ("identity", "en/y", "a"): (4_000, 900, 4_000, 200),  # flagged, four and a half
+        ("domain", "small.example", "a"): (400, 22, 4_000, 200),  # hardly more
+        ("identity", "en/none", "a"): (4_000, 0, 4_000, 1),  # its interval reaches far, but nothing was dropped
+        ("dialect", "en/few", "a"): (3, 3, 4_000, 1),  # too few to say
+    }
+    counts = pa.table(
+        {
+            **{name: [key[at] for key in rows] for at, name in enumerate(("kind", "group", "rule"))},
+            **{name: [one[at] for one in rows.values()] for at, name in enumerate(names)},
+        }
+    )
+    found = worst_first(disparity(counts, BOUNDS))
+    assert found["group"].to_pylist() == ["en/y", "en/x", "big.example", "en/none", "small.example", "en/few"]
+    assert found.column_names == DISPARITY.names
+    assert more_often(found).to_pylist() == [True, True, True, False, True, True]

@@ -1,0 +1,63 @@
+"""What cards of datasets and models say of the audit of a filter, of a sample, and of copies: paragraphs from their manifests alone."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from infra.dataset import Manifest
+
+
+def mixture_told(history: Iterable[Manifest]) -> str:
+    """A paragraph for each step among these that weighed documents or judged how they are weighed; empty where none did."""
+    told = {"audit": audit_told, "rebalance": rebalance_told, "augment": augment_told}
+    return "".join(f"{told[one.step](one)}\n\n" for one in history if one.step in told)
+
+
+def rebalance_told(made: Manifest) -> str:
+    """A rebalancing in words for a card: shares of documents before and after."""
+    weighed = [name.removeprefix("share_before.") for name in made.facts if name.startswith("share_before.")]
+    shares = ", ".join(
+        f"{name.replace('.', ' ', 1)} from {made.facts[f'share_before.{name}']:.1%} to {made.facts[f'share_after.{name}']:.1%}"
+        for name in weighed
+    )
+    return (
+        f"Rebalanced (version `{made.version}`): {made.counts.kept:,} of {made.counts.total:,} documents drawn without replacement, by "
+        f"seed {made.recipe['config']['seed']}. Shares of documents: {shares}. Whoever counts languages or sources here counts the sample."
+    )
+
+
+def augment_told(made: Manifest) -> str:
+    """Augmentation in words for a card: copies by kind, and how to leave them out."""
+    config = made.recipe["config"]
+    kinds = {
+        "swap": f"with identity words swapped ({', '.join(config['axes'])})",
+        "noise": f"with {config['noise_rate']:.0%} of their longer words mistyped",
+        "paraphrase": "with contractions written out or made",
+    }
+    found = ", ".join(
+        f"{made.facts[f'num_augmented.{kind}']:,.0f} {words}"
+        for kind, words in kinds.items()
+        if f"num_augmented.{kind}" in made.facts
+    )
+    return (
+        f"Augmented (version `{made.version}`): beside the training documents stand changed copies of some, {found}; by seed "
+        f"{config['seed']}, none in `test`. `augmented` says how a copy was made and `augmented_from` of what; both are empty in documents "
+        "that are as they came. Names and facts were not swapped with the words."
+    )
+
+
+def audit_told(audit: Manifest) -> str:
+    """The audit of a filter in words for a card, with what they do not say."""
+    facts = audit.facts
+    kinds = (("identity", "identity groups"), ("dialect", "dialect spellings"), ("language", "languages"), ("domain", "hosts"))
+    found = ", ".join(
+        f"{facts[f'num_flagged.{kind}']:,} of {facts[f'num_tested.{kind}']:,} on {words}"
+        for kind, words in kinds
+        if f"num_tested.{kind}" in facts
+    )
+    worst = f" The worst: {facts['worst']}." if "worst" in facts else ""
+    return (
+        f"Bias audit (version `{audit.version}`): how often each rule of the filter dropped documents that mention a group, or are of a "
+        f"language or host, beside all others of like length. Flagged rows of those tested: {found}.{worst} A mention is not an author, a "
+        "disparity is not yet a fault, and none flagged may mean that the corpus is too small to show one."
+    )

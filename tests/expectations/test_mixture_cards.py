@@ -1,0 +1,53 @@
+"""What cards say of audit, sample and copies, from manifests by hand."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from expectations.cards import mixture_told
+from infra.dataset import Counts, Manifest
+
+
+def manifest(step: str, config: dict[str, Any], facts: dict[str, Any], total: int = 0, kept: int = 0) -> Manifest:
+    counts = Counts(total=total, kept=kept, dropped={"rebalanced": total - kept} if total > kept else {})
+    recipe = {"step": step, "config": config}
+    return Manifest(step=step, version="v1", digest="d", schema_name="x", recipe=recipe, counts=counts, facts=facts)
+
+
+AUDIT = manifest(
+    "audit",
+    {},
+    {
+        "num_tested.identity": 1_320,
+        "num_flagged.identity": 2,
+        "num_tested.domain": 40,
+        "num_flagged.domain": 0,
+        "worst": "short on a: 3",
+    },
+)
+SAMPLE = manifest(
+    "rebalance", {"seed": 7}, {"share_before.source.web": 0.8, "share_after.source.web": 0.5, "parts": []}, 2_000, 1_000
+)
+COPIES = manifest(
+    "augment",
+    {"seed": 3, "axes": ["gender", "religion"], "noise_rate": 0.03},
+    {"num_augmented.swap": 1_200.0, "num_augmented": 1_200.0},
+)
+
+
+def test_each_has_a_paragraph_with_its_numbers_and_its_limits() -> None:
+    audit, sample, copies, end = mixture_told([manifest("filter", {}, {}), AUDIT, SAMPLE, COPIES]).split("\n\n")
+    assert end == ""
+    assert (
+        audit.startswith("Bias audit (version `v1`)")
+        and "2 of 1,320 on identity groups, 0 of 40 on hosts. The worst: short on a: 3." in audit
+    )
+    assert "A mention is not an author" in audit and "dialect" not in audit
+    assert "1,000 of 2,000 documents drawn without replacement, by seed 7" in sample
+    assert "source web from 80.0% to 50.0%" in sample
+    assert "1,200 with identity words swapped (gender, religion); by seed 3, none in `test`" in copies
+    assert "mistyped" not in copies and "Names and facts were not swapped" in copies
+
+
+def test_where_nothing_of_it_was_done_nothing_is_said() -> None:
+    assert mixture_told([manifest("filter", {}, {}), manifest("publish", {}, {})]) == ""
