@@ -6,6 +6,7 @@ from prefect import flow
 from pydantic import BaseModel, ConfigDict
 
 from flows.budget import within_budget
+from flows.classifiers import scored
 from flows.config import RunConfig
 from infra.cluster import pool
 from infra.dataset import ShardSet
@@ -45,12 +46,13 @@ def prepare(config: RunConfig, lineage: Lineage | None = None) -> Prepared:
         pages = crawl(config=config.crawl)
         documents = [within_budget(extract(pages, config=config.extract), config.budget), ingest(config=config.ingest)]
         measured = signals(documents, config=config.signals)
-        verdicts = within_budget(filter(measured, config=config.filter), config.budget)
+        *judges, scores = scored(measured, documents, config)
+        verdicts = within_budget(filter(scores, config=config.filter), config.budget)
         rewritten = within_budget(rewrite(documents, verdicts, config=config.rewrite), config.budget)
         unique = within_budget(dedup(rewritten, config=config.dedup), config.budget)
         redacted = redact(unique, config=config.redact)
         history = [pages, *documents, verdicts, rewritten, unique]
         checks = validate(
-            redacted, [*history[:3], measured, *history[3:]], earlier(config.name, redacted), config=config.validate_
+            redacted, [*history[:3], measured, *judges, *history[3:]], earlier(config.name, redacted), config=config.validate_
         )
         return Prepared(documents=redacted, checks=checks, history=[*history, redacted])

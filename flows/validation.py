@@ -13,7 +13,7 @@ from rich.table import Table
 
 from expectations import counts, gate, page, proposal, tables
 from expectations.counts import ShardResult
-from expectations.numbers import DRIFT
+from expectations.numbers import DRIFT, OF_CLASSIFIER
 from expectations.suites import Suite, read_suite, suite_names, suite_path
 from expectations.tables import Part, Tables
 from expectations.verdict import Verdict, describe, judge
@@ -42,7 +42,7 @@ def validate_path(path: str, suite_name: str, output: Path, workers: int, consol
         opened.rows,
         suite_name,
         partial(_judge_rows, opened=opened, workers=workers),
-        inapplicable=dict.fromkeys((*RATES, *DRIFT), "plain files have no run behind them"),
+        inapplicable=dict.fromkeys((*RATES, *DRIFT, *OF_CLASSIFIER), "plain files have no run behind them"),
     )
     facts = {"dataset": path, "files": len({part.path for part in opened.parts})}
     html = page.render(section, facts={**facts, **section.numbers}, stops="this dataset is not as asked")

@@ -10,9 +10,9 @@ import pyarrow.compute as pc
 from infra.dataset import EXCERPT_CHARS, REJECTS_SCHEMA, Outcome, ShardRef, ShardSet
 from infra.steps import Output, step
 from tasks.text.rules import FilterConfig, decide
-from tasks.text.signals import SIGNAL_NAMES
+from tasks.text.signals import SCORE_NAMES, SIGNAL_NAMES
 
-MEASURED = frozenset(SIGNAL_NAMES)
+MEASURED = frozenset((*SIGNAL_NAMES, *SCORE_NAMES))
 
 
 def decide_shard(shard: ShardRef, config: FilterConfig) -> Outcome:

@@ -20,7 +20,7 @@ import pyarrow.dataset as pads
 from pydantic import BaseModel, ConfigDict, field_validator
 
 from expectations.counts import ShardCheck, ShardResult
-from expectations.numbers import DRIFT, REMOVAL_RATE
+from expectations.numbers import DRIFT, OF_CLASSIFIER, REMOVAL_RATE
 from expectations.schemas import SCHEMAS
 from expectations.suites import Suite, suite_digest, suite_names
 from expectations.verdict import Sample
@@ -110,7 +110,7 @@ def validate(documents: ShardSet, history: list[ShardSet], previous: list[ShardS
     facts = {**_removal_rates(documents, history), **drifted}
     corpus = _judged(documents, config.suite, out, facts=facts, inapplicable=without)
     stages = [
-        _judged(version, version.schema_name, out, whole=False)
+        _judged(version, version.schema_name, out, whole=False, facts=_of_classifier(version))
         for version in history
         if config.stages and version.counts.total and version.schema_name in suite_names()
     ]
@@ -188,6 +188,12 @@ def _removal_rates(documents: ShardSet, history: list[ShardSet]) -> dict[str, fl
     rates = {f"removal_rate_{one.step}": 1 - one.counts.kept / one.counts.total for one in history if one.counts.total}
     extracted = sum(one.counts.kept for one in history if one.step in ("extract", "ingest"))
     return {**rates, "removal_rate": 1 - documents.counts.kept / extracted if extracted else 0.0}
+
+
+def _of_classifier(version: ShardSet) -> dict[str, float]:
+    """What a trained classifier's version says of itself; of another one nothing."""
+    facts = version.manifest().facts
+    return {name: facts[name] for name in OF_CLASSIFIER if name in facts}
 
 
 def _why_empty(history: list[ShardSet]) -> str:

@@ -35,7 +35,7 @@ from pydantic import (
 
 from infra.errors import InputError
 from infra.ids import digest_of
-from tasks.text.signals import SIGNAL_NAMES, LineRules
+from tasks.text.signals import SCORE_NAMES, SIGNAL_NAMES, LineRules
 
 T = TypeVar("T")
 Direction = Literal["below", "above", "at_or_below", "at_or_above", "equals"]
@@ -56,7 +56,7 @@ class Rule(BaseModel):
     name: str
     """The reason that a dropped document carries."""
     signal: str
-    """A column of `signals.SIGNALS`."""
+    """A column of `signals.SIGNALS`, or of `signals.SCORES`, which trained classifiers give."""
     drop: Direction
     """On which side of the threshold a document is dropped."""
     threshold: float
@@ -67,8 +67,8 @@ class Rule(BaseModel):
     @field_validator("signal")
     @classmethod
     def _known_signal(cls, signal: str) -> str:
-        if signal not in SIGNAL_NAMES:
-            raise ValueError(_unknown("signal", signal, SIGNAL_NAMES))
+        if signal not in (*SIGNAL_NAMES, *SCORE_NAMES):
+            raise ValueError(_unknown("signal", signal, (*SIGNAL_NAMES, *SCORE_NAMES)))
         return signal
 
 
@@ -175,12 +175,12 @@ _PROFILES = {
     name: _read(_SHIPPED / f"{name}.yaml", _PROFILE)
     for name in (
         *("gopher", "c4-paper", "c4-code", "fineweb-paper", "fineweb-code"),
-        *("mc4", "refinedweb", "ccnet", "dolma-1.2", "dolma-1.2-v2"),
+        *("mc4", "refinedweb", "ccnet", "dolma-1.2", "dolma-1.2-v2", "dclm"),
     )
 }
 PROFILES: dict[str, tuple[Rule, ...]] = {name: profile.all_rules() for name, profile in _PROFILES.items()}
-"""The rules of the profiles that ship, from `profiles/NAME.yaml`; each file says what its source has besides. There is no `dclm`:
-that is a trained classifier's score."""
+"""The rules of the profiles that ship, from `profiles/NAME.yaml`; each file says what its source has besides. `dclm` asks for the score of
+a classifier that the run trains."""
 
 
 def read_profile(profile: str) -> Profile:

@@ -129,6 +129,15 @@ SIGNALS = (*_ALWAYS, *(signal for group in GROUPS.values() for signal in group.s
 SIGNAL_NAMES = tuple(signal.name for signal in SIGNALS)
 SIGNAL_SCHEMA = pa.schema([pa.field(signal.name, signal.kind) for signal in SIGNALS])
 
+QUALITY_SCORE, QUALITY_PERCENTILE, TOXICITY_SCORE = "quality_score", "quality_percentile", "toxicity_score"
+SCORES = (
+    Signal(QUALITY_SCORE, SHARE, "calibrated probability of the quality classifier's positive class"),
+    Signal(QUALITY_PERCENTILE, SHARE, "share of the corpus' documents with a lower quality_score"),
+    Signal(TOXICITY_SCORE, SHARE, "calibrated probability of the toxicity classifier's toxic classes"),
+)
+"""What the step `score` adds, where classifiers are configured; `measure` knows nothing of it."""
+SCORE_NAMES = tuple(signal.name for signal in SCORES)
+
 LINE_RULES = kernels.LINE_VERDICTS[1:-1]
 """The rules that remove a line, in the order in which they are asked."""
 
