@@ -106,9 +106,10 @@ def as_lines(text: pa.Array | pa.ChunkedArray, max_chars: int, lower_case: bool)
     What fastText would take for a label or for the end of a line loses its marks.
     """
     head = pc.utf8_slice_codeunits(pc.fill_null(text, ""), 0, max_chars)
-    line = pc.utf8_trim_whitespace(pc.replace_substring_regex(head, r"[\s\x00\x0b\x1c-\x1f\x85]+", " "))
-    line = pc.utf8_lower(line) if lower_case else line
-    lines: list[str] = pc.replace_substring_regex(line, r"__label__|</s>", " ").to_pylist()
+    head = pc.utf8_lower(head) if lower_case else head
+    words = pc.replace_substring_regex(head, r"__label__|</s>", " ")
+    folded = pc.replace_substring_regex(words, r"[\s\x00\x0b\x1c-\x1f\x85]+", " ")
+    lines: list[str] = pc.utf8_trim_whitespace(folded).to_pylist()
     return lines
 
 
