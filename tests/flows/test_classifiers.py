@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+import re
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -318,6 +319,26 @@ def test_a_configuration_that_cannot_work_is_told_when_it_is_loaded(tmp_path: Pa
     with pytest.raises(ConfigError) as error:
         load(config_file(tmp_path, **changes))
     assert told in str(error.value)
+
+
+def test_the_documented_configuration_runs_as_it_stands(home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    words = (Path(__file__).parents[2] / "docs" / "classifiers.md").read_text(encoding="utf-8")
+    files = dict(re.findall(r"<!-- file: (\S+) -->\n```yaml\n(.*?)```", words, re.DOTALL))
+    assert set(files) == {"ours.yaml", "classifiers.yaml"}
+    for name, text in files.items():
+        (tmp_path / name).write_text(text)
+    jsonl(tmp_path / "data" / "rows.jsonl", corpus_rows())
+    jsonl(tmp_path / "good" / "rows.jsonl", ({"text": prose(seed)} for seed in range(10_000, 11_000)))
+    jsonl(tmp_path / "bad" / "rows.jsonl", ({"text": prose(seed, 0.7)} for seed in range(20_000, 21_000)))
+    said = ((remark(n, n % 3 < 2), str(n % 3)) for n in range(3000))
+    jsonl(tmp_path / "labelled.jsonl", ({"tweet": text, "class": label} for text, label in said))
+    monkeypatch.chdir(tmp_path)
+    with ledger.run("documented"):
+        prepare.fn(load("classifiers.yaml"))
+    made = {step: entry.shards() for step, entry in entered("documented").items()}
+    assert made["toxicity"].manifest().recipe["config"]["toxic"] == ["hate", "offensive"]
+    assert 0 < made["filter"].counts.kept <= NUM_DOCUMENTS / 10 + 1
+    assert made["filter"].counts.dropped["best_tenth"] > NUM_DOCUMENTS / 2
 
 
 def test_single_steps_train_and_score_plain_files(home: Path, tmp_path: Path) -> None:

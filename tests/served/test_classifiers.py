@@ -16,7 +16,7 @@ sys.path.insert(2, str(Path(__file__).parents[1] / "text"))
 from planted import prose, remark
 
 CHROMIUM = shutil.which("chromium")
-TRAINING = "{buckets: 2000, dimensions: 8, epochs: 25, learning_rate: 1.0, min_group_texts: 20}"
+TRAINING = "{test_share: 0.25, calibration_share: 0.25, buckets: 2000, dimensions: 8, epochs: 25, learning_rate: 1.0, min_group_texts: 20}"
 pytestmark = [pytest.mark.soak, pytest.mark.timeout(600)]
 
 
