@@ -176,10 +176,9 @@ def _texts(signals: ShardSet, samples: Sequence[Sample]) -> Mapping[str, str]:
 
 def _documents(signals: ShardSet) -> Iterator[ShardSet]:
     """The versions that the signals were measured of, as far as they are still there."""
-    for given in signals.manifest().recipe["inputs"].values():
-        for name in [given] if isinstance(given, str) else given:
-            with contextlib.suppress(StorageError):
-                yield open_version(folder_of(name.partition("@")[0]))
+    for name in signals.manifest().recipe["inputs"]["documents"]:
+        with contextlib.suppress(StorageError):
+            yield open_version(folder_of(name.partition("@")[0]))
 
 
 def show(found: Comparison, a: str, b: str, console: Console) -> None:

@@ -191,8 +191,8 @@ class Classifier:
     """Measure → value, and what it is to be compared with, in words."""
     classes: Sequence[ClassRow] = ()
     groups: Sequence[GroupRow] = ()
-    too_few: Mapping[str, int] = field(default_factory=dict)
-    """Groups of which no rates are given → their texts."""
+    too_few: str = ""
+    """Groups of which no rates are given, with their texts."""
     raw: Sequence[tuple[float, float]] = ()
     """Reliability before calibration: points (mean score, share of positives)."""
     calibrated: Sequence[tuple[float, float]] = ()

@@ -14,6 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from infra import ledger, storage, tracking
 from infra.dataset import Counts, ShardSet
+from infra.errors import InputError
 from infra.settings import settings
 from infra.steps import Output, step
 from tasks.text.classifier_card import CARD
@@ -40,7 +41,13 @@ def registry(config: EnrolConfig) -> dict[str, str]:
 
 @step(schema="registry", fingerprint=registry)
 def enrol(classifiers: list[ShardSet], config: EnrolConfig, out: Output) -> None:
-    """Register each classifier as the next version of its name, with the references it was trained and measured on."""
+    """Register each classifier as the next version of its name, with the references it was trained and measured on.
+
+    Raises:
+        InputError: one of them is no classifier.
+    """
+    if others := sorted({one.step for one in classifiers} - set(EnrolConfig.model_fields)):
+        raise InputError(f"enrol: takes what `gristmill step quality` or `toxicity` wrote (got versions by {', '.join(others)})")
     names = {one.version: str(getattr(config, one.step)) for one in classifiers}
     facts = {names[one.version]: _facts(one) for one in classifiers}
     storage.write_json(storage.join(out.folder, FACTS), facts)

@@ -15,6 +15,7 @@ from pydantic import Field, model_validator
 
 from expectations.croissant import sources_told
 from infra.dataset import ShardSet
+from infra.errors import InputError
 from infra.ids import payload_digest
 from infra.steps import Output, step
 from tasks.text.readers import IngestConfig, Source, fingerprint, plan
@@ -73,7 +74,15 @@ def quality(corpus: list[ShardSet], config: QualityConfig, out: Output) -> None:
     """Train a quality classifier on positive and negative references, calibrate it, and measure it on those it has not seen.
 
     `corpus` are the documents that `corpus_negatives` draws from; none are needed without it.
+
+    Raises:
+        InputError: a corpus without `corpus_negatives`, or the other way round; or the references are too few, or teach nothing.
     """
+    if bool(corpus) != bool(config.corpus_negatives):
+        raise InputError(
+            "quality: documents and corpus_negatives go together: without the number nothing is drawn from them, and without them there "
+            "is nothing to draw from"
+        )
     training, sources = config.training, config.references()
     jobs = [(side, pieces) for side, some in sources.items() for pieces in plan(some)]
     read = partial(read_references, sources=sources, label_of={one: one for one in CLASSES}, classes=CLASSES, training=training)
@@ -82,6 +91,8 @@ def quality(corpus: list[ShardSet], config: QualityConfig, out: Output) -> None:
     if config.corpus_negatives:
         shards = [shard for version in corpus for shard in version.shards()]
         highest = highest_place(shards, config.corpus_negatives, training.seed)
+        if highest is None:
+            raise InputError("quality: corpus_negatives: the corpus has no documents to draw from")
         draw = partial(sample_documents, label=NEGATIVE, highest=highest, training=training)
         candidates += out.map_aside("corpus", draw, shards)
         told.append("the corpus' own documents, drawn at random, as negative")

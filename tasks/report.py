@@ -43,7 +43,7 @@ from infra.report import (
 )
 from infra.steps import Output, step
 from tasks.text.classifier import SCORES
-from tasks.text.classifier_card import LIMITS
+from tasks.text.classifier_card import LIMITS, told_few
 
 PAGE = "report.html"
 UNITS = {
@@ -263,7 +263,7 @@ def _classifier(version: ShardSet) -> Classifier:
         measures=measures,
         classes=classes,
         groups=groups,
-        too_few={row["group"]: row["texts"] for row in found["groups"] if not row["enough"]},
+        too_few=told_few({row["group"]: row["texts"] for row in found["groups"] if not row["enough"]}),
         raw=raw,
         calibrated=calibrated,
         limits=LIMITS[version.step],

@@ -7,8 +7,10 @@ same model gives the same score to the same text, whatever the corpus; the perce
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Mapping, Sequence
 from functools import lru_cache, partial
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -21,7 +23,7 @@ from infra import storage
 from infra.dataset import Outcome, ShardRef, ShardSet
 from infra.errors import InputError
 from infra.steps import Output, step
-from tasks.text.classifier import FLAG_AT, Classifier, load, sigmoid
+from tasks.text.classifier import FLAG_AT, NEEDED, Classifier, load, sigmoid
 from tasks.text.rules import FilterConfig, decide
 from tasks.text.signals import QUALITY_PERCENTILE, QUALITY_SCORE, SCORE_NAMES, TOXICITY_SCORE
 
@@ -123,8 +125,10 @@ def join_shard(pair: tuple[ShardRef, ShardRef], below: npt.NDArray[np.float32] |
 
 @lru_cache(maxsize=2)
 def _classifier(folder: str, digest: str) -> Classifier:
-    """Loaded once per process and version."""
-    with storage.local_folder(folder) as local:
+    """Loaded once per process and version, from local copies of its files: fastText opens nothing else."""
+    with tempfile.TemporaryDirectory(prefix="gristmill-classifier-") as local:
+        for name in NEEDED:
+            Path(local, name).write_bytes(storage.read_bytes(storage.join(folder, name)))
         return load(local)
 
 

@@ -35,6 +35,8 @@ Floats = npt.NDArray[np.float64]
 Keys = npt.NDArray[np.uint64]
 
 MODEL, CALIBRATION, SCORES, ABOUT = "model.bin", "calibration.json", "scores.json", "classifier.json"
+NEEDED = (MODEL, ABOUT, CALIBRATION)
+"""The files that `load` reads."""
 PARTS = ("train", "calibrate", "test")
 MIN_TEXTS = 10
 """Texts that every class needs in every part; fewer say nothing about it."""
@@ -187,7 +189,7 @@ def load(folder: str | Path) -> Classifier:
         InputError: there is none.
     """
     where = Path(folder)
-    if missing := [name for name in (MODEL, ABOUT, CALIBRATION) if not (where / name).is_file()]:
+    if missing := [name for name in NEEDED if not (where / name).is_file()]:
         raise InputError(f"{folder}: no trained classifier (missing: {', '.join(missing)})")
     about, calibration = (json.loads((where / name).read_text(encoding="utf-8")) for name in (ABOUT, CALIBRATION))
     training = about["training"]

@@ -103,19 +103,26 @@ def figures_table(figures: Mapping[str, Any]) -> str:
 def groups_table(figures: Mapping[str, Any]) -> str:
     """Rates of the flag per group as a Markdown table; groups with too few texts in one line below it."""
     shown = [row for row in figures["groups"] if row["enough"]]
-    few = [f"{row['group']} ({row['texts']})" for row in figures["groups"] if not row["enough"]]
+    few = {row["group"]: row["texts"] for row in figures["groups"] if not row["enough"]}
     rows = "\n".join(
         f"| {row['group']} | {row['texts']:,} | {row['positives']:,} | {told(row['precision'])} | {told(row['recall'])} | "
         f"{told(row['false_positive_rate'])} |"
         for row in shown
     )
-    too_few = f"\n\nToo few test texts (below {figures['min_group_texts']}) to say anything of: {', '.join(few)}." if few else ""
+    too_few = f"\n\nBelow {figures['min_group_texts']} test texts, so that nothing is said: {told_few(few)}." if few else ""
     return (
         f"Texts that name a group by the word lists of tasks/text/terms_data, flagged where the score is at least {FLAG_AT}. False "
         f"positives: share of the texts labelled otherwise that are flagged as {' or '.join(figures['positive'])} all the same.\n\n"
         "| group | texts | positives | precision | recall | false positives |\n| --- | ---: | ---: | --- | --- | --- |\n"
         f"{rows}{too_few}"
     )
+
+
+def told_few(few: Mapping[str, int]) -> str:
+    """Groups of which no rates are given, with their texts; those that no text names are only counted."""
+    named = [f"{group} ({texts})" for group, texts in few.items() if texts]
+    unnamed = len(few) - len(named)
+    return ", ".join([*named, *([f"{unnamed} group{'s' * (unnamed > 1)} that no text names"] if unnamed else [])])
 
 
 def told(rate: Mapping[str, float | None] | None) -> str:

@@ -107,12 +107,12 @@ def sample_documents(shard: ShardRef, label: str, highest: int, training: Traini
     return Outcome(_candidates(table.append_column("label", pa.repeat(label, table.num_rows)), training))
 
 
-def highest_place(shards: Sequence[ShardRef], how_many: int, seed: int) -> int:
-    """The place of the last of so many sampled documents, over all shards; -1 of none. Memory: 8 bytes per sampled document."""
+def highest_place(shards: Sequence[ShardRef], how_many: int, seed: int) -> int | None:
+    """The place of the last of so many sampled documents, over all shards; None of none. Memory: 8 bytes per sampled document."""
     lowest = np.zeros(0, np.uint64)
     for shard in shards:
         lowest = np.sort(np.concatenate([lowest, places_of(shard.read(["content_id"])["content_id"], seed)]))[:how_many]
-    return int(lowest[-1]) if len(lowest) else -1
+    return int(lowest[-1]) if len(lowest) else None
 
 
 def places_of(content_id: pa.ChunkedArray, seed: int) -> np.ndarray[Any, np.dtype[np.uint64]]:

@@ -14,6 +14,7 @@ import pyarrow as pa
 import pytest
 import yaml
 
+from flows.compare_filters import compare, signals_of
 from flows.config import load
 from flows.keys import ConfigError
 from flows.prepare import prepare
@@ -21,6 +22,7 @@ from infra import dataset, ledger, storage
 from infra.cluster import DaskConfig, pool
 from infra.dataset import ShardSet
 from infra.errors import InputError
+from tasks.enrol import EnrolConfig, enrol
 from tasks.ingest import ingest
 from tasks.quality import QualityConfig, quality
 from tasks.report import render_run
@@ -28,11 +30,13 @@ from tasks.score import ScoreConfig, score
 from tasks.signals import SignalsConfig, signals
 from tasks.text.classifier import load as load_classifier
 from tasks.text.readers import IngestConfig
+from tasks.text.rules import FilterConfig
 from tasks.text.signals import SCORE_NAMES
 from tasks.toxicity import ToxicityConfig, toxicity
 from tests.text.planted import prose, remark
 
 from .driver import commands
+from .processes import finished_parts, kill_when, receipts, start
 
 NUM_DOCUMENTS = 120
 TRAINING = {"buckets": 5000, "dimensions": 8, "epochs": 25, "learning_rate": 1.0, "min_group_texts": 20}
@@ -126,6 +130,10 @@ def test_a_run_keeps_the_tenth_that_its_classifier_ranks_highest_and_tells_how_g
     assert not [
         one for checks in stages.values() for one in checks.values() if one["severity"] == "critical" and not one["success"]
     ]
+
+    assert signals_of("first") == made["score"]
+    found_by = compare(made["score"], FilterConfig(profile="refinedweb"), FilterConfig(profile="dclm"))
+    assert found_by.kept_by_b == verdicts.counts.kept < found_by.kept_by_a == NUM_DOCUMENTS - heuristics
 
     page = render_run("first", list(made.values()))
     for word in ("Classifiers", "gender_female", made["quality"].version, made["toxicity"].version, "What this does not show"):
@@ -250,6 +258,54 @@ def test_negatives_can_be_drawn_from_the_corpus_itself_the_same_for_any_shards(h
     assert models[0] == models[1]
 
 
+@pytest.mark.soak
+def test_a_killed_training_goes_on_where_it_stood_and_ends_with_the_same_digest(tmp_path: Path) -> None:
+    for number in range(40):
+        rows = ({"text": remark(n, n % 2 == 0), "label": ["rude", "kind"][n % 2]} for n in range(15 * number, 15 * number + 15))
+        jsonl(tmp_path / "said" / f"{number:03d}.jsonl", rows)
+    words = [
+        "step",
+        "toxicity",
+        "-i",
+        str(tmp_path / "said"),
+        "--set",
+        "classes=[rude, kind]",
+        "--set",
+        "toxic=[rude]",
+        "-w",
+        "2",
+    ]
+    words += [
+        "--set",
+        "shard_bytes=1500",
+        *(word for key, value in TRAINING.items() for word in ("--set", f"training.{key}={value}")),
+    ]
+    killed, home = tmp_path / "killed", tmp_path / "home"
+    process = start(home, "-m", "flows", *words, "-o", str(killed))
+    kill_when(process, lambda: len(receipts(killed)) >= 10)
+    before = finished_parts(killed)
+    assert 10 <= len(before) < 40 and not (killed / "model.bin").exists()
+    again, calm = commands(home, [*words, "-o", str(killed)], [*words, "-o", str(tmp_path / "calm")])
+    assert again.code == calm.code == 0, again.output + calm.output
+    assert {path: path.stat().st_mtime_ns for path in before} == before
+    assert f"{len(before)} shards from an earlier start" in again.output
+    whole = [dataset.read_manifest(str(folder)) for folder in (killed, tmp_path / "calm")]
+    assert whole[0].digest == whole[1].digest and {"model.bin", "README.md"} <= {file.name for file in whole[0].files}
+
+
+def test_what_a_step_cannot_use_is_told(home: Path, tmp_path: Path) -> None:
+    _, documents = measured_corpus(tmp_path, corpus_rows(), 60_000, "rows")
+    parts = references(tmp_path)
+    with pytest.raises(InputError, match="documents and corpus_negatives go together"):
+        quality(documents, config=QualityConfig.model_validate(parts["quality"]))
+    with pytest.raises(InputError, match=r"enrol: takes what .* wrote \(got versions by ingest\)"):
+        enrol(documents, config=EnrolConfig())
+    with pytest.raises(InputError, match="score: needs a trained classifier"):
+        score(documents[0], documents, [], [], config=ScoreConfig())
+    with pytest.raises(InputError, match="toxicity: the references have no rows"):
+        toxicity(config=ToxicityConfig())
+
+
 def test_references_that_cannot_be_used_are_rejects_with_their_reason(home: Path, tmp_path: Path) -> None:
     rows: list[dict[str, Any]] = [
         {"text": remark(n, n % 2 == 0), "label": "toxic" if n % 2 == 0 else "other"} for n in range(400)
@@ -321,6 +377,7 @@ def test_a_configuration_that_cannot_work_is_told_when_it_is_loaded(tmp_path: Pa
     assert told in str(error.value)
 
 
+@pytest.mark.soak
 def test_the_documented_configuration_runs_as_it_stands(home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     words = (Path(__file__).parents[2] / "docs" / "classifiers.md").read_text(encoding="utf-8")
     files = dict(re.findall(r"<!-- file: (\S+) -->\n```yaml\n(.*?)```", words, re.DOTALL))
@@ -353,12 +410,12 @@ def test_single_steps_train_and_score_plain_files(home: Path, tmp_path: Path) ->
     sides = [word for side in ("positive", "negative") for word in ("--set", f"{side}={json.dumps(parts['quality'][side])}")]
     trained, labelled, scored, again, filtered, none = commands(
         home,
-        ["step", "quality", *sides, *small, "--output", out["quality"]],
-        ["step", "toxicity", "--input", str(said), *label, *small, "--output", out["toxicity"]],
-        ["step", "score", *("-i", str(rows), "-i", out["toxicity"], "-i", out["quality"]), "--output", out["score"]],
-        ["step", "score", *("-i", str(rows), "-i", out["quality"]), "--output", out["again"]],
-        ["step", "filter", "-i", out["score"], "--set", "profile=dclm", "--output", out["filter"]],
-        ["step", "score", "-i", str(rows), "--output", out["none"]],
+        ["step", "quality", *sides, *small, "-w", "1", "--output", out["quality"]],
+        ["step", "toxicity", "--input", str(said), *label, *small, "-w", "1", "--output", out["toxicity"]],
+        ["step", "score", *("-i", str(rows), "-i", out["toxicity"], "-i", out["quality"]), "-w", "1", "--output", out["score"]],
+        ["step", "score", *("-i", str(rows), "-i", out["quality"]), "-w", "1", "--output", out["again"]],
+        ["step", "filter", "-i", out["score"], "--set", "profile=dclm", "-w", "1", "--output", out["filter"]],
+        ["step", "score", "-i", str(rows), "-w", "1", "--output", out["none"]],
     )
     for one in (trained, labelled, scored, again, filtered):
         assert one.code == 0 and "Traceback" not in one.output, one.output

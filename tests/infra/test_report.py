@@ -146,7 +146,7 @@ def realistic() -> ReportFacts:
                     ClassRow("none", 0, None, None, None),
                 ],
                 [GroupRow("en/gender_female", 589, 529, Rate(0.95, 0.93, 0.97), Rate(0.95, 0.93, 0.97), None)],
-                {"en/age_old": 3},
+                "en/age_old (3)",
                 [(0.05, 0.1), (0.5, 0.4), (0.95, 0.9)],
                 [(0.06, 0.06), (0.51, 0.5), (0.97, 0.97)],
                 "It has learned the judgement of those who labelled.",

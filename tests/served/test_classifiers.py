@@ -9,8 +9,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
+from backends import S3
 from playwright.sync_api import expect, sync_playwright
 from served_mill import Mill
+
+from tasks.ingest import ingest
+from tasks.score import ScoreConfig, score
+from tasks.signals import SignalsConfig, signals
+from tasks.text.readers import IngestConfig
+from tasks.toxicity import ToxicityConfig, toxicity
 
 sys.path.insert(2, str(Path(__file__).parents[1] / "text"))
 from planted import prose, remark
@@ -84,6 +92,34 @@ def test_lineage_goes_from_the_page_to_the_references(mill: Mill, run: str) -> N
     assert "gristmill-quality:1" in mill.cli("lineage", "gristmill-quality", "--up").stdout
 
 
+def test_classifiers_on_s3_are_those_on_disk_and_score_alike(s3: S3, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, rows in (
+        ("said", [{"text": remark(n, n % 2 == 0), "label": ["rude", "kind"][n % 2]} for n in range(600)]),
+        ("rows", [{"text": remark(n, n % 2 == 0), "url": f"http://a.example/{n}"} for n in range(700, 720)]),
+    ):
+        (tmp_path / f"{name}.jsonl").write_text("\n".join(json.dumps(row) for row in rows))
+    config = ToxicityConfig.model_validate(
+        {
+            "sources": [{"kind": "folder", "path": str(tmp_path / "said.jsonl")}],
+            "classes": ["rude", "kind"],
+            "toxic": ["rude"],
+            "training": yaml.safe_load(TRAINING),
+        }
+    )
+    monkeypatch.setenv("GRISTMILL_HOME", str(tmp_path / "home"))
+    for name, value in s3.variables().items():
+        monkeypatch.setenv(name, value)
+    digests = []
+    for store in (str(tmp_path / "store"), "s3://corpus/classifiers"):
+        monkeypatch.setenv("GRISTMILL_STORAGE", store)
+        source = {"kind": "folder", "path": str(tmp_path / "rows.jsonl")}
+        documents = ingest(config=IngestConfig.model_validate({"sources": [source]}))
+        trained = toxicity(config=config)
+        scored = score(signals([documents], config=SignalsConfig()), [documents], [], [trained], config=ScoreConfig())
+        digests.append((trained.digest, scored.digest))
+    assert digests[0] == digests[1]
+
+
 @pytest.mark.skipif(CHROMIUM is None, reason="no chromium here: apt-get install chromium")
 def test_the_report_shows_them_in_a_browser(mill: Mill, run: str, tmp_path: Path) -> None:
     said = mill.cli("report", run, "--output", str(tmp_path / "report.html"))
@@ -97,6 +133,6 @@ def test_the_report_shows_them_in_a_browser(mill: Mill, run: str, tmp_path: Path
             expect(section.get_by_role("heading", name="toxicity")).to_be_visible()
             expect(section.get_by_text("What this does not show.").first).to_be_visible()
             assert section.locator("svg").count() == 2
-            assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
+            assert section.evaluate("section => section.scrollWidth <= section.clientWidth")
             section.screenshot(path=tmp_path / f"classifiers-{width}.png")
         browser.close()
