@@ -24,6 +24,12 @@ AUDIT = {
     for kind in ("", *(f".{one}" for one in AUDITED_KINDS))
 }
 """Facts of the step `audit`, which only the suite of its stage can ask for."""
+OF_CLASSIFIER = {
+    "average_precision": "of a classifier's score on the references it has not seen",
+    "roc_auc": "chance that it scores a positive reference above another one",
+    "calibration_error": "mean distance of its score from the share of positives",
+}
+"""What a trained classifier's version says of itself."""
 NUMBERS = {
     "num_rows": "rows",
     "duplicate_doc_ids": "rows beyond the first of their id",
@@ -34,6 +40,7 @@ NUMBERS = {
     "top_language_share": "share of the biggest language",
     **{f"text_chars_{name}": "of the texts' lengths in code points" for name in ("min", "p05", "p50", "p95", "max")},
     "removal_rate": "share of extracted documents that is gone",
+    **OF_CLASSIFIER,
     **DRIFT,
     **AUDIT,
 }

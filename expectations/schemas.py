@@ -121,6 +121,20 @@ TOKEN_DOCS = pa.schema(
 )
 """Where a document's tokens lie in its token shard."""
 
+REFERENCES = pa.schema(
+    [
+        ("doc_id", pa.string()),
+        ("content_id", pa.string()),
+        ("source", pa.string()),
+        ("url", pa.string()),
+        ("label", pa.string()),
+        ("part", pa.string()),  # train, calibrate or test
+        ("key", pa.uint64()),  # hash of `text`; copies have one
+        ("text", pa.string()),
+    ]
+)
+"""What a classifier was trained and measured on: each text as the one line that it reads, with its class."""
+
 SCHEMAS: dict[str, pa.Schema] = {
     "captures": CAPTURES,
     "extracted": EXTRACTED,
@@ -133,6 +147,7 @@ SCHEMAS: dict[str, pa.Schema] = {
     "published": PUBLISHED,
     "rejects": REJECTS_SCHEMA,
     "token_documents": TOKEN_DOCS,
+    "references": REFERENCES,
 }
 """What the steps of a flow write; a single step on plain files has the columns it was given beside those it adds."""
 

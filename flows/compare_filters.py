@@ -30,6 +30,8 @@ from tasks.text.rules import LANGUAGE, LANGUAGE_SCORE, PROFILES, FilterConfig, d
 
 KEPT = "kept"
 KEYS = ("doc_id", "source", "url")
+MEASURERS = ("signals", "score")
+"""Steps that write signals; the last that a run has, has all columns."""
 
 
 @dataclass(frozen=True)
@@ -105,14 +107,15 @@ def signals_of(what: str) -> ShardSet:
     """
     if Path(what).is_dir():
         version = open_version(what)
-        if version.step == "signals":
+        if version.schema_name == "signals":
             return version
         raise InputError(f"{what}: holds {version.step}, not signals; `gristmill step signals` makes them")
     runs = [run for run in ledger.runs() if run.startswith(what)]
-    if len(runs) == 1 and (entries := [entry for entry in ledger.entries(runs[0]) if entry.step == "signals"]):
+    if len(runs) == 1 and (entries := [entry for entry in ledger.entries(runs[0]) if entry.step in MEASURERS]):
         return entries[-1].shards()
     record = find(what)
-    made = [one for one in lineage.chain([record.path]) if one.manifest["step"] == "signals"]
+    made = [one for one in lineage.chain([record.path]) if one.manifest["step"] in MEASURERS]
+    made.sort(key=lambda one: MEASURERS.index(one.manifest["step"]), reverse=True)
     if not made:
         raise InputError(f"{what}: rests on no signals; name a run or a version from `signals` on")
     return open_version(folder_of(made[0].path))

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator, model_validator
 
 from expectations.suites import SuiteError, read_suite
 from flows.budget import BudgetConfig
@@ -21,18 +21,23 @@ from models.tokeniser import TokeniserConfig
 from tasks.audit import AuditBasis
 from tasks.augment import AugmentConfig
 from tasks.crawl import CrawlConfig
+from tasks.enrol import EnrolConfig
 from tasks.learn.config import EvaluateConfig, TrainConfig
 from tasks.publish import PublishConfig
+from tasks.quality import QualityConfig
 from tasks.rebalance import RebalanceConfig
 from tasks.register import RegisterConfig
 from tasks.report import ReportConfig
 from tasks.rewrite import RewriteConfig
+from tasks.score import ScoreConfig
 from tasks.signals import SignalsConfig
 from tasks.split import SplitConfig
 from tasks.text.minhash import DedupConfig
 from tasks.text.pii import RedactConfig
 from tasks.text.readers import IngestConfig
 from tasks.text.rules import FilterConfig
+from tasks.text.signals import SCORE_NAMES
+from tasks.toxicity import ToxicityConfig
 from tasks.validate import ValidateConfig
 from tasks.web.main_text import ExtractConfig
 
@@ -65,6 +70,14 @@ class RunConfig(BaseModel):
     """How pages become text."""
     signals: SignalsConfig = SignalsConfig()
     """What is measured."""
+    quality: QualityConfig = QualityConfig()
+    """The quality classifier: trained where it has references."""
+    toxicity: ToxicityConfig = ToxicityConfig()
+    """The toxicity classifier: trained where it has references."""
+    enrol: EnrolConfig = EnrolConfig()
+    """Under which names classifiers are registered."""
+    score: ScoreConfig = ScoreConfig()
+    """How documents get the classifiers' scores."""
     filter: FilterConfig = FilterConfig()
     """Which documents stay."""
     audit: AuditBasis | None = AuditBasis()
@@ -99,6 +112,20 @@ class RunConfig(BaseModel):
     """Where the model is registered."""
     report: ReportConfig = ReportConfig()
     """What the report page shows."""
+
+    @field_validator("filter")
+    @classmethod
+    def _scores_are_measured(cls, filter: FilterConfig, info: ValidationInfo) -> FilterConfig:
+        """A filter may ask for scores only of classifiers that the run has."""
+        for rule in filter.rules():
+            kind = rule.signal.partition("_")[0]
+            if rule.signal in SCORE_NAMES and kind in info.data and not info.data[kind].wanted:
+                give = "quality.positive and quality.negative" if kind == "quality" else "toxicity.sources"
+                raise ValueError(
+                    f"rule {rule.name!r} asks for {rule.signal}, which no classifier gives: set {give}, or {kind}.trained to a trained "
+                    f"version, or filter.disabled to [{rule.name}]"
+                )
+        return filter
 
     @model_validator(mode="before")
     @classmethod
@@ -182,8 +209,14 @@ def require_sources(config: RunConfig) -> None:
         ConfigError: one line for each that is not.
     """
     named = {
-        f"{part}.sources.{number}.{key}": path
-        for part, sources in (("crawl", config.crawl.sources), ("ingest", config.ingest.sources))
+        f"{part}.{number}.{key}": path
+        for part, sources in (
+            ("crawl.sources", config.crawl.sources),
+            ("ingest.sources", config.ingest.sources),
+            ("quality.positive", config.quality.positive),
+            ("quality.negative", config.quality.negative),
+            ("toxicity.sources", config.toxicity.sources),
+        )
         for number, source in enumerate(sources)
         for key in ("path", "url_file")
         if (path := getattr(source, key, ""))

@@ -6,6 +6,7 @@ from prefect import flow
 from pydantic import BaseModel, ConfigDict
 
 from flows.budget import within_budget
+from flows.classifiers import scored
 from flows.config import RunConfig
 from infra.cluster import pool
 from infra.dataset import ShardSet
@@ -47,8 +48,9 @@ def prepare(config: RunConfig, lineage: Lineage | None = None) -> Prepared:
         pages = crawl(config=config.crawl)
         documents = [within_budget(extract(pages, config=config.extract), config.budget), ingest(config=config.ingest)]
         measured = signals(documents, config=config.signals)
-        verdicts = within_budget(filter(measured, config=config.filter), config.budget)
-        audits = [audit(measured, documents, config=config.audit.of(config.filter))] if config.audit else []
+        *judges, scores = scored(measured, documents, config)
+        verdicts = within_budget(filter(scores, config=config.filter), config.budget)
+        audits = [audit(scores, documents, config=config.audit.of(config.filter))] if config.audit else []
         rewritten = within_budget(rewrite(documents, verdicts, config=config.rewrite), config.budget)
         unique = within_budget(dedup(rewritten, config=config.dedup), config.budget)
         redacted = redact(unique, config=config.redact)
@@ -57,5 +59,6 @@ def prepare(config: RunConfig, lineage: Lineage | None = None) -> Prepared:
         if config.rebalance:
             corpus = rebalance(redacted, config=config.rebalance)
             history.append(redacted)
-        checks = validate(corpus, [*history[:3], measured, *history[3:]], earlier(config.name, corpus), config=config.validate_)
+        stages = [*history[:3], measured, *judges, *history[3:]]
+        checks = validate(corpus, stages, earlier(config.name, corpus), config=config.validate_)
         return Prepared(documents=corpus, checks=checks, history=[*history, corpus])

@@ -26,7 +26,16 @@ from tasks import STEP_NAMES
 from tasks.web import warc
 
 # parameters of steps that no plain files can stand for, with the step that makes them
-MAKERS = {"model": "pretrain", "tokens": "tokenise", "scores": "evaluate", "signals": "signals"}
+MAKERS = {
+    "model": "pretrain",
+    "tokens": "tokenise",
+    "scores": "evaluate",
+    "signals": "signals",
+    "quality": "quality",
+    "toxicity": "toxicity",
+}
+# parameters that may have none
+OPTIONAL = ("corpus", "quality", "toxicity")
 # what only a flow knows
 NOT_GIVEN = ("history", "previous")
 
@@ -64,7 +73,8 @@ def run_step(name: str, inputs: Sequence[str], output: Path, overrides: Sequence
                 config = _with_sources(step, config, inputs)
                 result = step.run([], config, folder)
             else:
-                result = step.run(_bind(step, [_version(path, step, folder, console) for path in inputs]), config, folder)
+                versions = [_version(path, step, folder, console) for path in inputs]
+                result = step.run(_bind(step, _with_signals(step, versions, folder)), config, folder)
     finally:
         if bars.tasks:  # else nothing was drawn, and stopping would print an empty line
             bars.stop()
@@ -96,16 +106,18 @@ def _bind(step: Step, versions: list[ShardSet]) -> list[ShardSet | list[ShardSet
     """
     parameters = inspect.signature(step.function, eval_str=True).parameters
     lists = [name for name in step.input_names if get_origin(parameters[name].annotation)]
-    if lists == step.input_names and versions:
+    if lists == step.input_names and (versions or set(lists) <= set(OPTIONAL)):
         return [versions]
-    wanted = [name for name in step.input_names if name not in (*NOT_GIVEN, "verdicts")]
+    makers = {_maker(version) for version in versions}
+    absent = {name for name in OPTIONAL if MAKERS.get(name) not in makers}
+    wanted = [name for name in step.input_names if name not in (*NOT_GIVEN, *absent, "verdicts")]
     if len(versions) != len(wanted):
         raise InputError(
             f"step {step.name}: takes {len(wanted)} --input ({', '.join(map(_meaning, wanted))}; got {len(versions)})"
         )
     left, given = list(versions), {}
     for name in sorted(wanted, key=lambda name: name not in MAKERS):
-        fit = [version for version in left if MAKERS.get(name, version.step) == version.step]
+        fit = [version for version in left if MAKERS.get(name, _maker(version)) == _maker(version)]
         if not fit:
             got = ", ".join(f"{version.folder}, by {version.step}" for version in left)
             raise InputError(f"step {step.name}: one --input must be {_meaning(name)} (got {got})")
@@ -113,11 +125,30 @@ def _bind(step: Step, versions: list[ShardSet]) -> list[ShardSet | list[ShardSet
         left.remove(fit[0])
     # without a filter's verdicts every document stays
     found: list[Any] = [
-        [] if name in NOT_GIVEN else versions[0] if name == "verdicts" else given[name] for name in step.input_names
+        [] if name in (*NOT_GIVEN, *absent) else versions[0] if name == "verdicts" else given[name] for name in step.input_names
     ]
     return [
         [one] if name in lists and isinstance(one, ShardSet) else one for name, one in zip(step.input_names, found, strict=True)
     ]
+
+
+def _maker(version: ShardSet) -> str:
+    """The step that stands for a version; signals with scores are signals."""
+    return "signals" if version.schema_name == "signals" else version.step
+
+
+def _with_signals(step: Step, versions: list[ShardSet], folder: str) -> list[ShardSet]:
+    """For `score` the signals of its documents, where none are given."""
+    if step.name != "score" or "signals" in map(_maker, versions):
+        return versions
+    documents = [version for version in versions if version.step not in ("quality", "toxicity")]
+    return [*versions, _signals_of(documents, folder)] if documents else versions
+
+
+def _signals_of(documents: list[ShardSet], folder: str) -> ShardSet:
+    signals = find_step("signals")
+    config = signals.config_type.model_validate({"keep_text": True})
+    return signals.run([documents], config, storage.join(folder, f"{INPUT_PREFIX}-signals")).shards
 
 
 def _meaning(name: str) -> str:
@@ -128,7 +159,7 @@ def _with_sources(step: Step, config: Any, inputs: Sequence[str]) -> Any:
     """The configuration of a step that reads sources, with the files on the command line as sources."""
     if not inputs:
         return config
-    if step.name == "ingest":
+    if step.name in ("ingest", "toxicity"):
         added = [{"kind": "folder", "path": str(Path(path).expanduser().resolve())} for path in inputs]
     else:
         added = [_crawl_source(path) for path in inputs]
@@ -171,9 +202,7 @@ def _as_wanted(version: ShardSet, step: Step, folder: str) -> ShardSet:
         extract = find_step("extract")
         version = extract.run([version], extract.config_type(), storage.join(folder, f"{INPUT_PREFIX}-text")).shards
     if step.name == "filter" and version.schema_name != "signals":
-        signals = find_step("signals")
-        config = signals.config_type.model_validate({"keep_text": True})
-        version = signals.run([[version]], config, storage.join(folder, f"{INPUT_PREFIX}-signals")).shards
+        version = _signals_of([version], folder)
     return version
 
 

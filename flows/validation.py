@@ -13,7 +13,7 @@ from rich.table import Table
 
 from expectations import counts, gate, page, proposal, tables
 from expectations.counts import ShardResult
-from expectations.numbers import DRIFT
+from expectations.numbers import DRIFT, OF_CLASSIFIER
 from expectations.suites import Suite, read_suite, suite_names, suite_path
 from expectations.tables import Part, Tables
 from expectations.verdict import Verdict, describe, judge
@@ -45,7 +45,10 @@ def validate_path(path: str, suite_name: str, output: Path, workers: int, consol
         suite_name,
         partial(_judge_rows, opened=opened, workers=workers),
         facts=known["facts"],
-        inapplicable={**known["inapplicable"], **dict.fromkeys((*RATES, *DRIFT), "plain files have no run behind them")},
+        inapplicable={
+            **known["inapplicable"],
+            **dict.fromkeys((*RATES, *DRIFT, *OF_CLASSIFIER), "plain files have no run behind them"),
+        },
     )
     section = with_the_worst(section, said)
     facts = {"dataset": path, "files": len({part.path for part in opened.parts})}

@@ -111,7 +111,7 @@ def graph_of(versions: Iterable[Record], runs: Iterable[str]) -> Graph:
             edges[Edge(node.id, one.id, kind)] = None
             if kind == "judged by" and (judged := next(iter(one.inputs.values()), [])):
                 edges[Edge(one.id, judged[0], CHECKS)] = None
-        if registered := one.made.get("registered"):
+        for registered in _registered(one):
             node = _model(registered)
             nodes[node.id] = node
             edges[Edge(one.id, node.id, "registered")] = None
@@ -226,7 +226,7 @@ def _givers(one: Record) -> Iterator[tuple[Node, EdgeKind]]:
     """What a version came from besides other versions: sources, a suite, code, config."""
     recipe = one.manifest["recipe"]
     config = recipe.get("config", {})
-    listed = config.get("sources") or []
+    listed = [one for key in ("sources", "positive", "negative") for one in config.get(key) or []]
     for source in (given for given in listed if isinstance(given, dict)):
         name = str(source.get("name") or source.get("kind", "source"))
         facts = {"name": name, **{key: value for key, value in source.items() if value not in (None, "", [], {})}}
@@ -239,6 +239,12 @@ def _givers(one: Record) -> Iterator[tuple[Node, EdgeKind]]:
     yield Node(f"code:{code}", "code", f"code {code}", {"step": recipe.get("step", "")}), "code"
     digest = _digest(config)
     yield Node(f"config:{digest}", "config", f"config {digest}", config), "config"
+
+
+def _registered(one: Record) -> list[Mapping[str, Any]]:
+    """The models that a version registered: one, or a list of them."""
+    noted = one.made.get("registered") or []
+    return noted if isinstance(noted, list) else [noted]
 
 
 def _model(registered: Mapping[str, Any]) -> Node:

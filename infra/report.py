@@ -200,6 +200,60 @@ class Copies:
 
 
 @dataclass(frozen=True)
+class Rate:
+    """A share with its 95 % interval, 0 to 1."""
+
+    value: float
+    low: float
+    high: float
+
+
+@dataclass(frozen=True)
+class ClassRow:
+    """How well a classifier finds one of its classes among `texts` of it; a rate is None where it has no denominator."""
+
+    label: str
+    texts: int
+    precision: Rate | None
+    recall: Rate | None
+    f1: float | None
+
+
+@dataclass(frozen=True)
+class GroupRow:
+    """How a classifier's flag falls on the texts that name a group: `positives` of `texts` are labelled so."""
+
+    group: str
+    texts: int
+    positives: int
+    precision: Rate | None
+    recall: Rate | None
+    false_positives: Rate | None
+
+
+@dataclass(frozen=True)
+class Classifier:
+    """A trained classifier that judged documents, on references that it has not seen."""
+
+    name: str
+    version: str
+    positive: str
+    """What its score is the probability of."""
+    measures: Mapping[str, tuple[float, str]]
+    """Measure → value, and what it is to be compared with, in words."""
+    classes: Sequence[ClassRow] = ()
+    groups: Sequence[GroupRow] = ()
+    too_few: str = ""
+    """Groups of which no rates are given, with their texts."""
+    raw: Sequence[tuple[float, float]] = ()
+    """Reliability before calibration: points (mean score, share of positives)."""
+    calibrated: Sequence[tuple[float, float]] = ()
+    """And after it."""
+    limits: str = ""
+    """What the figures do not show."""
+
+
+@dataclass(frozen=True)
 class ReportFacts:
     """Everything a run tells about itself; what is empty or None is left out of the page."""
 
@@ -223,6 +277,7 @@ class ReportFacts:
     drops: Sequence[Drop] = ()
     text_chars: Histogram | None = None
     languages: Mapping[str, int] = field(default_factory=dict)
+    classifiers: Sequence[Classifier] = ()
     clusters: Clusters | None = None
     curve: Curve | None = None
     evaluation: Sequence[Evaluation] = ()
@@ -243,7 +298,7 @@ def page_environment(*folders: Path) -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters.update(count=_count, share=_share, figure=_figure, duration=_duration)
+    environment.filters.update(rate=_rate, count=_count, share=_share, figure=_figure, duration=_duration)
     return environment
 
 
@@ -257,6 +312,7 @@ def render_report(facts: ReportFacts) -> str:
             drops=_drops_by_rule(facts),
             lengths=_lengths(facts.text_chars),
             languages=_languages(facts.languages),
+            reliability=[_reliability(one) for one in facts.classifiers],
             cluster_sizes=_cluster_sizes(facts.clusters),
             curve=_curve(facts.curve),
             ratios=_ratios(facts.audit),
@@ -310,6 +366,15 @@ def _languages(languages: Mapping[str, int]) -> str:
     return _bars(shown, "Documents by language")
 
 
+def _reliability(classifier: Classifier) -> str:
+    """Share of positives by score; of a score that is a probability, the diagonal."""
+    points = {"as fastText gives it": classifier.raw, "calibrated": classifier.calibrated, "ideal": ((0.0, 0.0), (1.0, 1.0))}
+    series = {name: ([x for x, _ in some], [y for _, y in some]) for name, some in points.items() if some}
+    if len(series) < 2:
+        return ""
+    return plots.lines(series, f"Reliability of the {classifier.name} classifier's score", "mean score", "share of positives")
+
+
 def _cluster_sizes(clusters: Clusters | None) -> str:
     if clusters is None:
         return ""
@@ -339,6 +404,11 @@ def _curve(curve: Curve | None) -> str:
     points = {name: some for name, some in (("train", curve.train), ("valid", curve.valid)) if some}
     series = {name: ([step for step, _ in some], [loss for _, loss in some]) for name, some in points.items()}
     return plots.lines(series, "Training and validation loss by step", "step", "nats per token") if series else ""
+
+
+def _rate(value: Rate | None) -> str:
+    """A share with its interval."""
+    return "–" if value is None else f"{value.value:.3f} ({value.low:.3f}–{value.high:.3f})"
 
 
 def _count(value: int) -> str:

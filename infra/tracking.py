@@ -269,6 +269,7 @@ def register_model(
     metrics: Mapping[str, float],
     tags: Mapping[str, str],
     card: str = "",
+    model_type: str = "causal language model",
 ) -> dict[str, str]:
     """Log a model folder as a LoggedModel with its data and scores, and register it as the next version of `name`.
 
@@ -295,7 +296,7 @@ def register_model(
     for known in rivals:
         if known.tags.get(MODEL_TAG) == digest:
             return _model_facts(name, str(known.version), known.tags.get("model.id", ""), digest)
-    model_id = _log_model(track, name, folder, trained_on, evaluated_on or trained_on, params, metrics)
+    model_id = _log_model(track, name, folder, trained_on, evaluated_on or trained_on, params, metrics, model_type)
     source = f"models:/{model_id}"
     made = client.create_model_version(name, source, run_id=track.run_id, model_id=model_id, description=card[:MAX_CARD_CHARS])
     version = made.version
@@ -316,6 +317,7 @@ def _log_model(
     evaluated_on: ShardSet,
     params: Mapping[str, Any],
     metrics: Mapping[str, float],
+    model_type: str,
 ) -> str:
     """A LoggedModel with its files, its training and evaluation datasets and its scores; gives its id."""
     from mlflow.entities import LoggedModelOutput
@@ -327,7 +329,7 @@ def _log_model(
         source_run_id=track.run_id,
         params={key: str(value)[:MAX_PARAM_CHARS] for key, value in params.items()},
         tags={MODEL_TAG: str(params["model_digest"]), "dataset.digest": trained_on.digest},
-        model_type="causal language model",
+        model_type=model_type,
     )
     client.log_model_artifacts(model.model_id, str(folder))
     client.finalize_logged_model(model.model_id, "READY")

@@ -13,9 +13,9 @@ from infra.dataset import EXCERPT_CHARS, REJECTS_SCHEMA, Outcome, ShardRef, Shar
 from infra.steps import Output, step
 from tasks.text import bad_words
 from tasks.text.rules import FilterConfig, decide
-from tasks.text.signals import SIGNAL_NAMES
+from tasks.text.signals import SCORE_NAMES, SIGNAL_NAMES
 
-MEASURED = frozenset(SIGNAL_NAMES)
+MEASURED = frozenset((*SIGNAL_NAMES, *SCORE_NAMES))
 BAD_WORDS = frozenset(signal.name for signal in bad_words.SIGNALS)
 
 

@@ -21,6 +21,7 @@ from infra.dataset import RUN, Counts, Manifest, ShardSet
 from infra.settings import settings
 from infra.steps import Output, step
 from tasks.learn.config import MODEL
+from tasks.text.classifier_card import summary
 
 CARD, FACTS = "README.md", "model.json"
 MIXED = ("audit", "rebalance", "augment")
@@ -52,7 +53,7 @@ def register(model: ShardSet, dataset: ShardSet, scores: ShardSet, config: Regis
     out.keep_file(FACTS)
     made = [Manifest.model_validate(one.manifest) for one in lineage.chain([dataset.path])]
     told = sorted((one for one in made if one.step in MIXED), key=lambda one: MIXED.index(one.step))
-    card = model_card(config, trained, dataset, measured, storage.read_json(model.file(RUN)), _sources(dataset), told)
+    card = model_card(config, trained, dataset, measured, storage.read_json(model.file(RUN)), *_origins(dataset), told)
     storage.write_bytes(storage.join(out.folder, CARD), card.encode())
     out.keep_beside(CARD)
     out.counts = Counts(total=1, kept=1)
@@ -95,7 +96,8 @@ def model_card(
     dataset: ShardSet,
     measured: Manifest,
     run: Mapping[str, Any],
-    sources: list[str],
+    sources: Sequence[str],
+    judges: Sequence[str] = (),
     mixture: Sequence[Manifest] = (),
 ) -> str:
     """A model card in the Hugging Face format; every number on it comes from a manifest or from the training's own `run.json`.
@@ -103,6 +105,7 @@ def model_card(
     Args:
         run: what training noted of itself: device, seconds, energy.
         sources: where the dataset came from, in words.
+        judges: the classifiers whose scores its documents were chosen by, and how good they are, in words.
         mixture: the audit of its filter, and what was sampled away and added, where that was done.
     """
     facts, published = trained.facts, dataset.manifest()
@@ -121,6 +124,7 @@ def model_card(
         f"## Evaluation\n\n{_scores(measured)}\n"
         f"{_held_out(published.facts.get('held_out_by', 'none'))} Nothing here says how it does on other text.\n\n"
         f"## Training\n\nSources of the data: {'; '.join(sources) or 'not known'}. {_cost(run, facts)}\n\n"
+        f"{_judged(judges)}"
         f"{mixture_told(mixture)}"
         f"| setting | value |\n| --- | --- |\n{_settings(trained.recipe['config'])}\n\n"
         "## Limits\n\nIt was not tuned to follow instructions, not tested for bias, hallucination or memorisation, and has no "
@@ -129,10 +133,24 @@ def model_card(
     )
 
 
-def _sources(dataset: ShardSet) -> list[str]:
-    """Where a dataset came from, as far as what it was made from is still in the store."""
-    recipes = [one.manifest["recipe"] for one in lineage.chain([dataset.path])]
-    return sources_told([source for recipe in recipes for source in recipe["config"].get("sources") or ()])
+def _origins(dataset: ShardSet) -> tuple[list[str], list[str]]:
+    """(sources, classifiers that judged it) of a dataset in words, as far as what it was made from is still in the store."""
+    made_from = sorted(lineage.chain([dataset.path]), key=lambda one: one.id)
+    judges = [one.manifest for one in made_from if one.manifest["schema_name"] == "references"]
+    recipes = [one.manifest["recipe"] for one in made_from if one.manifest["schema_name"] != "references"]
+    sources = sources_told([source for recipe in recipes for source in recipe["config"].get("sources") or ()])
+    return sources, [summary(one["step"], one["version"], one["facts"]) for one in judges]
+
+
+def _judged(judges: Sequence[str]) -> str:
+    """What chose the documents, besides rules."""
+    if not judges:
+        return ""
+    listed = "\n".join(f"- {one}" for one in judges)
+    return (
+        f"Documents were scored by these classifiers, whose mistakes are in the data:\n\n{listed}\n\n"
+        "Their figures per group of people, and what they do not show, are on their own cards.\n\n"
+    )
 
 
 def _held_out(unit: str) -> str:

@@ -23,6 +23,8 @@ from infra.ids import payload_digest
 from infra.orchestration import flow_run_url
 from infra.report import (
     Audit,
+    Classifier,
+    ClassRow,
     Cluster,
     Clusters,
     Copies,
@@ -31,8 +33,10 @@ from infra.report import (
     Drop,
     Evaluation,
     Generation,
+    GroupRow,
     Histogram,
     Link,
+    Rate,
     Removed,
     ReportFacts,
     Share,
@@ -43,12 +47,24 @@ from infra.report import (
 )
 from infra.steps import Output, step
 from tasks.filter import meanings, passage
+from tasks.text.classifier import SCORES
+from tasks.text.classifier_card import LIMITS, told_few
 from tasks.text.disparity import more_often, worst_first
 
 PAGE = "report.html"
-UNITS = {"crawl": "pages", "pretrain": "tokens", "register": "models", "report": "versions"}
+UNITS = {
+    "crawl": "pages",
+    "pretrain": "tokens",
+    "quality": "references",
+    "toxicity": "references",
+    "register": "models",
+    "report": "versions",
+}
 # steps that every row passes, which would only repeat their neighbour in the funnel
-UNCOUNTED = ("signals", "audit", "augment", "validate", "publish", "tokenise", "pretrain", "evaluate", "register", "report")
+UNCOUNTED = (
+    *("signals", "enrol", "score", "audit", "augment", "validate", "publish", "tokenise", "pretrain", "evaluate", "register"),
+    "report",
+)
 LENGTH_EDGES = [10.0 * 10 ** (exponent / 5) for exponent in range(0, 26)]  # 10 to 1,000,000 characters, five bins a decade
 
 
@@ -103,6 +119,7 @@ def render_run(run_name: str, versions: Sequence[ShardSet], config: ReportConfig
             drops=[drop for version in versions for drop in _drops(version, config.samples_per_rule)],
             text_chars=_lengths(made.get("publish")),
             languages=_languages(made.get("signals")),
+            classifiers=[_classifier(version) for version in _judges(made)],
             clusters=_clusters(made.get("dedup"), made.get("rewrite"), config.biggest_clusters),
             curve=_curve(made.get("pretrain")),
             evaluation=_evaluation(made.get("evaluate"), made.get("publish")),
@@ -198,6 +215,63 @@ def _languages(measured: ShardSet | None) -> dict[str, int]:
         for entry in pc.value_counts(shard.read(["language"])["language"]).to_pylist():
             total[entry["values"]] += entry["counts"]
     return dict(total.most_common())
+
+
+def _judges(made: Mapping[str, ShardSet]) -> list[ShardSet]:
+    """The classifiers that gave the run its scores, also those that an earlier run trained; or that it trained and did not use."""
+    if "score" not in made:
+        return [made[name] for name in LIMITS if name in made]
+    given = made["score"].manifest().recipe["inputs"]
+    paths = [name.partition("@")[0] for kind in LIMITS for name in given[kind]]
+    known = {f"{version.step}/{version.version}": version for version in made.values()}
+    there = {path: storage.join(dataset.folder_of(path), dataset.MANIFEST) for path in paths if path not in known}
+    known |= {path: dataset.open_version(dataset.folder_of(path)) for path, manifest in there.items() if storage.exists(manifest)}
+    return [known[path] for path in paths if path in known]
+
+
+def _classifier(version: ShardSet) -> Classifier:
+    found = storage.read_json(version.file(SCORES))
+    ranking = found["ranking"]
+    measures = {
+        "average precision": (ranking["average_precision"], f"chance: {ranking['positive_share']:.3f}, the share of positives"),
+        "ROC AUC": (ranking["roc_auc"], "chance: 0.5"),
+        "Brier score": (ranking["brier"], f"before calibration: {ranking['brier_raw']:.4f}"),
+        "calibration error": (ranking["calibration_error"], f"before calibration: {ranking['calibration_error_raw']:.4f}"),
+    }
+    classes = [
+        ClassRow(row["label"], row["texts"], _rate(row["precision"]), _rate(row["recall"]), row["f1"]) for row in found["classes"]
+    ]
+    groups = [
+        GroupRow(
+            row["group"],
+            row["texts"],
+            row["positives"],
+            *(_rate(row[name]) for name in ("precision", "recall", "false_positive_rate")),
+        )
+        for row in found["groups"]
+        if row["enough"]
+    ]
+    raw, calibrated = (
+        [(row["mean_score"], row["positive_share"]) for row in ranking[name]] for name in ("reliability_raw", "reliability")
+    )
+    return Classifier(
+        name=version.step,
+        version=version.version,
+        positive=" or ".join(found["positive"]),
+        measures=measures,
+        classes=classes,
+        groups=groups,
+        too_few=told_few({row["group"]: row["texts"] for row in found["groups"] if not row["enough"]}),
+        raw=raw,
+        calibrated=calibrated,
+        limits=LIMITS[version.step],
+    )
+
+
+def _rate(found: Mapping[str, float | None] | None) -> Rate | None:
+    if found is None or found["value"] is None or found["low"] is None or found["high"] is None:
+        return None
+    return Rate(found["value"], found["low"], found["high"])
 
 
 def _clusters(deduped: ShardSet | None, before: ShardSet | None, how_many: int) -> Clusters | None:

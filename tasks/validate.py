@@ -20,7 +20,7 @@ import pyarrow.dataset as pads
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from expectations.counts import ShardCheck, ShardResult
-from expectations.numbers import AUDIT, DRIFT, REMOVAL_RATE
+from expectations.numbers import AUDIT, DRIFT, OF_CLASSIFIER, REMOVAL_RATE
 from expectations.schemas import SCHEMAS, originals
 from expectations.suites import Suite, did_you_mean, read_suite, suite_digest, suite_names
 from expectations.verdict import CheckResult, Sample
@@ -150,7 +150,9 @@ def validate(documents: ShardSet, history: list[ShardSet], previous: list[ShardS
 def _judged_stage(version: ShardSet, suite_name: str, out: Output) -> Section:
     """One version before the corpus."""
     facts = version.manifest().facts
-    return with_the_worst(_judged(version, suite_name, out, whole=False, **audited(facts)), facts)
+    told = audited(facts)
+    told["facts"] |= {name: facts[name] for name in OF_CLASSIFIER if name in facts}
+    return with_the_worst(_judged(version, suite_name, out, whole=False, **told), facts)
 
 
 def audited(facts: Mapping[str, Any]) -> dict[str, dict[str, Any]]:

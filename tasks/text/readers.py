@@ -82,6 +82,9 @@ class DatasetSource(BaseModel):
         return str(Path(dataset).absolute()) if Path(dataset).exists() else dataset
 
 
+Source = Annotated[FolderSource | DatasetSource, Field(discriminator="kind")]
+
+
 class IngestConfig(BaseModel):
     """Sources whose rows are text already."""
 
@@ -89,7 +92,7 @@ class IngestConfig(BaseModel):
 
     snapshot: str = "first"
     """Label of this import; another label is another snapshot of the same files."""
-    sources: tuple[Annotated[FolderSource | DatasetSource, Field(discriminator="kind")], ...] = ()
+    sources: tuple[Source, ...] = ()
     """What to import."""
     shard_bytes: int = Field(64_000_000, ge=1)
     """Bytes of input per shard: bounds a worker's memory to about five times this. A compressed file is one shard, however big."""
@@ -176,11 +179,20 @@ def read_piece(pieces: Sequence[Piece], config: IngestConfig) -> tuple[pa.Table,
     rows: list[dict[str, Any]] = []
     rejects: list[dict[str, Any]] = []
     for piece in pieces:
-        source = config.sources[piece.source]
-        for row in _read(piece, source):
-            good = _document(row, source, piece)
+        for _, good in read_rows(piece, config):
             (rejects if "rule" in good else rows).append(good)
     return pa.Table.from_pylist(rows, schema=DOCUMENTS), rejects_table(rejects)
+
+
+def read_rows(piece: Piece, config: IngestConfig) -> Iterator[tuple[dict[str, Any], dict[str, Any]]]:
+    """Every row of a piece, by the names of its source's `fields`, and what it is as a document, or as a reject with its `rule`.
+
+    Raises:
+        InputError: a file lacks the text column.
+    """
+    source = config.sources[piece.source]
+    for row in _read(piece, source):
+        yield row, _document(row, source, piece)
 
 
 def _document(row: dict[str, Any], source: FolderSource | DatasetSource, piece: Piece) -> dict[str, Any]:
@@ -296,7 +308,7 @@ def _read(piece: Piece, source: FolderSource | DatasetSource) -> Iterator[dict[s
     kind = _kind(Path(piece.path))
     if kind == "parquet":
         opened = _parquet(Path(piece.path))
-        names = [name for name in (wanted.text, wanted.url, wanted.id, wanted.source) if name in opened.schema_arrow.names]
+        names = [name for name in wanted.model_dump().values() if name in opened.schema_arrow.names]
         _require(wanted, opened.schema_arrow.names, piece.path)
         try:
             table = opened.read_row_groups(range(piece.start, piece.stop), columns=names)

@@ -36,7 +36,7 @@ from pydantic import (
 
 from infra.errors import InputError
 from infra.ids import digest_of
-from tasks.text.signals import SIGNALS, LineRules
+from tasks.text.signals import SCORE_NAMES, SIGNALS, LineRules
 
 T = TypeVar("T")
 Direction = Literal["below", "above", "at_or_below", "at_or_above", "equals"]
@@ -47,7 +47,7 @@ _COMPARE = {
     "at_or_above": np.greater_equal,
     "equals": np.equal,
 }
-_COMPARABLE = tuple(signal.name for signal in SIGNALS if signal.kind != pa.string())
+_COMPARABLE = (*(signal.name for signal in SIGNALS if signal.kind != pa.string()), *SCORE_NAMES)
 
 
 class Rule(BaseModel):
@@ -58,7 +58,7 @@ class Rule(BaseModel):
     name: str
     """The reason that a dropped document carries."""
     signal: str
-    """A column of `signals.SIGNALS` with a number or a flag."""
+    """A column of `signals.SIGNALS` with a number or a flag, or of `signals.SCORES`, which trained classifiers give."""
     drop: Direction
     """On which side of the threshold a document is dropped."""
     threshold: float
@@ -183,12 +183,12 @@ _PROFILES = {
     name: _read(_SHIPPED / f"{name}.yaml", _PROFILE)
     for name in (
         *("gopher", "c4-paper", "c4-code", "fineweb-paper", "fineweb-code"),
-        *("mc4", "refinedweb", "ccnet", "dolma-1.2", "dolma-1.2-v2", "gopher-multilingual", "gopher-unspaced"),
+        *("mc4", "refinedweb", "ccnet", "dolma-1.2", "dolma-1.2-v2", "gopher-multilingual", "gopher-unspaced", "dclm"),
     )
 }
 PROFILES: dict[str, tuple[Rule, ...]] = {name: profile.all_rules() for name, profile in _PROFILES.items()}
-"""The rules of the profiles that ship, from `profiles/NAME.yaml`; each file says what its source has besides. There is no `dclm`:
-that is a trained classifier's score."""
+"""The rules of the profiles that ship, from `profiles/NAME.yaml`; each file says what its source has besides. `dclm` asks for the score of
+a classifier that the run trains."""
 
 
 def read_profile(profile: str) -> Profile:

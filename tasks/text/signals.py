@@ -131,7 +131,7 @@ GROUPS: dict[Group, SignalGroup] = {
     "boilerplate": SignalGroup(
         boilerplate.SIGNALS, "140 to 175 MB/s", boilerplate.measure, files=(words.TABLE, boilerplate.FILE)
     ),
-    "terms": SignalGroup(terms.SIGNALS, "115 MB/s", terms.measure, needs_language=True, files=terms.FILES),
+    "terms": SignalGroup(terms.SIGNALS, "115 to 190 MB/s", terms.measure, needs_language=True, files=terms.FILES),
     "bad_words": SignalGroup(bad_words.SIGNALS, bad_words.RATE, bad_words.measure, needs_language=True, files=bad_words.FILES),
     "compression": SignalGroup(compression.SIGNALS, "60 MB/s", compression.measure, by_default=False),
     "paragraph_languages": SignalGroup(PARAGRAPH_SIGNALS, "6 to 9 MB/s", by_default=False),
@@ -142,6 +142,15 @@ DEFAULT_GROUPS = tuple(name for name, group in GROUPS.items() if group.by_defaul
 SIGNALS = (*_ALWAYS, *(signal for group in GROUPS.values() for signal in group.signals))
 SIGNAL_NAMES = tuple(signal.name for signal in SIGNALS)
 SIGNAL_SCHEMA = pa.schema([pa.field(signal.name, signal.kind) for signal in SIGNALS])
+
+QUALITY_SCORE, QUALITY_PERCENTILE, TOXICITY_SCORE = "quality_score", "quality_percentile", "toxicity_score"
+SCORES = (
+    Signal(QUALITY_SCORE, SHARE, "calibrated probability of the quality classifier's positive class"),
+    Signal(QUALITY_PERCENTILE, SHARE, "share of the corpus' documents with a lower quality_score"),
+    Signal(TOXICITY_SCORE, SHARE, "calibrated probability of the toxicity classifier's toxic classes"),
+)
+"""What the step `score` adds, where classifiers are configured; `measure` knows nothing of it."""
+SCORE_NAMES = tuple(signal.name for signal in SCORES)
 
 LINE_RULES = kernels.LINE_VERDICTS[1:-1]
 """The rules that remove a line, in the order in which they are asked."""

@@ -209,6 +209,7 @@ def test_every_shard_has_the_columns_of_the_schema_that_its_manifest_names(story
         "rejects",
         "token_documents",
         "augmented_documents",
+        "references",
     }
 
 

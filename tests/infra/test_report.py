@@ -10,6 +10,8 @@ import pytest
 
 from infra.report import (
     Audit,
+    Classifier,
+    ClassRow,
     Cluster,
     Clusters,
     Copies,
@@ -18,8 +20,10 @@ from infra.report import (
     Drop,
     Evaluation,
     Generation,
+    GroupRow,
     Histogram,
     Link,
+    Rate,
     Removed,
     ReportFacts,
     Share,
@@ -39,6 +43,7 @@ SECTIONS = {
     "drops": "drops",
     "text_chars": "texts",
     "languages": "texts",
+    "classifiers": "classifiers",
     "clusters": "duplicates",
     "curve": "training",
     "evaluation": "evaluation",
@@ -140,6 +145,24 @@ def realistic() -> ReportFacts:
         ),
         text_chars=Histogram(edges, [int(n) for n in counts]),
         languages={"en": 3_150, "fr": 20, "de": 9, "es": 5, "ja": 3},
+        classifiers=(
+            Classifier(
+                "toxicity",
+                "5f" * 8,
+                "hate or offensive",
+                {"average precision": (0.9912, "chance: 0.831"), "ROC AUC": (0.963, "chance: 0.5")},
+                [
+                    ClassRow("hate", 277, Rate(0.494, 0.386, 0.602), Rate(0.141, 0.105, 0.186), 0.219),
+                    ClassRow("none", 0, None, None, None),
+                ],
+                [GroupRow("en/gender_female", 589, 529, Rate(0.95, 0.93, 0.97), Rate(0.95, 0.93, 0.97), None)],
+                "en/age_old (3)",
+                [(0.05, 0.1), (0.5, 0.4), (0.95, 0.9)],
+                [(0.06, 0.06), (0.51, 0.5), (0.97, 0.97)],
+                "It has learned the judgement of those who labelled.",
+            ),
+            Classifier("quality", "6a" * 8, "positive", {"ROC AUC": (0.9, "chance: 0.5")}),
+        ),
         clusters=Clusters(
             sizes={2: 214, 3: 71, 4: 22, 5: 9, 8: 4, 13: 2, 41: 1},
             biggest=(
@@ -248,7 +271,7 @@ def test_figures_and_tables_say_what_they_are(html: str) -> None:
     assert len(figures) == 7
     assert all(attrs.get("role") == "img" and attrs.get("aria-label") for attrs in figures)
     tags = [tag for tag, _ in page.elements]
-    assert tags.count("caption") == tags.count("table") == 8
+    assert tags.count("caption") == tags.count("table") == 12
     headings = [int(tag[1]) for tag in tags if re.fullmatch(r"h[1-6]", tag)]
     assert headings[0] == 1 and headings.count(1) == 1
     assert all(below - above <= 1 for above, below in itertools.pairwise(headings))
@@ -304,6 +327,14 @@ def test_links_are_anchors_and_letters(html: str) -> None:
     for link in realistic().links:
         assert ("a", {"href": link.url, "rel": "noreferrer"}) in page.elements
         assert link.url in page.text
+
+
+def test_a_classifier_is_shown_with_intervals_and_with_what_it_does_not_show(html: str) -> None:
+    text = Page(html).text
+    assert "hate 277 0.494 (0.386–0.602) 0.141 (0.105–0.186) 0.219" in text
+    assert "none 0 – – –" in text and "en/age_old (3)" in text
+    assert "What this does not show. It has learned the judgement" in text
+    assert "share of positives" in text and text.count("as fastText gives it") == 1  # the other one has no reliability
 
 
 def test_energy_is_called_estimated_and_summed_over_what_is_known(html: str) -> None:

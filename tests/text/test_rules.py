@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tasks.text.rules import PROFILES, Decision, FilterConfig, Rule, decide
-from tasks.text.signals import SIGNAL_SCHEMA, LineRules, measure
+from tasks.text.signals import SCORES, SIGNAL_SCHEMA, LineRules, measure
 
 # FILTERS.md, written out once more: rule -> (signal, what is dropped, threshold)
 QUALITY = {
@@ -93,6 +93,7 @@ PUBLISHED |= {
     },
     "refinedweb": PUBLISHED["gopher"],
     "ccnet": {},
+    "dclm": {**PUBLISHED["gopher"], "dclm_quality": ("quality_percentile", "below", 0.9)},
     **{
         profile: {
             **DOLMA,
@@ -137,10 +138,18 @@ GOOD = {
     "uax29_num_words": 500,
     "uax29_alpha_word_fraction": 0.95,
     "num_stop_words_own": 7,
+    "quality_percentile": 0.95,
     "language": "en",
     "language_score": 0.9,
 }
-SCHEMA = SIGNAL_SCHEMA.append(pa.field("language", pa.string())).append(pa.field("language_score", pa.float32()))
+SCHEMA = pa.schema(
+    [
+        *SIGNAL_SCHEMA,
+        *(pa.field(score.name, score.kind) for score in SCORES),
+        ("language", pa.string()),
+        ("language_score", pa.float32()),
+    ]
+)
 
 
 def signals(*changes: dict[str, object]) -> pa.Table:
@@ -162,7 +171,7 @@ def test_a_profile_holds_exactly_the_published_numbers(profile: str) -> None:
 
 @pytest.mark.parametrize(("profile", "rule"), EVERY_RULE, ids=lambda value: getattr(value, "name", value))
 def test_each_threshold_decides_on_both_sides(profile: str, rule: Rule) -> None:
-    kind = SIGNAL_SCHEMA.field(rule.signal).type
+    kind = SCHEMA.field(rule.signal).type
     on = rule.threshold
     if kind == pa.bool_():
         cases = {False: True, True: False}
