@@ -38,7 +38,7 @@ from infra.report import (
     render_report,
 )
 from infra.steps import Output, step
-from tasks.filter import meanings, passage
+from tasks.filter import meanings, passages
 
 PAGE = "report.html"
 UNITS = {"crawl": "pages", "pretrain": "tokens", "register": "models", "report": "versions"}
@@ -154,7 +154,7 @@ def _drops(version: ShardSet, per_rule: int) -> Iterator[Drop]:
     if not per_rule:
         return
     words = meanings(version)
-    for dropped in rejects.draw(version, per_rule, cut=passage(version)):
+    for dropped in rejects.draw(version, per_rule, read=passages):
         for one in dropped.samples:
             yield Drop(
                 step=one.step,
