@@ -14,7 +14,7 @@ from infra import ledger, rejects
 from infra.dataset import EXCERPT_CHARS, ShardSet, folder_of, open_version
 from infra.errors import InputError
 from infra.rejects import Dropped, Reject
-from tasks.filter import meanings, passage
+from tasks.filter import meanings, passages
 
 
 def versions_of(what: str, step: str = "") -> list[ShardSet]:
@@ -42,9 +42,7 @@ def drawn(versions: Sequence[ShardSet], rule: str, source: str, num: int, seed: 
         InputError: a rule or source is named of which nothing was dropped.
     """
     found = [
-        one
-        for version in versions
-        for one in rejects.draw(version, num, seed=seed, rule=rule, source=source, cut=passage(version))
+        one for version in versions for one in rejects.draw(version, num, seed=seed, rule=rule, source=source, read=passages)
     ]
     if not found and (rule or source):
         every = [one for version in versions for one in rejects.draw(version, 0)]

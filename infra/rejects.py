@@ -8,7 +8,7 @@ ids of the documents where the step carried no text; some thousand rows are in m
 from __future__ import annotations
 
 import heapq
-from collections.abc import Callable, Collection, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -52,11 +52,6 @@ class Dropped:
     samples: list[Reject] = field(default_factory=list)
 
 
-def beginning(rule: str, text: str) -> str:
-    """The first EXCERPT_CHARS characters."""
-    return text[:EXCERPT_CHARS]
-
-
 def draw(
     version: ShardSet,
     num: int,
@@ -64,12 +59,12 @@ def draw(
     seed: int = 0,
     rule: str = "",
     source: str = "",
-    cut: Callable[[str, str], str] = beginning,
+    read: Callable[[ShardSet, Sequence[Reject]], Mapping[str, str]] | None = None,
 ) -> list[Dropped]:
     """What the rules of a version dropped, the most first, with at most `num` documents of each in the order in which they are drawn.
 
-    `rule` and `source` leave out all others. The text is what the step carried along of it, else `cut(rule, text)` of what the step was
-    given; "" where that is gone.
+    `rule` and `source` leave out all others. The text is what the step carried along of it, else what `read(version, drawn)` finds by
+    doc_id (`beginnings` where there is none), else "".
     """
     rows = dataset.dataset(version.folder, rejects=True)
     if rows is None:
@@ -85,11 +80,16 @@ def draw(
         for name, some in _smallest(table, num, seed):
             drawn[name] = heapq.nsmallest(num, [*drawn.get(name, []), *some], key=lambda row: (row["rank"], str(row["detail"])))
     chosen = [_reject(version.step, row) for some in drawn.values() for row in some]
-    dropped_by = {one.doc_id: one.rule for one in chosen if not one.text}
-    texts = {doc: cut(dropped_by[doc], text) for doc, text in texts_of(dropped_by, texts_behind(version))}
+    texts = (read or beginnings)(version, [one for one in chosen if not one.text])
     for one in chosen:
         found[one.rule].samples.append(replace(one, text=one.text or texts.get(one.doc_id, "")))
     return sorted(found.values(), key=lambda one: (-one.count, one.rule))
+
+
+def beginnings(version: ShardSet, drawn: Sequence[Reject]) -> dict[str, str]:
+    """doc_id → the first EXCERPT_CHARS characters of the text that the step was given, where it is still there."""
+    ids = {one.doc_id for one in drawn}
+    return {doc: text[:EXCERPT_CHARS] for doc, text in texts_of(ids, texts_behind(version))}
 
 
 def texts_of(ids: Collection[str], versions: Iterable[ShardSet]) -> Iterator[tuple[str, str]]:
@@ -112,7 +112,7 @@ def texts_behind(version: ShardSet) -> Iterator[ShardSet]:
     """The nearest versions with texts that a version was made of, as far as they are still there."""
     todo, seen = [version], {version.folder}
     while todo:
-        for given in _inputs(todo.pop(0)):
+        for given in inputs_of(todo.pop(0)):
             if given.folder in seen:
                 continue
             seen.add(given.folder)
@@ -123,7 +123,8 @@ def texts_behind(version: ShardSet) -> Iterator[ShardSet]:
                 todo.append(given)
 
 
-def _inputs(version: ShardSet) -> Iterator[ShardSet]:
+def inputs_of(version: ShardSet) -> Iterator[ShardSet]:
+    """The versions that a version was made of, as far as they are still there."""
     for given in version.manifest().recipe["inputs"].values():
         for name in [given] if isinstance(given, str) else given:
             with suppress(StorageError):

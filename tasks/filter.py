@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Collection, Sequence
 from functools import partial
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from infra import rejects
+from infra import dataset
 from infra.dataset import EXCERPT_CHARS, REJECTS_SCHEMA, Outcome, ShardRef, ShardSet
+from infra.rejects import Reject, inputs_of, texts_behind, texts_of
 from infra.steps import Output, step
 from tasks.text import bad_words
 from tasks.text.rules import FilterConfig, decide
@@ -51,17 +52,30 @@ def meanings(version: ShardSet) -> dict[str, str]:
     return config.meanings() if config else {}
 
 
-def passage(version: ShardSet) -> Callable[[str, str], str]:
-    """What to read of a text that a rule dropped: around its first bad word for rules that count them, else how it begins.
+def passages(version: ShardSet, drawn: Sequence[Reject]) -> dict[str, str]:
+    """What to read of the texts of drawn rejects, by doc_id: around the first bad word for rules that count them, else how they begin.
 
-    Bad words of the languages that the filter wants, or of all; lists of a user's own are not looked at.
+    Bad words are those of the language that was found; lists of a user's own are not looked at.
     """
     config = _config_of(version)
     counting = {rule.name for rule in config.rules() if rule.signal in BAD_WORDS} if config else set()
-    languages = (config.languages if config else ()) or bad_words.shipped_lists()
-    return lambda rule, text: (
-        bad_words.passage(text, languages, EXCERPT_CHARS) if rule in counting else rejects.beginning(rule, text)
-    )
+    for_bad_words = {one.doc_id for one in drawn if one.rule in counting}
+    languages = _languages(version, for_bad_words)
+    return {
+        doc: bad_words.passage(text, [languages.get(doc, "en")], EXCERPT_CHARS) if doc in for_bad_words else text[:EXCERPT_CHARS]
+        for doc, text in texts_of({one.doc_id for one in drawn}, texts_behind(version))
+    }
+
+
+def _languages(version: ShardSet, ids: Collection[str]) -> dict[str, str]:
+    """doc_id → the language that was found, from the signals that the version was decided by."""
+    found: dict[str, str] = {}
+    for measured in inputs_of(version) if ids else ():
+        rows = dataset.dataset(measured.folder)
+        if rows is not None and "language" in rows.schema.names:
+            table = rows.to_table(["doc_id", "language"], filter=pc.field("doc_id").isin(pa.array(list(ids), pa.string())))
+            found |= zip(table["doc_id"].to_pylist(), table["language"].to_pylist(), strict=True)
+    return found
 
 
 def _config_of(version: ShardSet) -> FilterConfig | None:

@@ -46,7 +46,7 @@ from infra.report import (
     render_report,
 )
 from infra.steps import Output, step
-from tasks.filter import meanings, passage
+from tasks.filter import meanings, passages
 from tasks.text.classifier import SCORES
 from tasks.text.classifier_card import LIMITS, told_few
 from tasks.text.disparity import more_often, worst_first
@@ -181,7 +181,7 @@ def _drops(version: ShardSet, per_rule: int) -> Iterator[Drop]:
     if not per_rule:
         return
     words = meanings(version)
-    for dropped in rejects.draw(version, per_rule, cut=passage(version)):
+    for dropped in rejects.draw(version, per_rule, read=passages):
         for one in dropped.samples:
             yield Drop(
                 step=one.step,

@@ -97,15 +97,23 @@ def test_what_is_not_there_is_told_with_what_is(run: list[ShardSet], home: Path)
         drawn(versions_of("first"), "", "web", 3, 0)
 
 
-def test_a_document_dropped_for_a_bad_word_is_read_where_the_word_is(home: Path) -> None:
+def test_a_document_dropped_for_a_bad_word_is_read_where_the_word_of_its_language_is(home: Path) -> None:
     folder = home / "rows"
     folder.mkdir(parents=True)
-    text = english.text(1) + " Nobody called it shit so far. " + english.text(2)
-    (folder / "rows.jsonl").write_text(json.dumps({"url": "http://a.example/", "text": text}))
+    german = "Die Mühle mahlt langsam, aber jedes Korn ist verbucht. "
+    texts = {
+        "http://a.example/": english.text(1) + " Nobody called it shit so far. " + english.text(2),
+        "http://d.example/": german * 9 + "Die Tasche ist shit. " + german * 9 + "Das ist doch Scheiße. " + german * 9,
+    }
+    (folder / "rows.jsonl").write_text("\n".join(json.dumps({"url": url, "text": text}) for url, text in texts.items()))
     config = IngestConfig.model_validate({"sources": [{"kind": "folder", "path": str(folder)}]})
-    made = filter(signals([ingest(config=config)], config=SignalsConfig()), config=FilterConfig(profile="c4-paper"))
-    [[only]] = [dropped.samples for dropped in drawn([made], "", "", 3, 0)]
-    assert only.rule == "c4_bad_words" and "Nobody called it shit so far." in only.text and len(only.text) == EXCERPT_CHARS + 1
+    asking = FilterConfig(profile="mc4", disabled=("mc4_long_lines",))
+    made = filter(signals([ingest(config=config)], config=SignalsConfig()), config=asking)
+    [dropped] = drawn([made], "", "", 3, 0)
+    read = {sample.url: sample.text for sample in dropped.samples}
+    assert dropped.rule == "mc4_bad_words" and {len(text) for text in read.values()} == {EXCERPT_CHARS + 1}
+    assert "Nobody called it shit so far." in read["http://a.example/"]
+    assert "Das ist doch Scheiße." in read["http://d.example/"] and "shit" not in read["http://d.example/"]
 
 
 def test_words_of_a_profile_that_changed_since_are_left_out(run: list[ShardSet], home: Path, tmp_path: Path) -> None:
