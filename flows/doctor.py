@@ -89,9 +89,15 @@ def unpack_language_model(tell: Callable[[str], None]) -> None:
 def compile_kernels(tell: Callable[[str], None]) -> None:
     """Compile all numba kernels into their cache, so that no worker does."""
     started = time.monotonic()
-    from tasks.text import clusters, kernels, minhash, terms  # kernels with explicit signatures compile when they are imported
+    from tasks.text import (
+        clusters,
+        datatrove,
+        kernels,
+        minhash,
+        terms,
+    )  # kernels with explicit signatures compile when they are imported
 
-    for module in (kernels, minhash, clusters, terms):
+    for module in (kernels, minhash, clusters, terms, datatrove):
         module.compile_kernels()
     tell(f"kernels: compiled in {time.monotonic() - started:.1f} s")
 

@@ -27,7 +27,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from pydantic import BaseModel, ConfigDict, Field
 
-from tasks.text import kernels
+from tasks.text import datatrove, kernels
 from tasks.text.groups import COUNT, FLAG, SHARE, Signal, SignalGroup
 
 _TOP_N, _DUP_N = (2, 3, 4), (5, 6, 7, 8, 9, 10)
@@ -117,10 +117,11 @@ _CHARACTERS = (
     Signal("other_letter_fraction", SHARE, "letters (Unicode L*) of none of these scripts ÷ letters"),
 )
 
-Group = Literal["dolma", "characters"]
+Group = Literal["dolma", "characters", "datatrove"]
 GROUPS: dict[Group, SignalGroup] = {
     "dolma": SignalGroup(_DOLMA, "380 MB/s"),
     "characters": SignalGroup(_CHARACTERS, "380 MB/s"),
+    "datatrove": datatrove.SIGNALS,
 }
 """What `measure` can leave out; the others (Gopher, C4, mC4, FineWeb) are always measured, at 77 MB/s of WikiText."""
 DEFAULT_GROUPS = tuple(name for name, group in GROUPS.items() if group.by_default)
