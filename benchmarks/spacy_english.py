@@ -1,16 +1,18 @@
 """What `tasks/text/spacy_words.py` knows of spaCy, and what its test compares it with, both out of spaCy itself.
 
     python spacy_english.py tables > tasks/text/datatrove_data/english.json
+    python spacy_english.py texts 1500 > TEXTS.jsonl
     python spacy_english.py tokens TEXTS.jsonl > tests/text/spacy_tokens.jsonl
 
 Runs in datatrove's environment (`benchmarks.peers`), which has spaCy too. `tables`: the characters, special cases and patterns of the
-English tokeniser, those of the sentencizer, and datatrove's two sets of punctuation marks, as JSON. `tokens`: for each line
-{"text": …} the tokens, white space aside, and the number of sentences.
+English tokeniser, those of the sentencizer, and datatrove's two sets of punctuation marks, as JSON. `texts`: short texts of what is
+hard in English, strung together at random. `tokens`: for each line {"text": …} the tokens, white space aside, and the number of sentences.
 """
 
 from __future__ import annotations
 
 import json
+import random
 import re
 import sys
 from collections.abc import Callable, Iterable, Iterator
@@ -24,6 +26,107 @@ from spacy.pipeline.sentencizer import Sentencizer
 from spacy.tokenizer import Tokenizer
 
 NUM_POINTS = 0x110000
+HOSTS = (
+    *(
+        "example.com",
+        "a.b.co.uk",
+        "foo_bar.org",
+        "x-.com",
+        "-x.com",
+        "192.168.1.1",
+        "8.8.8.8",
+        "1.2.3.4",
+        "172.16.0.1",
+        "172.15.0.1",
+    ),
+    *(
+        "256.1.1.1",
+        "10.0.0.1",
+        "223.255.255.254",
+        "223.255.255.255",
+        "01.2.3.4",
+        "1.02.03.4",
+        "localhost",
+        "foo.Bar",
+        "foo.bar.c",
+    ),
+    *(
+        "é.fr",
+        "日本.jp",
+        "a..b",
+        "x.museum/path?q=1#f",
+        "x.com:80",
+        "x.com:80/",
+        "x.com:8",
+        "x.com:123456",
+        "user:pw@x.com",
+        "a@b",
+    ),
+    *("ftp://x.y.zz/", "s3://bucket/key", "x://y.com", "git+ssh://g.io/a", "file.txt", "README.md", "e.g", "node.js", "x.com."),
+    *(
+        "(x.com)",
+        "v1.2.3",
+        "3.14",
+        "foo.bar()",
+        "a" * 64 + ".com",
+        "a" * 65 + ".com",
+        "b." + "c" * 63,
+        "b." + "c" * 64,
+        "http://",
+    ),
+)
+MARKS = (
+    *"…,:;!?¿¡()[]{}<>_#*&。？！，、；：～·'\"”“`‘´’‚„»«「」（）§%=—–+-.^~/|\\@$£€¥°²©\t\n\u00a0\u2028\u3000",
+    *("..", "...", "……", "--", "---", "——", "US$", "C$", "A$", "'s", "’s", "'S", "://", "mailto:", "  "),
+)
+WORDS = (
+    *(
+        "foo",
+        "Bar",
+        "don",
+        "a",
+        "b",
+        "X",
+        "Z",
+        "com",
+        "10",
+        "127",
+        "5",
+        "42",
+        "2026",
+        "0",
+        "ÄÖ",
+        "é",
+        "ß",
+        "привет",
+        "Мир",
+        "日本",
+        "語",
+    ),
+    *(
+        "كم",
+        "I",
+        "he",
+        "It",
+        "can",
+        "not",
+        "NASA",
+        "x1",
+        "1st",
+        "ﬁ",
+        "Ⅷ",
+        "🙂",
+        "👍",
+        "₂",
+        "½",
+        "ǅ",
+        "𝒜",
+        "𠀀",
+        "\u0301",
+        "\u200b",
+    ),
+    *("\u00ad", "IS", "K", "F", "C", "Ph", "D", "U", "S", "end", "The"),
+)
 
 
 def ranges(holds: Callable[[str], Any]) -> list[list[int]]:
@@ -97,6 +200,16 @@ def _suffix(tokenizer: Any, text: str) -> str:
     return found.group() if found else ""
 
 
+def texts(number: int) -> Iterator[dict[str, str]]:
+    """The same ones every time."""
+    told, draw = tables(), random.Random(11)
+    cases, parts = list(told["special_cases"]), [token for pattern in told["patterns"].values() for token in pattern]
+    pools = (cases, told["units"], parts, HOSTS, MARKS, MARKS, WORDS, WORDS)
+    for _ in range(number):
+        pieces = [draw.choice(draw.choice(pools)) + " " * (draw.random() < 0.25) for _ in range(draw.randint(1, 12))]
+        yield {"text": "".join(pieces)}
+
+
 def tokens(path: Path) -> Iterator[dict[str, Any]]:
     """What spaCy makes of each text, as datatrove asks it (`SpaCyTokenizer`)."""
     nlp = spacy.blank("en")
@@ -116,8 +229,8 @@ def main() -> None:
     if sys.argv[1] == "tables":
         print(json.dumps(tables(), ensure_ascii=False, sort_keys=True, indent=None, separators=(",", ":")))
     else:
-        for row in tokens(Path(sys.argv[2])):
-            print(json.dumps(row, ensure_ascii=False))
+        for row in texts(int(sys.argv[2])) if sys.argv[1] == "texts" else tokens(Path(sys.argv[2])):
+            print(json.dumps(row))
 
 
 if __name__ == "__main__":

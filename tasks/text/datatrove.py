@@ -308,7 +308,7 @@ def _keep_lines(data: Bytes, offsets: Ints, classes: Classes, kept: Kept, counts
 
 
 @njit(cache=True, nogil=True)
-def _num_sentences(data: Bytes, first: int, last: int, starts: Ints, ends: Ints, after_white: Flags, classes: Classes) -> int:
+def num_sentences(data: Bytes, first: int, last: int, starts: Ints, ends: Ints, after_white: Flags, classes: Classes) -> int:
     """Sentences of a line with these tokens, as spaCy's Sentencizer sees them."""
     sentences, ended = 1, False
     for token in range(first, last):
@@ -562,16 +562,14 @@ def _count_all(data: Bytes, offsets: Ints, classes: Classes, t: Tokens, kept: Ke
             clean = kept.cleaned[line]
             if clean >= 0:
                 a, b = of_clean.offsets[clean], of_clean.offsets[clean + 1]
-                row[K_SENTENCES] += _num_sentences(
-                    kept.clean, a, b, of_clean.starts, of_clean.ends, of_clean.after_white, classes
-                )
+                row[K_SENTENCES] += num_sentences(kept.clean, a, b, of_clean.starts, of_clean.ends, of_clean.after_white, classes)
                 continue
             while token < last and t.starts[token] < kept.starts[line]:
                 token += 1
             begin = token
             while token < last and t.starts[token] < kept.ends[line]:
                 token += 1
-            row[K_SENTENCES] += _num_sentences(data, begin, token, t.starts, t.ends, t.after_white, classes)
+            row[K_SENTENCES] += num_sentences(data, begin, token, t.starts, t.ends, t.after_white, classes)
 
 
 def _readonly(data: Bytes) -> Bytes:

@@ -35,7 +35,7 @@ from pydantic import (
 
 from infra.errors import InputError
 from infra.ids import digest_of
-from tasks.text.signals import SIGNAL_NAMES, LineRules
+from tasks.text.signals import GROUPS, SIGNAL_NAMES, Group, LineRules
 
 T = TypeVar("T")
 Direction = Literal["below", "above", "at_or_below", "at_or_above", "equals"]
@@ -175,7 +175,7 @@ _PROFILES = {
     name: _read(_SHIPPED / f"{name}.yaml", _PROFILE)
     for name in (
         *("gopher", "c4-paper", "c4-code", "fineweb-paper", "fineweb-code"),
-        *("mc4", "refinedweb", "ccnet", "dolma-1.2", "dolma-1.2-v2"),
+        *("mc4", "refinedweb", "ccnet", "dolma-1.2", "dolma-1.2-v2", "datatrove-0.10"),
     )
 }
 PROFILES: dict[str, tuple[Rule, ...]] = {name: profile.all_rules() for name, profile in _PROFILES.items()}
@@ -193,6 +193,12 @@ def read_profile(profile: str) -> Profile:
     if profile.endswith((".yaml", ".yml")):
         return _read(Path(profile).expanduser(), _PROFILE)
     raise InputError(_unknown("profile", profile, PROFILES))
+
+
+def groups_of(signals: Iterable[str]) -> tuple[Group, ...]:
+    """The groups of signals of which some are among `signals`, in the order of GROUPS."""
+    asked = set(signals)
+    return tuple(name for name, group in GROUPS.items() if asked.intersection(group.names()))
 
 
 def files_of(name: str | None, profile: Profile | None) -> dict[str, str]:
@@ -267,6 +273,10 @@ class FilterConfig(BaseModel):
         """The line rules that go with the profile, or None where it leaves lines alone."""
         return self._profile.line_rules if self._profile else None
 
+    def groups(self) -> tuple[Group, ...]:
+        """The groups of signals that its rules ask for, besides what is always measured."""
+        return groups_of(rule.signal for rule in self.rules())
+
     def files(self) -> Mapping[str, str]:
         """What the recipe says of the profile's file; the overrides are in the configuration."""
         return files_of(self.profile, self._profile)
@@ -300,7 +310,7 @@ class _Failure:
 def decide(signals: pa.Table, config: FilterConfig) -> Decision:
     """The verdict on every row of `signals`, which holds the columns that the rules of `config` ask for.
 
-    Raises ValueError that names the columns that are missing.
+    Raises InputError that names the columns that are missing, and the groups of signals that have them.
     """
     return _first_failures(_failures(signals, config), signals, _language_rules(config))
 
@@ -320,7 +330,9 @@ def _failures(signals: pa.Table, config: FilterConfig) -> list[_Failure]:
     asked = _language_rules(config)
     needed = {rule.signal for rule in rules} | ({LANGUAGE, LANGUAGE_SCORE} if asked else set())
     if missing := sorted(needed - set(signals.column_names)):
-        raise ValueError(f"the signals table lacks the columns: {', '.join(missing)}")
+        groups = ", ".join(groups_of(missing))
+        how = f"; signals.groups must name {groups}" if groups else ""
+        raise InputError(f"the signals table lacks the columns: {', '.join(missing)}{how}")
     return [_ask_language(name, signals, config) for name in asked] + [_ask(rule, signals) for rule in rules]
 
 
