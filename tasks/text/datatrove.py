@@ -694,7 +694,7 @@ SIGNALS = SignalGroup(
         Signal("datatrove_fineweb_dup_line_char_fraction", SHARE, "characters of those that repeat ÷ characters but newlines"),
         Signal("datatrove_fineweb_newline_per_token", SHARE, "newline characters per token"),
     ),
-    "20 MB/s",
+    "12 MB/s",
     measure,
     by_default=False,
 )

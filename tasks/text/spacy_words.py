@@ -3,8 +3,8 @@
 `tokenize` gives what `spacy.blank("en")` of spaCy 3.8 gives, token for token: white-space spans, special cases ("don't", "e.g.", ":)"),
 prefixes and suffixes from both ends, URLs, infixes, and the second look for special cases among the finished tokens (tokenizer.pyx).
 What it knows of English is in datatrove_data/english.json, written out of spaCy by benchmarks/spacy_english.py. Not as in spaCy: in
-IP addresses and ports of URLs a digit is one of 0 to 9. About 60 MB/s on one core of a 2.5 GHz server; memory is 17 bytes per byte of
-the text at most, touched as far as there are tokens.
+IP addresses and ports of URLs a digit is one of 0 to 9. About 30 MB/s on one core of a 2.5 GHz server; memory is at most 17 bytes per
+byte of the texts and 46 per byte of the longest, touched as far as there are tokens.
 """
 
 from __future__ import annotations

@@ -163,7 +163,7 @@ def test_another_configuration_is_refused_in_the_same_folder(made: Made, name: s
 
 def test_a_filter_of_plain_files_has_the_groups_measured_that_its_profile_needs(tmp_path: Path) -> None:
     source, out, measured = _corpus(tmp_path / "docs.jsonl"), tmp_path / "out", tmp_path / "signals"
-    profile = ["--set", "profile=datatrove-0.10"]
+    profile = ["--set", "profile=datatrove-0.10", "--set", "languages=[]"]
     words = ["--workers", "1", "--output"]
     by_itself, signals, without = commands(
         tmp_path / "home",
