@@ -128,7 +128,7 @@ def documents(cache: Path, packages: Sequence[str] = tuple(PACKAGES)) -> tuple[B
     Raises:
         WebServerError: apt-get or dpkg-deb is missing, or cannot get them.
     """
-    return tuple(book for package in packages for book in _books(package, _unpacked(package, cache)))
+    return tuple(book for package in packages for book in _books(package, unpacked(package, cache)))
 
 
 @contextmanager
@@ -176,8 +176,8 @@ def _nginx() -> str:
     return found
 
 
-def _unpacked(package: str, cache: Path) -> Path:
-    """The folder of the package's documentation."""
+def unpacked(package: str, cache: Path) -> Path:
+    """The folder of the package's documentation, below `cache / package`; downloaded if it is not there yet."""
     root = cache.absolute() / package
     found = root / "usr/share/doc" / package
     if found.is_dir():

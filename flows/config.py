@@ -182,9 +182,23 @@ def load(given: str, overrides: Sequence[str] = ()) -> RunConfig:
         config: RunConfig = parse(RunConfig, raw, str(path))
     except ConfigError as error:
         problems.insert(0, str(error))
+    else:
+        problems += _unmeasured(config, path)
     if problems:
         raise ConfigError("\n".join(problems))
     return config
+
+
+def _unmeasured(config: RunConfig, path: Path) -> list[str]:
+    """A problem if the profile asks for groups of signals that are not measured."""
+    measured = config.signals.groups
+    if not (missing := [group for group in config.filter.groups() if group not in measured]):
+        return []
+    needed = ", ".join((*measured, *missing))
+    return [
+        f"{path}: signals.groups: the profile {config.filter.profile} needs {' and '.join(missing)}; "
+        f"set signals.groups=[{needed}] (got {', '.join(measured) or 'none'})"
+    ]
 
 
 def with_snapshot(config: RunConfig, label: str) -> RunConfig:

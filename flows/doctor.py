@@ -93,6 +93,7 @@ def compile_kernels(tell: Callable[[str], None]) -> None:
         augmenting,
         bad_words,
         clusters,
+        datatrove,
         kernels,
         minhash,
         sampling,
@@ -100,7 +101,7 @@ def compile_kernels(tell: Callable[[str], None]) -> None:
         words,
     )
 
-    for module in (kernels, minhash, clusters, terms, words, bad_words, sampling, augmenting):
+    for module in (kernels, minhash, clusters, terms, words, bad_words, sampling, augmenting, datatrove):
         module.compile_kernels()
     tell(f"kernels: compiled in {time.monotonic() - started:.1f} s")
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import importlib
 import inspect
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, get_origin
 
@@ -23,6 +23,8 @@ from infra.errors import InputError
 from infra.progress import watched
 from infra.steps import INPUT_PREFIX, Step
 from tasks import STEP_NAMES
+from tasks.text.rules import FilterConfig
+from tasks.text.signals import DEFAULT_GROUPS
 from tasks.web import warc
 
 # parameters of steps that no plain files can stand for, with the step that makes them
@@ -73,7 +75,7 @@ def run_step(name: str, inputs: Sequence[str], output: Path, overrides: Sequence
                 config = _with_sources(step, config, inputs)
                 result = step.run([], config, folder)
             else:
-                versions = [_version(path, step, folder, console) for path in inputs]
+                versions = [_version(path, step, config, folder, console) for path in inputs]
                 result = step.run(_bind(step, _with_signals(step, versions, folder)), config, folder)
     finally:
         if bars.tasks:  # else nothing was drawn, and stopping would print an empty line
@@ -145,9 +147,10 @@ def _with_signals(step: Step, versions: list[ShardSet], folder: str) -> list[Sha
     return [*versions, _signals_of(documents, folder)] if documents else versions
 
 
-def _signals_of(documents: list[ShardSet], folder: str) -> ShardSet:
+def _signals_of(documents: list[ShardSet], folder: str, groups: Iterable[str] = ()) -> ShardSet:
+    """The usual signals, and those of the groups that a profile asks for."""
     signals = find_step("signals")
-    config = signals.config_type.model_validate({"keep_text": True})
+    config = signals.config_type.model_validate({"keep_text": True, "groups": tuple(dict.fromkeys((*DEFAULT_GROUPS, *groups)))})
     return signals.run([documents], config, storage.join(folder, f"{INPUT_PREFIX}-signals")).shards
 
 
@@ -177,7 +180,7 @@ def _has_warc(path: Path) -> bool:
     return any(file.name.lower().endswith(warc.SUFFIXES) for file in files)
 
 
-def _version(path: str, step: Step, folder: str, console: Console) -> ShardSet:
+def _version(path: str, step: Step, step_config: Any, folder: str, console: Console) -> ShardSet:
     """A version's folder as it is; plain files through `ingest`, WARC files through `crawl`, and on to what the step takes."""
     given = path if "://" in path else str(Path(path).expanduser().resolve())
     if storage.exists(storage.join(given, dataset.MANIFEST)):
@@ -194,15 +197,15 @@ def _version(path: str, step: Step, folder: str, console: Console) -> ShardSet:
         config = overrides_of(ingest.config_type, [f"sources=[{{kind: folder, path: {given!r}}}]"])
         version = ingest.run([], config, storage.join(folder, INPUT_PREFIX)).shards
         _tell_counts(version, path, console)
-    return _as_wanted(version, step, folder)
+    return _as_wanted(version, step, step_config, folder)
 
 
-def _as_wanted(version: ShardSet, step: Step, folder: str) -> ShardSet:
+def _as_wanted(version: ShardSet, step: Step, step_config: Any, folder: str) -> ShardSet:
     if version.schema_name == "captures" and step.name != "extract":
         extract = find_step("extract")
         version = extract.run([version], extract.config_type(), storage.join(folder, f"{INPUT_PREFIX}-text")).shards
-    if step.name == "filter" and version.schema_name != "signals":
-        version = _signals_of([version], folder)
+    if isinstance(step_config, FilterConfig) and version.schema_name != "signals":
+        version = _signals_of([version], folder, step_config.groups())
     return version
 
 

@@ -36,7 +36,7 @@ from pydantic import (
 
 from infra.errors import InputError
 from infra.ids import digest_of
-from tasks.text.signals import SCORE_NAMES, SIGNALS, LineRules
+from tasks.text.signals import GROUPS, SCORE_NAMES, SIGNALS, Group, LineRules
 
 T = TypeVar("T")
 Direction = Literal["below", "above", "at_or_below", "at_or_above", "equals"]
@@ -184,6 +184,7 @@ _PROFILES = {
     for name in (
         *("gopher", "c4-paper", "c4-code", "fineweb-paper", "fineweb-code"),
         *("mc4", "refinedweb", "ccnet", "dolma-1.2", "dolma-1.2-v2", "gopher-multilingual", "gopher-unspaced", "dclm"),
+        "datatrove-0.10",
     )
 }
 PROFILES: dict[str, tuple[Rule, ...]] = {name: profile.all_rules() for name, profile in _PROFILES.items()}
@@ -201,6 +202,12 @@ def read_profile(profile: str) -> Profile:
     if profile.endswith((".yaml", ".yml")):
         return _read(Path(profile).expanduser(), _PROFILE)
     raise InputError(_unknown("profile", profile, PROFILES))
+
+
+def groups_of(signals: Iterable[str]) -> tuple[Group, ...]:
+    """The groups of signals of which some are among `signals`, in the order of GROUPS."""
+    asked = set(signals)
+    return tuple(name for name, group in GROUPS.items() if asked.intersection(group.names()))
 
 
 def files_of(name: str | None, profile: Profile | None) -> dict[str, str]:
@@ -283,6 +290,10 @@ class FilterConfig(BaseModel):
         }
         return {name: of_language[name] for name in _language_rules(self)} | {rule.name: rule.meaning() for rule in self.rules()}
 
+    def groups(self) -> tuple[Group, ...]:
+        """The groups of signals that its rules ask for, besides what is always measured."""
+        return groups_of(rule.signal for rule in self.rules())
+
     def files(self) -> Mapping[str, str]:
         """What the recipe says of the profile's file; the overrides are in the configuration."""
         return files_of(self.profile, self._profile)
@@ -316,7 +327,7 @@ class _Failure:
 def decide(signals: pa.Table, config: FilterConfig) -> Decision:
     """The verdict on every row of `signals`, which holds the columns that the rules of `config` ask for.
 
-    Raises ValueError that names the columns that are missing.
+    Raises InputError that names the columns that are missing, and the groups of signals that have them.
     """
     return _first_failures(_failures(signals, config), signals, _language_rules(config))
 
@@ -336,7 +347,9 @@ def _failures(signals: pa.Table, config: FilterConfig) -> list[_Failure]:
     asked = _language_rules(config)
     needed = {rule.signal for rule in rules} | ({LANGUAGE, LANGUAGE_SCORE} if asked else set())
     if missing := sorted(needed - set(signals.column_names)):
-        raise ValueError(f"the signals table lacks the columns: {', '.join(missing)}")
+        groups = ", ".join(groups_of(missing))
+        how = f"; signals.groups must name {groups}" if groups else ""
+        raise InputError(f"the signals table lacks the columns: {', '.join(missing)}{how}")
     return [_ask_language(name, signals, config) for name in asked] + [_ask(rule, signals) for rule in rules]
 
 

@@ -29,7 +29,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from pydantic import BaseModel, ConfigDict, Field
 
-from tasks.text import bad_words, boilerplate, compression, kernels, stop_words, terms, words
+from tasks.text import bad_words, boilerplate, compression, datatrove, kernels, stop_words, terms, words
 from tasks.text.groups import COUNT, FLAG, SHARE, Measure, Signal, SignalGroup
 from tasks.text.language import PARAGRAPH_SIGNALS
 
@@ -121,7 +121,16 @@ _CHARACTERS = (
 )
 
 Group = Literal[
-    "dolma", "characters", "words", "stop_words", "boilerplate", "terms", "bad_words", "compression", "paragraph_languages"
+    "dolma",
+    "characters",
+    "words",
+    "stop_words",
+    "boilerplate",
+    "terms",
+    "bad_words",
+    "compression",
+    "paragraph_languages",
+    "datatrove",
 ]
 GROUPS: dict[Group, SignalGroup] = {
     "dolma": SignalGroup(_DOLMA, "380 MB/s"),
@@ -135,6 +144,7 @@ GROUPS: dict[Group, SignalGroup] = {
     "bad_words": SignalGroup(bad_words.SIGNALS, bad_words.RATE, bad_words.measure, needs_language=True, files=bad_words.FILES),
     "compression": SignalGroup(compression.SIGNALS, "60 MB/s", compression.measure, by_default=False),
     "paragraph_languages": SignalGroup(PARAGRAPH_SIGNALS, "6 to 9 MB/s", by_default=False),
+    "datatrove": datatrove.SIGNALS,
 }
 """What `measure` can leave out; the others (Gopher, C4, mC4, FineWeb) are always measured, at 77 MB/s of WikiText."""
 DEFAULT_GROUPS = tuple(name for name, group in GROUPS.items() if group.by_default)

@@ -72,6 +72,15 @@ def test_an_unknown_key_names_the_nearest_valid_one(tmp_path: Path, text: str, t
         ),
         ("filter: {languages: en}", "FILE: filter.languages: must be a list, as in [a, b] (got 'en')"),
         ("filter:", "FILE: filter: must be a mapping of keys; leave it out to keep what is usual (got None)"),
+        (
+            "filter: {profile: datatrove-0.10}",
+            "FILE: signals.groups: the profile datatrove-0.10 needs datatrove; set signals.groups=[dolma, characters, datatrove] "
+            "(got dolma, characters)",
+        ),
+        (
+            "{signals: {groups: []}, filter: {profile: dolma-1.2}}",
+            "FILE: signals.groups: the profile dolma-1.2 needs dolma; set signals.groups=[dolma] (got none)",
+        ),
         ("filter: {profile: finweb}", "FILE: filter.profile: unknown profile 'finweb'; nearest: fineweb-code"),
         ("name: a b", "FILE: name: string should match pattern"),
         ("crawl: {sources: [{kind: warcc}]}", "FILE: crawl.sources.0.kind: must be one of 'site', 'demo', 'warc' (got 'warcc')"),
@@ -101,6 +110,12 @@ def test_bytes_that_are_no_text_are_told(tmp_path: Path) -> None:
     path.write_bytes(b"name: \xff")
     with pytest.raises(ConfigError, match=r"mine\.yaml: not YAML: .*0xff"):
         load(str(path))
+
+
+def test_a_profile_whose_signals_are_measured_is_no_problem(tmp_path: Path) -> None:
+    path = tmp_path / "mine.yaml"
+    path.write_text("{signals: {groups: [datatrove]}, filter: {profile: datatrove-0.10}}", encoding="utf-8")
+    assert load(str(path)).filter.groups() == ("datatrove",)
 
 
 def test_a_missing_file_names_the_ones_that_ship() -> None:

@@ -161,6 +161,28 @@ def test_another_configuration_is_refused_in_the_same_folder(made: Made, name: s
     assert "Traceback" not in ended.output
 
 
+def test_a_filter_of_plain_files_has_the_groups_measured_that_its_profile_needs(tmp_path: Path) -> None:
+    source, out, measured = _corpus(tmp_path / "docs.jsonl"), tmp_path / "out", tmp_path / "signals"
+    profile = ["--set", "profile=datatrove-0.10", "--set", "languages=[]"]
+    words = ["--workers", "1", "--output"]
+    by_itself, signals, without = commands(
+        tmp_path / "home",
+        ["step", "filter", "--input", str(source), *profile, *words, str(out)],
+        ["step", "signals", "--input", str(source), *words, str(measured)],
+        ["step", "filter", "--input", str(measured), *profile, *words, str(tmp_path / "none")],
+    )
+    _ended_well(by_itself)
+    counts = read_manifest(str(out)).counts
+    assert counts.total == NUM_GOOD and counts.kept > 0
+    # "Short 1." is one pair of words from its begin nearly to its end
+    assert counts.dropped["datatrove_repetition_top_2_gram"] == NUM_SHORT
+    columns = pq.read_schema(next((out / "input-signals").glob("part-*.parquet"))).names
+    assert {"datatrove_num_words", "median_word_length"} <= set(columns)
+    _ended_well(signals)
+    assert without.code != 0
+    assert "signals.groups must name datatrove" in " ".join(without.output.split())
+
+
 def _many_shards(folder: Path, num_files: int) -> list[str]:
     """A folder that `ingest` makes a shard of each file of, and the words for it up to the output folder."""
     folder.mkdir()

@@ -268,7 +268,7 @@ def test_every_element_is_closed_and_every_id_is_used_once(html: str) -> None:
 def test_figures_and_tables_say_what_they_are(html: str) -> None:
     page = Page(html)
     figures = [attrs for tag, attrs in page.elements if tag == "svg"]
-    assert len(figures) == 7
+    assert len(figures) == 8
     assert all(attrs.get("role") == "img" and attrs.get("aria-label") for attrs in figures)
     tags = [tag for tag, _ in page.elements]
     assert tags.count("caption") == tags.count("table") == 12

@@ -121,6 +121,40 @@ PUBLISHED |= {  # these two are ours: Gopher's numbers in other units
         **{name: rule for name, rule in REPETITION.items() if "_dup_line" in name or "_dup_paragraph" in name},
     },
 }
+# datatrove 0.10.1, src/datatrove/pipeline/filters: the reason that it gives, by filter
+PUBLISHED["datatrove-0.10"] = {
+    f"datatrove_{reason}": (signal if signal == "num_chars" else f"datatrove_{signal}", drop, threshold)
+    for reason, signal, drop, threshold in (
+        ("repetition_empty", "num_chars", "below", 1),
+        ("repetition_dup_para_frac", "dup_paragraph_fraction", "above", 0.3),
+        ("repetition_dup_para_char_frac", "dup_paragraph_char_fraction", "above", 0.2),
+        ("repetition_dup_line_frac", "dup_line_fraction", "above", 0.3),
+        ("repetition_dup_line_char_frac", "dup_line_char_fraction", "above", 0.2),
+        *((f"repetition_top_{n}_gram", f"top_{n}gram_char_fraction", "above", on) for n, on in ((2, 0.2), (3, 0.18), (4, 0.16))),
+        *(
+            (f"repetition_duplicated_{n}_n_grams", f"dup_{n}gram_char_fraction", "above", on)
+            for n, on in ((5, 0.15), (6, 0.14), (7, 0.13), (8, 0.12), (9, 0.11), (10, 0.10))
+        ),
+        ("gopher_short_doc", "num_words", "below", 50),
+        ("gopher_long_doc", "num_words", "above", 100_000),
+        ("gopher_below_avg_threshold", "mean_word_length", "below", 3),
+        ("gopher_above_avg_threshold", "mean_word_length", "above", 10),
+        ("gopher_too_many_hashes", "hash_per_token", "above", 0.1),
+        ("gopher_too_many_ellipsis", "ellipsis_per_token", "above", 0.1),
+        ("gopher_too_many_bullets", "bullet_line_fraction", "above", 0.9),
+        ("gopher_too_many_end_ellipsis", "ellipsis_line_fraction", "above", 0.3),
+        ("gopher_below_alpha_threshold", "alpha_token_fraction", "below", 0.8),
+        ("gopher_enough_stop_words", "num_stop_words", "below", 2),
+        ("c4_lorem_ipsum", "c4_lorem_ipsum", "equals", 1),
+        ("c4_curly_bracket", "c4_curly_bracket", "equals", 1),
+        ("c4_too_few_sentences", "c4_num_sentences", "below", 5),
+        ("fineweb_empty", "fineweb_num_lines", "below", 1),
+        ("fineweb_line_punct_ratio", "fineweb_line_punctuation_fraction", "below", 0.12),
+        ("fineweb_short_line_ratio", "fineweb_short_line_fraction", "above", 0.67),
+        ("fineweb_char_dup_ratio", "fineweb_dup_line_char_fraction", "above", 0.01),
+        ("fineweb_list_ratio", "fineweb_newline_per_token", "above", 0.3),
+    )
+}
 EVERY_RULE = [(profile, rule) for profile, rules in PROFILES.items() for rule in rules]
 # A document that every profile keeps.
 GOOD = {
@@ -139,6 +173,14 @@ GOOD = {
     "uax29_alpha_word_fraction": 0.95,
     "num_stop_words_own": 7,
     "quality_percentile": 0.95,
+    "num_chars": 3_000,
+    "datatrove_num_words": 500,
+    "datatrove_mean_word_length": 5.0,
+    "datatrove_alpha_token_fraction": 0.9,
+    "datatrove_num_stop_words": 7,
+    "datatrove_c4_num_sentences": 20,
+    "datatrove_fineweb_num_lines": 30,
+    "datatrove_fineweb_line_punctuation_fraction": 0.9,
     "language": "en",
     "language_score": 0.9,
 }
