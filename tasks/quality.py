@@ -1,8 +1,8 @@
 """quality: train a classifier that tells texts like the positive references from others, as DCLM did (Li et al. 2024, arXiv 2406.11794).
 
 DCLM's positives were 200,000 texts of OpenHermes 2.5 and r/ExplainLikeImFive, its negatives 200,000 documents of its own corpus before the
-filter: `corpus_negatives`. The references are the version's shards, the model and its figures its files. One thread trains: about 1 s per
-million words and five epochs.
+filter: `corpus_negatives`. The references are the version's shards, the model and its figures its files. One thread trains: about 4 s per
+million words, five epochs.
 """
 
 from __future__ import annotations
