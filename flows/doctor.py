@@ -89,13 +89,8 @@ def unpack_language_model(tell: Callable[[str], None]) -> None:
 def compile_kernels(tell: Callable[[str], None]) -> None:
     """Compile all numba kernels into their cache, so that no worker does."""
     started = time.monotonic()
-    from tasks.text import (
-        clusters,
-        datatrove,
-        kernels,
-        minhash,
-        terms,
-    )  # kernels with explicit signatures compile when they are imported
+    # kernels with explicit signatures compile when they are imported
+    from tasks.text import clusters, datatrove, kernels, minhash, terms
 
     for module in (kernels, minhash, clusters, terms, datatrove):
         module.compile_kernels()
