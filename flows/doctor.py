@@ -89,17 +89,8 @@ def unpack_language_model(tell: Callable[[str], None]) -> None:
 def compile_kernels(tell: Callable[[str], None]) -> None:
     """Compile all numba kernels into their cache, so that no worker does."""
     started = time.monotonic()
-    from tasks.text import (  # importing compiles kernels with signatures
-        augmenting,
-        bad_words,
-        clusters,
-        datatrove,
-        kernels,
-        minhash,
-        sampling,
-        terms,
-        words,
-    )
+    # kernels with explicit signatures compile when they are imported
+    from tasks.text import augmenting, bad_words, clusters, datatrove, kernels, minhash, sampling, terms, words
 
     for module in (kernels, minhash, clusters, terms, words, bad_words, sampling, augmenting, datatrove):
         module.compile_kernels()

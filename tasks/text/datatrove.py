@@ -3,7 +3,7 @@
 Of GopherRepetitionFilter, GopherQualityFilter, C4QualityFilter and FineWebQualityFilter with their defaults, each on the text as it is.
 Words are spaCy's English tokens (`spacy_words.py`), punctuation marks among them; lengths are code points; lines are those of
 `splitlines()` (Gopher's quality, C4) or of "\\n" (the others). Lines, paragraphs and n-grams are told apart by 64-bit hashes.
-Texts are counted in batches of BATCH_BYTES or one text; memory is at most 80 bytes per byte of a batch.
+Texts are counted in batches of BATCH_BYTES or one text; memory is at most 130 bytes per byte of a batch, touched as far as there are words.
 """
 
 from __future__ import annotations

@@ -12,7 +12,8 @@ it aside) or to the end of the line, so "e.g." ends one too. N-gram: n words, as
 Signals named `dolma_` count as dolma 1.2 does (python/dolma/taggers/gopher.py): its lines are what `split("\\n")` gives, with
 their white space and the empty ones, compared byte by byte; its n-grams have no spaces between their words; it counts all
 copies of what is repeated, the first as well. Names with `v2` are those of its tagger gopher_v2, for which a run of newlines is
-one. A line looks like code when it ends with ; { or }, when it begins as code does (`kernels.CODE_STARTS`), or when a tenth
+one. Those named `datatrove_` are in datatrove.py.
+A line looks like code when it ends with ; { or }, when it begins as code does (`kernels.CODE_STARTS`), or when a tenth
 of its characters, white space aside, are marks of code (`kernels.CODE_MARKS`): a crude measure, of our own.
 Bytes that are no UTF-8 count as U+FFFD, as many as Python's `bytes.decode("utf-8", "replace")` makes of them: see `readable`.
 docs/signals.md has all of them in tables.
