@@ -36,7 +36,7 @@ from pydantic import (
 
 from infra.errors import InputError
 from infra.ids import digest_of
-from tasks.text.signals import GROUPS, SCORE_NAMES, SIGNALS, Group, LineRules
+from tasks.text.signals import GROUPS, SCORE_NAMES, SCORES, SIGNALS, Group, LineRules
 
 T = TypeVar("T")
 Direction = Literal["below", "above", "at_or_below", "at_or_above", "equals"]
@@ -68,7 +68,7 @@ class Rule(BaseModel):
 
     def meaning(self) -> str:
         """What it asks, in words, with the unit of its signal and the words of its source."""
-        measured = {signal.name: signal.meaning for signal in SIGNALS}[self.signal]
+        measured = {signal.name: signal.meaning for signal in (*SIGNALS, *SCORES)}[self.signal]
         asked = f"{self.signal} {self.drop.replace('_', ' ')} {self.threshold:g} ({measured})"
         return f"{asked}; {self.note}" if self.note else asked
 

@@ -73,7 +73,7 @@ def test_an_unknown_key_names_the_nearest_valid_one(tmp_path: Path, text: str, t
         ("filter: {languages: en}", "FILE: filter.languages: must be a list, as in [a, b] (got 'en')"),
         ("filter:", "FILE: filter: must be a mapping of keys; leave it out to keep what is usual (got None)"),
         (
-            "filter: {profile: datatrove-0.10}",
+            "{signals: {groups: [dolma, characters]}, filter: {profile: datatrove-0.10}}",
             "FILE: signals.groups: the profile datatrove-0.10 needs datatrove; set signals.groups=[dolma, characters, datatrove] "
             "(got dolma, characters)",
         ),
