@@ -16,6 +16,7 @@ import subprocess
 import tempfile
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +28,8 @@ from benchmarks.peers import peer_environment
 from benchmarks.web_server import documents
 from infra.settings import settings
 from tasks.text import kernels
-from tasks.text.language import identify
+from tasks.text.groups import Measure
+from tasks.text.language import identify, paragraph_languages
 from tasks.text.rules import FilterConfig, decide
 from tasks.text.signals import GROUPS, Group, measure
 from tasks.web import main_text
@@ -82,6 +84,7 @@ def print_group_rates(texts: Sequence[str]) -> None:
     """The rate of what is always measured, of every group by itself, and of all that are measured by default."""
     array, model = pa.array(texts), settings().language_model
     language, _ = identify(array, model)
+    configured: dict[Group, Measure] = {"paragraph_languages": partial(paragraph_languages, model_path=model)}
     num_mb = sum(len(text.encode()) for text in texts) / 1e6
     _, always_s = timed(lambda: measure(array, ()))
     _, default_s = timed(lambda: measure(array, language=language))
@@ -91,7 +94,7 @@ def print_group_rates(texts: Sequence[str]) -> None:
         if group.measure is not None:
             _, seconds[name] = timed(lambda own=group.measure: own(array, language))
         else:  # part of another pass: what it adds to that
-            _, took = timed(lambda name=name: measure(array, (name,), language, model))
+            _, took = timed(lambda name=name: measure(array, (name,), language, configured))
             seconds[name] = took - always_s
     for name, took in {**seconds, "all that are measured by default": default_s}.items():
         by_default = "" if name not in GROUPS or GROUPS[name].by_default else " (not by default)"
@@ -117,6 +120,7 @@ def kept_by_us(signals: pa.Table, family: str) -> np.ndarray[Any, Any]:
         rule.name
         for rule in config.rules()
         if not rule.name.startswith(PREFIXES[family])
+        or rule.name == "c4_bad_words"  # which datatrove's filter does not ask
         or (family == "gopher-quality" and rule.name.startswith(PREFIXES["gopher-repetition"]))
     )
     return decide(signals, config.model_copy(update={"disabled": others})).keep

@@ -16,7 +16,10 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validat
 from expectations.suites import SuiteError, read_suite
 from flows.budget import BudgetConfig
 from flows.keys import ConfigError, apply, parse
+from infra import storage
 from infra.cluster import DaskConfig
+from infra.dataset import MANIFEST, folder_of
+from infra.settings import settings
 from models.tokeniser import TokeniserConfig
 from tasks.audit import AuditBasis
 from tasks.augment import AugmentConfig
@@ -217,7 +220,7 @@ def _read(path: Path) -> dict[str, Any]:
 
 
 def require_sources(config: RunConfig) -> None:
-    """Look whether the files and folders that a run reads are there.
+    """Look whether the files, folders and trained classifiers that a run reads are there.
 
     Raises:
         ConfigError: one line for each that is not.
@@ -239,6 +242,11 @@ def require_sources(config: RunConfig) -> None:
         f"{key}: no such file or folder (got {path})"
         for key, path in named.items()
         if "://" not in path and not Path(path).exists()
+    ]
+    missing += [
+        f"{kind}.trained: no version {given} in the store {settings().store} (got {given})"
+        for kind, given in (("quality", config.quality.trained), ("toxicity", config.toxicity.trained))
+        if given and not storage.exists(storage.join(folder_of(given), MANIFEST))
     ]
     if missing:
         raise ConfigError("\n".join(missing))

@@ -10,7 +10,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from infra import ledger, storage, tracking
 from infra.dataset import Counts, ShardSet
@@ -32,6 +32,14 @@ class EnrolConfig(BaseModel):
     """Name of the quality classifier; equal models are registered once."""
     toxicity: str = Field("gristmill-toxicity", pattern=NAME)
     """Name of the toxicity classifier."""
+
+    @model_validator(mode="after")
+    def _two_names(self) -> EnrolConfig:
+        if self.quality == self.toxicity:
+            raise ValueError(
+                f"quality, toxicity: two classifiers cannot be versions of one model (got {self.quality!r} for both)"
+            )
+        return self
 
 
 def registry(config: EnrolConfig) -> dict[str, str]:

@@ -309,19 +309,24 @@ def _train(lines: Sequence[str], labels: Sequence[str], training: TrainingConfig
         examples, saved = Path(folder, "train.txt"), Path(folder, MODEL)
         with examples.open("w", encoding="utf-8", newline="\n") as file:
             file.writelines(f"{_PREFIX}{label} {line}\n" for label, line in zip(labels, lines, strict=True))
-        model = fasttext.train_supervised(
-            str(examples),
-            dim=training.dimensions,
-            wordNgrams=training.word_ngrams,
-            bucket=training.buckets,
-            minCount=training.min_count,
-            epoch=training.epochs,
-            lr=training.learning_rate,
-            seed=training.seed,
-            thread=1,
-            label=_PREFIX,
-            verbose=0,
-        )
+        try:
+            model = fasttext.train_supervised(
+                str(examples),
+                dim=training.dimensions,
+                wordNgrams=training.word_ngrams,
+                bucket=training.buckets,
+                minCount=training.min_count,
+                epoch=training.epochs,
+                lr=training.learning_rate,
+                seed=training.seed,
+                thread=1,
+                label=_PREFIX,
+                verbose=0,
+            )
+        except RuntimeError as error:
+            raise InputError(
+                f"training.learning_rate: fastText gave up ({error}); a lower rate may help (got {training.learning_rate:g})"
+            ) from error
         model.save_model(str(saved))
         return model, saved.read_bytes()
 

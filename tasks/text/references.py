@@ -111,7 +111,8 @@ def highest_place(shards: Sequence[ShardRef], how_many: int, seed: int) -> int |
     """The place of the last of so many sampled documents, over all shards; None of none. Memory: 8 bytes per sampled document."""
     lowest = np.zeros(0, np.uint64)
     for shard in shards:
-        lowest = np.sort(np.concatenate([lowest, places_of(shard.read(["content_id"])["content_id"], seed)]))[:how_many]
+        places = places_of(shard.read(["content_id"])["content_id"], seed)
+        lowest = np.unique(np.concatenate([lowest, places]))[:how_many]  # copies of a text are one
     return int(lowest[-1]) if len(lowest) else None
 
 

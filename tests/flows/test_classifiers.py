@@ -15,7 +15,7 @@ import pytest
 import yaml
 
 from flows.compare_filters import compare, signals_of
-from flows.config import load
+from flows.config import load, require_sources
 from flows.keys import ConfigError
 from flows.prepare import prepare
 from infra import dataset, ledger, storage
@@ -258,6 +258,16 @@ def test_negatives_can_be_drawn_from_the_corpus_itself_the_same_for_any_shards(h
     assert models[0] == models[1]
 
 
+def test_copies_in_the_corpus_take_no_place_among_the_negatives(home: Path, tmp_path: Path) -> None:
+    good = jsonl(tmp_path / "good.jsonl", ({"text": prose(seed)} for seed in range(10_000, 10_150)))
+    config = QualityConfig.model_validate(
+        {"positive": [{"kind": "folder", "path": str(good)}], "corpus_negatives": 150, "training": TRAINING}
+    )
+    rows = [{"url": f"http://x.example/{n}", "text": prose(n // 3, 0.6), "source": "made"} for n in range(600)]
+    used = rows_of(quality(measured_corpus(tmp_path, rows, 50_000, "copies")[1], config=config))
+    assert used.filter(pa.compute.equal(used["label"], "negative")).num_rows == 150
+
+
 @pytest.mark.soak
 def test_a_killed_training_goes_on_where_it_stood_and_ends_with_the_same_digest(tmp_path: Path) -> None:
     for number in range(40):
@@ -368,6 +378,10 @@ def test_references_that_teach_nothing_are_told(home: Path, tmp_path: Path, rows
         ({"toxicity": {"classes": ["a", "b"], "toxic": ["c"]}}, "toxicity: toxic: c: none of the classes a, b"),
         ({"toxicity": {"classes": ["a", "b"], "toxic": ["a", "b"]}}, "toxicity: toxic: one class at least must not be toxic"),
         ({"toxicity": {"classes": ["a b", "c"], "toxic": ["c"]}}, "toxicity.classes: a class is named by letters"),
+        (
+            {"enrol": {"quality": "one", "toxicity": "one"}},
+            "two classifiers cannot be versions of one model (got 'one' for both)",
+        ),
         ({"quality": {"training": {"test_share": 0.45, "calibration_share": 0.4}}}, "leave too little to train on"),
     ],
 )
@@ -375,6 +389,12 @@ def test_a_configuration_that_cannot_work_is_told_when_it_is_loaded(tmp_path: Pa
     with pytest.raises(ConfigError) as error:
         load(config_file(tmp_path, **changes))
     assert told in str(error.value)
+
+
+def test_a_trained_version_that_is_not_there_is_told_before_the_run(home: Path, tmp_path: Path) -> None:
+    config = load(config_file(tmp_path, quality={"trained": "quality/0123456789abcdef"}))
+    with pytest.raises(ConfigError, match=r"quality\.trained: no version quality/0123456789abcdef in the store"):
+        require_sources(config)
 
 
 @pytest.mark.soak

@@ -207,6 +207,11 @@ def test_labels_that_say_nothing_are_refused() -> None:
         fit(rows, LABELS, POSITIVE, SMALL, "test")
 
 
+def test_a_rate_at_which_fasttext_gives_up_is_named() -> None:
+    with pytest.raises(InputError, match=r"training\.learning_rate: fastText gave up \(.*NaN.*got 1000"):
+        fit(planted(1500), LABELS, POSITIVE, SMALL.model_copy(update={"learning_rate": 1000.0}), "test")
+
+
 @pytest.mark.skipif(not DAVIDSON.exists(), reason="../shared/data is not there")
 def test_real_labels_are_learned_as_far_as_words_carry_them() -> None:
     """Floors well below what was measured; the numbers themselves are in docs/classifiers.md."""
