@@ -56,8 +56,9 @@ def audit_told(audit: Manifest) -> str:
         if f"num_tested.{kind}" in facts
     )
     worst = f" The worst: {facts['worst']}." if "worst" in facts else ""
+    alike = " of like length" if audit.recipe["config"]["by_length"] else ""
     return (
         f"Bias audit (version `{audit.version}`): how often each rule of the filter dropped documents that mention a group, or are of a "
-        f"language or host, beside all others of like length. Flagged rows of those tested: {found}.{worst} A mention is not an author, a "
+        f"language or host, beside all others{alike}. Flagged rows of those tested: {found}.{worst} A mention is not an author, a "
         "disparity is not yet a fault, and none flagged may mean that the corpus is too small to show one."
     )

@@ -23,6 +23,7 @@ from expectations import kernels
 from expectations.counts import ShardCheck, ShardResult, combine, identity, not_applicable
 from expectations.page import Section
 from expectations.profile import profile
+from expectations.schemas import OPTIONAL
 from expectations.suites import Expectation, Suite, SuiteError, did_you_mean, examined, read_suite, suite_path
 from expectations.verdict import MAX_SAMPLES, SAMPLE_CHARS, CheckResult, Sample
 
@@ -85,9 +86,21 @@ def judged(
     with ThreadPoolExecutor(1) as beside:  # DuckDB works without Python: while Great Expectations is imported and workers start
         measured = beside.submit(profile, rows, facts, asked=suite.numbers, whole=whole)
         suite = load_suite(suite_name)
-        results = list(judge_rows(suite, _columns(suite.on_rows.values(), rows.schema.names)))
+        able, without = _able(suite, rows.schema.names)
+        results = list(judge_rows(able, _columns(able.on_rows.values(), rows.schema.names)))
         numbers = measured.result()
-    return Section(title, suite, [*combine(results, suite), *check_dataset(numbers, suite, inapplicable)], numbers)
+    checks = [*combine(results, able), *without, *check_dataset(numbers, suite, inapplicable)]
+    return Section(title, suite, checks, numbers)
+
+
+def _able(suite: Suite, names: Iterable[str]) -> tuple[Suite, list[CheckResult]]:
+    """The suite without expectations on rows that lack an optional column, and the results of these."""
+    absent = {name: reason for name, reason in OPTIONAL.get(suite.schema_name, {}).items() if name not in names}
+    without = {index: absent[e.column] for index, e in suite.on_rows.items() if e.column in absent}
+    able = tuple(e for index, e in enumerate(suite.expectations) if index not in without)
+    return suite.model_copy(update={"expectations": able}), [
+        not_applicable(suite.expectations[index], reason) for index, reason in without.items()
+    ]
 
 
 def validate_shard(table: pa.Table, suite: Suite) -> ShardResult:

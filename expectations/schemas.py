@@ -151,5 +151,12 @@ SCHEMAS: dict[str, pa.Schema] = {
 }
 """What the steps of a flow write; a single step on plain files has the columns it was given beside those it adds."""
 
+OPTIONAL = {
+    "signals": dict.fromkeys(
+        ("quality_score", "quality_percentile", "toxicity_score"), "no classifier for it has scored these documents (step score)"
+    )
+}
+"""Columns that a stage may lack, with the reason: an expectation on one that is not there is not applicable."""
+
 OPEN_SCHEMAS = ("signals", "verdicts", "any")
 """Stages whose columns grow with what is measured, and `any` for tables of other makers."""

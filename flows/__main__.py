@@ -336,7 +336,10 @@ def rejects(
     step: Annotated[str, typer.Option("--step", help="Only this step of a run.")] = "",
     source: Annotated[str, typer.Option("--source", help="Only documents of this source.")] = "",
     num: Annotated[int, typer.Option("--num", "-n", min=0, help="Documents to show of each rule.")] = 3,
-    seed: Annotated[int, typer.Option("--seed", help="Another seed draws other documents; the same one the same.")] = 0,
+    seed: Annotated[
+        int,
+        typer.Option("--seed", min=-(2**63), max=2**63 - 1, help="Another seed draws other documents; the same one the same."),
+    ] = 0,
     form: Annotated[TableFormat, typer.Option("--format", "-f", help="How to show it.")] = TableFormat.table,
 ) -> None:
     """Say what each rule dropped and how many, with documents to read: value, threshold, URL and how the text begins."""

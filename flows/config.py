@@ -13,7 +13,7 @@ from typing import Any, Literal
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator, model_validator
 
-from expectations.suites import SuiteError, read_suite
+from expectations.suites import SuiteError, read_suite, suite_names
 from flows.budget import BudgetConfig
 from flows.keys import ConfigError, apply, parse
 from infra import storage
@@ -175,12 +175,7 @@ def load(given: str, overrides: Sequence[str] = ()) -> RunConfig:
     raw = _read(path)
     for override in overrides:
         apply(raw, override)
-    problems = []
-    suite = raw["validate"].get("suite") if isinstance(raw.get("validate"), dict) else None
-    try:  # not a matter of the model: another machine, which only trains, has no need of the suite's file
-        read_suite(suite if isinstance(suite, str) else ValidateConfig().suite)
-    except SuiteError as error:
-        problems.append(f"{path}: validate.suite: {error}")
+    problems = [f"{path}: validate.{problem}" for problem in _suite_problems(raw.get("validate"))]
     try:
         config: RunConfig = parse(RunConfig, raw, str(path))
     except ConfigError as error:
@@ -192,16 +187,40 @@ def load(given: str, overrides: Sequence[str] = ()) -> RunConfig:
     return config
 
 
+def _suite_problems(given: Any) -> list[str]:
+    """A problem for each suite of `validate` that cannot be used.
+
+    Not a matter of the model: another machine, which only trains, has no need of the suites' files.
+    """
+    raw = given if isinstance(given, dict) else {}
+    suite, stages = raw.get("suite"), raw.get("stage_suites")
+    named = {"": suite if isinstance(suite, str) else ValidateConfig().suite}
+    named |= {stage: name for stage, name in stages.items() if isinstance(name, str)} if isinstance(stages, dict) else {}
+    problems = []
+    for stage, name in named.items():
+        key = f"stage_suites.{stage}" if stage else "suite"
+        try:
+            found = read_suite(name).schema_name
+        except SuiteError as error:
+            problems.append(f"{key}: {error}")
+        else:
+            if stage in suite_names() and found not in (stage, "any"):
+                problems.append(f"{key}: {name} is a suite of {found!r} and not of {stage!r}")
+    return problems
+
+
 def _unmeasured(config: RunConfig, path: Path) -> list[str]:
-    """A problem if the profile asks for groups of signals that are not measured."""
+    """A problem for each profile that asks for groups of signals that are not measured."""
     measured = config.signals.groups
-    if not (missing := [group for group in config.filter.groups() if group not in measured]):
-        return []
-    needed = ", ".join((*measured, *missing))
-    return [
-        f"{path}: signals.groups: the profile {config.filter.profile} needs {' and '.join(missing)}; "
-        f"set signals.groups=[{needed}] (got {', '.join(measured) or 'none'})"
-    ]
+    problems = []
+    for filter in (config.filter, *([config.score.among] if config.score.among else [])):
+        if missing := [group for group in filter.groups() if group not in measured]:
+            needed = ", ".join((*measured, *missing))
+            problems.append(
+                f"{path}: signals.groups: the profile {filter.profile} needs {' and '.join(missing)}; "
+                f"set signals.groups=[{needed}] (got {', '.join(measured) or 'none'})"
+            )
+    return list(dict.fromkeys(problems))
 
 
 def with_snapshot(config: RunConfig, label: str) -> RunConfig:

@@ -33,7 +33,7 @@ class Prepared(BaseModel):
     checks: ShardSet
     """What the gate found."""
     history: list[ShardSet]
-    """The versions that the documents came from."""
+    """The versions that the documents came from, and the classifiers that judged them."""
 
 
 @flow(name="prepare", description=__doc__, persist_result=False)
@@ -54,11 +54,11 @@ def prepare(config: RunConfig, lineage: Lineage | None = None) -> Prepared:
         rewritten = within_budget(rewrite(documents, verdicts, config=config.rewrite), config.budget)
         unique = within_budget(dedup(rewritten, config=config.dedup), config.budget)
         redacted = redact(unique, config=config.redact)
-        history = [pages, *documents, verdicts, *audits, rewritten, unique]
+        taken, chosen = [pages, *documents], [verdicts, *audits, rewritten, unique]
         corpus = redacted
         if config.rebalance:
             corpus = rebalance(redacted, config=config.rebalance)
-            history.append(redacted)
-        stages = [*history[:3], measured, *judges, *history[3:]]
+            chosen.append(redacted)
+        stages = [*taken, measured, *judges, *([scores] if judges else []), *chosen]
         checks = validate(corpus, stages, earlier(config.name, corpus), config=config.validate_)
-        return Prepared(documents=corpus, checks=checks, history=[*history, corpus])
+        return Prepared(documents=corpus, checks=checks, history=[*taken, *judges, *chosen, corpus])

@@ -13,14 +13,14 @@ from rich.table import Table
 
 from expectations import counts, gate, page, proposal, tables
 from expectations.counts import ShardResult
-from expectations.numbers import DRIFT, OF_CLASSIFIER
+from expectations.numbers import DRIFT
 from expectations.suites import Suite, read_suite, suite_names, suite_path
 from expectations.tables import Part, Tables
 from expectations.verdict import Verdict, describe, judge
 from infra import dataset, storage
 from infra.cluster import DaskConfig, pool
 from infra.errors import InputError
-from tasks.validate import PAGE, RATES, RESULTS, audited, with_the_worst
+from tasks.validate import PAGE, RATES, RESULTS, told_by, with_the_worst
 
 # workers start in 4 s, and then two of them are as soon done with so many rows as this process alone
 SMALL_ROWS = 3_000_000
@@ -38,7 +38,7 @@ def validate_path(path: str, suite_name: str, output: Path, workers: int, consol
     if not opened.num_rows:
         raise InputError(f"{path}: has no rows to judge")
     said = _facts(path)
-    known = audited(said)
+    known = told_by(said)
     section = gate.judged(
         path,
         opened.rows,
@@ -47,7 +47,7 @@ def validate_path(path: str, suite_name: str, output: Path, workers: int, consol
         facts=known["facts"],
         inapplicable={
             **known["inapplicable"],
-            **dict.fromkeys((*RATES, *DRIFT, *OF_CLASSIFIER), "plain files have no run behind them"),
+            **dict.fromkeys((*RATES, *DRIFT), "plain files have no run behind them"),
         },
     )
     section = with_the_worst(section, said)

@@ -150,7 +150,7 @@ class Validation:
 
 @dataclass(frozen=True)
 class Disparity:
-    """How often one rule dropped the documents of a group and of all others; the ratio with its interval is of documents of like length."""
+    """How often one rule dropped the documents of a group and of all others; the ratio with its interval is what `Audit.by_length` says."""
 
     kind: str
     group: str
@@ -175,6 +175,8 @@ class Audit:
     max_ratio: float
     """Above it, and beyond chance, a row is flagged."""
     confidence: float
+    by_length: bool = True
+    """Whether the ratios are of documents of like length."""
 
 
 @dataclass(frozen=True)

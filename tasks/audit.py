@@ -10,7 +10,7 @@ What its word lists cannot show is said in tasks/text/terms.py; a dialect that i
 from __future__ import annotations
 
 import io
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -29,7 +29,8 @@ from infra.orchestration import show_table
 from infra.steps import Output, step
 from tasks.text.disparity import DisparityBounds, disparity, more_often, worst_first
 from tasks.text.language import UNKNOWN
-from tasks.text.rules import LANGUAGE, LANGUAGE_SCORE, FilterConfig, ask_each, rule_names
+from tasks.text.measured import pairs, texts_of
+from tasks.text.rules import LANGUAGE, FilterConfig, ask_each, require, rule_names
 from tasks.text.terms import count_terms, lists_path, load_lists, shipped_lists
 
 WORST_FIRST = "audit.csv"
@@ -103,38 +104,41 @@ def files_read(config: AuditConfig) -> Mapping[str, str]:
 
 
 def count_shard(pair: tuple[ShardRef, ShardRef], config: AuditConfig) -> Outcome:
-    """Counts of one shard, of its documents and of the signals of them: CELL, documents in it, and dropped ones by rule."""
+    """Counts of one shard, of its documents and of the signals of them: CELL, documents in it, and dropped ones by rule.
+
+    Raises:
+        InputError: the signals lack columns that a rule asks for, or are of other documents.
+    """
     documents, signals = pair
-    needed = {rule.signal for rule in config.filter.rules()} | {"doc_id", "host", LANGUAGE, LANGUAGE_SCORE, "num_words"}
     measured = signals.read()
-    if missing := sorted(needed - set(measured.column_names)):
-        raise ValueError(f"the signals table lacks the columns: {', '.join(missing)}")
+    require(measured, {"doc_id", "host", LANGUAGE, "num_words"})
+    text = texts_of(measured, signals, documents)
     if config.filter.languages:
-        measured = measured.filter(pc.is_in(measured[LANGUAGE], pa.array([*config.filter.languages, UNKNOWN])))
-    texts = documents.read(["doc_id", "text"])
-    at = pc.index_in(measured["doc_id"].combine_chunks(), texts["doc_id"].combine_chunks())
-    measured = measured.filter(pc.is_valid(at))
-    members = _members(measured, texts["text"].combine_chunks().take(at.drop_null()), config)
+        wanted = pc.is_in(measured[LANGUAGE], pa.array([*config.filter.languages, UNKNOWN])).combine_chunks()
+        measured, text = measured.filter(wanted), text.filter(wanted)
     drops = ask_each(measured, config.filter)
+    members = _members(measured, text, config)
     length = np.frexp(measured["num_words"].to_numpy())[1].astype(np.int64)  # 1 for one word, 2 for 2 and 3, 3 for 4 to 7 …
     return Outcome(_count(members, length if config.by_length else length * 0, drops, config))
 
 
 @step(schema="audit", fingerprint=files_read)
 def audit(signals: ShardSet, documents: list[ShardSet], config: AuditConfig, out: Output) -> None:
-    """Compare for every rule how often it drops documents of one group and of all others; flag what is beyond the bounds."""
-    shards = [shard for version in documents for shard in version.shards()]
-    parts = out.map_aside("counts", partial(count_shard, config=config), list(zip(shards, signals.shards(), strict=True)))
-    counts = _summed([_count((), np.zeros(0, np.int64), {}, config), *(part.read() for part in parts)])
-    table = disparity(_compared(counts, config), config.bounds)
+    """Compare for every rule how often it drops documents of one group and of all others; flag what is beyond the bounds.
+
+    Raises:
+        InputError: as `count_shard` does.
+    """
+    parts = out.map_aside("counts", partial(count_shard, config=config), pairs(signals, documents))
+    table = disparity(_compared(summed_counts(parts, config), config), config.bounds)
     out.receipts = [dataset.write_shard(out.folder, 0, Outcome(table))]
     ranked = worst_first(table)
     storage.write_bytes(storage.join(out.folder, WORST_FIRST), _csv(ranked))
     out.keep_file(WORST_FIRST)
     out.facts |= figures(table, config)
-    show_table(
-        "audit", [_shown(row) for row in ranked.slice(0, _SHOWN).to_pylist()], "Whose documents the filter removes, worst first"
-    )
+    alike = "; ratios are of documents of like length" if config.by_length else ""
+    words = f"Whose documents the filter removes, worst first{alike}"
+    show_table("audit", [_shown(row) for row in ranked.slice(0, _SHOWN).to_pylist()], words)
     out.counts = Counts(total=signals.counts.kept, kept=signals.counts.kept)
 
 
@@ -162,21 +166,21 @@ def figures(table: pa.Table, config: AuditConfig) -> dict[str, Any]:
             of_group = (
                 row for row in sure if (row["kind"], row["group"]) == (worst["kind"], worst["group"]) and row["rule"] != ANY
             )
-            facts[f"worst{behind}"] = in_words(next(of_group, worst))
+            facts[f"worst{behind}"] = in_words(next(of_group, worst), by_length=config.by_length)
     return facts
 
 
-def in_words(row: Mapping[str, Any]) -> str:
+def in_words(row: Mapping[str, Any], *, by_length: bool) -> str:
     """One row of the table as a sentence's beginning: rule, group, counts, ratio with its interval."""
     return (
         f"{row['rule']} on {row['kind']} {row['group']}: {row['removed']:,} of {row['documents']:,} documents dropped, of others "
-        f"{row['other_removed']:,} of {row['other_documents']:,}; {_ratio(row)} of like length"
+        f"{row['other_removed']:,} of {row['other_documents']:,}; {_ratio(row)}{' among documents of like length' * by_length}"
     )
 
 
 def _ratio(row: Mapping[str, Any]) -> str:
     low, high = row["adjusted_ratio_low"], row["adjusted_ratio_high"]
-    return f"{(low * high) ** 0.5:.3g} times as often ({low:.3g} to {high:.3g}) among documents"
+    return f"{(low * high) ** 0.5:.3g} times as often ({low:.3g} to {high:.3g})"
 
 
 def _middle(table: pa.Table) -> pa.ChunkedArray:
@@ -197,7 +201,7 @@ def _shown(row: Mapping[str, Any]) -> dict[str, str]:
         "group": f"{row['kind']} {row['group']}",
         "dropped": f"{row['removed']:,} of {row['documents']:,}",
         "of others": f"{row['other_removed']:,} of {row['other_documents']:,}",
-        "ratio of like length": "–" if row["adjusted_ratio_low"] is None else _ratio(row).partition(" among")[0],
+        "ratio": "–" if row["adjusted_ratio_low"] is None else _ratio(row),
         "outcome": "flagged" if row["flagged"] else "tested" if row["tested"] else "too few to say",
     }
 
@@ -278,17 +282,55 @@ def _column(rule: str) -> str:
 # --- the whole -----------------------------------------------------------------------------------------------------------------
 
 
-def _summed(parts: Sequence[pa.Table]) -> pa.Table:
-    """The counts of all shards, cell by cell."""
-    table = pa.concat_tables(parts)
-    numbers = [name for name in table.column_names if name not in CELL.names]
-    summed = table.group_by(CELL.names, use_threads=False).aggregate([(name, "sum") for name in numbers])
-    return summed.select([*CELL.names, *(f"{name}_sum" for name in numbers)]).rename_columns(table.column_names)
+def summed_counts(parts: Sequence[ShardRef], config: AuditConfig) -> pa.Table:
+    """The counts of all shards, cell by cell, without the hosts that are no groups.
+
+    Of hosts only their documents are held: 500,000 hosts in 20 shards, asked 34 rules, took 0.28 GB, all their counts 3.9 GB.
+    """
+    largest = pa.array([ALL, *_largest_hosts(parts, config.max_domains)], pa.string())
+
+    def read() -> Iterator[pa.Table]:
+        yield _count((), np.zeros(0, np.int64), {}, config)
+        for part in parts:
+            table = part.read()
+            yield table.filter(pc.or_(pc.not_equal(table["kind"], "domain"), pc.is_in(table["group"], largest)))
+
+    return _summed(read(), CELL.names)
+
+
+def _largest_hosts(parts: Sequence[ShardRef], how_many: int) -> list[str]:
+    """The hosts with the most documents; of equally large ones those first in the alphabet."""
+
+    def read() -> Iterator[pa.Table]:
+        yield pa.schema([("group", pa.string()), ("documents", pa.int64())]).empty_table()
+        for part in parts:
+            table = part.read(["kind", "group", "documents"])
+            hosts = pc.and_(pc.equal(table["kind"], "domain"), pc.not_equal(table["group"], ALL))
+            yield table.filter(hosts).drop_columns("kind")
+
+    ranked = _summed(read(), ["group"]).sort_by([("documents", "descending"), ("group", "ascending")])
+    return [str(name) for name in ranked["group"][:how_many].to_pylist()]
+
+
+def _summed(tables: Iterable[pa.Table], keys: list[str]) -> pa.Table:
+    """The sums of all columns but the keys, key by key; what is held is about twice the sums, and one table."""
+    held: list[pa.Table] = []
+    for table in tables:
+        held.append(table)
+        if sum(one.num_rows for one in held[1:]) > held[0].num_rows:
+            held = [_sum(held, keys)]
+    return _sum(held, keys)
+
+
+def _sum(tables: Sequence[pa.Table], keys: list[str]) -> pa.Table:
+    table = pa.concat_tables(tables)
+    numbers = [name for name in table.column_names if name not in keys]
+    summed = table.group_by(keys, use_threads=False).aggregate([(name, "sum") for name in numbers])
+    return summed.select([*keys, *(f"{name}_sum" for name in numbers)]).rename_columns(table.column_names)
 
 
 def _compared(counts: pa.Table, config: AuditConfig) -> pa.Table:
     """Every group beside all others of its population, length by length: what `disparity` takes."""
-    counts = _without_small_domains(counts, config.max_domains)
     names = counts.column_names[len(CELL.names) :]
     whole = counts.filter(pc.equal(counts["group"], ALL)).drop_columns("group")
     whole = whole.rename_columns([name if name in CELL.names else f"all {name}" for name in whole.column_names])
@@ -321,12 +363,3 @@ def _compared(counts: pa.Table, config: AuditConfig) -> pa.Table:
     ]
     table = pa.concat_tables(tables)
     return table.filter(pc.invert(pc.and_(pc.equal(table["kind"], "language"), pc.equal(table["rule"], LANGUAGE))))
-
-
-def _without_small_domains(counts: pa.Table, max_domains: int) -> pa.Table:
-    domain = pc.equal(counts["kind"], "domain")
-    hosts = counts.filter(pc.and_(domain, pc.not_equal(counts["group"], ALL)))
-    sizes = hosts.group_by("group", use_threads=False).aggregate([("documents", "sum")])
-    largest = sizes.sort_by([("documents_sum", "descending"), ("group", "ascending")])["group"][:max_domains]
-    chosen = pc.is_in(counts["group"], pa.array([ALL, *largest.to_pylist()], pa.string()))
-    return counts.filter(pc.or_(pc.invert(domain), chosen))

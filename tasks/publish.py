@@ -25,9 +25,12 @@ from infra import storage
 from infra.cluster import at_hand
 from infra.dataset import Manifest, Outcome, Receipt, ShardRef, ShardSet, part_name
 from infra.steps import Output, step
+from tasks.text.classifier_card import judges_told, summary
 
 SPLITS = ("train", "test")
 CARD, METADATA = "README.md", "croissant.json"
+JUDGES = "references"
+"""Schema of the versions that are classifiers."""
 SIZES = (
     ("n<1K", 10**3),
     ("1K<n<10K", 10**4),
@@ -67,7 +70,10 @@ def publish_shard(job: tuple[ShardRef, str]) -> Outcome:
 
 @step(schema="published")
 def publish(documents: ShardSet, history: list[ShardSet], config: PublishConfig, out: Output) -> None:
-    """Write the dataset version by split, with its data card; `history` are the versions it came from, for the card."""
+    """Write the dataset version by split, with its data card; `history` are the versions it came from, for the card.
+
+    Among them may be classifiers that judged the documents; their references are not what the documents came from.
+    """
     jobs = [(shard, name) for name in SPLITS for shard in documents.shards()]
     with at_hand(documents.counts.kept):
         receipts = out.map(publish_shard, jobs)
@@ -100,8 +106,9 @@ def data_card(config: PublishConfig, splits: dict[str, list[int]], rows: dict[st
     funnel = "\n".join(
         f"| {one.step} | {one.counts.total:,} | {one.counts.kept:,} | {_dropped(one)} | `{one.version}` |"
         for one in history
-        if one.step != "audit"
+        if one.step != "audit" and one.schema_name != JUDGES
     )
+    judges = [_judge(one) for one in history if one.schema_name == JUDGES]
     counted = ", ".join(f"{count:,} in `{name}`" for name, count in rows.items())
     notice = f"\n{config.notice}\n" if config.notice else ""
     sources = "; ".join(_sources(history)) or "not known"
@@ -110,6 +117,7 @@ def data_card(config: PublishConfig, splits: dict[str, list[int]], rows: dict[st
         f"Documents: {counted}. Sources: {sources}. Licence of the texts: {config.licence}.\n\n"
         "## How it was made\n\n| step | in | kept | dropped by rule | version |\n| --- | ---: | ---: | --- | --- |\n"
         f"{funnel}\n\n"
+        f"{judges_told(judges)}"
         f"{mixture_told(history)}"
         "Columns: `doc_id` names the capture, `content_id` is equal for exact duplicates, `text` is the text after rewriting and "
         f"redaction. {_privacy(history)} Machine-readable: `{METADATA}` (Croissant 1.0).\n"
@@ -138,12 +146,7 @@ def _metadata(
         rai=Responsible(
             collection="; ".join(_sources(history)),
             collection_types=[kinds[one.step] for one in history if one.step in kinds and one.counts.total],
-            preprocessing=[
-                audit_told(one)
-                if one.step == "audit"
-                else f"{one.step}: {one.counts.kept:,} of {one.counts.total:,} kept; dropped: {_dropped(one)}"
-                for one in history
-            ],
+            preprocessing=[_told(one) for one in history],
             limitations=config.notice,
             sensitive=_privacy(history),
         ),
@@ -159,7 +162,21 @@ def _sha256(folder: str, name: str) -> str:
 
 
 def _sources(history: list[Manifest]) -> list[str]:
-    return sources_told([source for one in history for source in one.recipe["config"].get("sources") or ()])
+    made_from = (one for one in history if one.schema_name != JUDGES)
+    return sources_told([source for one in made_from for source in one.recipe["config"].get("sources") or ()])
+
+
+def _told(one: Manifest) -> str:
+    """What one version did, in a sentence."""
+    if one.step == "audit":
+        return audit_told(one)
+    if one.schema_name == JUDGES:
+        return f"Documents were scored by {_judge(one)}"
+    return f"{one.step}: {one.counts.kept:,} of {one.counts.total:,} kept; dropped: {_dropped(one)}"
+
+
+def _judge(one: Manifest) -> str:
+    return summary(one.step, one.version, one.facts)
 
 
 def _privacy(history: list[Manifest]) -> str:

@@ -21,7 +21,7 @@ from infra.dataset import RUN, Counts, Manifest, ShardSet
 from infra.settings import settings
 from infra.steps import Output, step
 from tasks.learn.config import MODEL
-from tasks.text.classifier_card import summary
+from tasks.text.classifier_card import judges_told, summary
 
 CARD, FACTS = "README.md", "model.json"
 MIXED = ("audit", "rebalance", "augment")
@@ -124,7 +124,7 @@ def model_card(
         f"## Evaluation\n\n{_scores(measured)}\n"
         f"{_held_out(published.facts.get('held_out_by', 'none'))} Nothing here says how it does on other text.\n\n"
         f"## Training\n\nSources of the data: {'; '.join(sources) or 'not known'}. {_cost(run, facts)}\n\n"
-        f"{_judged(judges)}"
+        f"{judges_told(judges)}"
         f"{mixture_told(mixture)}"
         f"| setting | value |\n| --- | --- |\n{_settings(trained.recipe['config'])}\n\n"
         "## Limits\n\nIt was not tuned to follow instructions, not tested for bias, hallucination or memorisation, and has no "
@@ -140,17 +140,6 @@ def _origins(dataset: ShardSet) -> tuple[list[str], list[str]]:
     recipes = [one.manifest["recipe"] for one in made_from if one.manifest["schema_name"] != "references"]
     sources = sources_told([source for recipe in recipes for source in recipe["config"].get("sources") or ()])
     return sources, [summary(one["step"], one["version"], one["facts"]) for one in judges]
-
-
-def _judged(judges: Sequence[str]) -> str:
-    """What chose the documents, besides rules."""
-    if not judges:
-        return ""
-    listed = "\n".join(f"- {one}" for one in judges)
-    return (
-        f"Documents were scored by these classifiers, whose mistakes are in the data:\n\n{listed}\n\n"
-        "Their figures per group of people, and what they do not show, are on their own cards.\n\n"
-    )
 
 
 def _held_out(unit: str) -> str:

@@ -358,14 +358,15 @@ def _audit(audited: ShardSet | None, how_many: int) -> Audit | None:
     table = pa.concat_tables([shard.read() for shard in audited.shards()])
     more = table.filter(pc.and_(table["tested"], more_often(table)))
     worst = [_disparity(row) for row in worst_first(more).slice(0, how_many).to_pylist()]
-    kinds = manifest.recipe["config"]["kinds"]
-    bounds = manifest.recipe["config"]["bounds"]
+    config = manifest.recipe["config"]
+    kinds, bounds = config["kinds"], config["bounds"]
     return Audit(
         worst,
         {kind: manifest.facts[f"num_tested.{kind}"] for kind in kinds},
         {kind: manifest.facts[f"num_flagged.{kind}"] for kind in kinds},
         bounds["max_ratio"],
         bounds["confidence"],
+        config["by_length"],
     )
 
 

@@ -16,14 +16,14 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
-import pyarrow.compute as pc
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, field_validator
 
 from infra import storage
 from infra.dataset import Outcome, ShardRef, ShardSet
 from infra.errors import InputError
 from infra.steps import Output, step
 from tasks.text.classifier import FLAG_AT, NEEDED, Classifier, load, sigmoid
+from tasks.text.measured import pairs, texts_of
 from tasks.text.rules import FilterConfig, decide
 from tasks.text.signals import QUALITY_PERCENTILE, QUALITY_SCORE, SCORE_NAMES, TOXICITY_SCORE
 
@@ -41,6 +41,17 @@ class ScoreConfig(BaseModel):
     among: FilterConfig | None = None
     """Rank among the documents that this filter keeps, as `{profile: refinedweb}`: DCLM's top 10 % are of what its heuristics leave. Null:
     among all. Documents that it drops get the percentile that they would have."""
+
+    @field_validator("among")
+    @classmethod
+    def _asks_for_no_score(cls, among: FilterConfig | None) -> FilterConfig | None:
+        for rule in among.rules() if among else ():
+            if rule.signal in SCORE_NAMES:
+                raise ValueError(
+                    f"rule {rule.name!r} asks for {rule.signal}, which is what is computed here: take a profile without it, or set "
+                    f"among.disabled to [{rule.name}]"
+                )
+        return among
 
 
 def files_of_filter(config: ScoreConfig) -> Mapping[str, str]:
@@ -69,13 +80,10 @@ def score(
         for name, given in ((QUALITY_SCORE, quality), (TOXICITY_SCORE, toxicity))
         for one in given[:1]
     }
-    shards = [shard for version in documents for shard in version.shards()]
-    rows = signals.shards()
-    if len(rows) != len(shards):
-        raise InputError(f"score: {len(rows)} shards of signals and {len(shards)} of documents; give the documents they are of")
-    scored = out.map_aside("scores", partial(score_shard, trained=trained, config=config), list(zip(shards, rows, strict=True)))
+    both = pairs(signals, documents)
+    scored = out.map_aside("scores", partial(score_shard, trained=trained, config=config), both)
     below = percentiles(scored) if quality else None
-    out.map(partial(join_shard, below=below), list(zip(rows, scored, strict=True)))
+    out.map(partial(join_shard, below=below), [(rows, scores) for (_, rows), scores in zip(both, scored, strict=True)])
     if below is not None:
         out.facts["quality_score_of_top_10_percent"] = _score_at(below, 1 - TOP_SHARE)
     if toxicity:
@@ -87,11 +95,7 @@ def score_shard(pair: tuple[ShardRef, ShardRef], trained: Mapping[str, tuple[str
     """The scores of one shard, row by row with its signals; `pair` is the documents and their signals."""
     documents, signals = pair
     measured = signals.read()
-    texts = documents.read(["doc_id", "text"])
-    at = pc.index_in(measured["doc_id"].combine_chunks(), texts["doc_id"].combine_chunks())
-    if at.null_count:
-        raise InputError(f"score: {at.null_count} rows of {signals.path} have no document in {documents.path}")
-    text = texts["text"].combine_chunks().take(at)
+    text = texts_of(measured, signals, documents)
     odds = {name: _classifier(*where).log_odds(text) for name, where in trained.items()}
     columns: dict[str, Any] = {name: sigmoid(one).astype(np.float32) for name, one in odds.items()}
     if QUALITY_SCORE in odds:

@@ -22,7 +22,7 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator
 from expectations.counts import ShardCheck, ShardResult
 from expectations.numbers import AUDIT, DRIFT, OF_CLASSIFIER, REMOVAL_RATE
 from expectations.schemas import SCHEMAS, originals
-from expectations.suites import Suite, did_you_mean, read_suite, suite_digest, suite_names
+from expectations.suites import Suite, did_you_mean, suite_digest, suite_names
 from expectations.verdict import CheckResult, Sample
 from infra import dataset, ledger, storage, tracking
 from infra.cluster import at_hand
@@ -60,12 +60,9 @@ class ValidateConfig(BaseModel):
 
     @field_validator("stage_suites")
     @classmethod
-    def _suites_that_can_be_used(cls, suites: dict[str, str]) -> dict[str, str]:
+    def _of_stages_that_there_are(cls, suites: dict[str, str]) -> dict[str, str]:
         if unknown := sorted(suites.keys() - set(suite_names())):
             raise ValueError(f"no stage has a suite {unknown[0]!r}{did_you_mean(unknown[0], suite_names())}")
-        for stage, name in suites.items():
-            if (found := read_suite(name).schema_name) not in (stage, "any"):
-                raise ValueError(f"{name} is a suite of {found!r} and not of {stage!r}")
         return {stage: cls._absolute_if_a_file(name) for stage, name in suites.items()}
 
     def of_stage(self, schema: str) -> str:
@@ -150,15 +147,19 @@ def validate(documents: ShardSet, history: list[ShardSet], previous: list[ShardS
 def _judged_stage(version: ShardSet, suite_name: str, out: Output) -> Section:
     """One version before the corpus."""
     facts = version.manifest().facts
-    told = audited(facts)
-    told["facts"] |= {name: facts[name] for name in OF_CLASSIFIER if name in facts}
-    return with_the_worst(_judged(version, suite_name, out, whole=False, **told), facts)
+    return with_the_worst(_judged(version, suite_name, out, whole=False, **told_by(facts)), facts)
 
 
-def audited(facts: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
-    """What `gate.judged` is told of the numbers that only an audit has: those of these facts, and why the others are not there."""
-    without = dict.fromkeys(AUDIT.keys() - facts.keys(), "no audit looked at such groups (audit.kinds)")
-    return {"facts": {name: facts[name] for name in AUDIT if name in facts}, "inapplicable": without}
+def told_by(facts: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    """What `gate.judged` is told of the numbers that only a step knows: those of its facts, and why the others are not there."""
+    reasons = {
+        **dict.fromkeys(AUDIT, "no audit looked at such groups (audit.kinds)"),
+        **dict.fromkeys(OF_CLASSIFIER, "no classifier was trained here"),
+    }
+    return {
+        "facts": {name: facts[name] for name in reasons if name in facts},
+        "inapplicable": {name: reason for name, reason in reasons.items() if name not in facts},
+    }
 
 
 def with_the_worst(section: Section, facts: Mapping[str, Any]) -> Section:
@@ -231,9 +232,11 @@ def _shard_result(raw: dict[str, Any]) -> ShardResult:
 
 def _removal_rates(documents: ShardSet, history: list[ShardSet]) -> dict[str, float]:
     """Shares of what each step was given that it dropped, and of all documents that no step wanted; a wanted sample counts as whole."""
-    rates = {f"removal_rate_{one.step}": 1 - one.counts.kept / one.counts.total for one in history if one.counts.total}
+    sampled = documents.step == "rebalance"
+    steps = [one for one in (*history, *([documents] * sampled)) if one.counts.total]
+    rates = {f"{REMOVAL_RATE}{one.step}": 1 - one.counts.kept / one.counts.total for one in steps}
     extracted = sum(one.counts.kept for one in history if one.step in ("extract", "ingest"))
-    here = documents.counts.total if documents.step == "rebalance" else documents.counts.kept
+    here = documents.counts.total if sampled else documents.counts.kept
     return {**rates, "removal_rate": 1 - here / extracted if extracted else 0.0}
 
 

@@ -1,7 +1,7 @@
 """The card of a trained classifier: what it learned from, every figure with its interval, and what they do not show.
 
 Text follows from the figures and the configuration alone, so equal recipes give equal cards. `summary` is its shortest form, for the
-card of a language model whose data the classifier judged.
+cards of data that the classifier judged and of models that were trained on them.
 """
 
 from __future__ import annotations
@@ -76,6 +76,17 @@ def summary(name: str, version: str, facts: Mapping[str, Any]) -> str:
     return (
         f"{name} version `{version}`, on {facts['num_texts.test']:,} held-out texts: average precision {facts['average_precision']:.3f} "
         f"(chance: {facts['positive_share']:.3f}), calibration error {facts['calibration_error']:.3f}; {each}"
+    )
+
+
+def judges_told(judges: Sequence[str]) -> str:
+    """A paragraph for the card of data, or of a model, whose documents classifiers chose, from the summary of each; "" without any."""
+    if not judges:
+        return ""
+    listed = "\n".join(f"- {one}" for one in judges)
+    return (
+        f"Documents were scored by these classifiers, whose mistakes are in the data:\n\n{listed}\n\n"
+        "Their figures per group of people, and what they do not show, are on their own cards.\n\n"
     )
 
 

@@ -342,14 +342,23 @@ def rule_names(config: FilterConfig) -> list[str]:
     return [*_language_rules(config), *(rule.name for rule in config.rules())]
 
 
+def require(signals: pa.Table, needed: Iterable[str]) -> None:
+    """See that a table of signals has the columns that are needed; else InputError names those missing and where they come from."""
+    missing = sorted(set(needed) - set(signals.column_names))
+    if not missing:
+        return
+    groups, scores = ", ".join(groups_of(missing)), ", ".join(sorted(set(missing).intersection(SCORE_NAMES)))
+    hows = (
+        f"; signals.groups must name {groups}" if groups else "",
+        f"; the step score gives {scores}, with a classifier" if scores else "",
+    )
+    raise InputError(f"the signals table lacks the columns: {', '.join(missing)}{''.join(hows)}")
+
+
 def _failures(signals: pa.Table, config: FilterConfig) -> list[_Failure]:
     rules = config.rules()
     asked = _language_rules(config)
-    needed = {rule.signal for rule in rules} | ({LANGUAGE, LANGUAGE_SCORE} if asked else set())
-    if missing := sorted(needed - set(signals.column_names)):
-        groups = ", ".join(groups_of(missing))
-        how = f"; signals.groups must name {groups}" if groups else ""
-        raise InputError(f"the signals table lacks the columns: {', '.join(missing)}{how}")
+    require(signals, {rule.signal for rule in rules} | ({LANGUAGE, LANGUAGE_SCORE} if asked else set()))
     return [_ask_language(name, signals, config) for name in asked] + [_ask(rule, signals) for rule in rules]
 
 

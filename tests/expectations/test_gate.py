@@ -14,11 +14,13 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from expectations.counts import combine, summed
-from expectations.gate import check_dataset, load_suite, validate_shard
+from expectations.gate import check_dataset, judged, load_suite, validate_shard
 from expectations.numbers import DRIFT
 from expectations.profile import profile
+from expectations.schemas import OPTIONAL
 from expectations.suites import Expectation, Suite
 from expectations.verdict import MAX_SAMPLES, CheckResult, GateFailed, Verdict, judge, problems
+from tasks.text.signals import SCORE_NAMES
 
 
 def suite(*asked: dict[str, Any]) -> Suite:
@@ -306,3 +308,16 @@ def test_judging_looks_nothing_up_and_writes_no_progress(
     check(documents(50), PRESENT, LENGTHS)
     sys.stderr.flush()
     assert capfd.readouterr() == ("", "")
+
+
+def test_a_column_that_a_stage_may_lack_is_judged_where_it_is_and_not_applicable_where_it_is_not() -> None:
+    assert set(OPTIONAL["signals"]) == set(SCORE_NAMES)
+    table = pa.table({"doc_id": ["0" * 32] * 2, "quality_score": [0.5, 1.5], "toxicity_score": [0.0, 1.0]})
+    found = judged("scored", pads.dataset(table), "signals", lambda asked, names: [validate_shard(table.select(names), asked)])
+    by_column = {one.column: one for one in found.results}
+    assert len(found.results) == len(load_suite("signals").expectations)
+    assert [by_column[name].unexpected_count for name in ("quality_score", "toxicity_score")] == [1, 0]
+    assert not by_column["quality_score"].success and by_column["toxicity_score"].success
+    absent = by_column["quality_percentile"]
+    assert not absent.applicable and "no classifier for it has scored these documents" in (absent.error or "")
+    assert not by_column["num_words"].evaluated  # a column that every table of signals has is missed

@@ -16,7 +16,7 @@ def manifest(step: str, config: dict[str, Any], facts: dict[str, Any], total: in
 
 AUDIT = manifest(
     "audit",
-    {},
+    {"by_length": True},
     {
         "num_tested.identity": 1_320,
         "num_flagged.identity": 2,
@@ -47,6 +47,12 @@ def test_each_has_a_paragraph_with_its_numbers_and_its_limits() -> None:
     assert "source web from 80.0% to 50.0%" in sample
     assert "1,200 with identity words swapped (gender, religion); by seed 3, none in `test`" in copies
     assert "mistyped" not in copies and "Names and facts were not swapped" in copies
+
+
+def test_lengths_are_spoken_of_only_where_like_ones_were_compared() -> None:
+    at_all = AUDIT.model_copy(update={"recipe": {"step": "audit", "config": {"by_length": False}}})
+    assert "beside all others of like length. Flagged" in mixture_told([AUDIT])
+    assert "beside all others. Flagged" in mixture_told([at_all])
 
 
 def test_where_nothing_of_it_was_done_nothing_is_said() -> None:

@@ -16,13 +16,14 @@ from pydantic import ValidationError
 
 from infra import storage
 from infra.cluster import DaskConfig, pool
-from infra.dataset import ShardSet
-from tasks.audit import WORST_FIRST, AuditConfig, audit
+from infra.dataset import ShardRef, ShardSet, write_table
+from infra.errors import InputError
+from tasks.audit import ANY, CELL, WORST_FIRST, AuditConfig, audit, count_shard, summed_counts
 from tasks.ingest import ingest
 from tasks.signals import SignalsConfig, signals
 from tasks.text.disparity import DISPARITY
 from tasks.text.readers import IngestConfig
-from tasks.text.rules import FilterConfig, decide
+from tasks.text.rules import FilterConfig, decide, rule_names
 
 from . import english
 from .driver import commands
@@ -153,6 +154,9 @@ def test_kinds_domains_and_terms_are_as_configured(home: Path, measured: tuple[S
     assert {row["group"] for row in table if row["kind"] == "identity"} == {"en/towns"}
     assert len({row["group"] for row in table if row["kind"] == "domain"}) == 2
     assert all(row["ratio"] == row["adjusted_ratio"] for row in table if row["ratio"] is not None)
+    biased = (AuditConfig(filter=BIASED, kinds=("identity",), by_length=by_length) for by_length in (True, False))
+    worst = [audit(given, [documents], config=one).manifest().facts["worst"] for one in biased]
+    assert ["among documents of like length" in words for words in worst] == [True, False]
     own.write_text(own.read_text().replace("harbour", "village"))
     again = audit(given, [documents], config=config)
     assert {row["documents"] for row in table_of(again).to_pylist()} != {row["documents"] for row in table}
@@ -180,6 +184,76 @@ def test_a_language_that_is_not_wanted_does_not_count(home: Path) -> None:
     assert {row["documents"] for row in both if row["group"] == "de/gender_female"} == {5}
     assert {row["documents"] + row["other_documents"] for row in both if row["kind"] == "language"} == {12}
     assert not any(row["tested"] for row in both)  # too few
+
+
+def other_documents(home: Path, count: int, shard_bytes: int) -> tuple[ShardSet, ShardSet]:
+    """(signals, documents) of another corpus."""
+    folder = home / f"other-{count}"
+    folder.mkdir(parents=True)
+    lines = [json.dumps({"url": f"http://other.example/{n}", "text": english.text(10_000 * count + n)}) for n in range(count)]
+    (folder / "rows.jsonl").write_text("\n".join(lines))
+    config = {"sources": [{"kind": "folder", "path": str(folder)}], "shard_bytes": shard_bytes}
+    documents = ingest(config=IngestConfig.model_validate(config))
+    return signals([documents], config=SignalsConfig()), documents
+
+
+def test_signals_of_other_documents_are_refused_and_a_document_without_signals_is_not(home: Path) -> None:
+    given, documents = other_documents(home, 30, 10_000_000)
+    _, others = other_documents(home, 31, 10_000_000)
+    _, many = other_documents(home, 32, 10_000)
+    assert len(given.shards()) == len(others.shards()) == 1 < len(many.shards())
+    config = AuditConfig(filter=FAIR)
+    with pytest.raises(InputError, match=r"30 of 30 rows have no document in .*; give the documents that the signals were"):
+        audit(given, [others], config=config)
+    with pytest.raises(InputError, match=rf"1 shards of signals, and {len(many.shards())} of documents; give the documents"):
+        audit(given, [many], config=config)
+    [whole], [text] = given.shards(), documents.shards()
+    path = str(home / "fewer.parquet")
+    digest, _ = write_table(path, whole.read().slice(1))  # as where the first document ended its worker
+    counted = count_shard((text, ShardRef(path, digest, 0, 29)), config).kept.to_pylist()
+    assert [row["documents"] for row in counted if (row["kind"], row["group"]) == ("domain", "other.example")] == [29]
+
+
+@pytest.mark.parametrize(
+    ("profile", "told"),
+    [
+        ("datatrove-0.10", "signals.groups must name datatrove$"),
+        ("dclm", "the step score gives quality_percentile, with a classifier"),
+    ],
+)
+def test_rules_on_what_was_not_measured_are_told_with_what_to_do(home: Path, profile: str, told: str) -> None:
+    given, documents = other_documents(home, 3, 10_000_000)
+    with pytest.raises(InputError, match=rf"the signals table lacks the columns: .*{told}"):
+        audit(given, [documents], config=AuditConfig(filter=FilterConfig(profile=profile)))
+
+
+def test_the_largest_hosts_are_groups_and_the_counts_of_no_others_are_held(tmp_path: Path) -> None:
+    num_parts, num_hosts = 8, 10_000
+    config = AuditConfig(filter=FAIR, kinds=("domain",), term_lists=(), max_domains=3)
+    names = [ANY, *rule_names(FAIR)]
+    schema = pa.schema([*CELL, ("documents", pa.int64()), *((f"dropped by {name}", pa.int64()) for name in names)])
+    parts, num_bytes = [], 0
+    for number in range(num_parts):
+        # "b" is the largest in no part; "tie-…" are all of one size, of which the first by name is taken
+        hosts = [*(f"{number}-{n:05d}.example" for n in range(num_hosts)), "b", f"tie-{number}", "*"]
+        sizes = [1] * num_hosts + [30, 40]
+        documents = [*sizes, sum(sizes)]
+        columns = {"kind": ["domain"] * len(hosts), "population": ["*"] * len(hosts), "group": hosts, "length": [5] * len(hosts)}
+        dropped = {f"dropped by {name}": documents for name in names}
+        table = pa.table({**columns, "documents": documents, **dropped}, schema=schema)
+        num_bytes += table.nbytes
+        path = str(tmp_path / f"{number}.parquet")
+        parts.append(ShardRef(path, write_table(path, table)[0], number, len(hosts)))
+    whole, pool = pa.default_memory_pool(), pa.proxy_memory_pool(pa.default_memory_pool())
+    try:
+        pa.set_memory_pool(pool)
+        found = summed_counts(parts, config).to_pylist()
+    finally:
+        pa.set_memory_pool(whole)
+    sizes_of = {row["group"]: row["documents"] for row in found}
+    assert sizes_of == {"b": 240, "tie-0": 40, "tie-1": 40, "*": num_parts * (num_hosts + 70)}
+    assert all(row[f"dropped by {name}"] == row["documents"] for row in found for name in names)
+    assert 0 < pool.max_memory() < num_bytes / 2
 
 
 def test_no_documents_are_an_empty_table(home: Path) -> None:

@@ -14,10 +14,12 @@ import pyarrow as pa
 import pytest
 import yaml
 
+from expectations.croissant import sources_told
 from flows.compare_filters import compare, signals_of
 from flows.config import load, require_sources
 from flows.keys import ConfigError
 from flows.prepare import prepare
+from flows.publish import publish
 from infra import dataset, ledger, storage
 from infra.cluster import DaskConfig, pool
 from infra.dataset import ShardSet
@@ -29,6 +31,7 @@ from tasks.report import render_run
 from tasks.score import ScoreConfig, score
 from tasks.signals import SignalsConfig, signals
 from tasks.text.classifier import load as load_classifier
+from tasks.text.classifier_card import summary
 from tasks.text.readers import IngestConfig
 from tasks.text.rules import FilterConfig
 from tasks.text.signals import SCORE_NAMES
@@ -104,6 +107,7 @@ def test_a_run_keeps_the_tenth_that_its_classifier_ranks_highest_and_tells_how_g
     for run in ("first", "second"):
         with ledger.run(run):
             prepared = prepare.fn(config)
+            published = publish.fn(prepared, config)
     first, second = entered("first"), entered("second")
     assert {step for step, entry in second.items() if not entry.loaded} == set()
     assert {"quality", "toxicity", "enrol", "score"} <= set(first) and not any(entry.loaded for entry in first.values())
@@ -125,6 +129,9 @@ def test_a_run_keeps_the_tenth_that_its_classifier_ranks_highest_and_tells_how_g
 
     found = storage.read_json(made["validate"].file("validation.json"))
     stages = {stage["dataset"]: {one["column"]: one for one in stage["checks"]} for stage in found["stages"]}
+    for name in SCORE_NAMES:
+        assert stages["score"][name]["applicable"] and stages["score"][name]["success"]
+        assert not stages["signals"][name]["applicable"]
     assert stages["quality"]["average_precision"]["observed"] == made["quality"].manifest().facts["average_precision"]
     assert not stages["quality"]["num_rows"]["success"]  # a warning: so few references
     assert not [
@@ -139,6 +146,15 @@ def test_a_run_keeps_the_tenth_that_its_classifier_ranks_highest_and_tells_how_g
     for word in ("Classifiers", "gender_female", made["quality"].version, made["toxicity"].version, "What this does not show"):
         assert word in page
     assert prepared.documents.counts.kept == verdicts.counts.kept
+
+    card = storage.read_bytes(published.file("README.md")).decode()
+    preprocessing = storage.read_json(published.file("croissant.json"))["rai:dataPreprocessingProtocol"]
+    for name in ("quality", "toxicity"):
+        line = summary(name, made[name].version, made[name].manifest().facts)
+        assert f"\n- {line}\n" in card and f"Documents were scored by {line}" in preprocessing
+        assert f"| {name} |" not in card
+    told = sources_told([one.model_dump() for one in config.ingest.sources])
+    assert f"Sources: {'; '.join(told)}. Licence" in card  # and none of the references
 
 
 def test_the_versions_of_another_run_can_be_used_again_and_are_told_of(home: Path, tmp_path: Path) -> None:
@@ -428,7 +444,7 @@ def test_single_steps_train_and_score_plain_files(home: Path, tmp_path: Path) ->
     )
     out = {name: str(tmp_path / "out" / name) for name in ("quality", "toxicity", "score", "again", "filter", "none")}
     sides = [word for side in ("positive", "negative") for word in ("--set", f"{side}={json.dumps(parts['quality'][side])}")]
-    trained, labelled, scored, again, filtered, none = commands(
+    trained, labelled, scored, again, filtered, none, asked = commands(
         home,
         ["step", "quality", *sides, *small, "-w", "1", "--output", out["quality"]],
         ["step", "toxicity", "--input", str(said), *label, *small, "-w", "1", "--output", out["toxicity"]],
@@ -436,6 +452,7 @@ def test_single_steps_train_and_score_plain_files(home: Path, tmp_path: Path) ->
         ["step", "score", *("-i", str(rows), "-i", out["quality"]), "-w", "1", "--output", out["again"]],
         ["step", "filter", "-i", out["score"], "--set", "profile=dclm", "-w", "1", "--output", out["filter"]],
         ["step", "score", "-i", str(rows), "-w", "1", "--output", out["none"]],
+        ["validate", out["quality"], "--suite", "references", "--output", str(tmp_path / "said")],
     )
     for one in (trained, labelled, scored, again, filtered):
         assert one.code == 0 and "Traceback" not in one.output, one.output
@@ -446,3 +463,8 @@ def test_single_steps_train_and_score_plain_files(home: Path, tmp_path: Path) ->
     assert kept is not None and 0 < kept.count_rows() <= NUM_DOCUMENTS / 10 + 1 and "text" in kept.schema.names
     assert (Path(out["toxicity"]) / "README.md").read_text().count("| rude |") >= 2
     assert none.code == 2 and "needs a trained classifier" in none.output
+    assert asked.code in (0, 3), asked.output  # so few references are a warning
+    said_of = {one["column"]: one for one in storage.read_json(str(tmp_path / "said" / "validation.json"))["checks"]}
+    facts = dataset.read_manifest(out["quality"]).facts
+    for name in ("average_precision", "roc_auc", "calibration_error"):
+        assert said_of[name]["applicable"] and said_of[name]["observed"] == facts[name]

@@ -81,6 +81,16 @@ def test_an_unknown_key_names_the_nearest_valid_one(tmp_path: Path, text: str, t
             "{signals: {groups: []}, filter: {profile: dolma-1.2}}",
             "FILE: signals.groups: the profile dolma-1.2 needs dolma; set signals.groups=[dolma] (got none)",
         ),
+        (
+            "score: {among: {profile: datatrove-0.10}}",
+            "FILE: signals.groups: the profile datatrove-0.10 needs datatrove; set signals.groups=[dolma, characters,",
+        ),
+        (
+            "score: {among: {profile: dclm}}",
+            "FILE: score.among: rule 'dclm_quality' asks for quality_percentile, which is what is computed here: take a profile "
+            "without it, or set among.disabled to [dclm_quality]",
+        ),
+        ("validate: {stage_suites: {audit: /gone.json}}", "FILE: validate.stage_suites.audit: /gone.json: no such suite"),
         ("filter: {profile: finweb}", "FILE: filter.profile: unknown profile 'finweb'; nearest: fineweb-code"),
         ("name: a b", "FILE: name: string should match pattern"),
         ("crawl: {sources: [{kind: warcc}]}", "FILE: crawl.sources.0.kind: must be one of 'site', 'demo', 'warc' (got 'warcc')"),
@@ -116,6 +126,11 @@ def test_a_profile_whose_signals_are_measured_is_no_problem(tmp_path: Path) -> N
     path = tmp_path / "mine.yaml"
     path.write_text("{signals: {groups: [datatrove]}, filter: {profile: datatrove-0.10}}", encoding="utf-8")
     assert load(str(path)).filter.groups() == ("datatrove",)
+
+
+def test_a_suite_that_only_the_gate_reads_need_not_lie_where_a_run_is_only_received() -> None:
+    asked = {"suite": "/gone.json", "stage_suites": {"audit": "/gone.json"}}
+    assert RunConfig.model_validate({"validate": asked}).validate_.of_stage("audit") == "/gone.json"
 
 
 def test_a_missing_file_names_the_ones_that_ship() -> None:

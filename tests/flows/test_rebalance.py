@@ -166,6 +166,8 @@ def test_in_a_run_the_gate_judges_the_sample_and_no_budget_speaks_of_it(home: Pa
     found = storage.read_json(made["validate"].file("validation.json"))
     assert found["facts"]["dataset"] == "rebalance" and found["facts"]["num_rows"] == made["rebalance"].counts.kept
     assert found["facts"]["removal_rate"] == pytest.approx(1 - made["redact"].counts.kept / 500)
+    sampled = made["rebalance"].counts
+    assert found["facts"]["removal_rate_rebalance"] == pytest.approx(1 - sampled.kept / sampled.total)
     assert [one.step for one in prepared.history][-2:] == ["redact", "rebalance"]
     with storage.open_read(published.file("README.md")) as handle:
         card = handle.read().decode()

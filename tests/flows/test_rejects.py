@@ -82,13 +82,15 @@ def test_the_report_shows_the_same_documents(run: list[ShardSet]) -> None:
 
 
 def test_what_is_not_there_is_told_with_what_is(run: list[ShardSet], home: Path) -> None:
-    rule, step, none, nothing = commands(
+    rule, step, none, nothing, large = commands(
         home,
         ["rejects", "first", "--rule", "c4_curly"],
         ["rejects", "first", "--step", "dedup"],
         ["rejects", "no-such-run"],
         ["rejects", "first", "--step", "signals"],
+        ["rejects", "first", "--seed", "99999999999999999999"],
     )
+    assert large.code == 2 and "--seed" in large.output and "Traceback" not in large.output
     assert rule.code != 0 and "there is c4_curly_bracket, c4_min_sentences, language" in " ".join(rule.output.split())
     assert step.code != 0 and "it has ingest, signals, filter" in " ".join(step.output.split())
     assert none.code != 0 and "no version or run of that name" in none.output and "Traceback" not in none.output

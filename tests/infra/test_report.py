@@ -290,6 +290,10 @@ def test_the_audit_shows_its_worst_rows_and_what_they_do_not_show(html: str) -> 
     assert "identity 320 (1), domain 240 (0)." in text and "more than 1.25 times as often" in text
     assert "157 of 164 95.7 % 10.4 % 9.23 (7.31–11.65) flagged" in text and "1.09 (0.89–1.33) not flagged" in text
     assert "are not written by it" in text and "too small to show one" in text
+    at_all = replace(realistic().audit, by_length=False)  # type: ignore[type-var]
+    assert "beside other documents of like length; filled" in Page(html).text
+    told = Page(render_report(ReportFacts("x", audit=at_all))).text
+    assert "beside other documents; filled" in told and "length" not in told
     quiet = replace(realistic().audit, worst=(), flagged={"identity": 0, "domain": 0})  # type: ignore[type-var]
     assert "No rule drops any group" in Page(render_report(ReportFacts("x", audit=quiet))).text
 
