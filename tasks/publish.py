@@ -18,7 +18,7 @@ import pyarrow.parquet as pq
 import yaml
 from pydantic import BaseModel, ConfigDict
 
-from expectations.cards import audit_told, mixture_told
+from expectations.cards import audit_told, augment_told, mixture_told
 from expectations.croissant import File, Responsible, croissant, hub_licence, sources_told
 from expectations.schemas import AUGMENTED, PUBLISHED
 from infra import storage
@@ -38,6 +38,8 @@ SIZES = (
 )
 """Size categories of Hugging Face: name, and the number of rows that it ends before."""
 HASHERS = 4
+TOLD = {"audit": audit_told, "augment": augment_told}
+"""Steps that drop nothing, and are told in words instead of counts."""
 
 
 class PublishConfig(BaseModel):
@@ -100,7 +102,7 @@ def data_card(config: PublishConfig, splits: dict[str, list[int]], rows: dict[st
     funnel = "\n".join(
         f"| {one.step} | {one.counts.total:,} | {one.counts.kept:,} | {_dropped(one)} | `{one.version}` |"
         for one in history
-        if one.step != "audit"
+        if one.step not in TOLD
     )
     counted = ", ".join(f"{count:,} in `{name}`" for name, count in rows.items())
     notice = f"\n{config.notice}\n" if config.notice else ""
@@ -139,8 +141,8 @@ def _metadata(
             collection="; ".join(_sources(history)),
             collection_types=[kinds[one.step] for one in history if one.step in kinds and one.counts.total],
             preprocessing=[
-                audit_told(one)
-                if one.step == "audit"
+                TOLD[one.step](one)
+                if one.step in TOLD
                 else f"{one.step}: {one.counts.kept:,} of {one.counts.total:,} kept; dropped: {_dropped(one)}"
                 for one in history
             ],
