@@ -22,7 +22,7 @@ def rebalance_told(made: Manifest) -> str:
     )
     return (
         f"Rebalanced (version `{made.version}`): {made.counts.kept:,} of {made.counts.total:,} documents drawn without replacement, by "
-        f"seed {made.recipe['config']['seed']}. Shares of {made.facts['shares_of']}: {shares}. "
+        f"seed {made.recipe['config']['seed']}. Shares of {made.facts.get('shares_of', 'documents')}: {shares}. "
         "Whoever counts languages or sources here counts the sample."
     )
 

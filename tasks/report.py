@@ -389,7 +389,7 @@ def _shares(sampled: ShardSet | None) -> list[Share]:
     if sampled is None:
         return []
     facts = sampled.manifest().facts
-    unit = facts["shares_of"]
+    unit = facts.get("shares_of", "documents")
     return [
         Share(
             kind=one["kind"],
