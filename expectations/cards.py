@@ -14,7 +14,7 @@ def mixture_told(history: Iterable[Manifest]) -> str:
 
 
 def rebalance_told(made: Manifest) -> str:
-    """A rebalancing in words for a card: shares of documents before and after."""
+    """A rebalancing in words for a card: shares before and after, and of what."""
     weighed = [name.removeprefix("share_before.") for name in made.facts if name.startswith("share_before.")]
     shares = ", ".join(
         f"{name.replace('.', ' ', 1)} from {made.facts[f'share_before.{name}']:.1%} to {made.facts[f'share_after.{name}']:.1%}"
@@ -22,7 +22,8 @@ def rebalance_told(made: Manifest) -> str:
     )
     return (
         f"Rebalanced (version `{made.version}`): {made.counts.kept:,} of {made.counts.total:,} documents drawn without replacement, by "
-        f"seed {made.recipe['config']['seed']}. Shares of documents: {shares}. Whoever counts languages or sources here counts the sample."
+        f"seed {made.recipe['config']['seed']}. Shares of {made.facts.get('shares_of', 'documents')}: {shares}. "
+        "Whoever counts languages or sources here counts the sample."
     )
 
 
@@ -31,7 +32,7 @@ def augment_told(made: Manifest) -> str:
     config = made.recipe["config"]
     kinds = {
         "swap": f"with identity words swapped ({', '.join(config['axes'])})",
-        "noise": f"with {config['noise_rate']:.0%} of their longer words mistyped",
+        "noise": f"with {100 * config['noise_rate']:.3g}% of their longer words of ASCII letters mistyped",
         "paraphrase": "with contractions written out or made",
     }
     found = ", ".join(
@@ -42,7 +43,7 @@ def augment_told(made: Manifest) -> str:
     return (
         f"Augmented (version `{made.version}`): beside the training documents stand changed copies of some, {found}; by seed "
         f"{config['seed']}, none in `test`. `augmented` says how a copy was made and `augmented_from` of what; both are empty in documents "
-        "that are as they came. Names and facts were not swapped with the words."
+        "that are as they came. Given names, facts, and e-mail and IP addresses were not changed with the words."
     )
 
 

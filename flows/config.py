@@ -38,7 +38,7 @@ from tasks.split import SplitConfig
 from tasks.text.minhash import DedupConfig
 from tasks.text.pii import RedactConfig
 from tasks.text.readers import IngestConfig
-from tasks.text.rules import FilterConfig
+from tasks.text.rules import LANGUAGE, FilterConfig
 from tasks.text.signals import SCORE_NAMES
 from tasks.toxicity import ToxicityConfig
 from tasks.validate import ValidateConfig
@@ -129,6 +129,20 @@ class RunConfig(BaseModel):
                     f"version, or filter.disabled to [{rule.name}]"
                 )
         return filter
+
+    @field_validator("rebalance")
+    @classmethod
+    def _languages_stay(cls, rebalance: RebalanceConfig | None, info: ValidationInfo) -> RebalanceConfig | None:
+        """A weight may be given only to languages that the filter leaves."""
+        filter = info.data.get("filter")
+        kept = filter.languages if filter and LANGUAGE not in filter.disabled else ()
+        gone = sorted(set(rebalance.language) - set(kept)) if rebalance and kept else []
+        if gone:
+            raise ValueError(
+                f"language: a weight for {', '.join(gone)}, of which the filter leaves no document: take it out, or add it to "
+                f"filter.languages (these are: {', '.join(kept)})"
+            )
+        return rebalance
 
     @model_validator(mode="before")
     @classmethod

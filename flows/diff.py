@@ -42,7 +42,7 @@ class Reason:
     """Documents with the same fate."""
 
     what: str
-    """added, removed or changed."""
+    """added, removed, changed, copies added or copies removed."""
     why: str
     count: int
     samples: Sequence[str] = ()
@@ -61,7 +61,7 @@ class Difference:
     """Step → what changed in its recipe, in words."""
 
     def count(self, what: str) -> int:
-        """Documents added, removed or changed."""
+        """Documents or copies of which this is so."""
         return sum(reason.count for reason in self.reasons if reason.what == what)
 
 
@@ -117,8 +117,8 @@ def compare(older: Record, newer: Record) -> Difference:
             *_changed(connection),
             *_one_sided(connection, "added", "newer", "older"),
             *_one_sided(connection, "removed", "older", "newer"),
-            *_copies(connection, "added", "newer", "older"),
-            *_copies(connection, "removed", "older", "newer"),
+            *_copies(connection, "copies added", "newer", "older"),
+            *_copies(connection, "copies removed", "older", "newer"),
         ]
     return Difference(older.id, newer.id, int(unchanged), reasons, _recipes(chains["older"], chains["newer"]))
 
@@ -126,7 +126,8 @@ def compare(older: Record, newer: Record) -> Difference:
 def show(difference: Difference, console: Console) -> None:
     """The difference as tables."""
     console.print(f"{difference.older} → {difference.newer}", highlight=False)
-    counts = ", ".join(f"{difference.count(what):,} {what}" for what in ("added", "removed", "changed"))
+    told = ["added", "removed", "changed", *(what for what in ("copies added", "copies removed") if difference.count(what))]
+    counts = ", ".join(f"{difference.count(what):,} {what}" for what in told)
     console.print(f"{counts}, {difference.unchanged:,} unchanged", highlight=False)
     if difference.reasons:
         table = Table()

@@ -27,7 +27,7 @@ def publish(prepared: Prepared, config: RunConfig, lineage: Lineage | None = Non
         divided = split(prepared.documents, config=config.split)
         history = prepared.history
         if config.augment:
-            history, divided = [*history, divided], augment(divided, config=config.augment)
+            history, divided = [*history, divided], augment(divided, config=config.augment.beside(config.redact))
         dataset = publish_version(divided, history, config=config.publish)
         announce(config.name, dataset, config)
         return dataset

@@ -181,7 +181,7 @@ class Audit:
 
 @dataclass(frozen=True)
 class Share:
-    """What a sample did to one source, language or group: documents before and after, and its shares of all (0 to 1)."""
+    """What a sample did to one source, language or group: what there is of it before and after, and its shares of all (0 to 1)."""
 
     kind: str
     name: str
@@ -189,6 +189,8 @@ class Share:
     after: int
     share_before: float
     share_after: float
+    unit: str = "documents"
+    """Or characters."""
 
 
 @dataclass(frozen=True)

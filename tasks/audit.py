@@ -12,7 +12,6 @@ from __future__ import annotations
 import io
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import partial
-from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
@@ -20,18 +19,17 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.csv
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from infra import dataset, storage
 from infra.dataset import Counts, Outcome, ShardRef, ShardSet
-from infra.ids import payload_digest
 from infra.orchestration import show_table
 from infra.steps import Output, step
 from tasks.text.disparity import DisparityBounds, disparity, more_often, worst_first
 from tasks.text.language import UNKNOWN
 from tasks.text.measured import pairs, texts_of
 from tasks.text.rules import LANGUAGE, FilterConfig, ask_each, require, rule_names
-from tasks.text.terms import count_terms, lists_path, load_lists, shipped_lists
+from tasks.text.terms import ListNames, count_terms, list_files, load_lists, shipped_lists
 
 WORST_FIRST = "audit.csv"
 ANY = "any rule"
@@ -55,7 +53,7 @@ class AuditBasis(BaseModel):
 
     kinds: tuple[Kind, ...] = Field(("language", "domain", "identity", "dialect"), min_length=1)
     """What documents are grouped by."""
-    term_lists: tuple[str, ...] = tuple(shipped_lists())
+    term_lists: ListNames = tuple(shipped_lists())
     """Word lists of identity terms and dialect proxies: languages of which one ships, or paths of own files of the same form."""
     min_terms: int = Field(1, ge=1)
     """So many occurrences of a group's terms make a document one that mentions the group."""
@@ -65,18 +63,6 @@ class AuditBasis(BaseModel):
     """Compare documents of like length (in words, by powers of two): `adjusted_ratio`, which is what flags. Off: one length for all."""
     bounds: DisparityBounds = DisparityBounds()
     """What is flagged."""
-
-    @field_validator("term_lists")
-    @classmethod
-    def _absolute_if_a_file(cls, names: tuple[str, ...]) -> tuple[str, ...]:
-        return tuple(name if name in shipped_lists() else str(lists_path(name).absolute()) for name in names)
-
-    @model_validator(mode="after")
-    def _one_list_per_language(self) -> AuditBasis:
-        languages = [load_lists(name).language for name in self.term_lists]
-        if twice := sorted({one for one in languages if languages.count(one) > 1}):
-            raise ValueError(f"term_lists: more than one list of {', '.join(twice)}")
-        return self
 
     @model_validator(mode="before")
     @classmethod
@@ -99,8 +85,7 @@ class AuditConfig(AuditBasis):
 
 def files_read(config: AuditConfig) -> Mapping[str, str]:
     """The word lists and the filter's own profile file are part of the recipe."""
-    lists = {f"terms {Path(name).name}": payload_digest(lists_path(name).read_bytes()) for name in config.term_lists}
-    return {**lists, **config.filter.files()}
+    return {**list_files(config.term_lists), **config.filter.files()}
 
 
 def count_shard(pair: tuple[ShardRef, ShardRef], config: AuditConfig) -> Outcome:

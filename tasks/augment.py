@@ -1,16 +1,16 @@
 """augment: changed copies of training documents beside them, with identity words swapped, letters mistyped or contractions written out.
 
 Optional: it runs only where configured, after split and on documents of `train` alone, so nothing that is measured on is ever made or
-changed; a copy whose text is that of a held-out document is left out. Which documents are copied follows from a hash of (seed, kind,
+changed. Which documents are copied follows from a hash of (seed, kind,
 doc_id). A copy has a doc_id of its own, says in `augmented` how and in `augmented_from` of what it was made, and keeps source, cluster and
-split; where nothing matches there is none. Copies are made after dedup, which would remove them again.
+split; where nothing matches there is none, nor where its text is that of another document. Copies are made after dedup, which would remove
+them again, and after redact: addresses and what stands for them are the same bytes in a copy.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
 from functools import partial
-from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -25,13 +25,20 @@ from infra import dataset, storage
 from infra.dataset import Outcome, ShardRef, ShardSet
 from infra.errors import InputError
 from infra.ids import content_id, digest_of, payload_digest, text_digest
+from infra.settings import settings
 from infra.steps import Output, step
 from tasks.text.augmenting import Axis, add_noise, load_swaps, paraphrase, shipped_swaps, swap_words, swaps_path
+from tasks.text.language import identify
+from tasks.text.pii import MASKS, RedactConfig, shield, unshield
 from tasks.text.sampling import draws, hashes
 
 KINDS = ("swap", "noise", "paraphrase")
-HELD_OUT = "held_out.parquet"
+ORIGINALS = "originals.parquet"
+_DIGESTS = pa.schema([("text_digest", pa.string()), ("held_out", pa.bool_())])
+MIN_LANGUAGE_SCORE = 0.3  # as in `signals`: below, a text is in no known language
 Ints = npt.NDArray[np.int64]
+Mask = npt.NDArray[np.bool_]
+Change = Callable[[pa.Array], tuple[pa.Array, Ints]]
 
 
 class AugmentConfig(BaseModel):
@@ -50,13 +57,18 @@ class AugmentConfig(BaseModel):
     swap_lists: tuple[str, ...] = Field(("en",), min_length=1)
     """Words that are swapped: languages of which a list ships, or paths of own files of the same form (tasks/text/swaps_data)."""
     noise_rate: float = Field(0.03, gt=0, le=1)
-    """Chance with which a word of four letters or more is mistyped in a noisy copy."""
+    """Chance with which a word of four ASCII letters or more, and no other, is mistyped in a noisy copy."""
+    masks: tuple[str, ...] = MASKS
+    """What stands for addresses: the same bytes in every copy, as addresses are. In a run those of `redact` are added."""
     seed: int = 0
     """Decides which documents are copied, and where noise falls."""
 
     @field_validator("swap_lists")
     @classmethod
-    def _absolute_if_a_file(cls, names: tuple[str, ...]) -> tuple[str, ...]:
+    def _absolute_and_one_of_a_language(cls, names: tuple[str, ...]) -> tuple[str, ...]:
+        languages = [load_swaps(name).language for name in names]
+        if twice := sorted({one for one in languages if languages.count(one) > 1}):
+            raise ValueError(f"more than one list of {', '.join(twice)}")
         return tuple(name if name in shipped_swaps() else str(swaps_path(name).absolute()) for name in names)
 
     @model_validator(mode="after")
@@ -70,16 +82,26 @@ class AugmentConfig(BaseModel):
             raise ValueError(f"axes: no axis {unknown[0]!r} in the swap lists; these are: {', '.join(known)}")
         return self
 
+    def beside(self, redact: RedactConfig) -> AugmentConfig:
+        """The same where these masks stand for addresses."""
+        masks = dict.fromkeys((*self.masks, redact.email_replacement, redact.ip_replacement))
+        return self.model_copy(update={"masks": tuple(masks)})
+
     def axes_by_language(self) -> dict[str, list[Axis]]:
-        """The axes that are swapped, by language."""
+        """The axes that are swapped, by language; of a list that has none of them there is nothing."""
         lists = map(load_swaps, self.swap_lists)
-        return {one.language: [axis for axis in one.axes if axis.name in self.axes] for one in lists}
+        found = {one.language: [axis for axis in one.axes if axis.name in self.axes] for one in lists}
+        return {language: axes for language, axes in found.items() if axes}
 
 
 def files_read(config: AugmentConfig) -> Mapping[str, str]:
-    """The swap lists are part of the recipe."""
+    """The swap lists are part of the recipe, and the language model where it is there: documents without a language are asked for it."""
     names = config.swap_lists if config.swap else ()
-    return {f"swaps {Path(name).name}": payload_digest(swaps_path(name).read_bytes()) for name in names}
+    files = {f"swaps {load_swaps(name).language}": swaps_path(name) for name in names}
+    model = settings().language_model
+    if (config.swap or config.paraphrase) and model.exists():
+        files[model.name] = model
+    return {name: payload_digest(path.read_bytes()) for name, path in files.items()}
 
 
 class _Copies(NamedTuple):
@@ -89,14 +111,19 @@ class _Copies(NamedTuple):
     text: pa.Array
     changes: Ints
     """How many words of each were changed."""
+    num_addresses: int = 0
+    """Texts left out because a changed word made or unmade an address."""
 
 
-def augment_shard(shard: ShardRef, config: AugmentConfig, held_out: str) -> Outcome:
-    """One shard with its copies, in `doc_id` order; facts count what was tried, made and left out, by kind."""
+def augment_shard(shard: ShardRef, config: AugmentConfig, originals: str) -> Outcome:
+    """One shard with its copies, in `doc_id` order; facts count what was tried, made and left out, by kind.
+
+    Args:
+        originals: path of the table of all documents' text digests, as `_write_digests` makes it.
+    """
     table = shard.read()
     for name in AUGMENTED.names:
         table = table.append_column(AUGMENTED.field(name), pa.nulls(table.num_rows, pa.string()))
-    never = set(pq.read_table(pa.BufferReader(storage.read_bytes(held_out)))["text_digest"].to_pylist())
     train = pc.equal(table["split"], "train").to_numpy()
     tables: list[pa.Table] = [table]
     facts: dict[str, float] = {}
@@ -106,74 +133,126 @@ def augment_shard(shard: ShardRef, config: AugmentConfig, held_out: str) -> Outc
         chosen = np.flatnonzero(train & (draws(table["doc_id"], config.seed, f"augment {kind}") < getattr(config, kind)))
         made = _copies_of(table, kind, chosen, config)
         copies = _as_documents(table, kind, made)
-        new = pc.invert(pc.is_in(copies["text_digest"], pa.array(sorted(never), pa.string())))
-        tables.append(copies.filter(new))
+        in_train, in_test = _there_already(copies["text_digest"], originals)
+        new = ~(in_train | in_test)
+        tables.append(copies.filter(pa.array(new)))
         facts |= {
             f"num_tried.{kind}": float(len(chosen)),
             f"num_augmented.{kind}": float(tables[-1].num_rows),
-            f"num_held_out_texts.{kind}": float(copies.num_rows - tables[-1].num_rows),
-            f"num_changed_words.{kind}": float(made.changes[new.to_numpy()].sum()),
+            f"num_held_out_texts.{kind}": float(in_test.sum()),
+            f"num_training_texts.{kind}": float((in_train & ~in_test).sum()),
+            f"num_addresses.{kind}": float(made.num_addresses),
+            f"num_changed_words.{kind}": float(made.changes[new].sum()),
         }
-    return Outcome(pa.concat_tables(tables).sort_by("doc_id").combine_chunks(), facts=facts)
+    whole = pa.concat_tables(tables)
+    check_copies(whole)
+    return Outcome(whole.sort_by("doc_id").combine_chunks(), facts=facts)
+
+
+def check_copies(table: pa.Table) -> None:
+    """Raises AssertionError if a copy is anywhere but in `train`: then it must not be written."""
+    wrong = table.filter(pc.and_(pc.is_valid(table["augmented"]), pc.fill_null(pc.not_equal(table["split"], "train"), True)))
+    if wrong.num_rows:
+        first = wrong.slice(0, 1).to_pylist()[0]
+        raise AssertionError(
+            f"augment: {wrong.num_rows} copies outside `train`, the first {first['doc_id']} in {first['split']}; nothing that is measured "
+            "on may be a copy, so this is a mistake in Gristmill"
+        )
 
 
 @step(schema="augmented_documents", fingerprint=files_read)
 def augment(documents: ShardSet, config: AugmentConfig, out: Output) -> None:
     """Add changed copies of training documents: swapped identity words, typing errors, contractions; held-out documents stay alone."""
-    held_out = out.aside(HELD_OUT)
-    dataset.write_table(held_out, _held_out(documents))
-    out.sum_facts(out.map(partial(augment_shard, config=config, held_out=held_out), documents.shards(), by_document=True))
+    originals = out.aside(ORIGINALS)
+    _write_digests(documents, originals, config)
+    out.sum_facts(out.map(partial(augment_shard, config=config, originals=originals), documents.shards(), by_document=True))
     out.facts["num_augmented"] = sum(out.facts.get(f"num_augmented.{kind}", 0) for kind in KINDS)
     out.facts["unit"] = documents.manifest().facts.get("unit", "none")  # how they were held out is still true
 
 
-def _held_out(documents: ShardSet) -> pa.Table:
-    """The digests of all texts that are measured on; no text is read.
+def _write_digests(documents: ShardSet, path: str, config: AugmentConfig) -> None:
+    """Writes the digest of every text and whether it is held out, batch by batch; no text is read.
 
     Raises:
-        InputError: nobody has said which these are.
+        InputError: nobody has said which are held out, copies are among them, or their languages are not known and cannot be found.
     """
     rows = dataset.dataset(documents.folder)
-    if rows is None:
-        return pa.table({"text_digest": pa.array([], pa.string())})
-    if "split" not in rows.schema.names:
+    names = rows.schema.names if rows is not None else _DIGESTS.names
+    if rows is not None and "split" not in names:
         raise InputError(
             "augment: these documents are not split, so nobody knows which are for measuring; run `gristmill step split` on them first"
         )
-    return rows.to_table(["text_digest"], filter=pc.field("split") == "test")
+    if "augmented" in names:
+        raise InputError("augment: there are copies among these documents already; give it what `gristmill step split` made")
+    model = settings().language_model
+    if rows is not None and "language" not in names and (config.swap or config.paraphrase) and not model.exists():
+        raise InputError(
+            f"augment: these documents have no language, and the model that finds it is not there ({model}); run `make setup`, or make "
+            "noise alone"
+        )
+    with storage.open_write(path) as handle, pq.ParquetWriter(handle, _DIGESTS) as writer:
+        for batch in rows.to_batches(columns=["text_digest", "split"]) if rows is not None else ():
+            writer.write_batch(pa.record_batch([batch["text_digest"], pc.equal(batch["split"], "test")], schema=_DIGESTS))
+
+
+def _there_already(digests: pa.ChunkedArray, originals: str) -> tuple[Mask, Mask]:
+    """Whether each text is that of a training document, and whether of a held-out one; all others are read batch by batch."""
+    found: dict[bool, set[str]] = {False: set(), True: set()}
+    wanted = digests.combine_chunks()
+    with storage.open_read(originals) as handle:
+        for batch in pq.ParquetFile(handle).iter_batches():
+            hits = batch.filter(pc.is_in(batch["text_digest"], wanted))
+            for held_out, names in found.items():
+                names.update(hits.filter(pc.equal(hits["held_out"], held_out))["text_digest"].to_pylist())
+    train, test = (pc.is_in(wanted, pa.array(sorted(found[one]), pa.string())) for one in (False, True))
+    return train.to_numpy(zero_copy_only=False), test.to_numpy(zero_copy_only=False)
 
 
 def _copies_of(table: pa.Table, kind: str, rows: Ints, config: AugmentConfig) -> _Copies:
     """The texts of these rows as `kind` makes them, of those in which it changes something."""
-    text = table["text"].combine_chunks()
-    if kind == "noise":
-        some = table["doc_id"].combine_chunks().take(pa.array(rows))
-        return _changed(rows, *add_noise(text.take(pa.array(rows)), hashes(some, config.seed, "noise"), config.noise_rate))
-    if kind == "paraphrase":
-        rows = _of_language(table, rows, "en")
-        some = table["doc_id"].combine_chunks().take(pa.array(rows))
-        return _changed(rows, *paraphrase(text.take(pa.array(rows)), draws(some, config.seed, "contract") < 0.5))
-    parts = []
-    for language, axes in config.axes_by_language().items():
-        own = _of_language(table, rows, language)
-        parts.append(_changed(own, *swap_words(text.take(pa.array(own)), axes)))
+    parts = [_changed(table, own, change, config) for own, change in _changes(table, kind, rows, config)]
     return _Copies(
-        np.concatenate([part.rows for part in parts]),
-        pa.concat_arrays([part.text for part in parts]),
-        np.concatenate([part.changes for part in parts]),
+        np.concatenate([np.zeros(0, np.int64), *(part.rows for part in parts)]),
+        pa.concat_arrays([pa.array([], table.schema.field("text").type), *(part.text for part in parts)]),
+        np.concatenate([np.zeros(0, np.int64), *(part.changes for part in parts)]),
+        sum(part.num_addresses for part in parts),
     )
 
 
-def _of_language(table: pa.Table, rows: Ints, language: str) -> Ints:
-    """Those of the rows that are in this language; all of them where nobody has looked."""
-    if "language" not in table.column_names:
-        return rows
-    return rows[pc.fill_null(pc.equal(table["language"], language), False).to_numpy()[rows]]
+def _changes(table: pa.Table, kind: str, rows: Ints, config: AugmentConfig) -> Iterator[tuple[Ints, Change]]:
+    """(rows, what is done to their texts)."""
+    if kind == "noise":
+        some = table["doc_id"].combine_chunks().take(pa.array(rows))
+        yield rows, partial(add_noise, keys=hashes(some, config.seed, "noise"), rate=config.noise_rate)
+        return
+    language = _languages(table, rows)
+    if kind == "paraphrase":
+        own = rows[language == "en"]
+        some = table["doc_id"].combine_chunks().take(pa.array(own))
+        yield own, partial(paraphrase, contract=draws(some, config.seed, "contract") < 0.5)
+        return
+    for name, axes in config.axes_by_language().items():
+        yield rows[language == name], partial(swap_words, axes=axes)
 
 
-def _changed(rows: Ints, text: pa.Array, changes: Ints) -> _Copies:
-    there = np.flatnonzero(changes)
-    return _Copies(rows[there], text.take(pa.array(there)), changes[there])
+def _languages(table: pa.Table, rows: Ints) -> npt.NDArray[np.object_]:
+    """The language of each of these rows: the one that was found before, or is found now."""
+    if "language" in table.column_names:
+        found = table["language"].take(pa.array(rows)).combine_chunks()
+    else:
+        found, _ = identify(table["text"].take(pa.array(rows)), settings().language_model, min_score=MIN_LANGUAGE_SCORE)
+    return found.to_numpy(zero_copy_only=False)
+
+
+def _changed(table: pa.Table, rows: Ints, change: Change, config: AugmentConfig) -> _Copies:
+    """The texts of these rows that `change` changes, with the addresses that they had and no others."""
+    shielded, addresses = shield(table["text"].combine_chunks().take(pa.array(rows)), config.masks)
+    made, changes = change(shielded)
+    text = unshield(made, addresses)
+    _, after = shield(text, config.masks)
+    same = np.array([addresses.get(row) == after.get(row) for row in range(len(rows))], bool)
+    there = np.flatnonzero((changes > 0) & same)
+    return _Copies(rows[there], text.take(pa.array(there)), changes[there], int(((changes > 0) & ~same).sum()))
 
 
 def _as_documents(table: pa.Table, kind: str, made: _Copies) -> pa.Table:

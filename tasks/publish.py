@@ -18,7 +18,7 @@ import pyarrow.parquet as pq
 import yaml
 from pydantic import BaseModel, ConfigDict
 
-from expectations.cards import audit_told, mixture_told
+from expectations.cards import audit_told, augment_told, mixture_told
 from expectations.croissant import File, Responsible, croissant, hub_licence, sources_told
 from expectations.schemas import AUGMENTED, PUBLISHED
 from infra import storage
@@ -41,6 +41,8 @@ SIZES = (
 )
 """Size categories of Hugging Face: name, and the number of rows that it ends before."""
 HASHERS = 4
+TOLD = {"audit": audit_told, "augment": augment_told}
+"""Steps that drop nothing, and are told in words instead of counts."""
 
 
 class PublishConfig(BaseModel):
@@ -106,7 +108,7 @@ def data_card(config: PublishConfig, splits: dict[str, list[int]], rows: dict[st
     funnel = "\n".join(
         f"| {one.step} | {one.counts.total:,} | {one.counts.kept:,} | {_dropped(one)} | `{one.version}` |"
         for one in history
-        if one.step != "audit" and one.schema_name != JUDGES
+        if one.step not in TOLD and one.schema_name != JUDGES
     )
     judges = [_judge(one) for one in history if one.schema_name == JUDGES]
     counted = ", ".join(f"{count:,} in `{name}`" for name, count in rows.items())
@@ -168,8 +170,8 @@ def _sources(history: list[Manifest]) -> list[str]:
 
 def _told(one: Manifest) -> str:
     """What one version did, in a sentence."""
-    if one.step == "audit":
-        return audit_told(one)
+    if one.step in TOLD:
+        return TOLD[one.step](one)
     if one.schema_name == JUDGES:
         return f"Documents were scored by {_judge(one)}"
     return f"{one.step}: {one.counts.kept:,} of {one.counts.total:,} kept; dropped: {_dropped(one)}"

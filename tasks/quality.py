@@ -9,18 +9,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from functools import partial
-from pathlib import Path
 
 from pydantic import Field, model_validator
 
 from expectations.croissant import sources_told
 from infra.dataset import ShardSet
 from infra.errors import InputError
-from infra.ids import payload_digest
 from infra.steps import Output, step
 from tasks.text.readers import IngestConfig, Source, fingerprint, plan
 from tasks.text.references import ClassifierConfig, highest_place, read_references, sample_documents
-from tasks.text.terms import lists_path
+from tasks.text.terms import list_files
 from tasks.text.training import make_classifier
 
 POSITIVE, NEGATIVE = "positive", "negative"
@@ -65,7 +63,7 @@ def files_read(config: QualityConfig) -> Mapping[str, str]:
     files = {
         f"{side} {name}": seen for side, sources in config.references().items() for name, seen in fingerprint(sources).items()
     }
-    lists = {f"terms {Path(name).name}": payload_digest(lists_path(name).read_bytes()) for name in config.training.term_lists}
+    lists = list_files(config.training.term_lists)
     return {**files, **lists}
 
 

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
-from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
@@ -21,11 +20,10 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator, model_valida
 
 from infra.dataset import EXCERPT_CHARS, REJECTS_SCHEMA, Outcome, ShardRef, ShardSet
 from infra.errors import InputError
-from infra.ids import payload_digest
 from infra.steps import Output, step
 from tasks.text.language import UNKNOWN
 from tasks.text.sampling import ShareError, draws, rates_for_shares
-from tasks.text.terms import count_terms, lists_path, load_lists, shipped_lists
+from tasks.text.terms import ListNames, count_terms, list_files, load_lists, shipped_lists
 
 RULE = "rebalanced"
 Kind = Literal["source", "language", "group"]
@@ -51,17 +49,12 @@ class RebalanceConfig(BaseModel):
     """Weights by language, as `signals` found it."""
     group: dict[str, float] = Field(default_factory=dict)
     """Weights of documents that mention a group, or show a dialect, named as by the audit: `{en/gender_female: 0.4}`."""
-    term_lists: tuple[str, ...] = tuple(shipped_lists())
+    term_lists: ListNames = tuple(shipped_lists())
     """Word lists of the groups: languages of which one ships, or paths of own files."""
     min_terms: int = Field(1, ge=1)
     """So many occurrences of a group's terms make a document one of the group."""
     seed: int = 0
     """Decides which documents stay."""
-
-    @field_validator("term_lists")
-    @classmethod
-    def _absolute_if_a_file(cls, names: tuple[str, ...]) -> tuple[str, ...]:
-        return tuple(name if name in shipped_lists() else str(lists_path(name).absolute()) for name in names)
 
     @field_validator(*KINDS)
     @classmethod
@@ -84,11 +77,19 @@ class RebalanceConfig(BaseModel):
                 f"{self.weights} are possible for `source`, or for `language`, or for one `group` alone, for these overlap "
                 f"(got {', '.join(asked)}); give keep_rates instead"
             )
+        whole = sum(weight for _, _, weight in self.given())
+        if self.weights != "keep_rates" and whole > 1 + 1e-9:
+            raise ValueError(f"{asked[0]}: the shares add up to {whole:.4g}; at most 1 is possible")
         known = [f"{lists.language}/{group.name}" for lists in map(load_lists, self.term_lists) for group in lists.groups]
         for name in self.group:
             if name not in known:
                 raise ValueError(f"group: no group {name!r}; these are: {', '.join(known)}")
         return self
+
+    @property
+    def unit(self) -> Literal["documents", "characters"]:
+        """What shares are shares of."""
+        return "characters" if self.weights == "character_shares" else "documents"
 
     def given(self) -> Iterator[tuple[Kind, str, float]]:
         """(kind, name, weight) of every part that has one."""
@@ -99,8 +100,7 @@ class RebalanceConfig(BaseModel):
 
 def files_read(config: RebalanceConfig) -> Mapping[str, str]:
     """The word lists are part of the recipe, where groups have weights."""
-    names = config.term_lists if config.group else ()
-    return {f"terms {Path(name).name}": payload_digest(lists_path(name).read_bytes()) for name in names}
+    return list_files(config.term_lists if config.group else ())
 
 
 class _Part(NamedTuple):
@@ -231,9 +231,8 @@ def _rates(before: Sequence[Mapping[str, Any]], config: RebalanceConfig) -> dict
             )
     if config.weights == "keep_rates":
         return {(kind, name): weight for kind, name, weight in config.given()}
-    unit = config.weights.removesuffix("_shares") + "s"
     kind = next(kind for kind, _, _ in config.given())
-    sizes = {cell["name"]: cell[unit] for cell in before if cell["kind"] == kind}
+    sizes = {cell["name"]: cell[config.unit] for cell in before if cell["kind"] == kind}
     try:
         rates = rates_for_shares(sizes, getattr(config, kind))
     except ShareError as error:
@@ -251,7 +250,8 @@ def _told(
     rates: Mapping[tuple[str, str], float],
     config: RebalanceConfig,
 ) -> dict[str, Any]:
-    """Facts: `parts`, a row for each part, and its shares of documents before and after as numbers of their own where it has a weight."""
+    """Facts: `parts`, a row for each part, and its shares before and after as numbers of their own where it has a weight; these are shares
+    of what `shares_of` says: documents, or characters if the weights are shares of characters."""
     whole = next((cell for cell in before if cell["kind"] == "all"), None)
     wholes = {unit: (whole[unit] if whole else 0, after.get(f"{unit}.all.", 0)) for unit in ("documents", "characters")}
     parts: list[dict[str, Any]] = []
@@ -271,5 +271,5 @@ def _told(
             parts.append(row)
         if (cell["kind"], cell["name"]) in weights:
             for when in ("before", "after"):
-                numbers[f"share_{when}.{cell['kind']}.{cell['name']}"] = row[f"documents_share_{when}"]
-    return {"weights": config.weights, "parts": parts, **numbers}
+                numbers[f"share_{when}.{cell['kind']}.{cell['name']}"] = row[f"{config.unit}_share_{when}"]
+    return {"weights": config.weights, "shares_of": config.unit, "parts": parts, **numbers}

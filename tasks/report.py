@@ -138,13 +138,20 @@ def _summary(made: Mapping[str, ShardSet]) -> str:
     if published is None:
         return ""
     given = sum(made[name].counts.kept for name in ("extract", "ingest") if name in made)
-    return f"{given:,} documents taken in, {published.counts.kept:,} published."
+    copies = _num_copies(made)
+    beside = f", with {copies:,} changed copies beside them" if copies else ""
+    return f"{given:,} documents taken in, {published.counts.kept - copies:,} published{beside}."
+
+
+def _num_copies(made: Mapping[str, ShardSet]) -> int:
+    """Rows of what was published that are no documents of their own."""
+    return int(made["augment"].manifest().facts["num_augmented"]) if "augment" in made else 0
 
 
 def _headline(made: Mapping[str, ShardSet], facts: Mapping[str, dict[str, Any]]) -> dict[str, str]:
     shown: dict[str, str] = {}
     if "publish" in made:
-        shown["Documents published"] = f"{made['publish'].counts.kept:,}"
+        shown["Documents published"] = f"{made['publish'].counts.kept - _num_copies(made):,}"
     if "tokenise" in facts:
         shown["Training tokens"] = f"{facts['tokenise']['num_tokens.train']:,}"
     if "pretrain" in facts:
@@ -382,8 +389,20 @@ def _disparity(row: Mapping[str, Any]) -> Disparity:
 def _shares(sampled: ShardSet | None) -> list[Share]:
     if sampled is None:
         return []
-    names = ("documents_before", "documents_after", "documents_share_before", "documents_share_after")
-    return [Share(one["kind"], one["name"], *(one[name] for name in names)) for one in sampled.manifest().facts["parts"]]
+    facts = sampled.manifest().facts
+    unit = facts.get("shares_of", "documents")
+    return [
+        Share(
+            kind=one["kind"],
+            name=one["name"],
+            before=one[f"{unit}_before"],
+            after=one[f"{unit}_after"],
+            share_before=one[f"{unit}_share_before"],
+            share_after=one[f"{unit}_share_after"],
+            unit=unit,
+        )
+        for one in facts["parts"]
+    ]
 
 
 def _copies(enlarged: ShardSet | None) -> list[Copies]:

@@ -8,17 +8,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from functools import partial
-from pathlib import Path
 
 from pydantic import Field, field_validator, model_validator
 
 from expectations.croissant import sources_told
-from infra.ids import payload_digest
 from infra.steps import Output, step
 from tasks.text.classifier import valid_label
 from tasks.text.readers import IngestConfig, fingerprint, plan
 from tasks.text.references import ClassifierConfig, LabelledSource, read_references
-from tasks.text.terms import lists_path
+from tasks.text.terms import list_files
 from tasks.text.training import make_classifier
 
 LABELLED = "labelled"
@@ -63,7 +61,7 @@ class ToxicityConfig(ClassifierConfig):
 
 def files_read(config: ToxicityConfig) -> Mapping[str, str]:
     """The references' files and the word lists are part of the recipe."""
-    lists = {f"terms {Path(name).name}": payload_digest(lists_path(name).read_bytes()) for name in config.training.term_lists}
+    lists = list_files(config.training.term_lists)
     return {**fingerprint(config.references()[LABELLED]), **lists}
 
 

@@ -4,8 +4,10 @@
 changed, and leave a text in which nothing matches byte for byte. A word is a run of letters, digits, "_" and of all that is neither
 white space nor punctuation outside ASCII; a word must match whole, in lower case, Capitalised or in CAPITALS, and keeps its case.
 
-What a swap cannot do: names stay ("Mary lost his key"), so do facts (a pregnant "he"), and whether "her" and "his" stand before a noun is
-told by the next word alone. A swap twice gives the text back where a word's counterpart leads back to it, as all of `pairs` do.
+What a swap cannot do: given names stay ("Mary lost his key"), so do facts (a pregnant "he"), and whether "her" and "his" stand before a
+noun is told by the next word alone. A Capitalised word one space behind another word is taken for part of a name or title ("Isle of
+Man") and stays, unless its list says that it always has a capital; at a sentence's begin "Lady Gaga" cannot be told from "Lady".
+A swap twice gives the text back where a word's counterpart leads back to it, as all of `pairs` do.
 """
 
 from __future__ import annotations
@@ -54,6 +56,10 @@ CONTRACTED = (
     (r"\b([Ww])ill not( [a-z])", r"\1on't\2"),
 )
 """The same for negations, before a small word only: "I do not." ends on its stress. "They are" stays: not "as strong as they're"."""
+ASKING = rf"(?i)\b({_VERBS}|ca|wo)(n['’]t (?:i|you|he|she|it|we|they|this|that|these|those|there|one)\b)"
+"""A contraction before a pronoun, most often a question, in which both words do not stand together: "Why do not you" is wrong. It stays.
+Before a noun ("Doesn't the man know?") it cannot be told from "isn't the man" and is written out."""
+_MARK = "\ufffe"  # no character; stands within a contraction that stays
 _PRIME, _SEED = np.uint64(0x100000001B3), np.uint64(0xCBF29CE484222325)  # FNV-1a, 64 bits
 _GOLDEN, _MIX, _MIX_2 = np.uint64(0x9E3779B97F4A7C15), np.uint64(0xBF58476D1CE4E5B9), np.uint64(0x94D049BB133111EB)  # splitmix64
 _NO_WORD = SPACE | PUNCTUATION
@@ -91,6 +97,8 @@ class Axis(BaseModel):
     """Words with two counterparts."""
     not_before: tuple[str, ...] = ()
     """Words that cannot begin what a possessive stands before."""
+    capitals: tuple[str, ...] = ()
+    """Words that have a capital within a sentence too; any other with one there is taken for part of a name."""
 
     def counterparts(self) -> Iterator[tuple[str, Choice]]:
         """(word, its counterparts), all in lower case."""
@@ -108,6 +116,8 @@ class Axis(BaseModel):
             raise ValueError(f"{self.name}: words with more than one counterpart: {', '.join(twice)}")
         if bad := [word for word in (*words, *self.not_before) if word != word.lower() or not _is_one_word(word)]:
             raise ValueError(f"{self.name}: {bad[0]!r} is not one word in lower case")
+        if unknown := sorted(set(self.capitals) - set(words)):
+            raise ValueError(f"{self.name}: capitals: no counterpart is given for: {', '.join(unknown)}")
         return self
 
 
@@ -156,10 +166,7 @@ def swap_words(text: pa.Array, axes: Sequence[Axis]) -> tuple[pa.Array, Ints]:
     """(texts with every word of these axes swapped for its counterpart, (D,) how many words were); nulls read as empty."""
     data, offsets = string_buffers(text)
     ends, counts = np.zeros(len(text) + 1, np.int64), np.zeros(len(text), np.int64)
-    growth = max(
-        len(to.encode()) / len(word.encode()) for axis in axes for word, two in axis.counterparts() for to in two.words()
-    )
-    swapped = np.empty(int(data.size * max(growth, 1)) + 1, np.uint8)
+    swapped = np.empty(_room(data.size, axes), np.uint8)
     swap_kernel(data, offsets, character_classes(), *_table(axes), swapped, ends, counts)
     return _array(swapped, ends, text.type), counts
 
@@ -179,8 +186,12 @@ def add_noise(text: pa.Array, keys: Hashes, rate: float) -> tuple[pa.Array, Ints
 
 
 def paraphrase(text: pa.Array, contract: npt.NDArray[np.bool_]) -> tuple[pa.Array, Ints]:
-    """(English texts with contractions written out, or words contracted where (D,) `contract` says so, (D,) how many were)."""
+    """(English texts with contractions written out, or words contracted where (D,) `contract` says so, (D,) how many were).
+
+    Those that ASKING finds stay; so does a text that holds the noncharacter U+FFFE.
+    """
     counts = np.zeros(len(text), np.int64)
+    given, text = text, pc.replace_substring_regex(text, ASKING, rf"\1{_MARK}\2")
     for asked, templates in ((~contract, WRITTEN_OUT), (contract, CONTRACTED)):
         for pattern, replacement in templates:
             found = pc.and_(pa.array(asked), pc.fill_null(pc.match_substring_regex(text, pattern), False))
@@ -189,7 +200,9 @@ def paraphrase(text: pa.Array, contract: npt.NDArray[np.bool_]) -> tuple[pa.Arra
                 some = text.take(pa.array(rows))
                 counts[rows] += pc.count_substring_regex(some, pattern).to_numpy()
                 text = pc.replace_with_mask(text, found, pc.replace_substring_regex(some, pattern, replacement))
-    return text, counts
+    as_it_was = pc.match_substring(given, _MARK)
+    counts[pc.fill_null(as_it_was, False).to_numpy(zero_copy_only=False)] = 0
+    return pc.if_else(as_it_was, given, pc.replace_substring(text, _MARK, "")), counts
 
 
 # --- tables --------------------------------------------------------------------------------------------------------------------
@@ -202,6 +215,21 @@ def _is_one_word(word: str) -> bool:
 def _cased(word: str) -> tuple[str, ...]:
     """The word in lower case, Capitalised and in CAPITALS."""
     return word, word[:1].upper() + word[1:], word.upper()
+
+
+def _room(num_bytes: int, axes: Sequence[Axis]) -> int:
+    """So many bytes hold any text of `num_bytes` with its words swapped.
+
+    In capitals a word may have other bytes than in lower case: "kız" has four, "KIZ" three.
+    """
+    growth = max(
+        len(to.encode()) / len(form.encode())
+        for axis in axes
+        for word, two in axis.counterparts()
+        for other in two.words()
+        for form, to in zip(_cased(word), _cased(other), strict=True)
+    )
+    return int(num_bytes * max(growth, 1)) + 1
 
 
 def _hash(word: str) -> int:
@@ -225,18 +253,22 @@ def _slots(entries: Sequence[tuple[int, int]]) -> tuple[Hashes, Smalls]:
     return keys, values
 
 
-def _table(axes: Sequence[Axis]) -> tuple[Hashes, Smalls, Hashes, Smalls, Bytes, Ints]:
-    """(words: keys, entry; `not_before`: keys, 1; bytes of all counterparts, where those of entry e begin: two each, and the end)."""
+def _table(axes: Sequence[Axis]) -> tuple[Hashes, Smalls, npt.NDArray[np.bool_], Hashes, Smalls, Bytes, Ints]:
+    """(words: keys, entry; by entry whether it is a name within a sentence; `not_before`: keys, 1; bytes of all counterparts, where those
+    of entry e begin: two each, and the end)."""
     words: list[tuple[int, int]] = []
+    names: list[bool] = []
     parts: list[bytes] = []
     for axis in axes:
         for word, choice in axis.counterparts():
+            names += [False, word not in axis.capitals, False]
             for form, noun, other in zip(_cased(word), _cased(choice.before_a_noun), _cased(choice.otherwise), strict=True):
                 words.append((_hash(form), len(parts) // 2))
                 parts += [noun.encode(), other.encode()]
     stops = {_hash(form) for axis in axes for word in axis.not_before for form in _cased(word)}
     starts = np.concatenate([[0], np.cumsum([len(part) for part in parts])]).astype(np.int64)
-    return (*_slots(words), *_slots([(key, 1) for key in sorted(stops)]), np.frombuffer(b"".join(parts), np.uint8).copy(), starts)
+    others = _slots([(key, 1) for key in sorted(stops)])
+    return (*_slots(words), np.array(names), *others, np.frombuffer(b"".join(parts), np.uint8).copy(), starts)
 
 
 @lru_cache(maxsize=1)
@@ -307,7 +339,16 @@ _CLASSES = types.uint16[::1]
 
 @njit(
     types.void(
-        *(_DATA, types.int64[::1], _CLASSES, types.uint64[::1], types.int32[::1], types.uint64[::1], types.int32[::1]),
+        *(
+            _DATA,
+            types.int64[::1],
+            _CLASSES,
+            types.uint64[::1],
+            types.int32[::1],
+            types.boolean[::1],
+            types.uint64[::1],
+            types.int32[::1],
+        ),
         *(types.uint8[::1], types.int64[::1], types.uint8[::1], types.int64[::1], types.int64[::1]),
     ),
     cache=True,
@@ -319,6 +360,7 @@ def swap_kernel(
     classes: Classes,
     words: Hashes,
     entries: Smalls,
+    names: npt.NDArray[np.bool_],
     stops: Hashes,
     ones: Smalls,
     parts: Bytes,
@@ -331,23 +373,25 @@ def swap_kernel(
     at = np.int64(0)
     for d in range(offsets.size - 1):
         pos, end, copied = offsets[d], offsets[d + 1], offsets[d]
+        last = np.int64(-1)  # the byte behind the last word
         while pos < end:
             behind, key = _word(data, pos, end, classes)
             if behind == pos:
                 pos += 1
                 continue
             entry = _find(words, entries, key)
-            if entry >= 0:
+            within = last == pos - 1 and data[pos - 1] == 32
+            last = behind
+            if entry >= 0 and not (within and names[entry]):
                 choice = np.int64(1)
                 if behind + 1 < end and (data[behind] == 32 or data[behind] == 10):
                     next_end, next_key = _word(data, behind + 1, end, classes)
                     if next_end > behind + 1 and _find(stops, ones, next_key) < 0:
                         choice = np.int64(0)
-                first, last = starts[2 * entry + choice], starts[2 * entry + choice + 1]
                 for k in range(copied, pos):
                     out[at] = data[k]
                     at += 1
-                for k in range(first, last):
+                for k in range(starts[2 * entry + choice], starts[2 * entry + choice + 1]):
                     out[at] = parts[k]
                     at += 1
                 copied = behind

@@ -25,11 +25,11 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from infra.errors import InputError
 from tasks.text.accuracy import class_figures, flag_figures, group_figures, ranking_figures, roc_auc
-from tasks.text.terms import count_terms, lists_path, load_lists, shipped_lists
+from tasks.text.terms import ListNames, count_terms, load_lists
 
 Floats = npt.NDArray[np.float64]
 Keys = npt.NDArray[np.uint64]
@@ -80,15 +80,10 @@ class TrainingConfig(BaseModel):
     """At the start; it falls to 0. fastText, and DCLM's script: 0.1, at which some hundred texts teach next to nothing."""
     seed: int = Field(1, ge=0, lt=2**31)
     """Of the training, and of the hash that divides and samples the texts."""
-    term_lists: tuple[str, ...] = ("en",)
+    term_lists: ListNames = ("en",)
     """Word lists of identity groups for the figures, as `audit` takes them."""
     min_group_texts: int = Field(50, ge=1)
     """Of a group with fewer test texts no rates are given."""
-
-    @field_validator("term_lists")
-    @classmethod
-    def _absolute_if_a_file(cls, names: tuple[str, ...]) -> tuple[str, ...]:
-        return tuple(name if name in shipped_lists() else str(lists_path(name).absolute()) for name in names)
 
     @model_validator(mode="after")
     def _leaves_something(self) -> TrainingConfig:

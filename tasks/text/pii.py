@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import ipaddress
 import re
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import pyarrow as pa
@@ -16,7 +17,9 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, model_validator
 
-__all__ = ["RedactConfig", "redact"]
+__all__ = ["MASKS", "SHIELD", "RedactConfig", "redact", "shield", "unshield"]
+
+SHIELD = "\uffff"  # no character, so that no text has reason to hold it
 
 # ASCII addresses: text without spaces (Chinese, Thai) must not be taken for a local part. No \b before an address: RE2
 # is restarted behind each match when Arrow counts, so the left context must not matter. Nothing is asked of what
@@ -86,6 +89,56 @@ def redact(text: pa.Array, config: RedactConfig) -> tuple[pa.Array, dict[str, Co
         # A replacement can make a new address with its neighbours ("2001:4860::.me" before "@a.com"): look again.
         rows, pending = rows[changed], pending.take(changed)
     return text, counts
+
+
+MASKS: tuple[str, ...] = tuple(RedactConfig.model_fields[name].default for name in ("email_replacement", "ip_replacement"))
+"""What stands for addresses where nobody chose other words."""
+
+
+def shield(text: pa.Array, masks: Sequence[str] = MASKS) -> tuple[pa.Array, dict[int, list[str]]]:
+    """(texts with SHIELD in place of every mask and of all that has the form of an address, private ones too; by row what stood there).
+
+    For changing the rest of a text: `unshield` puts them back. A text that holds SHIELD itself is shielded as a whole.
+    """
+    literal = [re.escape(mask) for mask in sorted(masks, key=len, reverse=True) if mask]
+    shape = "|".join([_EMAIL_SHAPE, _V6_SHAPE, _V4_SHAPE, SHIELD, *literal])
+    rows = _rows(pc.match_substring_regex(text, shape))
+    found = text.take(rows)
+    marked = pc.replace_substring_regex(found, f"({'|'.join([_EMAIL, *literal])})", f"{SHIELD}\\1{SHIELD}")
+    outside, inside = [], {}
+    for row, given, document in zip(rows.tolist(), found.to_pylist(), marked.to_pylist(), strict=True):
+        pieces = ["", given, ""] if SHIELD in given else document.split(SHIELD)
+        for pattern in (_V6, _V4) if SHIELD not in given else ():
+            pieces = _cut_out(pattern, pieces)
+        outside.append(SHIELD.join(pieces[::2]))
+        if len(pieces) > 1:
+            inside[row] = pieces[1::2]
+    return _replaced(text, rows, pa.array(outside, text.type)), inside
+
+
+def unshield(text: pa.Array, inside: Mapping[int, Sequence[str]]) -> pa.Array:
+    """The texts with what `shield` took out of these rows in its place."""
+    rows = np.array(sorted(inside), np.int64)
+    whole = []
+    for row, document in zip(rows.tolist(), text.take(rows).to_pylist(), strict=True):
+        first, *others = document.split(SHIELD)
+        whole.append("".join([first, *(part for pair in zip(inside[row], others, strict=True) for part in pair)]))
+    return _replaced(text, rows, pa.array(whole, text.type))
+
+
+def _cut_out(pattern: re.Pattern[str], pieces: list[str]) -> list[str]:
+    """Every second piece, from the first on, cut at the matches in it; these stand between what is left."""
+    cut: list[str] = []
+    for at, piece in enumerate(pieces):
+        if at % 2:
+            cut.append(piece)
+            continue
+        end = 0
+        for match in pattern.finditer(piece):
+            cut += [piece[end : match.start()], match.group()]
+            end = match.end()
+        cut.append(piece[end:])
+    return cut
 
 
 def _redact_once(text: pa.Array, config: RedactConfig) -> tuple[pa.Array, dict[str, Counts]]:

@@ -13,10 +13,10 @@ parser), used by others too, and absent from most of what speakers of the dialec
 from __future__ import annotations
 
 import unicodedata
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -24,8 +24,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import yaml
 from numba import njit, types
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
+from infra.ids import payload_digest
 from tasks.text.groups import COUNT, Columns, Signal
 from tasks.text.kernels import string_buffers
 
@@ -137,6 +138,23 @@ def load_lists(name: str) -> TermLists:
     """The term lists of `lists_path(name)`. Raises ValueError (pydantic's) that says what is wrong with the file."""
     raw = yaml.load(lists_path(name).read_text(encoding="utf-8"), getattr(yaml, "CSafeLoader", yaml.SafeLoader))
     return TermLists.model_validate(raw)
+
+
+def checked_names(names: tuple[str, ...]) -> tuple[str, ...]:
+    """Names of term lists with paths made absolute. Raises ValueError for one that is none, and for two of one language."""
+    languages = [load_lists(name).language for name in names]
+    if twice := sorted({one for one in languages if languages.count(one) > 1}):
+        raise ValueError(f"more than one list of {', '.join(twice)}")
+    return tuple(name if name in shipped_lists() else str(lists_path(name).absolute()) for name in names)
+
+
+ListNames = Annotated[tuple[str, ...], AfterValidator(checked_names)]
+"""What configurations take: languages of which lists ship, or paths of own files, one of a language."""
+
+
+def list_files(names: Sequence[str]) -> Mapping[str, str]:
+    """Digests of the files of these lists, by language, as part of a recipe."""
+    return {f"terms {load_lists(name).language}": payload_digest(lists_path(name).read_bytes()) for name in names}
 
 
 @lru_cache(maxsize=1)

@@ -26,7 +26,11 @@ AUDIT = manifest(
     },
 )
 SAMPLE = manifest(
-    "rebalance", {"seed": 7}, {"share_before.source.web": 0.8, "share_after.source.web": 0.5, "parts": []}, 2_000, 1_000
+    "rebalance",
+    {"seed": 7},
+    {"shares_of": "characters", "share_before.source.web": 0.8, "share_after.source.web": 0.5, "parts": []},
+    2_000,
+    1_000,
 )
 COPIES = manifest(
     "augment",
@@ -44,9 +48,15 @@ def test_each_has_a_paragraph_with_its_numbers_and_its_limits() -> None:
     )
     assert "A mention is not an author" in audit and "dialect" not in audit
     assert "1,000 of 2,000 documents drawn without replacement, by seed 7" in sample
-    assert "source web from 80.0% to 50.0%" in sample
+    assert "Shares of characters: source web from 80.0% to 50.0%" in sample
     assert "1,200 with identity words swapped (gender, religion); by seed 3, none in `test`" in copies
-    assert "mistyped" not in copies and "Names and facts were not swapped" in copies
+    assert "mistyped" not in copies and "Given names, facts, and e-mail and IP addresses were not changed" in copies
+
+
+def test_a_small_rate_of_noise_is_no_0() -> None:
+    for rate, told in ((0.004, "0.4%"), (0.03, "3%"), (1.0, "100%")):
+        noisy = manifest("augment", {"seed": 3, "axes": [], "noise_rate": rate}, {"num_augmented.noise": 12.0})
+        assert f"12 with {told} of their longer words of ASCII letters mistyped" in mixture_told([noisy])
 
 
 def test_lengths_are_spoken_of_only_where_like_ones_were_compared() -> None:

@@ -8,20 +8,23 @@ from typing import Any
 
 import pyarrow as pa
 import pytest
-from hypothesis import given, settings
+import yaml
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from expectations.counts import combine
 from expectations.gate import load_suite, validate_shard
-from expectations.schemas import ENLARGED, PUBLISHED, SPLIT
+from expectations.schemas import AUGMENTED, ENLARGED, PUBLISHED, SPLIT
 from infra import dataset, ids, storage
 from infra.cluster import DaskConfig, pool
-from infra.dataset import Outcome, ShardRef, ShardSet
+from infra.dataset import Outcome, ShardSet
 from infra.errors import InputError
 from models.tokeniser import TokeniserConfig
-from tasks.augment import AugmentConfig, augment, augment_shard
+from tasks.augment import AugmentConfig, augment, check_copies, files_read
 from tasks.publish import PublishConfig, publish
+from tasks.report import render_run
+from tasks.text.pii import MASKS, RedactConfig, redact
 from tasks.tokenise import tokenise
 
 from . import english
@@ -56,7 +59,9 @@ def corpus() -> list[dict[str, Any]]:
 
 
 def split_version(rows: list[dict[str, Any]]) -> ShardSet:
-    return make("split", table(rows), schema="split_documents", facts={"unit": "host"})
+    return make(
+        "split", table(rows), schema="split_documents", config={"rows": ids.digest_of(repr(rows))}, facts={"unit": "host"}
+    )
 
 
 def rows_of(version: ShardSet) -> list[dict[str, Any]]:
@@ -107,28 +112,27 @@ def test_the_version_holds_by_its_schema_and_suite(made: ShardSet) -> None:
     assert [one.expectation for one in checks if not one.success] == ["expect_column_values_to_be_null"]
 
 
-WORDS = ["He", "she", "said", "that", "they", "don't", "know", "her", "book.", "Every", "word.", "12", "é"]
-TEXTS = st.lists(st.sampled_from(WORDS), min_size=1, max_size=12)
+# few, so that the copy of one document is often the text of another
+SENTENCES = ["He left.", "She left.", "he don't", "she do not", "they don't know", "they do not know", "Stop."]
 
 
-@settings(max_examples=60, deadline=None)
-@given(st.lists(st.tuples(TEXTS, st.sampled_from(["train", "test"])), max_size=8), st.integers(0, 9))
-def test_no_copy_is_of_a_held_out_document_or_has_its_text(
-    tmp_path_factory: pytest.TempPathFactory, texts: list[tuple[list[str], str]], seed: int
-) -> None:
-    folder = tmp_path_factory.mktemp("any")
-    rows = [row(n, " ".join(words), split) for n, (words, split) in enumerate(texts)]
-    receipt = dataset.write_shard(str(folder), 0, Outcome(table(rows)))
-    test = [one["text_digest"] for one in rows if one["split"] == "test"]
-    dataset.write_table(str(folder / "held.parquet"), pa.table({"text_digest": pa.array(test, pa.string())}))
-    shard = ShardRef(str(folder / receipt.name), receipt.digest, 0, receipt.num_rows)
-    config = AugmentConfig(swap=1, noise=1, paraphrase=1, noise_rate=1, seed=seed)
-    found = augment_shard(shard, config, str(folder / "held.parquet")).kept.to_pylist()
+@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.lists(st.tuples(st.sampled_from(SENTENCES), st.sampled_from(["train", "test"])), max_size=8), st.integers(0, 9))
+def test_no_copy_is_of_a_held_out_document_or_has_the_text_of_any(home: Path, texts: list[tuple[str, str]], seed: int) -> None:
+    rows = [row(n, text, split) for n, (text, split) in enumerate(texts)]
+    made = augment(split_version(rows), config=AugmentConfig(swap=1, noise=1, paraphrase=1, noise_rate=1, seed=seed))
+    found, facts = rows_of(made), made.manifest().facts
     held_out = {one["doc_id"] for one in rows if one["split"] == "test"}
     copies = [one for one in found if one["augmented"]]
     assert not [one for one in copies if one["augmented_from"] in held_out or one["split"] != "train"]
-    assert not {one["text"] for one in copies} & {one["text"] for one in rows if one["split"] == "test"}
+    assert not {one["text"] for one in copies} & {one["text"] for one in rows}
     assert [one["doc_id"] for one in found if one["augmented"] is None] == sorted(one["doc_id"] for one in rows)
+    train, test = ([text for text, split in texts if split == name] for name in ("train", "test"))
+    others = {"He left.": "She left.", "She left.": "He left.", "he don't": "she don't", "she do not": "he do not"}
+    swaps = [others[text] for text in train if text in others]
+    assert facts.get("num_held_out_texts.swap", 0) == sum(text in test for text in swaps)
+    assert facts.get("num_training_texts.swap", 0) == sum(text in train and text not in test for text in swaps)
+    assert facts.get("num_augmented.swap", 0) == sum(text not in train + test for text in swaps)
 
 
 def test_a_copy_with_the_text_of_a_held_out_document_is_left_out_and_counted(home: Path) -> None:
@@ -137,6 +141,78 @@ def test_a_copy_with_the_text_of_a_held_out_document_is_left_out_and_counted(hom
     assert [one["text"] for one in rows_of(version) if one["augmented"]] == ["She left."]
     facts = version.manifest().facts
     assert (facts["num_tried.swap"], facts["num_augmented.swap"], facts["num_held_out_texts.swap"]) == (2, 1, 1)
+
+
+def test_a_copy_with_the_text_of_another_training_document_is_left_out_and_counted(home: Path) -> None:
+    rows = [row(1, "He left home.", "train"), row(2, "She left home.", "train"), row(3, "He left.", "train")]
+    version = augment(split_version(rows), config=AugmentConfig(swap=1))
+    assert [one["text"] for one in rows_of(version) if one["augmented"]] == ["She left."]
+    facts = version.manifest().facts
+    assert (facts["num_augmented.swap"], facts["num_training_texts.swap"], facts["num_held_out_texts.swap"]) == (1, 2, 0)
+
+
+MASKED = "She wrote to email@example.com, <mail address> or 22.214.171.124; he asked whoever@he.example.org about her father."
+
+
+def test_addresses_and_masks_are_the_same_bytes_in_every_copy(home: Path) -> None:
+    texts = [f"{MASKED} They don't know number {n}, mailing me@site.is not working." for n in range(40)]
+    texts += [f"Colours 2001:fase::1 and 2606:4700::1111 beside 2001:dead:beef::{n} fade." for n in range(40)]
+    texts += [f"{MASKED} \uffff {n}" for n in range(3)]
+    masks = (*MASKS, "<mail address>")
+    config = AugmentConfig(swap=1, noise=1, noise_rate=1, paraphrase=1, masks=masks)
+    version = augment(split_version([row(n, text, "train") for n, text in enumerate(texts)]), config=config)
+    copies, facts = [one for one in rows_of(version) if one["augmented"]], version.manifest().facts
+    assert {one["augmented"] for one in copies} == {"swap", "noise", "paraphrase"}
+    before = {ids.digest_of(str(n)): text for n, text in enumerate(texts)}
+    kept = ("email@example.com", "<mail address>", "22.214.171.124", "whoever@he.example.org", "me@site.is", "2606:4700::1111")
+    for one in copies:
+        for name in kept:
+            assert one["text"].count(name) == before[one["augmented_from"]].count(name), (name, one["text"])
+        given, made = (redact(pa.array([text]), RedactConfig()) for text in (before[one["augmented_from"]], one["text"]))
+        assert all(given[1][kind].tolist() == made[1][kind].tolist() for kind in ("email", "ip"))
+        assert one["text"] != before[one["augmented_from"]] and "\uffff" not in one["text"]
+    assert sum("email@example.com" in one["text"] for one in copies) >= 80
+    # a letter mistyped can make an address of what was none: "2001:fase::1" that of "2001:fade::1"
+    assert 0 < facts["num_addresses.noise"] < 40
+
+
+def test_in_a_run_the_masks_of_redact_stay_too() -> None:
+    config = AugmentConfig(swap=1).beside(RedactConfig(email_replacement="<mail>"))
+    assert config.masks == (*MASKS, "<mail>") and config.swap == 1
+
+
+def test_a_copy_outside_train_is_never_written(home: Path) -> None:
+    rows = table([row(1, "He left.", "test")])
+    for name, value in zip(AUGMENTED.names, ("swap", "0" * 32), strict=True):
+        rows = rows.append_column(name, pa.array([value]))
+    with pytest.raises(AssertionError, match=f"1 copies outside `train`, the first {ids.digest_of('1')} in test"):
+        check_copies(rows)
+    made = augment(split_version([row(1, "He left.", "train")]), config=AugmentConfig(swap=1))
+    with pytest.raises(InputError, match="there are copies among these documents already"):
+        augment(made, config=AugmentConfig(swap=1))
+
+
+def swap_list(path: Path, language: str, axis: str, pair: tuple[str, str]) -> str:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    axes = [{"name": axis, "sources": ["x"], "pairs": [list(pair)]}]
+    path.write_text(yaml.safe_dump({"language": language, "sources": ["x: none"], "axes": axes}))
+    return str(path)
+
+
+def test_own_lists_of_other_axes_swap_nothing_and_each_is_part_of_the_recipe(home: Path) -> None:
+    german = swap_list(home / "de" / "mine.yaml", "de", "age", ("alt", "jung"))
+    french = swap_list(home / "fr" / "mine.yaml", "fr", "gender", ("il", "elle"))
+    config = AugmentConfig(swap=1, swap_lists=("en", german, french))
+    rows = [row(1, "alt", "train", "de"), row(2, "il dort", "train", "fr"), row(3, "he left", "train")]
+    version = augment(split_version(rows), config=config)
+    assert sorted(one["text"] for one in rows_of(version) if one["augmented"]) == ["elle dort", "she left"]
+    before = files_read(config)
+    assert {"swaps de", "swaps en", "swaps fr"} <= before.keys()
+    swap_list(home / "de" / "mine.yaml", "de", "age", ("alt", "neu"))
+    assert {name for name, digest in files_read(config).items() if digest != before[name]} == {"swaps de"}
+    english = swap_list(home / "mine.yaml", "en", "gender", ("alpha", "beta"))
+    with pytest.raises(ValidationError, match="more than one list of en"):
+        AugmentConfig(swap=1, swap_lists=("en", english))
 
 
 def test_any_shards_and_workers_give_the_same_copies(home: Path, made: ShardSet) -> None:
@@ -180,6 +256,11 @@ def test_copies_are_published_and_trained_on_and_the_held_out_split_is_the_same_
         card = handle.read().decode()
     num_swaps = sum(one["augmented"] == "swap" for one in read["more"])
     assert f"{num_swaps:,} with identity words swapped (gender)" in card and "none in `test`" in card
+    assert "| augment |" not in card
+    told = storage.read_json(more.file("croissant.json"))["rai:dataPreprocessingProtocol"]
+    assert told[-1].startswith("Augmented (version `") and not [words for words in told if words.startswith("augment:")]
+    shown = render_run("", [divided, made, more])
+    assert "0 documents taken in, 320 published, with" in shown
     with storage.open_read(plain.file("README.md")) as handle:
         assert "ugmented" not in handle.read().decode()
     tokens = {name: tokenise(one, config=TokeniserConfig(vocab_size=500)) for name, one in (("plain", plain), ("more", more))}
@@ -203,10 +284,14 @@ def test_what_cannot_be_made_is_refused_with_what_to_do(home: Path) -> None:
         augment(whole, config=ALL)
 
 
+GERMAN = "Der alte Bote sagte gestern, dass he und man hier keine englischen Wörter sind, sondern Nummer {} von vielen."
+
+
 def test_the_command_augments_what_the_command_split(home: Path) -> None:
     home.mkdir(parents=True, exist_ok=True)
     source, folders = home / "rows.jsonl", [str(home / name) for name in ("split", "augment", "publish")]
     lines = [json.dumps({"text": english.text(n), "url": f"http://h{n % 5}.example/{n}"}) for n in range(60)]
+    lines += [json.dumps({"text": GERMAN.format(n), "url": f"http://h{n % 5}.example/de/{n}"}) for n in range(20)]
     source.write_text("\n".join(lines))
     ended = commands(
         home,
@@ -218,3 +303,6 @@ def test_the_command_augments_what_the_command_split(home: Path) -> None:
     assert [one.code for one in ended] == [0, 0, 0, 2], ended
     assert "num_augmented.swap" in ended[1].output and "are not split" in ended[3].output
     assert "with identity words swapped" in (Path(folders[2]) / "README.md").read_text()
+    made = pa.concat_tables([shard.read() for shard in dataset.open_version(folders[1]).shards()]).to_pylist()
+    swaps = [one["text"] for one in made if one["augmented"] == "swap"]
+    assert swaps and not [text for text in swaps if "sagte" in text]

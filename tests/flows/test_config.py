@@ -103,6 +103,11 @@ def test_an_unknown_key_names_the_nearest_valid_one(tmp_path: Path, text: str, t
         ("validate: {suite: publishd}", "FILE: validate.suite: publishd: no such suite, did you mean 'published'?"),
         ("\tname: x", "FILE: not YAML: "),
         ("name: !!python/object:os.system x", "FILE: not YAML: "),
+        (
+            "{filter: {languages: [en, fr]}, rebalance: {language: {de: 0.5, en: 0.5}}}",
+            "FILE: rebalance: language: a weight for de, of which the filter leaves no document: take it out, or add it to "
+            "filter.languages (these are: en, fr)",
+        ),
     ],
 )
 def test_a_wrong_value_names_file_dotted_key_and_value(tmp_path: Path, text: str, told: str) -> None:
@@ -131,6 +136,14 @@ def test_a_profile_whose_signals_are_measured_is_no_problem(tmp_path: Path) -> N
 def test_a_suite_that_only_the_gate_reads_need_not_lie_where_a_run_is_only_received() -> None:
     asked = {"suite": "/gone.json", "stage_suites": {"audit": "/gone.json"}}
     assert RunConfig.model_validate({"validate": asked}).validate_.of_stage("audit") == "/gone.json"
+
+
+def test_weights_of_languages_that_the_filter_leaves_are_no_problem(tmp_path: Path) -> None:
+    path = tmp_path / "mine.yaml"
+    for languages in ("{languages: [de, en]}", "{languages: []}", "{disabled: [language]}"):
+        path.write_text(f"{{filter: {languages}, rebalance: {{language: {{de: 0.5}}}}}}", encoding="utf-8")
+        rebalance = load(str(path)).rebalance
+        assert rebalance and rebalance.language == {"de": 0.5}
 
 
 def test_a_missing_file_names_the_ones_that_ship() -> None:

@@ -106,11 +106,14 @@ def test_copies_by_augmentation_are_told_as_such_and_never_as_pages_that_came_or
     more = make("publish", pa.concat_tables([marked, copies]), inputs={"documents": made["filter"]})
     found = between(made["publish"], more)
     assert {key: count for key, (count, _) in told(found).items()} == {
-        ("added", COPY.format("noise")): 1,
-        ("added", COPY.format("swap")): 1,
+        ("copies added", COPY.format("noise")): 1,
+        ("copies added", COPY.format("swap")): 1,
     }
+    said = StringIO()
+    show(found, Console(width=200, file=said))
+    assert "0 added, 0 removed, 0 changed, 2 copies added, 3 unchanged" in said.getvalue()
     assert found.unchanged == 3 and between(more, more).unchanged == 5
-    assert {what for what, _ in told(between(more, made["publish"]))} == {"removed"}
+    assert {what for what, _ in told(between(more, made["publish"]))} == {"copies removed"}
 
 
 @pytest.mark.parametrize("seed", range(6))

@@ -18,9 +18,10 @@ from infra.cluster import DaskConfig, pool
 from infra.dataset import ShardSet
 from infra.errors import InputError
 from tasks.ingest import ingest
-from tasks.rebalance import RebalanceConfig, rebalance
+from tasks.rebalance import RebalanceConfig, files_read, rebalance
 from tasks.report import render_run
 from tasks.text.readers import IngestConfig
+from tasks.text.terms import lists_path
 
 from . import english
 from .driver import commands
@@ -98,7 +99,10 @@ def test_keep_rates_of_sources_and_groups_are_multiplied_and_every_drop_has_its_
 def test_shares_are_reached_by_the_largest_sample(home: Path, unit: str) -> None:
     given = documents(home)
     config = RebalanceConfig.model_validate({"weights": f"{unit[:-1]}_shares", "source": {"web": 0.25, "books": 0.75}})
-    found = parts(rebalance(given, config=config))
+    made = rebalance(given, config=config)
+    found, facts = parts(made), made.manifest().facts
+    assert facts["shares_of"] == unit and facts["share_after.source.web"] == found["source", "web"][f"{unit}_share_after"]
+    assert f"drawn without replacement, told in {unit}" in render_run("", [made])
     assert found["source", "web"][f"{unit}_share_after"] == pytest.approx(0.25, abs=0.04)
     assert found["source", "books"]["keep_rate"] == 1 and found["source", "books"]["documents_after"] > 300
     group = RebalanceConfig.model_validate({"weights": f"{unit[:-1]}_shares", "group": {"en/religion_muslim": 0.5}})
@@ -123,11 +127,19 @@ def test_any_shards_order_and_workers_give_the_same_sample_and_another_seed_anot
 
 
 def test_weights_that_cannot_be_are_refused_with_what_to_do(home: Path) -> None:
+    home.mkdir(parents=True)
+    english = home / "mine.yaml"
+    english.write_bytes(lists_path("en").read_bytes())
     for raw, said in (
         ({}, "there is no weight: give some of `source`, `language` or `group`, or leave `rebalance` out"),
         ({"source": {"web": 0}}, "web: a weight is above 0 and at most 1 .got 0.; to be rid of a source"),
         ({"language": {"de": 2}}, "de: a weight is above 0 and at most 1"),
         ({"group": {"en/religion_muslims": 0.5}}, "group: no group 'en/religion_muslims'; these are: "),
+        (
+            {"weights": "document_shares", "source": {"a": 0.7, "b": 0.4}},
+            "source: the shares add up to 1.1; at most 1 is possible",
+        ),
+        ({"source": {"a": 1}, "term_lists": ["en", str(english)]}, "more than one list of en"),
         ({"weights": "document_shares", "source": {"a": 0.5}, "group": {"en/religion_muslim": 0.5}}, "give keep_rates instead"),
     ):
         with pytest.raises(ValidationError, match=said):
@@ -144,6 +156,21 @@ def test_weights_that_cannot_be_are_refused_with_what_to_do(home: Path) -> None:
     ):
         with pytest.raises(InputError, match=said):
             rebalance(given, config=RebalanceConfig.model_validate(raw))
+
+
+def test_lists_of_one_name_in_two_folders_are_two_files_of_the_recipe(home: Path) -> None:
+    names = []
+    for language in ("en", "de"):
+        path = home / language / "mine.yaml"
+        path.parent.mkdir(parents=True)
+        path.write_bytes(lists_path(language).read_bytes())
+        names.append(str(path))
+    config = RebalanceConfig(group={"en/religion_muslim": 0.5}, term_lists=tuple(names))
+    before = files_read(config)
+    assert before.keys() == {"terms de", "terms en"}
+    with (home / "en" / "mine.yaml").open("a") as file:
+        file.write("# changed\n")
+    assert {name for name, digest in files_read(config).items() if digest != before[name]} == {"terms en"}
 
 
 def test_in_a_run_the_gate_judges_the_sample_and_no_budget_speaks_of_it(home: Path) -> None:

@@ -16,7 +16,20 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from infra.ids import digest_of
-from tasks.text.augmenting import KEYBOARD, Axis, SwapLists, add_noise, load_swaps, paraphrase, shipped_swaps, swap_words
+from tasks.text.augmenting import (
+    KEYBOARD,
+    Axis,
+    SwapLists,
+    _room,
+    _table,
+    add_noise,
+    load_swaps,
+    paraphrase,
+    shipped_swaps,
+    swap_kernel,
+    swap_words,
+)
+from tasks.text.kernels import character_classes, string_buffers
 from tasks.text.sampling import hashes
 
 SHARED = Path(__file__).parents[3] / "shared" / "data" / "bias"
@@ -29,6 +42,7 @@ TRIAL = [
             "pairs": [["he", "she"], ["été", "ß"], ["man", "woman"]],
             "by_next_word": {"her": {"before_a_noun": "his", "otherwise": "him"}},
             "not_before": ["and", "to"],
+            "capitals": ["man"],
         }
     )
 ]
@@ -50,18 +64,20 @@ def is_word(char: str) -> bool:
 
 def reference(text: str, axes: list[Axis]) -> tuple[str, int]:
     """The same over str: word by word, each looked up in its three cases."""
-    words: dict[str, tuple[str, str]] = {}
+    words: dict[str, tuple[str, str, bool]] = {}
     stops: set[str] = set()
     cases = (str, lambda word: word[:1].upper() + word[1:], str.upper)
     for axis in axes:
-        for case in cases:
+        for at, case in enumerate(cases):
             for word, choice in axis.counterparts():
-                words.setdefault(case(word), (case(choice.before_a_noun), case(choice.otherwise)))
+                name = at == 1 and word not in axis.capitals
+                words.setdefault(case(word), (case(choice.before_a_noun), case(choice.otherwise), name))
             stops |= {case(word) for word in axis.not_before}
     pieces = ["".join(run) for run in _runs(text)]
     made, count = [], 0
     for at, piece in enumerate(pieces):
-        if piece in words:
+        within = at > 1 and pieces[at - 1] == " "
+        if piece in words and not (within and words[piece][2]):
             follows = pieces[at + 2] if at + 2 < len(pieces) and pieces[at + 1] in (" ", "\n") else ""
             made.append(words[piece][0 if follows and follows not in stops else 1])
             count += 1
@@ -80,7 +96,28 @@ def _runs(text: str) -> list[list[str]]:
     return runs
 
 
-WORDS = ["he", "she", "He", "SHE", "man", "woman", "HER", "Her", "her", "été", "ÉTÉ", "ß", "and", "to", "dog", "xhe", "he_", "é"]
+WORDS = [
+    "he",
+    "she",
+    "He",
+    "SHE",
+    "man",
+    "Man",
+    "woman",
+    "Woman",
+    "HER",
+    "Her",
+    "her",
+    "été",
+    "ÉTÉ",
+    "ß",
+    "and",
+    "to",
+    "dog",
+    "xhe",
+    "he_",
+    "é",
+]
 WORDS += [" ", "  ", "\n", ".", "'", "’", "-", "«"]
 TEXTS = st.lists(
     st.sampled_from(WORDS) | st.text(max_size=4),
@@ -102,7 +139,9 @@ def test_swaps_are_those_of_a_plain_reference(texts: list[str]) -> None:
     st.booleans(),
 )
 def test_pairs_swapped_twice_give_the_text_back(words: list[str], capital: bool) -> None:
-    text = " ".join(word.capitalize() if capital else word for word in words)
+    text = "  ".join(
+        word.capitalize() if capital else word for word in words
+    )  # one space before a Capitalised word makes it a name
     once = swapped(text)
     assert swapped(once) == text
     assert (once != text) == any(word not in ("dog", "the", ". ") for word in words)
@@ -117,10 +156,25 @@ def test_pairs_swapped_twice_give_the_text_back(words: list[str], capital: bool)
         ("The woman's son, a policeman’s nephew", "The man's daughter, a policewoman’s niece"),
         ("Sheila's heroine met Mrs. Hill in Manchester; hE left.", "Sheila's heroine met Mr. Hill in Manchester; hE left."),
         ("The theme of human women", "The theme of human men"),
+        ("Stephen King left the Isle of Man. Man and wife.", "Stephen King left the Isle of Man. Woman and husband."),
+        ("She said to Mother: He is a king\nHe", "He said to Mother: She is a king\nShe"),
+        ("THE MAN WHO met Mr Hill and Aunt May", "THE WOMAN WHO met Ms Hill and Aunt May"),
     ],
 )
 def test_swaps_by_hand(text: str, want: str) -> None:
     assert swapped(text) == want
+
+
+def test_a_word_whose_capitals_have_fewer_bytes_has_room_for_its_counterpart() -> None:
+    axis = Axis.model_validate({"name": "x", "sources": ["x"], "pairs": [["kız", "oğlan"]]})
+    text = "KIZ " * 10
+    data, offsets = string_buffers(pa.array([text]))
+    out, ends = np.full(200, 255, np.uint8), np.zeros(2, np.int64)
+    swap_kernel(data, offsets, character_classes(), *_table([axis]), out, ends, np.zeros(1, np.int64))
+    assert ends[1] == len(("OĞLAN " * 10).encode()) == 70
+    made, counts = swap_words(pa.array([text]), [axis])
+    assert (made.to_pylist(), counts.tolist()) == (["OĞLAN " * 10], [10])
+    assert _room(data.size, [axis]) >= 70
 
 
 def test_words_on_the_border_of_buffers_and_nulls_are_read_right() -> None:
@@ -147,6 +201,7 @@ def test_lists_that_contradict_themselves_are_refused() -> None:
         ({"pairs": [["a", "b"], ["b", "c"]]}, "words with more than one counterpart: b"),
         ({"pairs": [["a", "B"]]}, "'B' is not one word in lower case"),
         ({"one_way": {"two words": "a"}}, "'two words' is not one word"),
+        ({"capitals": ["c"]}, "capitals: no counterpart is given for: c"),
     ):
         with pytest.raises(ValidationError, match=said):
             Axis.model_validate({**raw, **changed})
@@ -207,21 +262,27 @@ def test_the_rate_is_kept_whatever_the_cut_and_the_seed_decides() -> None:
 
 def test_contractions_are_written_out_or_made_by_hand() -> None:
     texts = [
-        "I don't know. Can't we? They’re here, it's so; DON'T. Weren't I've she'll, let's 'm",
+        "I don't know. Can't fly? They’re here, it's so; DON'T. Weren't I've she'll, let's 'm",
         "I do not know. You cannot go. They do not. Is not it?",
         "None.",
+        "Why don't you, Won’t he, CAN'T I, can't it? He isn't young; don't youths?",
+        "They don't \ufffe",
     ]
-    made, counts = paraphrase(pa.array(texts), np.array([False, True, False]))
+    made, counts = paraphrase(pa.array(texts), np.array([False, True, False, False, False]))
     assert made.to_pylist() == [
-        "I do not know. Cannot we? They are here, it's so; DON'T. Were not I have she will, let us 'm",
+        "I do not know. Cannot fly? They are here, it's so; DON'T. Weren't I have she will, let us 'm",
         "I don't know. You can't go. They do not. Isn't it?",
         "None.",
+        "Why don't you, Won’t he, CAN'T I, can't it? He is not young; do not youths?",
+        "They don't \ufffe",
     ]
-    assert counts.tolist() == [7, 3, 0]
+    assert counts.tolist() == [6, 3, 0, 2, 0]
 
 
 @settings(deadline=None)
-@given(st.lists(st.sampled_from(["I do not ", "you cannot ", "Is not ", "word ", "will not ", "are ", "they "]), max_size=10))
+@given(
+    st.lists(st.sampled_from(["John does not ", "dogs cannot ", "Is not ", "word ", "will not ", "are ", "theirs "]), max_size=10)
+)
 def test_what_is_contracted_is_written_out_again(words: list[str]) -> None:
     text = "".join(words) + "end"
     short, _ = paraphrase(pa.array([text]), np.array([True]))

@@ -1,13 +1,14 @@
 import json
 from pathlib import Path
 
+import numpy as np
 import pyarrow as pa
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from tasks.text.pii import RedactConfig, redact
+from tasks.text.pii import SHIELD, RedactConfig, redact, shield, unshield
 
 LABELLED = Path(__file__).parents[3] / "shared" / "data" / "pii" / "synth_dataset_v2.json"  # presidio-research, MIT
 FLOORS = Path(__file__).parents[1] / "gates" / "floors.json"
@@ -160,3 +161,28 @@ def test_precision_and_recall_on_labelled_texts_are_above_their_floors(kind: str
     assert num_labelled >= 10
     assert num_masked / num_labelled >= floors[f"{kind}_recall"]
     assert num_masked / counts[kind].sum() >= floors[f"{kind}_precision"]
+
+
+MASKS = ("email@example.com", "22.214.171.124", "<e\\mail> (.*)", "")
+
+
+@settings(max_examples=300, deadline=None)
+@given(TEXTS, st.booleans())
+def test_what_is_shielded_is_all_that_would_be_masked_and_comes_back_as_it_was(texts: list[str], large: bool) -> None:
+    text = pa.array([*texts, None, f"a@b.co {SHIELD}", "1.2.3.4 <e\\mail> (.*)"], pa.large_string() if large else pa.string())
+    shielded, inside = shield(text, MASKS)
+    assert unshield(shielded, inside).equals(text) and shielded.type == text.type
+    assert inside[len(texts) + 1] == [f"a@b.co {SHIELD}"] and inside[len(texts) + 2] == ["1.2.3.4", "<e\\mail> (.*)"]
+    everything = RedactConfig(public_ips_only=False, email_replacement="<mail>", ip_replacement="<ip>")
+    _, left = redact(shielded, everything)
+    assert not left["email"].any() and not left["ip"].any()
+    _, there = redact(text, everything)
+    assert all(row in inside for row in np.flatnonzero(there["email"] + there["ip"]))
+
+
+def test_addresses_are_shielded_by_hand() -> None:
+    text = pa.array(["Ask me@site.org or 8.8.8.8, not 10.0.0.1; ::1 and 2001:4860::8888.", "No address.", "éa@b.coé"])
+    shielded, inside = shield(text)
+    assert shielded.to_pylist() == [f"Ask {SHIELD} or {SHIELD}, not {SHIELD}; ::1 and {SHIELD}.", "No address.", f"é{SHIELD}é"]
+    assert inside == {0: ["me@site.org", "8.8.8.8", "10.0.0.1", "2001:4860::8888"], 2: ["a@b.co"]}
+    assert shield(text.slice(1, 1))[0].to_pylist() == ["No address."]
