@@ -6,7 +6,7 @@ its `kab` and `tlh` lid.176 has no name), less the entries it allows (`ALLOWED`)
 `(?:\\W|^)entry(?:\\W|$)` matches the lower-cased text; Japanese, Thai and Chinese need nothing around it. A place counts once, whatever
 begins there. The final sigma is a sigma. A list knows no context: health, law, quotation and reclaimed words count like abuse, and what is
 meant without a listed word does not; `num_bad_words_near_identity` says where to look, not what was meant.
-Cost: RATE; memory follows the longest document, 9 bytes for each of its bytes.
+Cost: RATE; memory follows the longest document, 13 bytes for each of its bytes, and 4 for each bad word.
 """
 
 from __future__ import annotations

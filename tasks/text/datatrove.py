@@ -4,6 +4,8 @@ Of GopherRepetitionFilter, GopherQualityFilter, C4QualityFilter and FineWebQuali
 Words are spaCy's English tokens (`spacy_words.py`), punctuation marks among them; lengths are code points; lines are those of
 `splitlines()` (Gopher's quality, C4) or of "\\n" (the others). Lines, paragraphs and n-grams are told apart by 64-bit hashes.
 Texts are counted in batches of BATCH_BYTES or one text; memory is at most 130 bytes per byte of a batch, touched as far as there are words.
+Its kernels and those of spacy_words.py have no signatures, unlike others: with them whoever imports the signals would compile (37 s on one
+busy core) what is not measured by default. `compile_kernels` calls them, so that `gristmill setup` compiles them all the same.
 """
 
 from __future__ import annotations
