@@ -22,7 +22,7 @@ from rich.table import Table
 
 from flows.diff import find
 from flows.keys import ConfigError, apply, parse
-from infra import ledger, lineage
+from infra import dataset, ledger, lineage
 from infra.dataset import EXCERPT_CHARS, ShardSet, folder_of, open_version
 from infra.errors import InputError
 from infra.rejects import texts_behind, texts_of
@@ -123,7 +123,9 @@ def signals_of(what: str) -> ShardSet:
 
 def compare(signals: ShardSet, a: FilterConfig, b: FilterConfig, num_samples: int = 3) -> Comparison:
     """Ask both filters of every document."""
-    columns = sorted({rule.signal for config in (a, b) for rule in config.rules()} | {*KEYS, LANGUAGE, LANGUAGE_SCORE})
+    needed = {rule.signal for config in (a, b) for rule in config.rules()} | {*KEYS, LANGUAGE, LANGUAGE_SCORE}
+    stored = dataset.dataset(signals.folder)
+    columns = [name for name in stored.schema.names if name in needed] if stored else []  # `decide` says what is missing
     changes: dict[tuple[str, str], Change] = {}
     kept = [0, 0]
     for shard in signals.shards():
@@ -131,7 +133,8 @@ def compare(signals: ShardSet, a: FilterConfig, b: FilterConfig, num_samples: in
         verdicts = [decide(table, config) for config in (a, b)]
         rules = [pc.fill_null(one.rule, KEPT) for one in verdicts]
         kept = [number + int(one.keep.sum()) for number, one in zip(kept, verdicts, strict=True)]
-        either = {name: pc.coalesce(getattr(verdicts[0], name), getattr(verdicts[1], name)) for name in ("value", "threshold")}
+        by_a = pa.array(~verdicts[0].keep)
+        either = {name: pc.if_else(by_a, *(getattr(one, name) for one in verdicts)) for name in ("value", "threshold")}
         judged = pa.table({**{name: table[name] for name in KEYS}, "a": rules[0], "b": rules[1], **either})
         _add(changes, judged.filter(pc.not_equal(rules[0], rules[1])), num_samples)
     shown = {one.doc_id for change in changes.values() for one in change.samples}

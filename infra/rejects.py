@@ -1,8 +1,8 @@
 """Rejects to read: how many documents each rule of a version dropped, and some of them, drawn by a seed, with their text.
 
-What is drawn has the smallest hashes of (seed, doc_id) of its rule, so it is the same for any shards and their order, a rare rule is drawn
-from as a common one is, and other draws come with other seeds. Costs one pass over the rejects, a million a few seconds, and one over the
-ids of the documents where the step carried no text; some thousand rows are in memory at a time.
+What is drawn has the smallest hashes of (seed, doc_id, url, detail, excerpt) of its rule, so it is the same for any shards and their order,
+a rare rule is drawn from as a common one is, and other draws come with other seeds. Costs one pass over the rejects, a million a few
+seconds, and one over the ids of the documents where the step carried no text; some thousand rows are in memory at a time.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from infra.dataset import EXCERPT_CHARS, ShardSet, folder_of, open_version
 from infra.storage import StorageError
 
 BATCH_ROWS = 10_000
+RANKED_BYTES = 512
 _MIX = np.uint64(0xFF51AFD7ED558CCD)  # MurmurHash3's finaliser
 
 
@@ -151,12 +152,17 @@ def _smallest(table: pa.Table, num: int, seed: int) -> Iterator[tuple[str, list[
 
 
 def _ranks(table: pa.Table, seed: int) -> npt.NDArray[np.uint64]:
-    """A hash of (seed, doc_id) of every row; an id is 32 characters of ASCII."""
-    ids = np.ascontiguousarray(pc.fill_null(table["doc_id"], "").to_numpy().astype("S32"))
-    ranks = np.full(len(ids), seed, np.int64).view(np.uint64)
-    for word in ids.view(np.uint64).reshape(-1, 4).T:
-        ranks = (ranks ^ word) * _MIX
-        ranks ^= ranks >> np.uint64(33)
+    """A hash of (seed, doc_id, url, detail, excerpt) of every row: those of a file's bad lines all have the id of the file.
+
+    An id is 32 characters of ASCII, and of the others RANKED_BYTES count.
+    """
+    ranks = np.full(table.num_rows, seed % (1 << 64), np.uint64)
+    for name, num_bytes in (("doc_id", 32), ("url", RANKED_BYTES), ("detail", RANKED_BYTES), ("excerpt", RANKED_BYTES)):
+        beginnings = pc.binary_slice(pc.fill_null(table[name], "").cast(pa.binary()), 0, num_bytes).to_numpy()
+        width = -(-max(map(len, beginnings), default=0) // 8) * 8  # zeros behind, which change no hash of another row
+        for word in beginnings.astype(f"S{width}").view(np.uint64).reshape(table.num_rows, -1).T if width else ():
+            ranks = np.where(word > 0, (ranks ^ word) * _MIX, ranks)
+            ranks ^= np.where(word > 0, ranks >> np.uint64(33), np.uint64(0))
     return ranks
 
 

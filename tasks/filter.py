@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Sequence
 from functools import partial
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
@@ -27,23 +28,45 @@ def decide_shard(shard: ShardRef, config: FilterConfig) -> Outcome:
     keep = pa.array(decision.keep)
     kept = table.filter(keep).select([name for name in table.column_names if name not in MEASURED])
     drop = pc.invert(keep)
-    dropped = table.filter(drop)
+    dropped, dropped_by = table.filter(drop), decision.rule.filter(drop)
     dropped_rows = pa.table(
         {
             "doc_id": dropped["doc_id"],
             "url": dropped["url"],
             "source": dropped["source"],
-            "rule": decision.rule.filter(drop),
+            "rule": dropped_by,
             "value": decision.value.filter(drop),
             "threshold": decision.threshold.filter(drop),
             "detail": decision.detail.filter(drop),
-            "excerpt": pc.utf8_slice_codeunits(dropped["text"], 0, EXCERPT_CHARS)
+            "excerpt": _excerpts(dropped, dropped_by.to_pylist(), config)
             if "text" in table.column_names
             else pa.nulls(dropped.num_rows, pa.string()),
         },
         schema=REJECTS_SCHEMA,
     )
     return Outcome(kept, dropped_rows)
+
+
+def _counting(config: FilterConfig) -> dict[str, str]:
+    """The rules that count bad words, with their signals."""
+    return {rule.name: rule.signal for rule in config.rules() if rule.signal in BAD_WORDS}
+
+
+def _excerpts(dropped: pa.Table, rules: Sequence[str], config: FilterConfig) -> pa.Array:
+    """What rejects carry of the texts that lie beside their signals: as `passages` reads them."""
+    counting = _counting(config)
+    begins = pc.utf8_slice_codeunits(dropped["text"], 0, EXCERPT_CHARS).combine_chunks()
+    rows = np.flatnonzero(np.isin(np.array(rules, object), list(counting)))
+    if not len(rows):
+        return begins
+    texts, languages = (pc.fill_null(dropped[name].take(pa.array(rows)), "").to_pylist() for name in ("text", "language"))
+    around = [
+        bad_words.passage(text, language, counting[rules[row]], EXCERPT_CHARS)
+        for row, text, language in zip(rows.tolist(), texts, languages, strict=True)
+    ]
+    mask = np.zeros(len(begins), bool)
+    mask[rows] = True
+    return pc.replace_with_mask(begins, pa.array(mask), pa.array(around, begins.type))
 
 
 def meanings(version: ShardSet) -> dict[str, str]:
@@ -55,14 +78,16 @@ def meanings(version: ShardSet) -> dict[str, str]:
 def passages(version: ShardSet, drawn: Sequence[Reject]) -> dict[str, str]:
     """What to read of the texts of drawn rejects, by doc_id: around the first bad word for rules that count them, else how they begin.
 
-    Bad words are those of the language that was found; lists of a user's own are not looked at.
+    Bad words are those that the rule's signal counts, by the lists that ship: see `bad_words.passage`.
     """
     config = _config_of(version)
-    counting = {rule.name for rule in config.rules() if rule.signal in BAD_WORDS} if config else set()
-    for_bad_words = {one.doc_id for one in drawn if one.rule in counting}
-    languages = _languages(version, for_bad_words)
+    counting = _counting(config) if config else {}
+    counted = {one.doc_id: counting[one.rule] for one in drawn if one.rule in counting}
+    languages = _languages(version, counted)
     return {
-        doc: bad_words.passage(text, [languages.get(doc, "en")], EXCERPT_CHARS) if doc in for_bad_words else text[:EXCERPT_CHARS]
+        doc: bad_words.passage(text, languages.get(doc, "en"), counted[doc], EXCERPT_CHARS)
+        if doc in counted
+        else text[:EXCERPT_CHARS]
         for doc, text in texts_of({one.doc_id for one in drawn}, texts_behind(version))
     }
 

@@ -6,14 +6,14 @@ from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, field_validator, model_validator
 
 from infra.dataset import Outcome, ShardRef, ShardSet
-from infra.ids import payload_digest
+from infra.ids import digest_of, payload_digest
 from infra.settings import settings
 from infra.steps import Output, step
 from infra.storage import StorageError
-from tasks.text import bad_words
+from tasks.text import bad_words, compression
 from tasks.text.groups import Measure
 from tasks.text.language import identify, paragraph_languages
 from tasks.text.signals import DEFAULT_GROUPS, GROUPS, Group, measure, readable
@@ -36,30 +36,43 @@ class SignalsConfig(BaseModel):
     of the list that ships, or where none does."""
     keep_text: bool = False
     """Carry the documents along with their signals, so that a filter of local files writes whole documents."""
+    _own_lists: dict[str, tuple[str, ...]] = PrivateAttr(default_factory=dict)
 
     @field_validator("bad_word_lists")
     @classmethod
     def _readable(cls, lists: dict[str, str]) -> dict[str, str]:
-        absolute = {language: str(Path(path).expanduser().absolute()) for language, path in lists.items()}
-        for language in absolute:
+        for language, path in lists.items():
             try:
-                entries = bad_words.read_list(language, absolute)
+                entries = bad_words.read_entries(Path(path).expanduser())
             except (OSError, UnicodeDecodeError) as error:
-                raise ValueError(f"{language}: {lists[language]}: cannot be read as UTF-8 text: {error}") from error
+                raise ValueError(f"{language}: {path}: cannot be read as UTF-8 text: {error}") from error
             if not entries:
-                raise ValueError(f"{language}: {lists[language]}: holds no words; one a line is needed")
-        return absolute
+                raise ValueError(f"{language}: {path}: holds no words; one a line is needed")
+        return {language: str(Path(path).expanduser().absolute()) for language, path in lists.items()}
+
+    @model_validator(mode="after")
+    def _read_once(self) -> SignalsConfig:
+        """The entries travel inside the configuration: a worker elsewhere has no such file, or another."""
+        self._own_lists = {language: bad_words.read_entries(Path(path)) for language, path in self.bad_word_lists.items()}
+        return self
+
+    def own_lists(self) -> Mapping[str, tuple[str, ...]]:
+        """The entries of `bad_word_lists`, by language, as they were when the configuration was made."""
+        return self._own_lists
 
 
 def files_read(config: SignalsConfig) -> Mapping[str, str]:
-    """The language model, the data of the groups and the user's own lists are part of the recipe."""
+    """The language model, the data of the groups, the user's own lists and the version of zlib are part of the recipe."""
     path = settings().language_model
     if not path.exists():
         raise StorageError(f"{path}: the fastText language model is missing; run `make setup` (or set GRISTMILL_RESOURCES)")
     data = {f"{file.parent.name}/{file.name}": file for group in config.groups for file in GROUPS[group].files}
+    digests = {name: payload_digest(file.read_bytes()) for name, file in {path.name: path, **data}.items()}
     if "bad_words" in config.groups:
-        data |= {f"bad words {language}": Path(own) for language, own in config.bad_word_lists.items()}
-    return {name: payload_digest(file.read_bytes()) for name, file in sorted({path.name: path, **data}.items())}
+        digests |= {f"bad words {language}": digest_of(*entries) for language, entries in config.own_lists().items()}
+    if "compression" in config.groups:
+        digests["zlib"] = compression.VERSION
+    return dict(sorted(digests.items()))
 
 
 def measure_shard(shard: ShardRef, config: SignalsConfig) -> Outcome:
@@ -69,7 +82,7 @@ def measure_shard(shard: ShardRef, config: SignalsConfig) -> Outcome:
     model = settings().language_model
     language, score = identify(text, model, min_score=config.language_floor)
     configured: dict[Group, Measure] = {
-        "bad_words": partial(bad_words.measure, own=config.bad_word_lists),
+        "bad_words": partial(bad_words.measure, own=config.own_lists()),
         "paragraph_languages": partial(paragraph_languages, model_path=model),
     }
     table = measure(text, config.groups, language, configured)

@@ -6,7 +6,7 @@ its `kab` and `tlh` lid.176 has no name), less the entries it allows (`ALLOWED`)
 `(?:\\W|^)entry(?:\\W|$)` matches the lower-cased text; Japanese, Thai and Chinese need nothing around it. A place counts once, whatever
 begins there. The final sigma is a sigma. A list knows no context: health, law, quotation and reclaimed words count like abuse, and what is
 meant without a listed word does not; `num_bad_words_near_identity` says where to look, not what was meant.
-Cost: RATE; memory follows the longest document, 9 bytes for each of its bytes.
+Cost: RATE; memory follows the longest document, 13 bytes for each of its bytes, and 4 for each bad word.
 """
 
 from __future__ import annotations
@@ -24,12 +24,15 @@ from numba import njit, types
 from tasks.text import terms
 from tasks.text.groups import COUNT, Columns, Signal
 from tasks.text.kernels import string_buffers
+from tasks.text.tables import open_table
 
 Bytes = npt.NDArray[np.uint8]
 Ints = npt.NDArray[np.int64]
 Smalls = npt.NDArray[np.int32]
 Points = npt.NDArray[np.uint32]
 Hashes = npt.NDArray[np.uint64]
+OwnLists = Mapping[str, tuple[str, ...]]
+"""Entries by language: a user's own, instead of those that ship or where none do."""
 
 LISTS = Path(__file__).with_name("bad_words_data")
 FILES = (*sorted(LISTS.glob("*.txt")), *terms.FILES)  # terms: near which there are some
@@ -68,24 +71,27 @@ def shipped_lists() -> list[str]:
     return sorted(path.stem for path in LISTS.glob("*.txt"))
 
 
-def read_list(language: str, own: Mapping[str, str] | None = None) -> tuple[str, ...]:
-    """The entries for a language: of the user's own file (language → path; an entry per line), else of what ships; or none.
+def read_entries(path: Path) -> tuple[str, ...]:
+    """The entries of a list: a line each, in UTF-8, with or without a byte order mark. Raises OSError, UnicodeDecodeError."""
+    lines = path.read_text(encoding="utf-8-sig").split("\n")
+    return tuple(sorted({line.strip() for line in lines} - {""}))
 
-    Raises:
-        OSError, UnicodeDecodeError: the user's file cannot be read.
-    """
+
+def entries_of(language: str, own: OwnLists | None = None) -> tuple[str, ...]:
+    """The entries for a language: the user's own, where there are some, else those that ship; or none."""
     if own and language in own:
-        path, allowed = Path(own[language]), set[str]()
-    elif language in shipped_lists():
-        path, allowed = LISTS / f"{language}.txt", ALLOWED.get(language, set())
-    else:
-        return ()
-    entries = {line.strip() for line in path.read_text(encoding="utf-8").split("\n")}
-    return tuple(sorted(entries - allowed - {""}))
+        return own[language]
+    return _shipped_entries(language) if language in shipped_lists() else ()
 
 
-def measure(text: pa.Array, language: pa.Array | None, own: Mapping[str, str] | None = None) -> Columns:
-    """SIGNALS of every text, int32. `language` as in `groups.SignalGroup.measure`; `own` as in `read_list`."""
+@lru_cache(maxsize=32)
+def _shipped_entries(language: str) -> tuple[str, ...]:
+    allowed = ALLOWED.get(language, set())
+    return tuple(entry for entry in read_entries(LISTS / f"{language}.txt") if entry not in allowed)
+
+
+def measure(text: pa.Array, language: pa.Array | None, own: OwnLists | None = None) -> Columns:
+    """SIGNALS of every text, int32. `language` as in `groups.SignalGroup.measure`; `own` as in `entries_of`."""
     from tasks.text.signals import LineRules, rewrite_lines  # which asks for this module's SIGNALS
 
     assert language is not None
@@ -100,32 +106,38 @@ def measure(text: pa.Array, language: pa.Array | None, own: Mapping[str, str] | 
     return {signal.name: np.ascontiguousarray(column) for signal, column in zip(SIGNALS, columns, strict=True)}
 
 
-def count_bad_words(text: pa.Array, language: pa.Array, own: Mapping[str, str] | None = None) -> Smalls:
+def count_bad_words(text: pa.Array, language: pa.Array, own: OwnLists | None = None) -> Smalls:
     """int32 (texts, 3): entries of the text's own language, of English, and of its own language near an identity term."""
     data, offsets = string_buffers(text)
     counts = np.zeros((len(text), 3), np.int32)
     codes = language.dictionary_encode()
     row_codes = codes.indices.to_numpy(zero_copy_only=False)
-    english = read_list("en", own)
+    english = entries_of("en", own)
     for code, name in enumerate(codes.dictionary.to_pylist()):
         rows = np.flatnonzero(row_codes == code)
-        bad_words_kernel(
-            *(data, offsets, rows, _lower(), *_table(read_list(name, own), english, name in UNSPACED)),
-            *(*terms.tables(name), counts),
-        )
+        table = _table(entries_of(name, own), english, name in UNSPACED)
+        places = bad_words_kernel(data, offsets, rows, _lower(), *table, counts)
+        near, ends = np.zeros(len(rows), np.int32), np.cumsum(counts[rows, 0], dtype=np.int64)
+        terms.near_kernel(data, offsets, rows, places, ends, NEAR_WORDS, *terms.tables(name), near)
+        counts[rows, 2] = near
     return counts
 
 
-def passage(text: str, languages: Sequence[str], num_chars: int, own: Mapping[str, str] | None = None) -> str:
-    """`num_chars` characters of a text around the first bad word of any of the languages; its beginning where there is none."""
+def passage(text: str, language: str, signal: str, num_chars: int) -> str:
+    """`num_chars` characters around the first bad word that `signal`, one of SIGNALS, counts in a text; its beginning where there is none.
+
+    For `num_bad_words_en` by the English list, else by that of the language; for `c4_num_bad_words` of the lines that C4 keeps. By the
+    lists that ship: what a user's own had is not kept with the signals.
+    """
+    from tasks.text.signals import LineRules, rewrite_lines  # which asks for this module's SIGNALS
+
+    if signal == "c4_num_bad_words":
+        text = rewrite_lines(pa.array([text]), LineRules())[0][0].as_py()
+    name = "en" if signal == "num_bad_words_en" else language
     data = np.frombuffer(text.encode(), np.uint8)
     points, at = np.empty(data.size + 1, np.uint32), np.empty(data.size + 1, np.int32)
-    places = []
-    for language in languages:
-        table = _table(read_list(language, own), (), language in UNSPACED)
-        found, _ = places_kernel(data, 0, data.size, _lower(), *table, points, at)
-        places += at[: min(found, 1)].tolist()
-    place = len(data[: min(places, default=0)].tobytes().decode())
+    found, _ = places_kernel(data, 0, data.size, _lower(), *_table(entries_of(name), (), name in UNSPACED), points, at)
+    place = len(data[: at[0] if found else 0].tobytes().decode())
     start = max(0, place - num_chars // 2)
     return ("…" if start else "") + text[start : start + num_chars]
 
@@ -160,21 +172,16 @@ def _table(own: Sequence[str], english: Sequence[str], unspaced: bool) -> tuple[
                 if node == len(ends):
                     ends.append(0)
             ends[node] |= whose
-    bits = 10  # 8 times as many slots as nodes: nearly every look is the last
-    while (1 << bits) < 8 * len(tree):
-        bits += 1
-    keys, nodes = np.zeros(1 << bits, np.uint64), np.zeros(1 << bits, np.int32)
-    for key, node in tree.items():
-        slot = (key * _GOLDEN & (2**64 - 1)) >> (64 - bits)
-        while keys[slot]:
-            slot = (slot + 1) & ((1 << bits) - 1)
-        keys[slot], nodes[slot] = key, node
-    return keys, nodes, np.array(ends, np.uint8), first
+    return *open_table(tree, _high_bits), np.array(ends, np.uint8), first
+
+
+def _high_bits(key: int, bits: int) -> int:
+    """Where a step of the tree stands in its table: its key is no hash."""
+    return (key * _GOLDEN & (2**64 - 1)) >> (64 - bits)
 
 
 _DATA = types.Array(types.uint8, 1, "C", readonly=True)
 _TREE = (types.uint64[::1], types.int32[::1], types.uint8[::1], types.boolean[::1])
-_TERMS = (types.uint32[::1], types.uint64[::1], types.int32[::1], types.boolean[::1])
 
 
 @njit(
@@ -227,20 +234,6 @@ def _whose(points: Points, start: int, num: int, keys: Hashes, shift: np.uint64,
     return found
 
 
-@njit(cache=True, nogil=True)
-def _num_near(places: Smalls, num_places: int, ends: Smalls, marked: npt.NDArray[np.bool_], num_words: int) -> int:
-    """How many of the byte places have a marked word at most NEAR_WORDS from the word there, or the next one."""
-    word, near = 0, 0
-    for k in range(num_places):
-        while word < num_words and ends[word] <= places[k]:
-            word += 1
-        for other in range(max(0, word - NEAR_WORDS), min(num_words, word + NEAR_WORDS + 1)):
-            if marked[other]:
-                near += 1
-                break
-    return near
-
-
 @njit(
     types.UniTuple(types.int64, 2)(
         *(_DATA, types.int64, types.int64, types.uint32[::1], *_TREE, types.uint32[::1], types.int32[::1]),
@@ -285,7 +278,7 @@ def places_kernel(
 
 
 @njit(
-    types.void(_DATA, types.int64[::1], types.int64[::1], types.uint32[::1], *_TREE, *_TERMS, types.int32[:, ::1]),
+    types.int32[::1](_DATA, types.int64[::1], types.int64[::1], types.uint32[::1], *_TREE, types.int32[:, ::1]),
     cache=True,
     nogil=True,
 )
@@ -298,24 +291,24 @@ def bad_words_kernel(
     nodes: Smalls,
     ends: Bytes,
     first: npt.NDArray[np.bool_],
-    folds: Points,
-    term_keys: Hashes,
-    term_nodes: Smalls,
-    term_ends: npt.NDArray[np.bool_],
     counts: Smalls,
-) -> None:
-    """Fills counts[d], zeros before, for each document d of `rows`: own, English, own near an identity term; see `_table`."""
-    longest = 0
+) -> Smalls:
+    """Fills counts[d, :2] for each document d of `rows`: own, English; gives the places of the own ones, row by row; see `_table`."""
+    places, used, longest = np.empty(64, np.int32), 0, 0
     for d in rows:
         longest = max(longest, offsets[d + 1] - offsets[d])
     points, at = np.empty(longest + 1, np.uint32), np.empty(longest + 1, np.int32)
     for d in rows:
         start, end = offsets[d], offsets[d + 1]
         counts[d, 0], counts[d, 1] = places_kernel(data, start, end, lower, keys, nodes, ends, first, points, at)
-        if counts[d, 0] > 0 and term_ends.size > 1:
-            word_ends, marked = np.empty(end - start, np.int32), np.zeros(end - start, np.bool_)
-            num_words = terms.mark_kernel(data, start, end, folds, term_keys, term_nodes, term_ends, word_ends, marked)
-            counts[d, 2] = _num_near(at, counts[d, 0], word_ends, marked, num_words)
+        num = int(counts[d, 0])
+        if used + num > places.size:
+            more = np.empty(2 * (used + num), np.int32)
+            more[:used] = places[:used]
+            places = more
+        places[used : used + num] = at[:num]
+        used += num
+    return places[:used]
 
 
 def compile_kernels() -> None:

@@ -17,7 +17,8 @@ import yaml
 from pydantic import TypeAdapter
 
 from tasks.text import kernels
-from tasks.text.groups import SHARE, Columns, Signal
+from tasks.text.groups import SHARE, Columns, Signal, ratio
+from tasks.text.tables import open_table
 from tasks.text.words import (
     MAX_PHRASE_WORDS,
     Hashes,
@@ -25,8 +26,6 @@ from tasks.text.words import (
     branch,
     count_phrase_lines,
     folds,
-    open_table,
-    ratio,
     word_hashes,
     word_table,
 )

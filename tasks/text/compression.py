@@ -12,11 +12,12 @@ import zlib
 import numpy as np
 import pyarrow as pa
 
-from tasks.text.groups import SHARE, Columns, Signal
+from tasks.text.groups import SHARE, Columns, Signal, ratio
 from tasks.text.kernels import string_buffers
-from tasks.text.words import ratio
 
 LEVEL = 1
+VERSION = zlib.ZLIB_RUNTIME_VERSION
+"""Of the library that is loaded, whatever it was compiled against: part of the recipe of what is measured."""
 SIGNALS = (Signal("zlib_ratio", SHARE, f"bytes of the text as zlib compresses it, level {LEVEL} ÷ its UTF-8 bytes"),)
 
 

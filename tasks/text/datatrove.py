@@ -4,6 +4,8 @@ Of GopherRepetitionFilter, GopherQualityFilter, C4QualityFilter and FineWebQuali
 Words are spaCy's English tokens (`spacy_words.py`), punctuation marks among them; lengths are code points; lines are those of
 `splitlines()` (Gopher's quality, C4) or of "\\n" (the others). Lines, paragraphs and n-grams are told apart by 64-bit hashes.
 Texts are counted in batches of BATCH_BYTES or one text; memory is at most 130 bytes per byte of a batch, touched as far as there are words.
+Its kernels and those of spacy_words.py have no signatures, unlike others: with them whoever imports the signals would compile (37 s on one
+busy core) what is not measured by default. `compile_kernels` calls them, so that `gristmill setup` compiles them all the same.
 """
 
 from __future__ import annotations
@@ -16,28 +18,12 @@ import numpy.typing as npt
 import pyarrow as pa
 from numba import njit
 
-from tasks.text.groups import COUNT, FLAG, SHARE, Columns, Signal, SignalGroup
+from tasks.text import spacy_words
+from tasks.text.groups import COUNT, FLAG, SHARE, Columns, Signal, ratio
 from tasks.text.kernels import string_buffers
-from tasks.text.spacy_words import (
-    DATA,
-    DECIMAL,
-    LETTER,
-    PUNCTUATION,
-    SENTENCE_END,
-    SPACE,
-    SYMBOL,
-    TERMINAL,
-    Bytes,
-    Classes,
-    Flags,
-    Hashes,
-    Ints,
-    Smalls,
-    Tokens,
-    english,
-    tokenize,
-)
+from tasks.text.spacy_words import Bytes, Classes, Flags, Hashes, Ints, Smalls, Tokens, english, tokenize
 
+FILES = (spacy_words.DATA,)
 BATCH_BYTES = 1 << 20
 STOP_WORDS = ("the", "be", "to", "of", "and", "that", "have", "with")  # gopher_quality_filter.py, in this case only
 SHORT_LINE_CHARS = 30  # fineweb_quality_filter.py: short_line_length, itself still short
@@ -65,6 +51,11 @@ K_PARAGRAPHS, K_REPEAT_PARAGRAPHS, K_REPEAT_PARAGRAPH_CHARS, K_PARTS, K_REPEAT_P
 K_LOREM_IPSUM, K_CURLY, K_SENTENCES = range(18, 21)
 K_FULL_LINES, K_TERMINAL_LINES, K_SHORT_LINES, K_REPEAT_LINE_CHARS = range(21, 25)
 K_2GRAM = 25
+
+# Bits of the class table of spacy_words.py, once more: numba's cache of a kernel notices a change in its own file only.
+SPACE, LETTER, PUNCTUATION, SENTENCE_END, SYMBOL, TERMINAL, DECIMAL = (1 << bit for bit in (0, 2, 3, 13, 14, 15, 16))
+_CLASS_BITS = ("SPACE", "LETTER", "PUNCTUATION", "SENTENCE_END", "SYMBOL", "TERMINAL", "DECIMAL")
+assert [globals()[name] for name in _CLASS_BITS] == [getattr(spacy_words, name) for name in _CLASS_BITS]
 
 _NEWLINE, _RETURN, _DOT, _HASH_SIGN, _HYPHEN, _OPEN, _CLOSE, _OPEN_CURLY = b"\n\r.#-[]{"
 _REPLACEMENT = np.int64(0xFFFD)
@@ -613,92 +604,79 @@ def count(text: pa.Array) -> dict[str, npt.NDArray[np.int64]]:
     return dict(zip(COUNTS, counts.T, strict=True))
 
 
-def _ratio(part: npt.NDArray[np.int64], whole: npt.NDArray[np.int64]) -> npt.NDArray[np.float32]:
-    """part ÷ whole, 0 where whole is 0."""
-    return np.divide(part, whole, out=np.zeros(len(part)), where=whole > 0).astype(np.float32)
-
-
 def measure(text: pa.Array, language: pa.Array | None) -> Columns:
     """The columns of SIGNALS; the words are English whatever `language` says."""
     n = count(text)
     return {
         "datatrove_num_tokens": n["tokens"],
         "datatrove_num_words": n["words"],
-        "datatrove_mean_word_length": _ratio(n["word_chars"], n["words"]),
-        "datatrove_hash_per_token": _ratio(n["hashes"], n["tokens"]),
-        "datatrove_ellipsis_per_token": _ratio(n["ellipses"], n["tokens"]),
-        "datatrove_bullet_line_fraction": _ratio(n["bullet_lines"], n["lines"]),
-        "datatrove_ellipsis_line_fraction": _ratio(n["ellipsis_lines"], n["lines"]),
-        "datatrove_alpha_token_fraction": _ratio(n["alpha_tokens"], n["tokens"]),
+        "datatrove_mean_word_length": ratio(n["word_chars"], n["words"]),
+        "datatrove_hash_per_token": ratio(n["hashes"], n["tokens"]),
+        "datatrove_ellipsis_per_token": ratio(n["ellipses"], n["tokens"]),
+        "datatrove_bullet_line_fraction": ratio(n["bullet_lines"], n["lines"]),
+        "datatrove_ellipsis_line_fraction": ratio(n["ellipsis_lines"], n["lines"]),
+        "datatrove_alpha_token_fraction": ratio(n["alpha_tokens"], n["tokens"]),
         "datatrove_num_stop_words": np.bitwise_count(n["stop_words"]).astype(np.int64),
-        "datatrove_dup_paragraph_fraction": _ratio(n["repeat_paragraphs"], n["paragraphs"]),
-        "datatrove_dup_paragraph_char_fraction": _ratio(n["repeat_paragraph_chars"], n["chars"]),
-        "datatrove_dup_line_fraction": _ratio(n["repeat_parts"], n["parts"]),
-        "datatrove_dup_line_char_fraction": _ratio(n["repeat_part_chars"], n["chars"]),
-        **{f"datatrove_top_{k}gram_char_fraction": _ratio(n[f"{k}gram_chars"], n["chars"]) for k in _TOP_N},
-        **{f"datatrove_dup_{k}gram_char_fraction": _ratio(n[f"{k}gram_chars"], n["chars"]) for k in _DUP_N},
+        "datatrove_dup_paragraph_fraction": ratio(n["repeat_paragraphs"], n["paragraphs"]),
+        "datatrove_dup_paragraph_char_fraction": ratio(n["repeat_paragraph_chars"], n["chars"]),
+        "datatrove_dup_line_fraction": ratio(n["repeat_parts"], n["parts"]),
+        "datatrove_dup_line_char_fraction": ratio(n["repeat_part_chars"], n["chars"]),
+        **{f"datatrove_top_{k}gram_char_fraction": ratio(n[f"{k}gram_chars"], n["chars"]) for k in _TOP_N},
+        **{f"datatrove_dup_{k}gram_char_fraction": ratio(n[f"{k}gram_chars"], n["chars"]) for k in _DUP_N},
         "datatrove_c4_lorem_ipsum": n["lorem_ipsum"].astype(np.bool_),
         "datatrove_c4_curly_bracket": n["curly_bracket"].astype(np.bool_),
         "datatrove_c4_num_sentences": n["sentences"],
         "datatrove_fineweb_num_lines": n["full_lines"],
-        "datatrove_fineweb_line_punctuation_fraction": _ratio(n["terminal_lines"], n["full_lines"]),
-        "datatrove_fineweb_short_line_fraction": _ratio(n["short_lines"], n["full_lines"]),
-        "datatrove_fineweb_dup_line_char_fraction": _ratio(n["repeat_line_chars"], n["chars"] - n["newlines"]),
-        "datatrove_fineweb_newline_per_token": _ratio(n["newlines"], n["tokens"]),
+        "datatrove_fineweb_line_punctuation_fraction": ratio(n["terminal_lines"], n["full_lines"]),
+        "datatrove_fineweb_short_line_fraction": ratio(n["short_lines"], n["full_lines"]),
+        "datatrove_fineweb_dup_line_char_fraction": ratio(n["repeat_line_chars"], n["chars"] - n["newlines"]),
+        "datatrove_fineweb_newline_per_token": ratio(n["newlines"], n["tokens"]),
     }
 
 
 _C4_LINES = "lines that C4QualityFilter keeps (3 words, terminal punctuation)"
-SIGNALS = SignalGroup(
-    (
-        Signal("datatrove_num_tokens", COUNT, "spaCy's English tokens that are not white space"),
-        Signal("datatrove_num_words", COUNT, "tokens that are not made of datatrove's punctuation marks alone"),
-        Signal("datatrove_mean_word_length", SHARE, "characters per such token"),
-        Signal("datatrove_hash_per_token", SHARE, "'#' per token"),
-        Signal("datatrove_ellipsis_per_token", SHARE, "'...' (not overlapping) and '…' per token"),
-        Signal("datatrove_bullet_line_fraction", SHARE, "lines (splitlines) that begin with • or - ÷ lines, blank ones too"),
+SIGNALS = (
+    Signal("datatrove_num_tokens", COUNT, "spaCy's English tokens that are not white space"),
+    Signal("datatrove_num_words", COUNT, "tokens that are not made of datatrove's punctuation marks alone"),
+    Signal("datatrove_mean_word_length", SHARE, "characters per such token"),
+    Signal("datatrove_hash_per_token", SHARE, "'#' per token"),
+    Signal("datatrove_ellipsis_per_token", SHARE, "'...' (not overlapping) and '…' per token"),
+    Signal("datatrove_bullet_line_fraction", SHARE, "lines (splitlines) that begin with • or - ÷ lines, blank ones too"),
+    Signal("datatrove_ellipsis_line_fraction", SHARE, "lines (splitlines) that end with '...' or '…' ÷ lines, blank ones too"),
+    Signal("datatrove_alpha_token_fraction", SHARE, "tokens with a letter ÷ tokens"),
+    Signal("datatrove_num_stop_words", COUNT, f"different tokens, in this case, of {', '.join(STOP_WORDS)}"),
+    Signal("datatrove_dup_paragraph_fraction", SHARE, "paragraphs that repeat an earlier one, byte by byte ÷ paragraphs"),
+    Signal("datatrove_dup_paragraph_char_fraction", SHARE, "characters of such paragraphs ÷ characters"),
+    Signal("datatrove_dup_line_fraction", SHARE, "parts between runs of newlines that repeat an earlier one ÷ parts"),
+    Signal("datatrove_dup_line_char_fraction", SHARE, "characters of such parts ÷ characters"),
+    *(
         Signal(
-            "datatrove_ellipsis_line_fraction", SHARE, "lines (splitlines) that end with '...' or '…' ÷ lines, blank ones too"
-        ),
-        Signal("datatrove_alpha_token_fraction", SHARE, "tokens with a letter ÷ tokens"),
-        Signal("datatrove_num_stop_words", COUNT, f"different tokens, in this case, of {', '.join(STOP_WORDS)}"),
-        Signal("datatrove_dup_paragraph_fraction", SHARE, "paragraphs that repeat an earlier one, byte by byte ÷ paragraphs"),
-        Signal("datatrove_dup_paragraph_char_fraction", SHARE, "characters of such paragraphs ÷ characters"),
-        Signal("datatrove_dup_line_fraction", SHARE, "parts between runs of newlines that repeat an earlier one ÷ parts"),
-        Signal("datatrove_dup_line_char_fraction", SHARE, "characters of such parts ÷ characters"),
-        *(
-            Signal(
-                f"datatrove_top_{n}gram_char_fraction",
-                SHARE,
-                f"first of the most common {n}-grams: occurrences × characters ÷ all",
-            )
-            for n in _TOP_N
-        ),
-        *(
-            Signal(
-                f"datatrove_dup_{n}gram_char_fraction",
-                SHARE,
-                f"characters of {n}-grams, written together, that repeat an earlier one, not overlapping ÷ characters",
-            )
-            for n in _DUP_N
-        ),
-        Signal("datatrove_c4_lorem_ipsum", FLAG, "'lorem ipsum' ends C4QualityFilter's reading"),
-        Signal("datatrove_c4_curly_bracket", FLAG, "'{' ends C4QualityFilter's reading"),
-        Signal("datatrove_c4_num_sentences", COUNT, f"spaCy's sentences in the {_C4_LINES}"),
-        Signal("datatrove_fineweb_num_lines", COUNT, "lines that are not blank"),
-        Signal(
-            "datatrove_fineweb_line_punctuation_fraction",
+            f"datatrove_top_{n}gram_char_fraction",
             SHARE,
-            "those that end with a terminal mark of datatrove's ÷ those lines",
-        ),
-        Signal("datatrove_fineweb_short_line_fraction", SHARE, f"those of at most {SHORT_LINE_CHARS} characters ÷ those lines"),
-        Signal("datatrove_fineweb_dup_line_char_fraction", SHARE, "characters of those that repeat ÷ characters but newlines"),
-        Signal("datatrove_fineweb_newline_per_token", SHARE, "newline characters per token"),
+            f"first of the most common {n}-grams: occurrences × characters ÷ all",
+        )
+        for n in _TOP_N
     ),
-    "12 MB/s",
-    measure,
-    by_default=False,
-    files=(DATA,),
+    *(
+        Signal(
+            f"datatrove_dup_{n}gram_char_fraction",
+            SHARE,
+            f"characters of {n}-grams, written together, that repeat an earlier one, not overlapping ÷ characters",
+        )
+        for n in _DUP_N
+    ),
+    Signal("datatrove_c4_lorem_ipsum", FLAG, "'lorem ipsum' ends C4QualityFilter's reading"),
+    Signal("datatrove_c4_curly_bracket", FLAG, "'{' ends C4QualityFilter's reading"),
+    Signal("datatrove_c4_num_sentences", COUNT, f"spaCy's sentences in the {_C4_LINES}"),
+    Signal("datatrove_fineweb_num_lines", COUNT, "lines that are not blank"),
+    Signal(
+        "datatrove_fineweb_line_punctuation_fraction",
+        SHARE,
+        "those that end with a terminal mark of datatrove's ÷ those lines",
+    ),
+    Signal("datatrove_fineweb_short_line_fraction", SHARE, f"those of at most {SHORT_LINE_CHARS} characters ÷ those lines"),
+    Signal("datatrove_fineweb_dup_line_char_fraction", SHARE, "characters of those that repeat ÷ characters but newlines"),
+    Signal("datatrove_fineweb_newline_per_token", SHARE, "newline characters per token"),
 )
 
 

@@ -1,4 +1,4 @@
-"""What a signal is, and a group of signals: columns that are measured together and can be left out together."""
+"""What a signal is, and a group of signals: columns that are measured together and can be left out together; how fractions divide."""
 
 from __future__ import annotations
 
@@ -47,3 +47,8 @@ class SignalGroup(NamedTuple):
     def names(self) -> tuple[str, ...]:
         """The columns, in their order."""
         return tuple(signal.name for signal in self.signals)
+
+
+def ratio(part: npt.NDArray[np.integer], whole: npt.NDArray[np.integer]) -> npt.NDArray[np.float32]:
+    """part ÷ whole, 0 where whole is 0; divided in float64 so that equal fractions give equal float32 values."""
+    return np.divide(part, whole, out=np.zeros(len(part)), where=whole > 0).astype(np.float32)

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import difflib
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from itertools import takewhile
 from pathlib import Path
@@ -342,24 +342,36 @@ def rule_names(config: FilterConfig) -> list[str]:
     return [*_language_rules(config), *(rule.name for rule in config.rules())]
 
 
-def require(signals: pa.Table, needed: Iterable[str]) -> None:
-    """See that a table of signals has the columns that are needed; else InputError names those missing and where they come from."""
-    missing = sorted(set(needed) - set(signals.column_names))
-    if not missing:
-        return
-    groups, scores = ", ".join(groups_of(missing)), ", ".join(sorted(set(missing).intersection(SCORE_NAMES)))
-    hows = (
-        f"; signals.groups must name {groups}" if groups else "",
-        f"; the step score gives {scores}, with a classifier" if scores else "",
-    )
-    raise InputError(f"the signals table lacks the columns: {', '.join(missing)}{''.join(hows)}")
+def require(signals: pa.Table, needed: Iterable[str], rules: Iterable[Rule] = ()) -> None:
+    """See that a table of signals has the columns that are needed; else InputError names those missing and what adds them.
+
+    Args:
+        rules: those that ask for them, which could be disabled.
+    """
+    if missing := sorted(set(needed) - set(signals.column_names)):
+        raise InputError(f"the signals table lacks the columns: {', '.join(missing)}{_what_adds(missing, rules)}")
 
 
 def _failures(signals: pa.Table, config: FilterConfig) -> list[_Failure]:
     rules = config.rules()
     asked = _language_rules(config)
-    require(signals, {rule.signal for rule in rules} | ({LANGUAGE, LANGUAGE_SCORE} if asked else set()))
+    require(signals, {rule.signal for rule in rules} | ({LANGUAGE, LANGUAGE_SCORE} if asked else set()), rules)
     return [_ask_language(name, signals, config) for name in asked] + [_ask(rule, signals) for rule in rules]
+
+
+def _what_adds(missing: Collection[str], rules: Iterable[Rule]) -> str:
+    """What to do for columns that are missing, each from "; " on."""
+    told = []
+    if groups := groups_of(missing):
+        told.append(f"signals.groups must name {', '.join(groups)}")
+    if scores := [name for name in SCORE_NAMES if name in missing]:
+        steps = sorted({name.partition("_")[0] for name in scores})
+        asking = [rule.name for rule in rules if rule.signal in scores]
+        told.append(
+            f"`gristmill step score` adds {', '.join(scores)}, with a classifier from {' and '.join(f'`step {one}`' for one in steps)}; "
+            f"filter.disabled=[{', '.join(asking)}] goes without"
+        )
+    return "".join(f"; {one}" for one in told)
 
 
 def _language_rules(config: FilterConfig) -> list[str]:

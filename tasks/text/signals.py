@@ -31,7 +31,7 @@ import pyarrow.compute as pc
 from pydantic import BaseModel, ConfigDict, Field
 
 from tasks.text import bad_words, boilerplate, compression, datatrove, kernels, stop_words, terms, words
-from tasks.text.groups import COUNT, FLAG, SHARE, Measure, Signal, SignalGroup
+from tasks.text.groups import COUNT, FLAG, SHARE, Measure, Signal, SignalGroup, ratio
 from tasks.text.language import PARAGRAPH_SIGNALS
 
 _TOP_N, _DUP_N = (2, 3, 4), (5, 6, 7, 8, 9, 10)
@@ -145,7 +145,7 @@ GROUPS: dict[Group, SignalGroup] = {
     "bad_words": SignalGroup(bad_words.SIGNALS, bad_words.RATE, bad_words.measure, needs_language=True, files=bad_words.FILES),
     "compression": SignalGroup(compression.SIGNALS, "60 MB/s", compression.measure, by_default=False),
     "paragraph_languages": SignalGroup(PARAGRAPH_SIGNALS, "6 to 9 MB/s", by_default=False),
-    "datatrove": datatrove.SIGNALS,
+    "datatrove": SignalGroup(datatrove.SIGNALS, "12 MB/s", datatrove.measure, by_default=False, files=datatrove.FILES),
 }
 """What `measure` can leave out; the others (Gopher, C4, mC4, FineWeb) are always measured, at 77 MB/s of WikiText."""
 DEFAULT_GROUPS = tuple(name for name, group in GROUPS.items() if group.by_default)
@@ -258,11 +258,6 @@ def _measure_chunk(
     return pa.table([pa.array(columns[field.name]).cast(field.type) for field in schema], schema)
 
 
-def _ratio(part: npt.NDArray[np.int64], whole: npt.NDArray[np.int64]) -> npt.NDArray[np.float32]:
-    """part ÷ whole, 0 where whole is 0; divided in float64 so that equal fractions give equal float32 values."""
-    return np.divide(part, whole, out=np.zeros(len(part)), where=whole > 0).astype(np.float32)
-
-
 def _signals_of(count: dict[str, npt.NDArray[np.int64]]) -> dict[str, npt.NDArray[np.generic]]:
     chars, words, lines, np_lines = count["chars"], count["words"], count["lines"], count["c4_np_lines"]
     return {
@@ -270,40 +265,40 @@ def _signals_of(count: dict[str, npt.NDArray[np.int64]]) -> dict[str, npt.NDArra
         "num_words": words,
         "num_lines": lines,
         "num_sentences": count["sentences"],
-        "mean_word_length": _ratio(count["word_chars"], words),
-        "hash_per_word": _ratio(count["hashes"], words),
-        "ellipsis_per_word": _ratio(count["ellipses"], words),
-        "bullet_line_fraction": _ratio(count["bullet_lines"], lines),
-        "ellipsis_line_fraction": _ratio(count["ellipsis_lines"], lines),
-        "alpha_word_fraction": _ratio(count["alpha_words"], words),
+        "mean_word_length": ratio(count["word_chars"], words),
+        "hash_per_word": ratio(count["hashes"], words),
+        "ellipsis_per_word": ratio(count["ellipses"], words),
+        "bullet_line_fraction": ratio(count["bullet_lines"], lines),
+        "ellipsis_line_fraction": ratio(count["ellipsis_lines"], lines),
+        "alpha_word_fraction": ratio(count["alpha_words"], words),
         "num_stop_words": np.bitwise_count(count["stop_words"]).astype(np.int64),
-        "dup_line_fraction": _ratio(count["repeat_lines"], lines),
-        "dup_line_char_fraction": _ratio(count["repeat_line_chars"], chars),
-        "dup_paragraph_fraction": _ratio(count["repeat_paragraphs"], count["paragraphs"]),
-        "dup_paragraph_char_fraction": _ratio(count["repeat_paragraph_chars"], chars),
+        "dup_line_fraction": ratio(count["repeat_lines"], lines),
+        "dup_line_char_fraction": ratio(count["repeat_line_chars"], chars),
+        "dup_paragraph_fraction": ratio(count["repeat_paragraphs"], count["paragraphs"]),
+        "dup_paragraph_char_fraction": ratio(count["repeat_paragraph_chars"], chars),
         # occurrences of one n-gram may overlap ("a a a a"), so the product can pass the text
-        **{f"top_{n}gram_char_fraction": np.minimum(_ratio(count[f"{n}gram_chars"], chars), 1) for n in _TOP_N},
-        **{f"dup_{n}gram_char_fraction": _ratio(count[f"{n}gram_chars"], chars) for n in _DUP_N},
-        "line_punctuation_fraction": _ratio(count["end_mark_lines"], lines),
-        "short_line_fraction": _ratio(count["short_lines"], lines),
-        "newline_per_word": _ratio(count["newlines"], words),
+        **{f"top_{n}gram_char_fraction": np.minimum(ratio(count[f"{n}gram_chars"], chars), 1) for n in _TOP_N},
+        **{f"dup_{n}gram_char_fraction": ratio(count[f"{n}gram_chars"], chars) for n in _DUP_N},
+        "line_punctuation_fraction": ratio(count["end_mark_lines"], lines),
+        "short_line_fraction": ratio(count["short_lines"], lines),
+        "newline_per_word": ratio(count["newlines"], words),
         **{f"{view}_num_lines_kept": count[f"{view}_lines"] for view in kernels.VIEWS},
         **{f"{view}_num_sentences": count[f"{view}_sentences"] for view in kernels.VIEWS},
-        "c4_np_line_punctuation_fraction": _ratio(count["np_end_mark_lines"], np_lines),
-        "c4_np_short_line_fraction": _ratio(count["np_short_lines"], np_lines),
-        "c4_np_dup_line_char_fraction": _ratio(count["np_repeat_line_chars"], count["np_chars"]),
-        "c4_np_newline_per_word": _ratio(np.maximum(np_lines - 1, 0), count["np_words"]),
+        "c4_np_line_punctuation_fraction": ratio(count["np_end_mark_lines"], np_lines),
+        "c4_np_short_line_fraction": ratio(count["np_short_lines"], np_lines),
+        "c4_np_dup_line_char_fraction": ratio(count["np_repeat_line_chars"], count["np_chars"]),
+        "c4_np_newline_per_word": ratio(np.maximum(np_lines - 1, 0), count["np_words"]),
         "has_lorem_ipsum": count["lorem_ipsum"] > 0,
         "has_curly_bracket": count["curly_bracket"] > 0,
         "num_javascript_lines": count["javascript_lines"],
         "num_policy_lines": count["policy_lines"],
-        "upper_case_fraction": _ratio(count["upper"], chars),
-        "digit_fraction": _ratio(count["digits"], chars),
-        "punctuation_fraction": _ratio(count["punctuation"], chars),
-        "non_ascii_fraction": _ratio(count["non_ascii"], chars),
+        "upper_case_fraction": ratio(count["upper"], chars),
+        "digit_fraction": ratio(count["digits"], chars),
+        "punctuation_fraction": ratio(count["punctuation"], chars),
+        "non_ascii_fraction": ratio(count["non_ascii"], chars),
         "num_lines_200_chars": count["long_lines"],
-        "list_line_fraction": _ratio(count["list_lines"], lines),
-        "type_token_ratio": _ratio(count["distinct_words"], words),
+        "list_line_fraction": ratio(count["list_lines"], lines),
+        "type_token_ratio": ratio(count["distinct_words"], words),
     }
 
 
@@ -318,17 +313,17 @@ def _dolma_signals_of(count: dict[str, npt.NDArray[np.int64]]) -> dict[str, npt.
     return {
         "median_word_length": (count["double_median"] / 2).astype(np.float32),
         "stop_word_occurrences": count["stop_occurrences"],
-        "symbol_word_fraction": _ratio(count["symbol_words"], words),
-        "dolma_bullet_line_fraction": _ratio(count["raw_bullet_lines"], lines),
-        "dolma_ellipsis_line_fraction": _ratio(count["raw_ellipsis_lines"], lines),
-        "dolma_dup_line_fraction": _ratio(copies, lines),
+        "symbol_word_fraction": ratio(count["symbol_words"], words),
+        "dolma_bullet_line_fraction": ratio(count["raw_bullet_lines"], lines),
+        "dolma_ellipsis_line_fraction": ratio(count["raw_ellipsis_lines"], lines),
+        "dolma_dup_line_fraction": ratio(copies, lines),
         "dolma_dup_line_char_fraction": _dolma_share(count["raw_copy_chars"], word_chars),
-        "dolma_v2_bullet_line_fraction": _ratio(count["raw_bullet_lines"], lines_v2),
-        "dolma_v2_ellipsis_line_fraction": _ratio(count["raw_ellipsis_lines"], lines_v2),
-        "dolma_v2_dup_line_fraction": _ratio(copies_v2, lines_v2),
-        **{f"dolma_top_{n}gram_char_fraction": _ratio(count[f"dolma_top_{n}gram_chars"], word_chars) for n in _TOP_N},
+        "dolma_v2_bullet_line_fraction": ratio(count["raw_bullet_lines"], lines_v2),
+        "dolma_v2_ellipsis_line_fraction": ratio(count["raw_ellipsis_lines"], lines_v2),
+        "dolma_v2_dup_line_fraction": ratio(copies_v2, lines_v2),
+        **{f"dolma_top_{n}gram_char_fraction": ratio(count[f"dolma_top_{n}gram_chars"], word_chars) for n in _TOP_N},
         **{
-            f"dolma_dup_{n}gram_char_fraction": _ratio(count[f"dolma_dup_{n}gram_chars"], count[f"dolma_all_{n}gram_chars"])
+            f"dolma_dup_{n}gram_char_fraction": ratio(count[f"dolma_dup_{n}gram_chars"], count[f"dolma_all_{n}gram_chars"])
             for n in _DUP_N
         },
     }
@@ -336,7 +331,7 @@ def _dolma_signals_of(count: dict[str, npt.NDArray[np.int64]]) -> dict[str, npt.
 
 def _dolma_share(part: npt.NDArray[np.int64], whole: npt.NDArray[np.int64]) -> npt.NDArray[np.float32]:
     """part ÷ whole, as dolma divides: by 1 where whole is 0, so that lines of nothing but white space count."""
-    return _ratio(part, np.maximum(whole, 1))
+    return ratio(part, np.maximum(whole, 1))
 
 
 def _character_signals_of(
@@ -345,8 +340,8 @@ def _character_signals_of(
     by_script = {name: number for name, number in count.items() if name != "code_lines"}
     letters = np.array(list(by_script.values())).sum(axis=0)
     return {
-        "code_likelihood": _ratio(count["code_lines"], lines),
-        **{f"{script}_letter_fraction": _ratio(number, letters) for script, number in by_script.items()},
+        "code_likelihood": ratio(count["code_lines"], lines),
+        **{f"{script}_letter_fraction": ratio(number, letters) for script, number in by_script.items()},
     }
 
 

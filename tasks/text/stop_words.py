@@ -17,9 +17,10 @@ import pyarrow.compute as pc
 import yaml
 from pydantic import BaseModel, ConfigDict, Field
 
-from tasks.text.groups import COUNT, SHARE, Columns, Signal
+from tasks.text.groups import COUNT, SHARE, Columns, Signal, ratio
 from tasks.text.kernels import string_buffers
-from tasks.text.words import Hashes, Smalls, boundaries, count_stop_words, folds, open_table, ratio, word_hashes, word_table
+from tasks.text.tables import open_table
+from tasks.text.words import Hashes, Smalls, boundaries, count_stop_words, folds, word_hashes, word_table
 
 FILE = Path(__file__).with_name("stop_words.yaml")
 

@@ -29,6 +29,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validat
 from infra.ids import payload_digest
 from tasks.text.groups import COUNT, Columns, Signal
 from tasks.text.kernels import string_buffers
+from tasks.text.tables import open_table
 
 Bytes = npt.NDArray[np.uint8]
 Ints = npt.NDArray[np.int64]
@@ -103,6 +104,12 @@ class TermLists(BaseModel):
             if unknown := sorted(set(group.sources) - known):
                 raise ValueError(f"{group.name}: sources that the list does not name: {', '.join(unknown)}")
             _check_terms(group)
+            forms = self.forms(group)
+            for form, num_words in zip(forms, np.diff(_words_of(forms)[1], prepend=0).tolist(), strict=True):
+                if num_words > MAX_WORDS:
+                    raise ValueError(
+                        f"{group.name}: {form!r}, with its prefix and suffix, has {num_words} words, above {MAX_WORDS}"
+                    )
         return self
 
 
@@ -194,7 +201,7 @@ def measure(text: pa.Array, language: pa.Array | None) -> Columns:
 
 
 def tables(language: str) -> tuple[Folds, Hashes, Smalls, npt.NDArray[np.bool_]]:
-    """What `mark_kernel` needs for the identity terms of a language that ships: (folds, keys, nodes, whether one ends at each node)."""
+    """What `near_kernel` needs for the identity terms of a language that ships: (folds, keys, nodes, whether one ends at each node)."""
     lists = _shipped().get(language)
     if lists is None:
         return _folds(), np.zeros(1, np.uint64), np.zeros(1, np.int32), np.zeros(1, np.bool_)
@@ -272,17 +279,8 @@ def _table(lists: TermLists) -> tuple[Hashes, Smalls, Hashes]:
                     masks.append(0)
                 node = tree[node, word]
             masks[node] |= 1 << bit
-    bits = 10  # 8 times as many slots as terms, so that nearly every word of a text is told by one look
-    while (1 << bits) < 8 * len(tree):
-        bits += 1
-    keys, nodes = np.zeros(1 << bits, np.uint64), np.zeros(1 << bits, np.int32)
-    for (node, word), target in tree.items():
-        key = (word ^ (node * int(_GOLDEN))) & 0xFFFFFFFFFFFFFFFF
-        slot = key & ((1 << bits) - 1)
-        while keys[slot]:
-            slot = (slot + 1) & ((1 << bits) - 1)
-        keys[slot], nodes[slot] = key, target
-    return keys, nodes, np.array(masks, np.uint64)
+    steps = {(word ^ (node * int(_GOLDEN))) & 0xFFFFFFFFFFFFFFFF: target for (node, word), target in tree.items()}
+    return *open_table(steps), np.array(masks, np.uint64)
 
 
 @njit(cache=True, nogil=True, inline="always")
@@ -411,15 +409,8 @@ def count_kernel(
                     group += 1
 
 
-@njit(
-    types.int64(
-        *(_DATA, types.int64, types.int64, _FOLDS, types.uint64[::1], types.int32[::1], types.boolean[::1]),
-        *(types.int32[::1], types.boolean[::1]),
-    ),
-    cache=True,
-    nogil=True,
-)
-def mark_kernel(
+@njit(cache=True, nogil=True)
+def _mark_words(
     data: Bytes,
     start: int,
     end: int,
@@ -457,6 +448,55 @@ def mark_kernel(
             if wanted[begun[k]]:
                 marked[num_words - lengths[k] : num_words] = True
     return num_words
+
+
+@njit(cache=True, nogil=True)
+def _num_near(places: Smalls, ends: Smalls, marked: npt.NDArray[np.bool_], num_words: int, near_words: int) -> int:
+    """How many of the byte places have a marked word at most `near_words` from the word there, or the next one."""
+    word, near = 0, 0
+    for k in range(places.size):
+        while word < num_words and ends[word] <= places[k]:
+            word += 1
+        for other in range(max(0, word - near_words), min(num_words, word + near_words + 1)):
+            if marked[other]:
+                near += 1
+                break
+    return near
+
+
+@njit(
+    types.void(
+        *(_DATA, types.int64[::1], types.int64[::1], types.int32[::1], types.int64[::1], types.int64),
+        *(_FOLDS, types.uint64[::1], types.int32[::1], types.boolean[::1], types.int32[::1]),
+    ),
+    cache=True,
+    nogil=True,
+)
+def near_kernel(
+    data: Bytes,
+    offsets: Ints,
+    rows: Ints,
+    places: Smalls,
+    place_ends: Ints,
+    near_words: int,
+    folds: Folds,
+    keys: Hashes,
+    nodes: Smalls,
+    wanted: npt.NDArray[np.bool_],
+    counts: Smalls,
+) -> None:
+    """Writes into counts[k] how many places of document rows[k] are within `near_words` words of a term that ends at a wanted node.
+
+    Its places, places[place_ends[k - 1]:place_ends[k]], are byte offsets in it, in order. Memory: 5 bytes for each byte of a document.
+    """
+    first = 0
+    for k in range(rows.size):
+        start, end, last = offsets[rows[k]], offsets[rows[k] + 1], place_ends[k]
+        if last > first and wanted.size > 1:
+            word_ends, marked = np.empty(end - start, np.int32), np.zeros(end - start, np.bool_)
+            num_words = _mark_words(data, start, end, folds, keys, nodes, wanted, word_ends, marked)
+            counts[k] = _num_near(places[first:last], word_ends, marked, num_words, near_words)
+        first = last
 
 
 SIGNALS = _signals()

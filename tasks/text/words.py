@@ -22,7 +22,7 @@ import numpy.typing as npt
 import pyarrow as pa
 from numba import njit, types
 
-from tasks.text.groups import COUNT, SHARE, Columns, Signal
+from tasks.text.groups import COUNT, SHARE, Columns, Signal, ratio
 from tasks.text.kernels import string_buffers
 
 Bytes = npt.NDArray[np.uint8]
@@ -156,11 +156,6 @@ def measure(text: pa.Array, language: pa.Array | None) -> Columns:
         "uax29_ellipsis_per_word": ratio(count["ellipses"], words),
         "complex_letter_fraction": ratio(count["complex_letters"], count["letters"]),
     }
-
-
-def ratio(part: npt.NDArray[np.integer], whole: npt.NDArray[np.integer]) -> npt.NDArray[np.float32]:
-    """part ÷ whole, 0 where whole is 0; divided in float64 so that equal fractions give equal float32 values."""
-    return np.divide(part, whole, out=np.zeros(len(part)), where=whole > 0).astype(np.float32)
 
 
 def boundaries(text: str) -> list[int]:
@@ -373,7 +368,7 @@ def find_boundaries(data: Bytes, of_bytes: Facts, stage: Facts, blocks: Facts, e
 @njit(types.void(_DATA, _OFFSETS, *_TABLES, types.int64[:, ::1]), cache=True, nogil=True)
 def count_words(data: Bytes, offsets: Ints, of_bytes: Facts, stage: Facts, blocks: Facts, counts: Ints) -> None:
     """Fills counts[d, k], zeros before, for document d = data[offsets[d]:offsets[d + 1]] and column COUNTS[k]."""
-    room = _longest(offsets) // 2 + 2  # between two words of one byte each there is another byte
+    room = _longest(offsets) + 1  # a word has one byte at least, and nothing need be between two: "a²a" are three
     hashes, slots = np.empty(room, np.uint64), np.empty(4 * room + 16, np.uint64)
     for d in range(offsets.size - 1):
         pos, end, row = offsets[d], offsets[d + 1], counts[d]
@@ -596,20 +591,6 @@ def count_phrase_lines(
             counts[d, 0] += has_words or not _is_blank(data, line, line_end, classes, white)
             counts[d, 1] += found
             line = line_end + 1
-
-
-def open_table(entries: dict[int, int]) -> tuple[Hashes, Smalls]:
-    """(keys, values) of an open table for `_find`: 8 slots an entry, so that nearly every word of a text is told by one look."""
-    bits = 10
-    while (1 << bits) < 8 * len(entries):
-        bits += 1
-    keys, values = np.zeros(1 << bits, np.uint64), np.zeros(1 << bits, np.int32)
-    for key, value in entries.items():
-        slot = key & ((1 << bits) - 1)
-        while keys[slot]:
-            slot = (slot + 1) & ((1 << bits) - 1)
-        keys[slot], values[slot] = key, value
-    return keys, values
 
 
 def compile_kernels() -> None:

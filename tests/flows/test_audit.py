@@ -218,7 +218,7 @@ def test_signals_of_other_documents_are_refused_and_a_document_without_signals_i
     ("profile", "told"),
     [
         ("datatrove-0.10", "signals.groups must name datatrove$"),
-        ("dclm", "the step score gives quality_percentile, with a classifier"),
+        ("dclm", "`gristmill step score` adds quality_percentile, with a classifier"),
     ],
 )
 def test_rules_on_what_was_not_measured_are_told_with_what_to_do(home: Path, profile: str, told: str) -> None:

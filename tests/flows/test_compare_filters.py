@@ -76,6 +76,27 @@ def test_the_command_tells_it_of_a_run_as_a_table_and_as_json(measured: ShardSet
     assert none.code != 0 and "did you mean profile?" in none.output
 
 
+def test_a_sample_has_value_and_threshold_of_one_filter(measured: ShardSet) -> None:
+    """One drops by a language, which has no threshold, the other by a number of words, which has."""
+    german, short = filter_of("gopher", ["languages=[de]"]), filter_of("gopher", ["languages=[]"])
+    for a, b, of_a in ((german, short, True), (short, german, False)):
+        [one] = [change for change in compare(measured, a, b).changes if {"language", "gopher_min_words"} == {change.a, change.b}]
+        assert len(one.samples) == 3
+        for sample in one.samples:
+            assert sample.value is not None
+            assert (sample.threshold is None and sample.value <= 1) if of_a else (sample.threshold == 50 and sample.value < 50)
+
+
+def test_signals_that_a_filter_needs_and_nobody_measured_are_named_with_what_measures_them(measured: ShardSet) -> None:
+    gopher = filter_of("gopher", [])
+    with pytest.raises(InputError, match=r"datatrove_num_words.*; signals\.groups must name datatrove$"):
+        compare(measured, gopher, filter_of("datatrove-0.10", []))
+    with pytest.raises(
+        InputError, match=r"lacks the columns: quality_percentile; `gristmill step score` adds quality_percentile"
+    ):
+        compare(measured, gopher, filter_of("dclm", []))
+
+
 def test_what_rests_on_no_signals_is_refused(measured: ShardSet) -> None:
     ingested = measured.manifest().recipe["inputs"]["documents"][0].partition("@")[0]
     with pytest.raises(InputError, match="rests on no signals"):

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import json
+import pickle
+import zlib
 from pathlib import Path
 
 import pyarrow as pa
 import pytest
 
 from infra import dataset, ledger
-from infra.dataset import ShardSet
-from tasks.filter import filter
+from infra.dataset import EXCERPT_CHARS, ShardSet
+from infra.rejects import draw
+from tasks.filter import filter, passages
 from tasks.ingest import ingest
-from tasks.signals import SignalsConfig, files_read, signals
+from tasks.signals import SignalsConfig, files_read, measure_shard, signals
 from tasks.text.readers import IngestConfig
 from tasks.text.rules import FilterConfig
 
@@ -61,10 +64,43 @@ def test_an_own_list_decides_and_its_words_are_part_of_the_recipe(documents: Sha
     assert {row["url"][-1] for row in tables if row["num_bad_words"]} == {"3"}
     assert signals([documents], config=config).version == first.version
     path.write_text("grain\nof it\n")
-    again = signals([documents], config=config)
+    assert signals([documents], config=config).version == first.version  # what was read when the configuration was made
+    again = signals([documents], config=SignalsConfig(bad_word_lists={"en": str(path)}))
     assert again.version != first.version
     [row] = [row for shard in again.shards() for row in shard.read(["url", "num_bad_words"]).to_pylist() if row["url"][-1] == "3"]
     assert row["num_bad_words"] == 2
+
+
+def test_an_own_list_travels_inside_the_configuration_to_workers_that_have_no_such_file(
+    documents: ShardSet, tmp_path: Path
+) -> None:
+    path = tmp_path / "mine.txt"
+    path.write_text("grain\n", encoding="utf-8-sig")
+    config = SignalsConfig(bad_word_lists={"en": str(path)})
+    path.unlink()
+    elsewhere = pickle.loads(pickle.dumps(config))
+    [shard] = documents.shards()
+    rows = measure_shard(shard, elsewhere).kept.select(["url", "num_bad_words"]).to_pylist()
+    assert {row["url"][-1]: row["num_bad_words"] for row in rows} == {"0": 0, "1": 0, "2": 0, "3": 1}
+
+
+@pytest.mark.parametrize("keep_text", [False, True])
+def test_what_a_bad_word_dropped_is_read_around_it_whether_or_not_the_texts_are_carried(
+    documents: ShardSet, keep_text: bool
+) -> None:
+    assert min(map(len, (english.text(2), english.text(3)))) > EXCERPT_CHARS
+    measured = signals([documents], config=SignalsConfig(keep_text=keep_text))
+    for profile, urls in (("c4-code", "1"), ("c4-paper", "12")):
+        others = ("c4_min_sentences", "c4_curly_bracket", "c4_lorem_ipsum")
+        dropped = filter(measured, config=FilterConfig(profile=profile, disabled=others))
+        [bad] = draw(dropped, 9, rule="c4_bad_words", read=passages)
+        assert {one.url[-1] for one in bad.samples} == set(urls)
+        assert all("shit" in one.text for one in bad.samples), bad
+
+
+def test_the_version_of_zlib_is_in_the_recipe_of_what_it_compresses() -> None:
+    read = files_read(SignalsConfig(groups=("compression",)))
+    assert read["zlib"] == zlib.ZLIB_RUNTIME_VERSION and set(read) == {"lid.176.ftz", "zlib"}
 
 
 def test_lists_of_groups_that_are_not_measured_are_not_in_the_recipe() -> None:

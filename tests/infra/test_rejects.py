@@ -72,6 +72,26 @@ def test_other_seeds_draw_others_and_over_many_seeds_each_alike_often(home: Path
     assert rejects.draw(made, 3, seed=-1) == rejects.draw(made, 3, seed=-1) != rejects.draw(made, 3)
 
 
+def test_rows_of_one_id_are_drawn_by_the_seed_too_and_alike_however_they_lie(home: Path) -> None:
+    """As the bad lines of a file that is ingested, which all have its id: what differs is one of url, detail and excerpt."""
+    for name in ("url", "detail", "excerpt"):
+        told = "line {:03} of " + "a long name " * (n := 9)
+        bad = [
+            {"doc_id": "f" * 32, "source": "web", "rule": RARE, name: told.format(line) + "é" * (line % n)} for line in range(200)
+        ]
+        one, other = (version(f"{name}-{seed}", cut(bad, 3, seed)) for seed in (1, 2))
+        draws = [rejects.draw(one, 5, seed=seed)[0].samples for seed in range(10)]
+        assert draws == [rejects.draw(other, 5, seed=seed)[0].samples for seed in range(10)]
+        assert len({sample for some in draws for sample in some}) > 30  # 50 draws of 200: 44 on average
+
+
+def test_a_seed_may_be_any_integer(home: Path) -> None:
+    made = version("any", [rows()])
+    huge = 99999999999999999999
+    assert rejects.draw(made, 3, seed=huge) == rejects.draw(made, 3, seed=huge) != rejects.draw(made, 3)
+    assert rejects.draw(made, 3, seed=-huge) != rejects.draw(made, 3, seed=huge)
+
+
 def test_a_rule_and_a_source_leave_out_the_others_and_none_is_drawn_of_none(home: Path) -> None:
     made = version("some", cut(rows(), 2, 0))
     [rare] = rejects.draw(made, 9, rule=RARE, source="web")

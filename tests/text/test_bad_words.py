@@ -12,7 +12,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tasks.text import bad_words
-from tasks.text.bad_words import ALLOWED, NEAR_WORDS, UNSPACED, count_bad_words, measure, passage, read_list, shipped_lists
+from tasks.text.bad_words import (
+    ALLOWED,
+    NEAR_WORDS,
+    UNSPACED,
+    count_bad_words,
+    entries_of,
+    measure,
+    passage,
+    read_entries,
+    shipped_lists,
+)
 from tasks.text.signals import LineRules, rewrite_lines
 from tasks.text.signals import measure as measure_signals
 
@@ -22,12 +32,11 @@ TRIAL = ("ass", "big ass", "s&m", "🖕", "été", "İx", "a.b", "13.", "_x", "a
 
 
 @pytest.fixture(scope="module")
-def own(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+def own(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[str, ...]]:
     """TRIAL as the lists of German and Japanese, and another one of English."""
-    folder = tmp_path_factory.mktemp("lists")
-    (folder / "trial.txt").write_text("\n".join([*TRIAL, "", "  "]) + "\n", encoding="utf-8")
-    (folder / "en.txt").write_text("ass\nhat\n", encoding="utf-8")
-    return {"de": str(folder / "trial.txt"), "ja": str(folder / "trial.txt"), "en": str(folder / "en.txt")}
+    path = tmp_path_factory.mktemp("lists") / "trial.txt"
+    path.write_text("\n".join([*TRIAL, "", "  "]) + "\n", encoding="utf-8")
+    return {"de": read_entries(path), "ja": read_entries(path), "en": ("ass", "hat")}
 
 
 def as_c4_finds(text: str, entries: tuple[str, ...], language: str) -> re.Match[str] | None:
@@ -60,7 +69,7 @@ TEXTS = st.one_of(st.lists(PIECES, max_size=30).map("".join), st.text(st.charact
 @settings(max_examples=600, deadline=None)
 @given(TEXTS, st.sampled_from(["de", "ja"]))
 def test_any_text_is_found_bad_when_the_c4_code_finds_it_bad_and_as_often_as_entries_begin(
-    own: dict[str, str], text: str, language: str
+    own: dict[str, tuple[str, ...]], text: str, language: str
 ) -> None:
     [[found, english, _]] = count_bad_words(pa.array([text]), pa.array([language]), own).tolist()
     assert (found > 0) == (as_c4_finds(text, TRIAL, language) is not None)
@@ -75,7 +84,7 @@ def test_any_text_is_found_bad_when_the_c4_code_finds_it_bad_and_as_often_as_ent
     st.booleans(),
 )
 def test_slices_chunks_nulls_and_the_languages_beside_change_nothing(
-    own: dict[str, str], rows: list[tuple[str | None, str]], cut: int, large: bool
+    own: dict[str, tuple[str, ...]], rows: list[tuple[str | None, str]], cut: int, large: bool
 ) -> None:
     kind = pa.large_string() if large else pa.string()
     texts = pa.array(["ass", *(text for text, _ in rows)], kind)[1:]
@@ -102,7 +111,7 @@ def near(text: str, entries: tuple[str, ...]) -> int:
 
 @settings(max_examples=300, deadline=None)
 @given(st.lists(st.sampled_from(["ass", "hat", "woman", "black people", "women", "the", "a", "of it", "grain"]), max_size=40))
-def test_near_an_identity_term_is_so_many_words_to_either_side(own: dict[str, str], words: list[str]) -> None:
+def test_near_an_identity_term_is_so_many_words_to_either_side(own: dict[str, tuple[str, ...]], words: list[str]) -> None:
     text = " ".join(words)
     assert count_bad_words(pa.array([text]), pa.array(["en"]), own).tolist()[0][2] == near(text, ("ass", "hat"))
 
@@ -138,7 +147,7 @@ def counted(text: str, language: str = "en") -> tuple[int, ...]:
 def test_hand_counted_texts(text: str, language: str, wanted: tuple[int, ...]) -> None:
     found = counted(text, language)
     if language == "de":  # "shit" is no German entry, "scheiße" is
-        assert "scheiße" in read_list("de") and "shit" not in read_list("de")
+        assert "scheiße" in entries_of("de") and "shit" not in entries_of("de")
     assert found == wanted
 
 
@@ -155,21 +164,22 @@ def test_in_the_lines_that_c4_keeps_is_what_is_in_the_rewritten_text() -> None:
 
 def test_the_lists_that_ship_are_read_whole_and_less_what_c4_allows() -> None:
     assert len(shipped_lists()) == 25 and {"en", "tl", "no", "zh"} <= set(shipped_lists())
-    assert len(read_list("en")) == 377 and "viagra" not in read_list("en")  # which the newer list has
+    assert len(entries_of("en")) == 377 and "viagra" not in entries_of("en")  # which the newer list has
     for language in shipped_lists():
-        entries = read_list(language)
+        entries = entries_of(language)
         assert entries and all(entry == entry.strip() and entry for entry in entries)
         assert not ALLOWED.get(language, set()) & set(entries)
         for entry in entries:
             shouted = entry.upper() if entry.upper().lower() == entry.lower() else entry  # not so of ß and ı
             assert count_bad_words(pa.array([f"… {shouted}!"]), pa.array([language]))[0, 0] >= 1, entry
-    assert "tabarnak" in read_list("fr") and read_list("el") == read_list("unknown") == ()
+    assert "tabarnak" in entries_of("fr") and entries_of("el") == entries_of("unknown") == ()
 
 
 def test_an_own_list_stands_instead_of_the_one_that_ships_or_where_none_does(tmp_path: Path) -> None:
     (tmp_path / "mine.txt").write_text("Grain\n\n  of sand \n", encoding="utf-8")
-    own = {"en": str(tmp_path / "mine.txt"), "el": str(tmp_path / "mine.txt")}
-    assert read_list("en", own) == ("Grain", "of sand") and read_list("de", own) == read_list("de")
+    (tmp_path / "marked.txt").write_text("Grain\nof sand\n", encoding="utf-8-sig")  # with a byte order mark, as editors write it
+    own = {"en": read_entries(tmp_path / "mine.txt"), "el": read_entries(tmp_path / "marked.txt")}
+    assert own["en"] == own["el"] == entries_of("en", own) == ("Grain", "of sand") and entries_of("de", own) == entries_of("de")
     counts = count_bad_words(pa.array(["shit, a GRAIN of sand"] * 2), pa.array(["en", "el"]), own)
     assert counts.tolist() == [[2, 2, 0], [2, 2, 0]]
 
@@ -178,11 +188,15 @@ def test_a_very_long_word_and_a_very_long_text_are_read() -> None:
     assert counted("x" * 1_000_000 + " shit" * 100_000)[0] == 100_000
 
 
-def test_a_passage_is_around_the_first_bad_word_of_any_of_the_languages() -> None:
+def test_a_passage_is_around_the_first_bad_word_that_the_signal_counts() -> None:
     text = "é" * 500 + " one Scheiße of it, " + "ü" * 500 + " shit"
-    assert passage(text, ["de", "en"], 40) == "…" + text[505 - 20 : 505 + 20]
-    assert passage(text, ["en", "nl"], 40) == "…" + text[-24:]
-    assert passage(text, ["el"], 40) == text[:40] and passage("shit", ["en"], 40) == "shit" and passage("", ["en"], 9) == ""
+    assert passage(text, "de", "num_bad_words", 40) == "…" + text[505 - 20 : 505 + 20]
+    assert passage(text, "en", "num_bad_words", 40) == passage(text, "de", "num_bad_words_en", 40) == "…" + text[-24:]
+    assert passage(text, "el", "num_bad_words", 40) == text[:40]
+    assert passage("shit", "en", "num_bad_words", 40) == "shit" and passage("", "en", "num_bad_words", 9) == ""
+    lines = "Menu shit\nIt was a shit day[1] today.\nshit"  # C4 keeps the one in the middle
+    assert passage(lines, "en", "c4_num_bad_words", 30) == "It was a shit day today."
+    assert passage(lines, "en", "num_bad_words_near_identity", 16) == lines[:16]
 
 
 def test_the_languages_are_needed() -> None:

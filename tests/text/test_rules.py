@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pyarrow as pa
 import pytest
@@ -403,6 +405,25 @@ def test_a_rule_on_an_unknown_signal_names_the_nearest() -> None:
 def test_missing_signals_are_named() -> None:
     with pytest.raises(ValueError, match="lacks the columns: language_score, num_words"):
         decide(signals({}).drop_columns(["num_words", "language_score"]), FilterConfig())
+
+
+def test_missing_scores_and_groups_are_named_with_what_adds_them(tmp_path: Path) -> None:
+    (tmp_path / "own.yaml").write_text("""
+description: three that nobody measures by default
+source: none
+rules:
+  - {name: dense, signal: zlib_ratio, drop: below, threshold: 0.1}
+  - {name: best, signal: quality_percentile, drop: below, threshold: 0.9}
+  - {name: toxic, signal: toxicity_score, drop: at_or_above, threshold: 0.9}
+""")
+    told = r"quality_percentile, toxicity_score, zlib_ratio; signals\.groups must name compression; "
+    told += r"`gristmill step score` adds quality_percentile, toxicity_score, with a classifier from `step quality` and `step toxicity`; "
+    told += r"filter\.disabled=\[best, toxic\] goes without$"
+    with pytest.raises(ValueError, match=told):
+        decide(
+            signals({}).drop_columns(["zlib_ratio", "quality_percentile", "toxicity_score"]),
+            FilterConfig(profile=str(tmp_path / "own.yaml"), languages=()),
+        )
 
 
 def test_an_empty_table_gives_an_empty_decision() -> None:

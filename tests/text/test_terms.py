@@ -230,6 +230,14 @@ def test_a_list_that_would_count_wrongly_is_refused(groups: dict[str, list[str]]
         lists(**groups)
 
 
+def test_a_term_that_its_prefix_and_suffix_make_too_long_is_refused() -> None:
+    """Each word of a term may be the beginning of another one, and the kernel has room for so many at a time."""
+    raw = lists(a=["one two three"]).model_dump()
+    assert TermLists.model_validate({**raw, "prefixes": ["the "]}).prefixes == ("the ",)
+    with pytest.raises(ValidationError, match="a: 'one two three of it', with its prefix and suffix, has 5 words, above 4"):
+        TermLists.model_validate({**raw, "prefixes": ["the "], "suffixes": [" of it"]})
+
+
 @pytest.mark.skipif(not SHARED.is_dir(), reason="no shared data here")
 def test_winogenders_sentences_are_told_by_their_pronouns() -> None:
     """Rudinger et al. 2018: 240 sentences, each with a female, a male and a neutral pronoun."""
