@@ -62,7 +62,8 @@ Before a noun ("Doesn't the man know?") it cannot be told from "isn't the man" a
 _MARK = "\ufffe"  # no character; stands within a contraction that stays
 _PRIME, _SEED = np.uint64(0x100000001B3), np.uint64(0xCBF29CE484222325)  # FNV-1a, 64 bits
 _GOLDEN, _MIX, _MIX_2 = np.uint64(0x9E3779B97F4A7C15), np.uint64(0xBF58476D1CE4E5B9), np.uint64(0x94D049BB133111EB)  # splitmix64
-_NO_WORD = SPACE | PUNCTUATION
+_NO_WORD = 1 << 0 | 1 << 4  # of kernels.py; a constant of this file, because numba's cache looks at no other
+assert _NO_WORD == SPACE | PUNCTUATION
 
 
 class Choice(BaseModel):

@@ -10,9 +10,6 @@ import pytest
 from tests.test_project import PACKAGES
 
 TEXT = Path(__file__).parents[2] / "tasks" / "text"
-AUGMENTING = pytest.param(
-    "augmenting", marks=pytest.mark.xfail(strict=True, reason="_NO_WORD is made of SPACE and PUNCTUATION of kernels.py")
-)
 MODULES = sorted(path.stem for path in TEXT.glob("*.py") if "njit" in path.read_text(encoding="utf-8"))
 
 
@@ -74,7 +71,7 @@ def borrowed(source: str) -> set[str]:
     return found
 
 
-@pytest.mark.parametrize("module", [AUGMENTING if name == "augmenting" else name for name in MODULES])
+@pytest.mark.parametrize("module", MODULES)
 def test_no_kernel_refers_to_a_function_or_a_constant_of_another_file_of_ours(module: str) -> None:
     assert borrowed((TEXT / f"{module}.py").read_text(encoding="utf-8")) == set()
 
