@@ -25,6 +25,7 @@ from numba import njit, types
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from tasks.text.kernels import PUNCTUATION, SPACE, character_classes, string_buffers
+from tasks.text.tables import open_table
 
 Bytes = npt.NDArray[np.uint8]
 Ints = npt.NDArray[np.int64]
@@ -240,24 +241,10 @@ def _hash(word: str) -> int:
     return state or 1
 
 
-def _slots(entries: Sequence[tuple[int, int]]) -> tuple[Hashes, Smalls]:
-    """(key per slot or 0, value per slot) of an open hash table of these (key, value), an eighth full."""
-    bits = 6
-    while (1 << bits) < 8 * len(entries):
-        bits += 1
-    keys, values = np.zeros(1 << bits, np.uint64), np.zeros(1 << bits, np.int32)
-    for key, value in entries:
-        slot = key & ((1 << bits) - 1)
-        while keys[slot]:
-            slot = (slot + 1) & ((1 << bits) - 1)
-        keys[slot], values[slot] = key, value
-    return keys, values
-
-
 def _table(axes: Sequence[Axis]) -> tuple[Hashes, Smalls, npt.NDArray[np.bool_], Hashes, Smalls, Bytes, Ints]:
     """(words: keys, entry; by entry whether it is a name within a sentence; `not_before`: keys, 1; bytes of all counterparts, where those
     of entry e begin: two each, and the end)."""
-    words: list[tuple[int, int]] = []
+    words: list[tuple[int, int]] = []  # of forms that are equal, as of one letter, the first counts
     names: list[bool] = []
     parts: list[bytes] = []
     for axis in axes:
@@ -268,8 +255,14 @@ def _table(axes: Sequence[Axis]) -> tuple[Hashes, Smalls, npt.NDArray[np.bool_],
                 parts += [noun.encode(), other.encode()]
     stops = {_hash(form) for axis in axes for word in axis.not_before for form in _cased(word)}
     starts = np.concatenate([[0], np.cumsum([len(part) for part in parts])]).astype(np.int64)
-    others = _slots([(key, 1) for key in sorted(stops)])
-    return (*_slots(words), np.array(names), *others, np.frombuffer(b"".join(parts), np.uint8).copy(), starts)
+    others = open_table(dict.fromkeys(sorted(stops), 1), min_bits=6)
+    return (
+        *open_table(dict(reversed(words)), min_bits=6),
+        np.array(names),
+        *others,
+        np.frombuffer(b"".join(parts), np.uint8).copy(),
+        starts,
+    )
 
 
 @lru_cache(maxsize=1)
