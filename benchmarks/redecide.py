@@ -27,7 +27,7 @@ from infra.dataset import Outcome
 from infra.settings import settings
 from infra.steps import Output, Step
 from tasks.text.language import identify
-from tasks.text.signals import GROUPS, measure
+from tasks.text.signals import measure
 
 LIMIT_S = 10.0
 ROWS_PER_SHARD = 62_500
@@ -58,7 +58,7 @@ def signals(config: DrawConfig, out: Output) -> None:
     """Rows as the step of this name would leave them."""
     texts = pa.array(texts_of(PACKAGES))
     language, score = identify(texts, settings().language_model)
-    measured = measure(texts, tuple(GROUPS), language).append_column("language", language).append_column("language_score", score)
+    measured = measure(texts, language=language).append_column("language", language).append_column("language_score", score)
     out.map(partial(drawn, measured=measured), range(config.num_rows // ROWS_PER_SHARD))
 
 
