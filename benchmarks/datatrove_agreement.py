@@ -31,7 +31,7 @@ from benchmarks.signals import PEER, timed
 from benchmarks.web_server import unpacked
 from infra.settings import settings
 from tasks.text import datatrove
-from tasks.text.kernels import string_buffers
+from tasks.text.buffers import string_buffers
 from tasks.text.language import identify
 from tasks.text.rules import FilterConfig, decide
 from tasks.text.signals import measure

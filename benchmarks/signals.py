@@ -28,6 +28,7 @@ from benchmarks.peers import peer_environment
 from benchmarks.web_server import documents
 from infra.settings import settings
 from tasks.text import kernels
+from tasks.text.buffers import string_buffers
 from tasks.text.groups import Measure
 from tasks.text.language import identify, paragraph_languages
 from tasks.text.rules import FilterConfig, decide
@@ -134,7 +135,7 @@ def main() -> None:
         print_group_rates(texts)
         return
     array = pa.array(texts)
-    data, _ = kernels.string_buffers(array)
+    data, _ = string_buffers(array)
     num_bytes = sum(len(text.encode()) for text in texts)
     kernels.compile_kernels()
     signals, ours_s = timed(lambda: measure(array, ()))

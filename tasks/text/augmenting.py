@@ -24,7 +24,8 @@ import yaml
 from numba import njit, types
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from tasks.text.kernels import PUNCTUATION, SPACE, character_classes, string_buffers
+from tasks.text.buffers import string_buffers
+from tasks.text.kernels import PUNCTUATION, SPACE, character_classes
 from tasks.text.tables import open_table
 
 Bytes = npt.NDArray[np.uint8]

@@ -22,8 +22,8 @@ import pyarrow.compute as pc
 from numba import njit, types
 
 from tasks.text import terms
+from tasks.text.buffers import string_buffers
 from tasks.text.groups import COUNT, Columns, Signal
-from tasks.text.kernels import string_buffers
 from tasks.text.tables import open_table
 
 Bytes = npt.NDArray[np.uint8]

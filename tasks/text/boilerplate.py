@@ -17,6 +17,7 @@ import yaml
 from pydantic import TypeAdapter
 
 from tasks.text import kernels
+from tasks.text.buffers import string_buffers
 from tasks.text.groups import SHARE, Columns, Signal, ratio
 from tasks.text.tables import open_table
 from tasks.text.words import (
@@ -45,7 +46,7 @@ def phrases() -> dict[str, tuple[str, ...]]:
 
 def measure(text: pa.Array, language: pa.Array | None) -> Columns:
     """The column of SIGNALS; phrases of all languages are asked of every text, whatever its own."""
-    data, offsets = kernels.string_buffers(text)
+    data, offsets = string_buffers(text)
     counts = np.zeros((len(text), 2), np.int64)
     classes = kernels.character_classes()
     count_phrase_lines(data, offsets, *word_table(), folds(), classes, kernels.SPACE, *_tree(), counts)

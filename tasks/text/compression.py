@@ -12,8 +12,8 @@ import zlib
 import numpy as np
 import pyarrow as pa
 
+from tasks.text.buffers import string_buffers
 from tasks.text.groups import SHARE, Columns, Signal, ratio
-from tasks.text.kernels import string_buffers
 
 LEVEL = 1
 VERSION = zlib.ZLIB_RUNTIME_VERSION

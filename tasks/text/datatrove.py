@@ -19,8 +19,8 @@ import pyarrow as pa
 from numba import njit
 
 from tasks.text import spacy_words
+from tasks.text.buffers import string_buffers
 from tasks.text.groups import COUNT, FLAG, SHARE, Columns, Signal, ratio
-from tasks.text.kernels import string_buffers
 from tasks.text.spacy_words import Bytes, Classes, Flags, Hashes, Ints, Smalls, Tokens, english, tokenize
 
 FILES = (spacy_words.DATA,)

@@ -7,7 +7,7 @@ a longer text is likelier to name anybody, and many rules ask for a length, so w
 
 Zero counts. Where a removed count is 0 the log method has no value: the *intervals* of the ratios are then those of 0.5 more removed and
 0.5 more kept documents on both sides (Walter 1975); the ratios stay what they are (0, infinite, or null where nothing was removed at all).
-Flagged is a ratio above `max_ratio` that is also significant; a disparity says neither why nor that the rule is wrong, and one
+Flagged is a ratio above `max_ratio` that is also significant, of rates that lie `min_difference` apart; a disparity says neither why nor that the rule is wrong, and one
 that is not flagged may be too small for this corpus to show.
 """
 
@@ -46,6 +46,9 @@ class DisparityBounds(BaseModel):
     max_ratio: float = Field(1.25, ge=1)
     """Removal rate of a group ÷ that of all others, above which it is flagged. 1.25 is 1 ÷ 0.8: the four-fifths rule (29 CFR 1607.4 D)
     turned from being chosen to being dropped."""
+    min_difference: float = Field(0.01, ge=0, le=1)
+    """Removal rate of a group less that of all others, below which nothing is flagged, whatever the ratio: of rules that drop next to
+    nothing, one repeated passage can make it any number."""
     min_documents: int = Field(100, ge=1)
     """Of a group with fewer documents, or with fewer others, nothing is said: the row is there, not tested and never flagged. So is
     that of a rule that removed nothing or everything."""
@@ -76,10 +79,11 @@ def disparity(counts: pa.Table, bounds: DisparityBounds) -> pa.Table:
     p_adjusted = np.where(tested, p_value, np.nan)
     if bounds.holm:
         p_adjusted[tested] = holm(p_value[tested])
-    with np.errstate(invalid="ignore"):
-        flagged = tested & (adjusted > bounds.max_ratio) & (p_adjusted < 1 - bounds.confidence)
-    ratio, ratio_interval = mantel_haenszel(all1, gone1, all0, gone0, np.arange(num), num, z)
     rate, other_rate = _share(gone1, all1), _share(gone0, all0)
+    with np.errstate(invalid="ignore"):
+        beyond = (adjusted > bounds.max_ratio) & (rate - other_rate >= bounds.min_difference)
+        flagged = tested & beyond & (p_adjusted < 1 - bounds.confidence)
+    ratio, ratio_interval = mantel_haenszel(all1, gone1, all0, gone0, np.arange(num), num, z)
     made: list[Any] = [
         *(keys[name] for name in KEYS),
         *(one.astype(np.int64) for one in (all1, gone1, all0, gone0)),

@@ -23,7 +23,7 @@ from numba.extending import intrinsic
 from numpy.typing import ArrayLike, NDArray
 from pydantic import BaseModel, ConfigDict, Field
 
-from tasks.text.kernels import string_buffers
+from tasks.text.buffers import string_buffers
 
 __all__ = [
     "DedupConfig",

@@ -14,7 +14,7 @@ import pyarrow as pa
 from numba import njit, types
 
 from infra.ids import digest_of
-from tasks.text.kernels import string_buffers
+from tasks.text.buffers import string_buffers
 
 Bytes = npt.NDArray[np.uint8]
 Ints = npt.NDArray[np.int64]

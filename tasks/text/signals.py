@@ -31,6 +31,7 @@ import pyarrow.compute as pc
 from pydantic import BaseModel, ConfigDict, Field
 
 from tasks.text import bad_words, boilerplate, compression, datatrove, kernels, stop_words, terms, words
+from tasks.text.buffers import string_buffers
 from tasks.text.groups import COUNT, FLAG, SHARE, Measure, Signal, SignalGroup, ratio
 from tasks.text.language import PARAGRAPH_SIGNALS
 
@@ -240,7 +241,7 @@ def readable(text: pa.Array | pa.ChunkedArray) -> pa.Array | pa.ChunkedArray:
 def _measure_chunk(
     text: pa.Array, groups: Mapping[Group, Measure | None], language: pa.Array | None, schema: pa.Schema
 ) -> pa.Table:
-    data, offsets = kernels.string_buffers(text)
+    data, offsets = string_buffers(text)
     counts = np.zeros((len(text), len(kernels.COUNTS)), np.int64)
     kernels.count_documents(data, offsets, kernels.character_classes(), counts, "dolma" in groups)
     count = dict(zip(kernels.COUNTS, counts.T, strict=True))
@@ -374,7 +375,7 @@ def _judge(
     text: pa.Array, rules: LineRules
 ) -> tuple[npt.NDArray[np.int8], npt.NDArray[np.int64], npt.NDArray[np.uint8], npt.NDArray[np.int64], npt.NDArray[np.int64]]:
     """(verdict per line, line offsets, bytes of the kept lines, byte offsets, tally): see `kernels.judge_lines`."""
-    data, offsets = kernels.string_buffers(text)
+    data, offsets = string_buffers(text)
     num_bytes = int(offsets[-1] - offsets[0])
     num_lines = int(np.count_nonzero(data[offsets[0] : offsets[-1]] == ord("\n"))) + len(text)
     verdicts, out = np.zeros(num_lines, np.int8), np.zeros(num_bytes, np.uint8)

@@ -17,8 +17,8 @@ import pyarrow.compute as pc
 import yaml
 from pydantic import BaseModel, ConfigDict, Field
 
+from tasks.text.buffers import string_buffers
 from tasks.text.groups import COUNT, SHARE, Columns, Signal, ratio
-from tasks.text.kernels import string_buffers
 from tasks.text.tables import open_table
 from tasks.text.words import Hashes, Smalls, boundaries, count_stop_words, folds, word_hashes, word_table
 

@@ -27,8 +27,8 @@ from numba import njit, types
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
 from infra.ids import payload_digest
+from tasks.text.buffers import string_buffers
 from tasks.text.groups import COUNT, Columns, Signal
-from tasks.text.kernels import string_buffers
 from tasks.text.tables import open_table
 
 Bytes = npt.NDArray[np.uint8]

@@ -22,8 +22,8 @@ import numpy.typing as npt
 import pyarrow as pa
 from numba import njit, types
 
+from tasks.text.buffers import string_buffers
 from tasks.text.groups import COUNT, SHARE, Columns, Signal, ratio
-from tasks.text.kernels import string_buffers
 
 Bytes = npt.NDArray[np.uint8]
 Ints = npt.NDArray[np.int64]

@@ -29,7 +29,8 @@ from tasks.text.augmenting import (
     swap_kernel,
     swap_words,
 )
-from tasks.text.kernels import character_classes, string_buffers
+from tasks.text.buffers import string_buffers
+from tasks.text.kernels import character_classes
 from tasks.text.sampling import hashes
 
 SHARED = Path(__file__).parents[3] / "shared" / "data" / "bias"

@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tasks.text import datatrove
-from tasks.text.kernels import string_buffers
+from tasks.text.buffers import string_buffers
 from tasks.text.rules import PROFILES, FilterConfig, decide
 from tasks.text.signals import DEFAULT_GROUPS, GROUPS, measure
 from tasks.text.spacy_words import tokenize

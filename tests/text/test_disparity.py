@@ -94,6 +94,13 @@ def test_holms_correction_is_that_of_r() -> None:
     assert holm(np.array([])).tolist() == []
 
 
+def test_rates_that_lie_next_to_each_other_are_not_flagged_whatever_their_ratio() -> None:
+    near, apart = judged((20_000, 300, 20_000, 101)), judged((20_000, 300, 20_000, 99))
+    assert near["difference"] < 0.01 < apart["difference"]
+    assert near["ratio"] > 2.9 and near["p_value"] < 1e-10 and near["tested"]
+    assert (near["flagged"], apart["flagged"]) == (False, True)
+
+
 # --- what is said at zero ------------------------------------------------------------------------------------------------------
 
 

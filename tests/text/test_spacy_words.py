@@ -14,8 +14,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tasks.text.buffers import string_buffers
 from tasks.text.datatrove import num_sentences
-from tasks.text.kernels import string_buffers
 from tasks.text.spacy_words import english, tokenize
 
 RECORDED = [json.loads(line) for line in Path(__file__).with_name("spacy_tokens.jsonl").read_text(encoding="utf-8").splitlines()]
