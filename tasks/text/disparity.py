@@ -7,8 +7,8 @@ a longer text is likelier to name anybody, and many rules ask for a length, so w
 
 Zero counts. Where a removed count is 0 the log method has no value: the *intervals* of the ratios are then those of 0.5 more removed and
 0.5 more kept documents on both sides (Walter 1975); the ratios stay what they are (0, infinite, or null where nothing was removed at all).
-Flagged is a ratio above `max_ratio` that is also significant, of rates that lie `min_difference` apart; a disparity says neither why nor that the rule is wrong, and one
-that is not flagged may be too small for this corpus to show.
+Flagged is a ratio above `max_ratio` that is also significant, of rates that lie `min_difference` apart; a disparity says neither why nor
+that the rule is wrong, and one that is not flagged may be too small for this corpus to show.
 """
 
 from __future__ import annotations
