@@ -95,7 +95,7 @@ def count_shard(pair: tuple[ShardRef, ShardRef], config: AuditConfig) -> Outcome
         InputError: the signals lack columns that a rule asks for, or are of other documents.
     """
     documents, signals = pair
-    measured = signals.read()
+    measured = signals.read(without=config.filter.unasked() - {"num_words"})
     require(measured, {"doc_id", "host", LANGUAGE, "num_words"})
     text = texts_of(measured, signals, documents)
     if config.filter.languages:

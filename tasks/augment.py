@@ -1,10 +1,10 @@
 """augment: changed copies of training documents beside them, with identity words swapped, letters mistyped or contractions written out.
 
 Optional: it runs only where configured, after split and on documents of `train` alone, so nothing that is measured on is ever made or
-changed. Which documents are copied follows from a hash of (seed, kind,
-doc_id). A copy has a doc_id of its own, says in `augmented` how and in `augmented_from` of what it was made, and keeps source, cluster and
-split; where nothing matches there is none, nor where its text is that of another document. Copies are made after dedup, which would remove
-them again, and after redact: addresses and what stands for them are the same bytes in a copy.
+changed. Which documents are copied follows from a hash of (seed, kind, doc_id). A copy has a doc_id of its own, says in `augmented` how
+and in `augmented_from` of what it was made, and keeps source, cluster and split; where nothing matches there is none, nor where its text
+is that of another document. Copies are made after dedup, which would remove them again, and after redact: addresses and what stands for
+them are the same bytes in a copy.
 """
 
 from __future__ import annotations
@@ -27,6 +27,7 @@ from infra.errors import InputError
 from infra.ids import content_id, digest_of, payload_digest, text_digest
 from infra.settings import settings
 from infra.steps import Output, step
+from tasks.signals import SignalsConfig
 from tasks.text.augmenting import Axis, add_noise, load_swaps, paraphrase, shipped_swaps, swap_words, swaps_path
 from tasks.text.language import identify
 from tasks.text.pii import MASKS, RedactConfig, shield, unshield
@@ -35,7 +36,7 @@ from tasks.text.sampling import draws, hashes
 KINDS = ("swap", "noise", "paraphrase")
 ORIGINALS = "originals.parquet"
 _DIGESTS = pa.schema([("text_digest", pa.string()), ("held_out", pa.bool_())])
-MIN_LANGUAGE_SCORE = 0.3  # as in `signals`: below, a text is in no known language
+MIN_LANGUAGE_SCORE: float = SignalsConfig.model_fields["language_floor"].default  # documents that have a language got it by this
 Ints = npt.NDArray[np.int64]
 Mask = npt.NDArray[np.bool_]
 Change = Callable[[pa.Array], tuple[pa.Array, Ints]]

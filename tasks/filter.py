@@ -14,16 +14,14 @@ from infra.dataset import EXCERPT_CHARS, REJECTS_SCHEMA, Outcome, ShardRef, Shar
 from infra.rejects import Reject, inputs_of, texts_behind, texts_of
 from infra.steps import Output, step
 from tasks.text import bad_words
-from tasks.text.rules import FilterConfig, decide
-from tasks.text.signals import SCORE_NAMES, SIGNAL_NAMES
+from tasks.text.rules import MEASURED, FilterConfig, decide
 
-MEASURED = frozenset((*SIGNAL_NAMES, *SCORE_NAMES))
 BAD_WORDS = frozenset(signal.name for signal in bad_words.SIGNALS)
 
 
 def decide_shard(shard: ShardRef, config: FilterConfig) -> Outcome:
     """Verdicts of one shard: the rows that stay, and for every other the first rule it breaks."""
-    table = shard.read(without=MEASURED - {rule.signal for rule in config.rules()})
+    table = shard.read(without=config.unasked())
     decision = decide(table, config)
     keep = pa.array(decision.keep)
     kept = table.filter(keep).select([name for name in table.column_names if name not in MEASURED])

@@ -13,8 +13,8 @@ from expectations.schemas import DOCUMENTS
 from infra.dataset import Outcome, ShardRef, ShardSet, rejects_table
 from infra.ids import text_digest
 from infra.steps import Output, step
+from tasks.text.lines import LineRules, rewrite_lines
 from tasks.text.rules import Profile, files_of, read_profile
-from tasks.text.signals import LineRules, rewrite_lines
 
 
 class RewriteConfig(BaseModel):

@@ -24,7 +24,7 @@ from infra.errors import InputError
 from infra.steps import Output, step
 from tasks.text.classifier import FLAG_AT, NEEDED, Classifier, load, sigmoid
 from tasks.text.measured import pairs, texts_of
-from tasks.text.rules import FilterConfig, decide
+from tasks.text.rules import MEASURED, FilterConfig, decide
 from tasks.text.signals import QUALITY_PERCENTILE, QUALITY_SCORE, SCORE_NAMES, TOXICITY_SCORE
 
 STEPS_PER_UNIT, REACH = 1024, 32
@@ -94,7 +94,7 @@ def score(
 def score_shard(pair: tuple[ShardRef, ShardRef], trained: Mapping[str, tuple[str, str]], config: ScoreConfig) -> Outcome:
     """The scores of one shard, row by row with its signals; `pair` is the documents and their signals."""
     documents, signals = pair
-    measured = signals.read()
+    measured = signals.read(without=config.among.unasked() if config.among else MEASURED)
     text = texts_of(measured, signals, documents)
     odds = {name: _classifier(*where).log_odds(text) for name, where in trained.items()}
     columns: dict[str, Any] = {name: sigmoid(one).astype(np.float32) for name, one in odds.items()}

@@ -24,6 +24,7 @@ from numba import njit, types
 from tasks.text import terms
 from tasks.text.buffers import string_buffers
 from tasks.text.groups import COUNT, Columns, Signal
+from tasks.text.lines import LineRules, rewrite_lines
 from tasks.text.tables import open_table
 
 Bytes = npt.NDArray[np.uint8]
@@ -92,8 +93,6 @@ def _shipped_entries(language: str) -> tuple[str, ...]:
 
 def measure(text: pa.Array, language: pa.Array | None, own: OwnLists | None = None) -> Columns:
     """SIGNALS of every text, int32. `language` as in `groups.SignalGroup.measure`; `own` as in `entries_of`."""
-    from tasks.text.signals import LineRules, rewrite_lines  # which asks for this module's SIGNALS
-
     assert language is not None
     counts = count_bad_words(text, language, own)
     # in the lines that stay there can be bad words only where the text has some, or where a citation mark taken out makes one
@@ -129,8 +128,6 @@ def passage(text: str, language: str, signal: str, num_chars: int) -> str:
     For `num_bad_words_en` by the English list, else by that of the language; for `c4_num_bad_words` of the lines that C4 keeps. By the
     lists that ship: what a user's own had is not kept with the signals.
     """
-    from tasks.text.signals import LineRules, rewrite_lines  # which asks for this module's SIGNALS
-
     if signal == "c4_num_bad_words":
         text = rewrite_lines(pa.array([text]), LineRules())[0][0].as_py()
     name = "en" if signal == "num_bad_words_en" else language

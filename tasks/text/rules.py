@@ -36,7 +36,8 @@ from pydantic import (
 
 from infra.errors import InputError
 from infra.ids import digest_of
-from tasks.text.signals import GROUPS, SCORE_NAMES, SCORES, SIGNALS, Group, LineRules
+from tasks.text.lines import LineRules
+from tasks.text.signals import GROUPS, SCORE_NAMES, SCORES, SIGNALS, Group
 
 T = TypeVar("T")
 Direction = Literal["below", "above", "at_or_below", "at_or_above", "equals"]
@@ -47,6 +48,8 @@ _COMPARE = {
     "at_or_above": np.greater_equal,
     "equals": np.equal,
 }
+MEASURED = frozenset((*(signal.name for signal in SIGNALS), *SCORE_NAMES))
+"""Columns of signals and scores, beside what documents carry along."""
 _COMPARABLE = (*(signal.name for signal in SIGNALS if signal.kind != pa.string()), *SCORE_NAMES)
 
 
@@ -293,6 +296,10 @@ class FilterConfig(BaseModel):
     def groups(self) -> tuple[Group, ...]:
         """The groups of signals that its rules ask for, besides what is always measured."""
         return groups_of(rule.signal for rule in self.rules())
+
+    def unasked(self) -> frozenset[str]:
+        """The columns of signals and scores that no rule asks for, and that need not be read."""
+        return MEASURED - {rule.signal for rule in self.rules()}
 
     def files(self) -> Mapping[str, str]:
         """What the recipe says of the profile's file; the overrides are in the configuration."""

@@ -23,7 +23,7 @@ from tasks.text.bad_words import (
     read_entries,
     shipped_lists,
 )
-from tasks.text.signals import LineRules, rewrite_lines
+from tasks.text.lines import LineRules, rewrite_lines
 from tasks.text.signals import measure as measure_signals
 
 from .test_terms import tokens

@@ -18,7 +18,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tasks.text import bad_words, boilerplate, kernels, stop_words, terms, words
-from tasks.text.signals import GROUPS, Group, LineRules, measure, readable, rewrite_lines
+from tasks.text.lines import LineRules, rewrite_lines
+from tasks.text.signals import GROUPS, Group, measure, readable
 
 MEASURED: tuple[Group, ...] = tuple(group for group in GROUPS if group != "paragraph_languages")
 BROKEN = [

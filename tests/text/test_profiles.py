@@ -10,8 +10,9 @@ import pyarrow as pa
 import pytest
 
 from tasks.text import rules
+from tasks.text.lines import LineRules
 from tasks.text.rules import PROFILES, RULE_GROUPS, FilterConfig, Profile, decide, read_profile
-from tasks.text.signals import LineRules, measure
+from tasks.text.signals import measure
 
 FOLDER = Path(rules.__file__).with_name("profiles")
 OWN = """

@@ -10,8 +10,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tasks.text.lines import LineRules
 from tasks.text.rules import PROFILES, Decision, FilterConfig, Rule, decide
-from tasks.text.signals import SCORES, SIGNAL_SCHEMA, LineRules, measure
+from tasks.text.signals import SCORES, SIGNAL_SCHEMA, measure
 
 # FILTERS.md, written out once more: rule -> (signal, what is dropped, threshold)
 QUALITY = {

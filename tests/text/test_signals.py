@@ -15,17 +15,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tasks.text import kernels
-from tasks.text.signals import (
-    GROUPS,
-    SIGNAL_NAMES,
-    SIGNAL_SCHEMA,
-    Group,
-    LineRules,
-    line_verdicts,
-    measure,
-    rewrite_lines,
-    schema_of,
-)
+from tasks.text.lines import LineRules, line_verdicts, rewrite_lines
+from tasks.text.signals import GROUPS, SIGNAL_NAMES, SIGNAL_SCHEMA, Group, measure, schema_of
 
 
 def _beside(name: str) -> ModuleType:
@@ -41,7 +32,6 @@ reference, reference_words = _beside("reference_signals"), _beside("reference_wo
 REFERRED_ELSEWHERE = ("paragraph_languages", "terms", "bad_words", "datatrove")
 """In test_language.py, test_terms.py, test_bad_words.py and test_datatrove.py."""
 MEASURED: tuple[Group, ...] = tuple(group for group in GROUPS if group not in REFERRED_ELSEWHERE)
-"""All but what fastText says, of which tests are in test_language.py."""
 LANGUAGES = ("en", "unknown", "zh", "de", "th")
 
 SHARED_TEXT = Path(__file__).parents[3] / "shared" / "data" / "text"
