@@ -173,7 +173,8 @@ class Audit:
     tested: Mapping[str, int]
     flagged: Mapping[str, int]
     max_ratio: float
-    """Above it, and beyond chance, a row is flagged."""
+    min_difference: float
+    """Above both, and beyond chance, a row is flagged; the second is of rates, 0 to 1."""
     confidence: float
     by_length: bool = True
     """Whether the ratios are of documents of like length."""

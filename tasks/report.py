@@ -372,6 +372,7 @@ def _audit(audited: ShardSet | None, how_many: int) -> Audit | None:
         {kind: manifest.facts[f"num_tested.{kind}"] for kind in kinds},
         {kind: manifest.facts[f"num_flagged.{kind}"] for kind in kinds},
         bounds["max_ratio"],
+        bounds["min_difference"],
         bounds["confidence"],
         config["by_length"],
     )

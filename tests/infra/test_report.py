@@ -203,6 +203,7 @@ def realistic() -> ReportFacts:
             {"identity": 320, "domain": 240},
             {"identity": 1, "domain": 0},
             1.25,
+            0.01,
             0.95,
         ),
         shares=(Share("source", "web", 2_000, 500, 0.8, 0.5), Share("source", "books", 500, 500, 0.2, 0.5)),
@@ -287,7 +288,10 @@ def test_the_funnel_shows_each_rule_with_its_share_of_what_the_step_was_given(ht
 
 def test_the_audit_shows_its_worst_rows_and_what_they_do_not_show(html: str) -> None:
     text = Page(html).text
-    assert "identity 320 (1), domain 240 (0)." in text and "more than 1.25 times as often" in text
+    assert (
+        "identity 320 (1), domain 240 (0)." in text
+        and "more than 1.25 times as often, at a rate higher by at least 1 in a hundred" in text
+    )
     assert "157 of 164 95.7 % 10.4 % 9.23 (7.31–11.65) flagged" in text and "1.09 (0.89–1.33) not flagged" in text
     assert "are not written by it" in text and "too small to show one" in text
     at_all = replace(realistic().audit, by_length=False)  # type: ignore[type-var]
