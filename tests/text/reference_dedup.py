@@ -180,9 +180,10 @@ def fates(
     cap: int = BUCKET_CAP,
     heads: int = BUCKET_HEADS,
     *,
+    urls: bool = False,
     every_pair: bool = False,
 ) -> dict[str, Fate]:
-    """What becomes of each document, by its id."""
+    """What becomes of each document, by its id; `urls` says whether documents of one URL are duplicates too."""
     order = numbered(generations)
     groups = copies(order, config)
     edges = (
@@ -190,16 +191,62 @@ def fates(
         if every_pair
         else edges_of(order, candidates(order, groups, config, cap, heads), config)
     )
-    chosen = stars(groups, {pair: edge.similarity(measure) for pair, edge in edges.items()}, min_similarity)
+    near = {pair: edge.similarity(measure) for pair, edge in edges.items()}
     loose = components(groups, (pair for pair, edge in edges.items() if edge.similarity("jaccard") >= LOOSE_JACCARD))
-    result = {}
+    chosen = by_documents(order, groups, near, min_similarity) if urls else by_nodes(groups, stars(groups, near, min_similarity))
+    node_of = {number: node for node, numbers in groups.items() for number in numbers}
+    return {
+        one.doc_id: Fate(order[keeper].doc_id, similarity, level, order[loose[node_of[number]]].doc_id)
+        for number, one in enumerate(order)
+        for keeper, similarity, level in [chosen[number]]
+    }
+
+
+Chosen = tuple[int, float | None, Literal["kept", "url", "exact", "near"]]
+
+
+def by_nodes(groups: Mapping[int, Sequence[int]], chosen: Mapping[int, tuple[int, float] | None]) -> dict[int, Chosen]:
+    """Copies go to their node, or to its keeper: (keeper, similarity, level) of every number."""
+    found: dict[int, Chosen] = {}
     for node, numbers in groups.items():
         keeper, similarity = chosen[node] or (node, 1.0)
-        for number in numbers:
-            level: Literal["kept", "exact", "near"] = "exact" if number != node else "near" if chosen[node] else "kept"
-            named = order[keeper].doc_id
-            result[order[number].doc_id] = Fate(named, None if level == "kept" else similarity, level, order[loose[node]].doc_id)
-    return result
+        found |= dict.fromkeys(numbers, (keeper, similarity, "exact"))
+        found[node] = (keeper, similarity, "near") if chosen[node] else (node, None, "kept")
+    return found
+
+
+def by_documents(
+    order: Sequence[Record], groups: Mapping[int, Sequence[int]], near: Mapping[Pair, float], min_similarity: float
+) -> dict[int, Chosen]:
+    """The same with URLs: in order of number, a document goes with its content, else for a kept near one, else for its URL.
+
+    A content's fate is that of its first document that does not go for its URL alone: other addresses of it are no worse for that.
+    """
+    neighbours: dict[int, list[tuple[int, float]]] = defaultdict(list)
+    for (left, right), similarity in near.items():
+        if similarity >= min_similarity:
+            neighbours[left].append((right, similarity))
+            neighbours[right].append((left, similarity))
+    node_of = {number: node for node, numbers in groups.items() for number in numbers}
+    of_content: dict[int, tuple[int, float]] = {}
+    kept_content: dict[int, int] = {}
+    kept_url: dict[str, int] = {}
+    found: dict[int, Chosen] = {}
+    for number, one in enumerate(order):
+        node = node_of[number]
+        if node in of_content:
+            found[number] = (*of_content[node], "exact")
+            continue
+        kept = [(-similarity, kept_content[other]) for other, similarity in neighbours[node] if other in kept_content]
+        if kept:
+            found[number] = (min(kept)[1], -min(kept)[0], "near")
+            of_content[node] = (min(kept)[1], -min(kept)[0])
+        elif one.url in kept_url:
+            found[number] = (kept_url[one.url], None, "url")
+        else:
+            found[number] = (number, None, "kept")
+            of_content[node], kept_content[node], kept_url[one.url] = (number, 1.0), number, number
+    return found
 
 
 def copies_seen(generations: Sequence[Sequence[Record]], config: DedupConfig) -> Counter[str]:

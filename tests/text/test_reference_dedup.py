@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from itertools import combinations
 
 import pytest
@@ -128,6 +129,32 @@ def test_every_removal_names_a_kept_and_better_document(seed: int, least: float,
             place[fate.keeper] < place[doc_id] and fate.similarity is not None and fate.similarity >= least
         )
         assert found[fate.keeper].cluster == fate.cluster or measure == "containment"
+
+
+@settings(deadline=None, max_examples=40)
+@given(SEEDS, st.sampled_from([0.6, 0.75]))
+def test_where_every_url_is_another_the_url_level_changes_nothing(seed: int, least: float) -> None:
+    crawl = [replace(one, url=f"http://{place}.example/") for place, one in enumerate(edits.crowded(seed))]
+    assert fates([crawl], SMALL, least, urls=True) == fates([crawl], SMALL, least)
+
+
+def test_of_one_url_the_best_stays_and_a_content_that_is_elsewhere_too_is_not_lost() -> None:
+    texts = [edits.passage(seed, 0, 40) for seed in range(3)]
+    crawl = [
+        Record("a", texts[0], "http://a.example/1", quality=0.9),
+        Record("b", texts[1], "http://a.example/1", quality=0.8),
+        Record("c", texts[1], "http://a.example/2", quality=0.7),
+        Record("d", texts[1], "http://a.example/1", quality=0.6),
+        Record("e", texts[2], "http://a.example/2", quality=0.5),
+    ]
+    found = fates([crawl], FINEWEB, urls=True)
+    assert {one: fate[:3] for one, fate in found.items()} == {
+        "a": ("a", None, "kept"),
+        "b": ("a", None, "url"),
+        "c": ("c", None, "kept"),
+        "d": ("c", 1.0, "exact"),
+        "e": ("c", None, "url"),
+    }
 
 
 def test_planted_duplicates_are_found_and_others_are_left_alone() -> None:
