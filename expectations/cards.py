@@ -1,10 +1,52 @@
-"""What cards of datasets and models say of the audit of a filter, of a sample, and of copies: paragraphs from their manifests alone."""
+"""What cards of datasets and models say of audit, duplicates, sample and copies: paragraphs from their manifests alone."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 from infra.dataset import Manifest
+
+
+def index_told(made: Manifest) -> str:
+    """An index in words for a card: how duplicates were looked for."""
+    config = made.recipe["config"]
+    crawls = made.facts["generation"] + 1
+    among = "among themselves" if crawls == 1 else f"with those of {crawls - 1:,} earlier {'crawl' if crawls == 2 else 'crawls'} too"
+    held_back = made.facts["skipped_pair_share"]
+    full = f" Full buckets held back {held_back:.1%} of the pairs." if held_back else ""
+    return (
+        f"Documents were compared {among} (index `{made.version}`): sets of {config['ngram_words']} words in a row, MinHash of "
+        f"{config['num_bands']} bands × {config['rows_per_band']} rows; {made.facts['candidate_pairs']:,} candidate pairs, each "
+        f"verified by exact overlap.{full}"
+    )
+
+
+def forget_told(made: Manifest) -> str:
+    """A takedown in words for a card, without what was taken down."""
+    again = made.facts["contents_reborn"]
+    return (
+        f"{made.facts['documents_forgotten']:,} documents were taken down (version `{made.version}`), and {again:,} texts of theirs stay "
+        "under another document of the same words."
+    )
+
+
+def duplicates_told(history: Sequence[Manifest]) -> str:
+    """A paragraph on how duplicates were found and which went; empty where nobody looked for them."""
+    told = {"index": index_told, "forget": forget_told, "dedup": _dedup_told}
+    words = [told[one.step](one) for one in history if one.step in told]
+    return f"{' '.join(words)}\n\n" if words else ""
+
+
+def _dedup_told(made: Manifest) -> str:
+    config = made.recipe["config"]
+    of = {"jaccard": "Jaccard similarity", "containment": "containment (shared shingles among those of the shorter text)"}
+    near = f"near duplicates from {of[config['measure']]} {config['min_similarity']} on" if config["near"] else "no near duplicates"
+    url = ", and of each URL all texts but one" if config["same_url"] else ""
+    scope = "" if config["documents"] == "all" else " The documents are those of the newest crawl alone."
+    return (
+        f"Removed were copies and {near}{url}: one document of each group stays, the best by crawl, quality, length and id, and every "
+        f"removed one resembles one that stays. `num_copies` counts the documents of equal text that were seen.{scope}"
+    )
 
 
 def mixture_told(history: Iterable[Manifest]) -> str:

@@ -354,6 +354,33 @@ def rejects(
 
 
 @app.command()
+def estimate(
+    given: Annotated[
+        str,
+        typer.Argument(
+            metavar="INPUT", help="Documents: a version or its folder, a run, `latest`, files of text, or a configuration file."
+        ),
+    ] = "latest",
+    config: Annotated[
+        str, typer.Option("--config", "-c", help="The configuration with the parts `index` and `dask`; else the defaults.")
+    ] = "",
+    overrides: SetOption = None,
+    form: Annotated[TableFormat, typer.Option("--format", "-f", help="How to show it.")] = TableFormat.table,
+) -> None:
+    """Say what deduplicating documents will need in memory, disk and time, from a sample; exit code 3 if there is too little."""
+    from flows.estimate import estimate as ask
+    from flows.estimate import show
+
+    found = ask(given, config, overrides or [])
+    if form == TableFormat.table:
+        show(found, out)
+    else:
+        _write(json.dumps(found.as_json(), indent=1), None)
+    if found.short():
+        raise typer.Exit(EXIT_WARNING)
+
+
+@app.command()
 def promote(
     what: Annotated[str, typer.Argument(metavar="MODEL[:VERSION]", help="A registered model; without a version its challenger.")],
 ) -> None:

@@ -12,7 +12,7 @@ from infra import dataset, ledger, storage
 from infra.dataset import RUN, ShardSet
 from infra.errors import InputError
 from infra.steps import BESIDE
-from infra.whereabouts import LOOKED_UP, dropped_words
+from infra.whereabouts import DUPLICATES, LOOKED_UP, dropped_words
 from tasks.web.urls import UrlError, canonical
 
 
@@ -49,7 +49,7 @@ def passport(doc: str, versions: list[ShardSet]) -> Iterator[tuple[ShardSet, str
         for row in _rows(version, doc, rejects=False):
             yield version, _kept_words(version, row)
         for row in _rows(version, doc, rejects=True):
-            yield version, dropped_words(row)
+            yield version, dropped_words(row) + _where(version, row)
 
 
 def verify_run(run_name: str, console: Console) -> bool:
@@ -104,11 +104,21 @@ def _rows(version: ShardSet, doc: str, *, rejects: bool) -> list[dict[str, Any]]
     return rows
 
 
+def _where(version: ShardSet, row: dict[str, Any]) -> str:
+    """The address of the document that was kept instead, where one was."""
+    kept = _rows(version, row["detail"], rejects=False) if row["rule"] in DUPLICATES and row["detail"] else []
+    return f" ({kept[0]['url']})" if kept and kept[0].get("url") else ""
+
+
 def _kept_words(version: ShardSet, row: dict[str, Any]) -> str:
     if version.schema_name == "token_documents":
         return f"{row['num_tokens']} tokens from offset {row['offset']}"
     if version.schema_name == "captures":
         return f"fetched {row['url']}, status {row['status']}, {row['num_bytes']:,} bytes"
+    if version.schema_name == "indexed":
+        seen = f", seen before as number {row['first']:,}" if row["first"] != row["number"] else ""
+        copy = f", a copy of number {row['node']:,}" if row["node"] != row["number"] else ""
+        return f"number {row['number']:,} in the rank{seen or copy}"
     extra = ", ".join(
         f"{name} {row[name]}" for name in ("language", "split", "cluster", "augmented", "augmented_from") if row.get(name)
     )

@@ -15,6 +15,7 @@ from infra.dataset import EXCERPT_CHARS, ShardSet, folder_of, open_version
 from infra.errors import InputError
 from infra.rejects import Dropped, Reject
 from tasks.filter import meanings, passages
+from tasks.forget import taken_down
 
 
 def versions_of(what: str, step: str = "") -> list[ShardSet]:
@@ -41,8 +42,11 @@ def drawn(versions: Sequence[ShardSet], rule: str, source: str, num: int, seed: 
     Raises:
         InputError: a rule or source is named of which nothing was dropped.
     """
+    hidden = taken_down().covers
     found = [
-        one for version in versions for one in rejects.draw(version, num, seed=seed, rule=rule, source=source, read=passages)
+        one
+        for version in versions
+        for one in rejects.draw(version, num, seed=seed, rule=rule, source=source, read=passages, hidden=hidden)
     ]
     if not found and (rule or source):
         every = [one for version in versions for one in rejects.draw(version, 0)]

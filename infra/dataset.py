@@ -260,13 +260,18 @@ def file_entry(folder: str, name: str) -> FileEntry:
 
 def write_table(path: str, table: pa.Table, rows_per_group: int | None = None) -> tuple[str, int]:
     """Write one Parquet file atomically; returns its digest and size in bytes."""
+    data = encoded(table, rows_per_group)
+    storage.write_bytes(path, data)
+    return bytes_digest(data), len(data)
+
+
+def encoded(table: pa.Table, rows_per_group: int | None = None) -> bytes:
+    """The bytes of a table as a Parquet file of a version."""
     sink = io.BytesIO()
     options = {**PARQUET_OPTIONS, **({"row_group_size": rows_per_group} if rows_per_group else {})}
     # pandas metadata and the like would put volatile words into the bytes
     pq.write_table(table.replace_schema_metadata(None), sink, **options)
-    data = sink.getvalue()
-    storage.write_bytes(path, data)
-    return bytes_digest(data), len(data)
+    return sink.getvalue()
 
 
 def write_shard(folder: str, index: int, outcome: Outcome) -> Receipt:

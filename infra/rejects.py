@@ -18,10 +18,12 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from infra import dataset
-from infra.dataset import EXCERPT_CHARS, ShardSet, folder_of, open_version
+from infra import dataset, storage
+from infra.dataset import ELSEWHERE, EXCERPT_CHARS, RUN, ShardSet, folder_of, open_version
 from infra.storage import StorageError
 
+FORGOTTEN = "forgotten"
+"""The rule of documents that were taken down: their text is shown nowhere."""
 BATCH_ROWS = 10_000
 RANKED_BYTES = 512
 _MIX = np.uint64(0xFF51AFD7ED558CCD)  # MurmurHash3's finaliser
@@ -61,11 +63,12 @@ def draw(
     rule: str = "",
     source: str = "",
     read: Callable[[ShardSet, Sequence[Reject]], Mapping[str, str]] | None = None,
+    hidden: Callable[[Reject], bool] = lambda reject: False,
 ) -> list[Dropped]:
     """What the rules of a version dropped, the most first, with at most `num` documents of each in the order in which they are drawn.
 
     `rule` and `source` leave out all others. The text is what the step carried along of it, else what `read(version, drawn)` finds by
-    doc_id (`beginnings` where there is none), else "".
+    doc_id (`beginnings` where there is none), else "". It is not shown of what is `hidden`, nor of what was forgotten.
     """
     rows = dataset.dataset(version.folder, rejects=True)
     if rows is None:
@@ -81,9 +84,11 @@ def draw(
         for name, some in _smallest(table, num, seed):
             drawn[name] = heapq.nsmallest(num, [*drawn.get(name, []), *some], key=lambda row: (row["rank"], str(row["detail"])))
     chosen = [_reject(version.step, row) for some in drawn.values() for row in some]
-    texts = (read or beginnings)(version, [one for one in chosen if not one.text])
-    for one in chosen:
-        found[one.rule].samples.append(replace(one, text=one.text or texts.get(one.doc_id, "")))
+    shown = [one.rule != FORGOTTEN and not hidden(one) for one in chosen]
+    untold = [one for one, is_shown in zip(chosen, shown, strict=True) if is_shown and not one.text]
+    texts = (read or beginnings)(version, untold)
+    for one, is_shown in zip(chosen, shown, strict=True):
+        found[one.rule].samples.append(replace(one, text=(one.text or texts.get(one.doc_id, "")) if is_shown else ""))
     return sorted(found.values(), key=lambda one: (-one.count, one.rule))
 
 
@@ -126,10 +131,12 @@ def texts_behind(version: ShardSet) -> Iterator[ShardSet]:
 
 def inputs_of(version: ShardSet) -> Iterator[ShardSet]:
     """The versions that a version was made of, as far as they are still there."""
+    run = version.file(RUN)
+    elsewhere = storage.read_json(run).get(ELSEWHERE, {}) if storage.exists(run) else {}
     for given in version.manifest().recipe["inputs"].values():
         for name in [given] if isinstance(given, str) else given:
             with suppress(StorageError):
-                yield open_version(folder_of(name.partition("@")[0]))
+                yield open_version(elsewhere.get(name) or folder_of(name.partition("@")[0]))
 
 
 def _count(found: dict[str, Dropped], table: pa.Table, step: str) -> None:

@@ -11,7 +11,7 @@ import duckdb
 import pyarrow as pa
 import pyarrow.dataset as pads
 
-MEMORY_LIMIT = "1GB"
+MEMORY_BYTES = 1_000_000_000
 BATCH_ROWS = 100_000
 
 
@@ -24,7 +24,7 @@ def connected(*, ordered: bool = False, **tables: pads.Dataset | pa.Table) -> It
     """
     with tempfile.TemporaryDirectory(prefix="gristmill-sql-") as spill:
         config = {
-            "memory_limit": MEMORY_LIMIT,
+            "memory_limit": f"{MEMORY_BYTES // 1_000_000}MB",
             "temp_directory": spill,
             "preserve_insertion_order": ordered,
             "autoinstall_known_extensions": False,

@@ -39,6 +39,9 @@ BESIDE = "beside"
 INPUT_PREFIX = "input"
 """Folders of these names below an `--output` hold what a single step's plain input files became."""
 
+GUARD: dict[str, Any] = {"guard": True}
+"""As `json_schema_extra` of a field of a step's configuration: it decides whether the step may begin, and is no part of the recipe."""
+
 Fingerprint = Callable[[Any], Mapping[str, Any]]
 
 
@@ -151,7 +154,7 @@ class Step:
         return {
             "step": self.name,
             "inputs": {name: _names(given) for name, given in zip(self.input_names, inputs, strict=True)},
-            "config": config.model_dump(mode="json"),
+            "config": config.model_dump(mode="json", exclude=_guards(config)),
             "files": dict(self.fingerprint(config)),
             "code": code,
             "libraries": libraries,
@@ -255,6 +258,10 @@ def step(*, schema: str, fingerprint: Fingerprint = lambda config: {}) -> Callab
         return STEPS[function.__name__]
 
     return made
+
+
+def _guards(config: BaseModel) -> set[str]:
+    return {name for name, field in type(config).model_fields.items() if field.json_schema_extra == GUARD}
 
 
 def _names(given: ShardSet | Sequence[ShardSet]) -> Any:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import os
 import posixpath
+import shutil
 import tempfile
 import uuid
 from collections.abc import Iterator
@@ -134,6 +135,24 @@ def _written(info: dict[str, Any]) -> float:
     """When a file was written; file systems name it differently."""
     when = info.get("mtime") or info.get("LastModified") or info.get("created") or 0.0
     return float(when.timestamp()) if isinstance(when, datetime) else float(when)
+
+
+def free_bytes(path: str) -> int | None:
+    """Room that is left on the disk of a local folder, which need not be there yet; None for a store that is elsewhere."""
+    if not is_local(path):
+        return None
+    _, name = locate(path)
+    there = next(folder for folder in (Path(name), *Path(name).parents) if folder.exists())
+    return shutil.disk_usage(there).free
+
+
+def byte_words(num_bytes: float) -> str:
+    """A number of bytes to read: 3 digits and a decimal unit."""
+    for unit in ("bytes", "kB", "MB", "GB"):
+        if num_bytes < 999.5:
+            return f"{num_bytes:.3g} {unit}"
+        num_bytes /= 1000
+    return f"{num_bytes:,.3g} TB"
 
 
 def list_folder(path: str) -> list[str]:

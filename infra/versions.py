@@ -19,6 +19,8 @@ from infra.settings import PROJECT
 FIRST_PARTY = ("flows", "tasks", "models", "expectations", "infra")
 # of infra, only what decides the bytes of a version; servers, progress and tracking do not
 BYTES_OF_INFRA = ("infra.ids", "infra.dataset")
+# these say beforehand what a step will need
+ESTIMATES = ("tasks.text.likeness", "tasks.text.room")
 # these move data or draw pages about it and never decide a byte of a shard
 NEUTRAL_LIBRARIES = {
     "pydantic",
@@ -65,7 +67,7 @@ def _closure(module: str) -> tuple[frozenset[str], dict[str, str]]:
         for target in _imports(name):
             if target.split(".")[0] not in FIRST_PARTY:
                 imported.add(target.split(".")[0])
-            elif not target.startswith("infra") or target in BYTES_OF_INFRA:
+            elif target in BYTES_OF_INFRA or (not target.startswith("infra") and target not in ESTIMATES):
                 todo.append(target)
     names = _distributions()
     libraries = {

@@ -17,6 +17,8 @@ from infra.dataset import dataset, folder_of, read_manifest
 from infra.graph import Graph
 from infra.lineage import Record
 
+DUPLICATES = ("exact_duplicate", "near_duplicate", "seen_before", "same_url")
+"""Rules whose rejects name the document that was kept."""
 LOOKED_UP = ("doc_id", "content_id", "url")
 
 
@@ -114,5 +116,7 @@ def dropped_words(row: dict[str, Any]) -> str:
     """A reject in words: rule, value and threshold."""
     numbers = ""
     if row["value"] is not None and row["threshold"] is not None:
-        numbers = f" (value {row['value']:.4g}, threshold {row['threshold']:.4g})"
-    return f"dropped by {row['rule']}{numbers}{': ' + row['detail'] if row['detail'] else ''}"
+        what = "similarity" if row["rule"] in DUPLICATES else "value"
+        numbers = f" ({what} {row['value']:.4g}, threshold {row['threshold']:.4g})"
+    instead = "kept instead is " if row["detail"] and row["rule"] in DUPLICATES else ""
+    return f"dropped by {row['rule']}{numbers}{': ' + instead + row['detail'] if row['detail'] else ''}"

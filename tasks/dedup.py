@@ -19,12 +19,13 @@ from expectations.schemas import COPIES
 from infra import dataset, relations
 from infra.dataset import EXCERPT_CHARS, REJECTS_SCHEMA, Outcome, ShardRef, ShardSet, write_table
 from infra.errors import InputError
+from infra.rejects import FORGOTTEN
 from infra.steps import Output, step
 from tasks.index import by_shard, similarities
 from tasks.text import clusters
 from tasks.text.generations import Chain
 
-EXACT, SEEN, SAME_URL, NEAR, FORGOTTEN = "exact_duplicate", "seen_before", "same_url", "near_duplicate", "forgotten"
+EXACT, SEEN, SAME_URL, NEAR = "exact_duplicate", "seen_before", "same_url", "near_duplicate"
 LOOSE_JACCARD = 0.5
 """Pairs from this similarity on share much text: below the threshold they are not removed, but must not straddle a train/test split."""
 

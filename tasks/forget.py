@@ -7,9 +7,12 @@ that never had the forgotten documents. The texts of their versions go when `gri
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import contextlib
+from collections.abc import Iterable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
+from typing import Protocol
+from urllib.parse import urlsplit
 
 import numpy as np
 import pyarrow as pa
@@ -17,13 +20,14 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict
 
-from infra import dataset
+from infra import dataset, storage
 from infra.dataset import Outcome, ShardRef, ShardSet, file_entry
 from infra.errors import InputError
+from infra.settings import settings
 from infra.steps import Output, step
 from tasks.index import IndexConfig, band_table, bucket_ranges, compare, distinct_pairs, gather_facts, pair_table, read_range
 from tasks.text import clusters
-from tasks.text.generations import BANDS, REBORN, Chain
+from tasks.text.generations import BANDS, FORGET, REBORN, Chain
 
 Ints = NDArray[np.int64]
 
@@ -76,6 +80,48 @@ class ForgetConfig(BaseModel):
 def files_of(config: ForgetConfig) -> Mapping[str, str]:
     """{the file: its digest}, for the recipe."""
     return {config.file: file_entry("", str(Path(config.file).resolve())).digest} if config.file else {}
+
+
+class Named(Protocol):
+    """A document as rejects and samples name it."""
+
+    @property
+    def doc_id(self) -> str: ...
+    @property
+    def url(self) -> str: ...
+    @property
+    def source(self) -> str: ...
+
+
+class Takedown:
+    """Everything that a store was told to forget: whose texts are to be shown no more, wherever they still lie."""
+
+    def __init__(self, configs: Iterable[ForgetConfig]) -> None:
+        names: dict[str, set[str]] = {}
+        for config in configs:
+            for column, some in config.named().items():
+                names.setdefault(column, set()).update(some)
+        self._names = names
+
+    def covers(self, one: Named) -> bool:
+        """Whether a document is named: by its id, address, host or source."""
+        named = self._names
+        host = (urlsplit(one.url).hostname or "").lower() if "://" in one.url else ""
+        above = {host[at:] for at in (0, *(place + 1 for place, sign in enumerate(host) if sign == "."))}
+        found = ((one.doc_id, "doc_id"), (one.url, "url"), (one.source, "source"))
+        return any(value in named.get(column, ()) for value, column in found) or bool(above & named.get("host", set()) - {""})
+
+
+def taken_down() -> Takedown:
+    """What the versions of this step in the store name; a list whose file is gone counts no more."""
+    configs = []
+    for name in storage.list_folder(storage.join(settings().store, FORGET)):
+        folder = storage.join(settings().store, FORGET, name)
+        with contextlib.suppress(storage.StorageError, InputError):
+            config = ForgetConfig.model_validate(dataset.read_manifest(folder).recipe["config"])
+            config.named()
+            configs.append(config)
+    return Takedown(configs)
 
 
 def _matched(chain: Chain, config: ForgetConfig) -> pa.Table:

@@ -12,11 +12,15 @@ In the flow's process are 16 bytes per candidate pair and DuckDB's capped memory
 from __future__ import annotations
 
 import contextlib
+import logging
+import time
 from collections.abc import Iterator, Sequence
+from dataclasses import asdict
 from functools import partial
 from typing import Any
 
 import numpy as np
+import psutil
 import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
@@ -24,12 +28,18 @@ from pydantic import Field
 
 from expectations.schemas import EDGE, INDEXED
 from infra import dataset, ledger, relations, storage
+from infra.cluster import current
 from infra.dataset import Outcome, ShardRef, ShardSet, write_table
-from infra.errors import InputError
-from infra.steps import Output, step
-from tasks.text import clusters, minhash
+from infra.errors import GristmillError, InputError
+from infra.steps import GUARD, Output, step
+from infra.storage import byte_words
+from tasks.text import clusters, likeness, minhash, room
 from tasks.text.generations import BANDS, EDGES, FORGET, INDEX, Chain
+from tasks.text.likeness import Sample
 from tasks.text.minhash import SketchConfig
+from tasks.text.room import FileBytes, Forecast
+
+log = logging.getLogger("gristmill")
 
 Ints = NDArray[np.int64]
 
@@ -44,6 +54,10 @@ ROWS_PER_GROUP = 4_096
 SHINGLED_PER_GROUP = 64
 """Documents in a row group of shingles: some 250 kB."""
 SIMILARITY_BINS = 20
+
+
+class NoRoom(GristmillError):
+    """A disk on which an index would not find room."""
 
 
 class IndexConfig(SketchConfig):
@@ -62,6 +76,9 @@ class IndexConfig(SketchConfig):
     """Documents of one bucket range that a worker sorts at a time, 40 bytes each: the memory of the candidates' pass."""
     max_unit_shingles: int = Field(16_000_000, ge=1)
     """Shingles that a worker holds at a time to count overlaps, 16 bytes each; it may be twice as many."""
+    check_room: bool = Field(True, json_schema_extra=GUARD)
+    """Whether the step first estimates what it needs from a sample, refuses to begin where the disk has too little room, and warns of
+    too little memory. No part of the recipe."""
 
     def sketches(self) -> dict[str, Any]:
         """The settings that two crawls must share to be compared."""
@@ -72,7 +89,11 @@ class IndexConfig(SketchConfig):
 def sketch_shard(job: tuple[ShardRef, int], config: IndexConfig) -> Outcome:
     """Band keys, content hash and rank facts of one shard's documents."""
     shard, position = job
-    table = shard.read()
+    return Outcome(sketch_table(shard.read(), position, config))
+
+
+def sketch_table(table: pa.Table, position: int, config: IndexConfig) -> pa.Table:
+    """The same of documents that are in memory; `position` is the place of their shard."""
     text = table["text"].combine_chunks()
     found = minhash.sketch(text, config)
     content = _told_apart(found, table["content_id"])
@@ -81,20 +102,18 @@ def sketch_shard(job: tuple[ShardRef, int], config: IndexConfig) -> Outcome:
     )
     keys = pa.FixedSizeListArray.from_arrays(pa.array(np.ascontiguousarray(found.keys).reshape(-1)), config.num_bands)
     columns = {name: table[name] for name in ("doc_id", "content_id", "url", "host", "source")}
-    return Outcome(
-        pa.table(
-            {
-                **columns,
-                "quality": pc.fill_null(pc.if_else(pc.is_finite(quality), quality, None), -1.0),
-                "num_chars": pc.utf8_length(text).cast(pa.int32()),
-                "num_shingles": pa.array(found.num_shingles),
-                "content_high": pa.array(np.ascontiguousarray(content[:, 0])),
-                "content_low": pa.array(np.ascontiguousarray(content[:, 1])),
-                "shard": pa.repeat(pa.scalar(position, pa.int32()), len(text)),
-                "row": pa.array(np.arange(len(text), dtype=np.int32)),
-                "keys": keys,
-            }
-        )
+    return pa.table(
+        {
+            **columns,
+            "quality": pc.fill_null(pc.if_else(pc.is_finite(quality), quality, None), -1.0),
+            "num_chars": pc.utf8_length(text).cast(pa.int32()),
+            "num_shingles": pa.array(found.num_shingles),
+            "content_high": pa.array(np.ascontiguousarray(content[:, 0])),
+            "content_low": pa.array(np.ascontiguousarray(content[:, 1])),
+            "shard": pa.repeat(pa.scalar(position, pa.int32()), len(text)),
+            "row": pa.array(np.arange(len(text), dtype=np.int32)),
+            "keys": keys,
+        }
     )
 
 
@@ -362,6 +381,8 @@ def index(documents: list[ShardSet], base: list[ShardSet], config: IndexConfig, 
     require_new(before, documents)
     before.check()
     shards = [shard for version in documents for shard in version.shards()]
+    if config.check_room:
+        require_room(out, before, shards, config)
     sketched = out.map_aside("sketches", partial(sketch_shard, config=config), [(shard, at) for at, shard in enumerate(shards)])
     numbers = number_documents(out, before, sketched)
     jobs = list(zip(sketched, numbers, strict=True))
@@ -375,6 +396,137 @@ def index(documents: list[ShardSet], base: list[ShardSet], config: IndexConfig, 
     compare(out, chain, pairs, config)
     gather_facts(out)
     out.facts |= {"generation": len(before.generations), "first_number": first_new, "sketches": config.sketches()}
+
+
+def sampled_columns(config: IndexConfig) -> tuple[str, ...]:
+    """What `need_of` asks of documents."""
+    return ("doc_id", "content_id", "url", "host", "source", "text", config.quality)
+
+
+def need_of(sample: Sample, before: Chain, config: IndexConfig, workers: int) -> Forecast:
+    """What an index of the documents behind a sample needs, if they are added to the chain `before`."""
+    began = time.perf_counter()
+    rows = sketch_table(sample.rows, 0, config)
+    seconds = time.perf_counter() - began
+    keys = rows["keys"].combine_chunks().flatten().to_numpy().reshape(-1, config.num_bands)
+    content = np.stack([rows["content_high"].to_numpy(), rows["content_low"].to_numpy()], axis=1)
+    fresh, earlier = _met_earlier(rows, keys, before)
+    found = likeness.likeness(
+        sample,
+        minhash.Sketch(content, rows["num_shingles"].to_numpy(), keys),
+        seconds,
+        config,
+        bucket_cap=config.bucket_cap,
+        bucket_heads=config.bucket_heads,
+        fresh=fresh,
+        earlier=earlier,
+        num_earlier=before.num_numbers,
+    )
+    return room.forecast(
+        sample,
+        found,
+        _file_bytes(rows, keys, config),
+        workers,
+        num_bands=config.num_bands,
+        num_earlier=before.num_numbers,
+        max_bucket_entries=config.max_bucket_entries,
+        max_unit_shingles=config.max_unit_shingles,
+        sql_bytes=relations.MEMORY_BYTES,
+    )
+
+
+def _met_earlier(
+    rows: pa.Table, keys: NDArray[np.uint64], before: Chain
+) -> tuple[NDArray[np.bool_], tuple[NDArray[np.uint8], NDArray[np.uint64], Ints]]:
+    """(whether no earlier document has the id or the content of a row; band, key and node of the earlier entries in their buckets)."""
+    fresh = np.ones(rows.num_rows, bool)
+    bands = dataset.of_files(before.bands())
+    if bands is None or not rows.num_rows:
+        return fresh, (np.empty(0, np.uint8), np.empty(0, np.uint64), np.empty(0, np.int64))
+    with before.relations(drawn=rows.select(["row", "doc_id", "content_high", "content_low"])) as sql:
+        known = sql.sql("""SELECT "row" FROM drawn WHERE doc_id IN (SELECT doc_id FROM living)
+            OR (content_high, content_low) IN (SELECT (content_high, content_low) FROM living)""").to_arrow_table()
+    fresh[known["row"].to_numpy()] = False
+    wanted, parts = np.unique(keys[fresh]), []
+    for batch in bands.to_batches():
+        inside = np.isin(batch["key"].to_numpy(), wanted) & ~np.isin(batch["node"].to_numpy(), before.dead)
+        parts.append(pa.table(batch).filter(pa.array(inside)))
+    met = pa.concat_tables(parts)
+    return fresh, (met["band"].to_numpy(), met["key"].to_numpy(), met["node"].to_numpy())
+
+
+def _file_bytes(rows: pa.Table, keys: NDArray[np.uint64], config: IndexConfig) -> FileBytes:
+    """What the rows of an index take on disk: those of a sample, written to memory."""
+    num, draw = max(1, rows.num_rows), np.random.default_rng(0)
+    began = time.perf_counter()
+    sketch = len(dataset.encoded(rows))
+    numbers = pa.table({name: np.arange(rows.num_rows) for name in ("number", "first", "node")})
+    row = len(dataset.encoded(rows.drop_columns("keys")))
+    band = band_table(
+        np.tile(np.arange(config.num_bands, dtype=np.uint8), len(keys)),
+        keys.reshape(-1),
+        np.repeat(np.arange(len(keys)), config.num_bands),
+    )
+    bands = len(dataset.encoded(band.kept, band.rows_per_group))
+    seconds = time.perf_counter() - began
+    beside = len(dataset.encoded(numbers))
+    # pairs and hashes as they are in a large index: any numbers, which hardly compress
+    pairs = draw.integers(0, 1 << 24, (_PROBE, 2))
+    hashes = pa.array(draw.integers(0, 1 << 63, _PROBE))
+    edges = pa.table({"a": pairs[:, 0], "b": pairs[:, 1], **{name: draw.integers(0, 1000, _PROBE) for name in "cde"}})
+    return FileBytes(
+        sketch=sketch / num,
+        row=(row + beside) / num,
+        numbers=beside / num,
+        bands=bands / num,
+        proposal=len(dataset.encoded(pa.table({"better": pairs[:, 0], "worse": pairs[:, 1]}))) / _PROBE,
+        shingle=len(dataset.encoded(pa.table({"shingles": hashes}))) / _PROBE,
+        edge=len(dataset.encoded(edges)) / _PROBE,
+        seconds=seconds / num,
+    )
+
+
+_PROBE = 10_000
+
+
+def require_room(out: Output, before: Chain, shards: Sequence[ShardRef], config: IndexConfig) -> None:
+    """Estimate what the step needs, keep that with the run, and refuse to begin where the disk has too little room for it.
+
+    Raises:
+        NoRoom: it has.
+    """
+    if not any(shard.num_rows for shard in shards):
+        return
+    pool = current()
+    need = need_of(likeness.drawn(shards, sampled_columns(config)), before, config, pool.num_workers)
+    out.volatile["estimate"] = {**asdict(need), "disk_bytes": need.disk_bytes}
+    free = storage.free_bytes(out.folder)
+    there = storage.used(out.folder)[0]
+    if free is not None and need.disk_bytes - there > free:
+        raise NoRoom(
+            f"{out.folder}: the index needs about {byte_words(need.disk_bytes - there)} more on this disk "
+            f"({byte_words(need.aside_bytes)} while it is made, {byte_words(need.kept_bytes)} to stay, {byte_words(there)} there "
+            f"already), and {byte_words(free)} are free. Free some (gristmill gc), move the store to a larger disk "
+            "(GRISTMILL_STORAGE), or begin all the same with index.check_room=false. `gristmill estimate` shows how it is estimated"
+        )
+    for line in memory_told(need, psutil.virtual_memory().available, pool.max_worker_bytes()):
+        log.warning(line)
+
+
+def memory_told(need: Forecast, free_bytes: int, worker_bytes: int) -> list[str]:
+    """What to say of memory that an index would exceed: nothing, where it is enough."""
+    told = []
+    if need.flow_bytes > free_bytes:
+        told.append(
+            f"index: about {need.likeness.pairs:,.0f} candidate pairs need some {byte_words(need.flow_bytes)} in the flow's process, and "
+            f"{byte_words(free_bytes)} are free: trim what many documents share, raise index.rows_per_band, or give the machine more"
+        )
+    if need.worker_bytes > worker_bytes:
+        told.append(
+            f"index: a worker needs some {byte_words(need.worker_bytes)} and is ended at {byte_words(worker_bytes)}: raise "
+            "dask.memory_limit, use fewer workers (dask.workers), or lower index.max_bucket_entries and index.max_unit_shingles"
+        )
+    return told
 
 
 def require_new(chain: Chain, documents: Sequence[ShardSet]) -> None:

@@ -18,7 +18,7 @@ import pyarrow.parquet as pq
 import yaml
 from pydantic import BaseModel, ConfigDict
 
-from expectations.cards import audit_told, augment_told, mixture_told
+from expectations.cards import audit_told, augment_told, duplicates_told, forget_told, index_told, mixture_told
 from expectations.croissant import File, Responsible, croissant, hub_licence, sources_told
 from expectations.schemas import AUGMENTED, PUBLISHED
 from infra import storage
@@ -41,7 +41,7 @@ SIZES = (
 )
 """Size categories of Hugging Face: name, and the number of rows that it ends before."""
 HASHERS = 4
-TOLD = {"audit": audit_told, "augment": augment_told}
+TOLD = {"audit": audit_told, "index": index_told, "forget": forget_told, "augment": augment_told}
 """Steps that drop nothing, and are told in words instead of counts."""
 
 
@@ -120,6 +120,7 @@ def data_card(config: PublishConfig, splits: dict[str, list[int]], rows: dict[st
         "## How it was made\n\n| step | in | kept | dropped by rule | version |\n| --- | ---: | ---: | --- | --- |\n"
         f"{funnel}\n\n"
         f"{judges_told(judges)}"
+        f"{duplicates_told(history)}"
         f"{mixture_told(history)}"
         "Columns: `doc_id` names the capture, `content_id` is equal for exact duplicates, `text` is the text after rewriting and "
         f"redaction. {_privacy(history)} Machine-readable: `{METADATA}` (Croissant 1.0).\n"
