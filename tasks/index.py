@@ -47,7 +47,7 @@ SIMILARITY_BINS = 20
 
 
 class IndexConfig(SketchConfig):
-    """How documents are compared: the defaults are FineWeb's."""
+    """How documents are compared: by default in FineWeb's shingles and bands, but numbers and accents count."""
 
     base: str = ""
     """An earlier index that this crawl is added to, as its path below the storage root (`index/0123456789abcdef`), or `earlier`: that of
