@@ -142,8 +142,8 @@ class Crawls:
             elif fate.level == "kept":
                 found[Told(one.doc_id, None, None, None, fate.cluster, copies[one.doc_id])] += 1
             else:
-                equal = fate.level == "exact" and ids.content_id(one.text) == ids.content_id(text[fate.node])
-                rule = "exact_duplicate" if equal else "same_url" if fate.level == "url" else "near_duplicate"
+                equal = ids.content_id(one.text) == ids.content_id(text[fate.keeper])
+                rule = "same_url" if fate.level == "url" else "exact_duplicate" if equal else "near_duplicate"
                 found[Told(one.doc_id, rule, fate.keeper, fate.similarity)] += 1
             seen.add(one.doc_id)
         return found

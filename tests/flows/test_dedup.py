@@ -2,23 +2,28 @@
 
 from __future__ import annotations
 
+import json
 import random
 from collections import Counter
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import pytest
 
 from infra import dataset
 from infra.cluster import DaskConfig, pool
+from infra.dataset import ShardSet
+from infra.errors import InputError
 from tasks.dedup import DedupConfig, dedup, documents_of
-
+from tasks.forget import ForgetConfig, forget
 from tasks.index import IndexConfig, index
 from tasks.text.minhash import SketchConfig
 from tests.text import edits
 from tests.text.reference_dedup import Edge, Record, measured
 
-from .deduplicating import Crawls, documents, rows_of
+from .deduplicating import Crawls, Told, documents, rows_of
+from .processes import finished_parts, kill_when, receipts, start
 
 FINEWEB = IndexConfig()
 # one word a shingle, one hash a band, full from three documents on: large mixed buckets of which most pairs are held back
@@ -251,17 +256,120 @@ def test_one_document_twice_in_a_crawl_stays_once(home: Path) -> None:
     agree(crawls, HALF)
 
 
-def test_one_version_added_twice_keeps_no_document_twice(home: Path) -> None:
-    crawl = edits.mixed(10, 4)
-    version = documents(crawl)
-    first = index([version], [], config=FINEWEB)
-    second = index([version], [first], config=FINEWEB)
-    found = rows_of(dedup(documents_of(second, HALF), second, config=HALF))
-    kept = [told.doc_id for told in found.elements() if told.rule is None]
-    assert len(kept) == len(set(kept)) > 0
+def test_one_version_is_not_added_twice(home: Path) -> None:
+    crawls = Crawls.of(FINEWEB, edits.mixed(10, 4))
+    assert crawls.index is not None
+    with pytest.raises(InputError, match="its documents are in the index already"):
+        index(crawls.versions, [crawls.index], config=FINEWEB)
+    with pytest.raises(InputError, match=r"twice|already"):
+        index(crawls.versions * 2, [], config=FINEWEB)
 
 
 def test_a_crawl_without_documents_is_added_and_changes_nothing(home: Path) -> None:
     first, second = edits.crawls(edits.mixed(11, 4), 2, 11)
     agree(Crawls.of(FINEWEB, first, [], second))
     agree(Crawls.of(FINEWEB, [], first))
+
+
+# --- size ------------------------------------------------------------------------------------------------------------
+
+
+def pages(texts: list[str], first: int = 0) -> ShardSet:
+    """A version of documents first, first + 1, … with these texts, each better than the next."""
+    rows = [
+        Record(f"{number:032x}", text, f"http://a.example/{number}", quality=-number) for number, text in enumerate(texts, first)
+    ]
+    return documents(rows, num_shards=2)
+
+
+def kept_and_gone(index_version: ShardSet) -> tuple[set[str], dict[str, Told]]:
+    """Ids of the documents that stay, and the others by theirs."""
+    told = rows_of(dedup(documents_of(index_version, HALF), index_version, config=HALF))
+    return {one.doc_id for one in told if one.rule is None}, {one.doc_id: one for one in told if one.rule is not None}
+
+
+def test_a_hundred_thousand_identical_pages_are_one_content_and_propose_no_pair(home: Path) -> None:
+    num_pages = 100_000
+    made = index([pages(["The mill turns."] * num_pages)], [], config=IndexConfig(num_bands=2))
+    assert made.counts.kept == num_pages
+    assert made.manifest().facts["candidate_pairs"] == made.manifest().facts["skipped_pairs"] == 0
+    kept, gone = kept_and_gone(made)
+    assert kept == {f"{0:032x}"} and len(gone) == num_pages - 1
+    assert {(one.rule, one.keeper, one.similarity) for one in gone.values()} == {("exact_duplicate", f"{0:032x}", 1.0)}
+
+
+def test_twenty_thousand_similar_pages_propose_pairs_in_proportion_to_their_number(home: Path) -> None:
+    num_pages, num_later = 20_000, 500
+    texts = edits.family(2, 40, [1] * (num_pages + num_later))  # any two of them 40/42
+    config = IndexConfig(num_bands=2, rows_per_band=1)
+
+    def most(num_new: int) -> int:
+        return config.num_bands * (64 * 63 // 2 + 8 * num_new)
+
+    made = index([pages(texts[:num_pages])], [], config=config)
+    facts = made.manifest().facts
+    assert 8 * num_pages * 0.9 < facts["candidate_pairs"] <= most(num_pages)
+    assert facts["skipped_pairs"] > num_pages**2 / 2 and facts["skipped_pair_share"] > 0.99
+    later = index([pages(texts[num_pages:], num_pages)], [made], config=config)
+    assert later.manifest().facts["candidate_pairs"] <= config.num_bands * 8 * num_later
+    kept, gone = kept_and_gone(later)
+    assert f"{0:032x}" in kept and len(kept) < 10
+    assert {one.keeper for one in gone.values()} <= kept and {one.similarity for one in gone.values()} == {40 / 42}
+    # the very best of them goes, and another takes its place, for which everything is proposed anew: linear again
+    left = forget(later, config=ForgetConfig(doc_ids=(f"{0:032x}",)))
+    assert left.manifest().facts["candidate_pairs"] <= most(num_pages + num_later)
+    kept_now, gone_now = kept_and_gone(left)
+    assert f"{1:032x}" in kept_now and len(kept_now) < 10
+    assert {one.keeper for one in gone_now.values() if one.rule != "forgotten"} <= kept_now
+
+
+# --- kills -----------------------------------------------------------------------------------------------------------
+
+PHASES = [
+    *(("index", phase) for phase in ("aside/sketches", "", "bands", "aside/candidates", "aside/shingles", "edges")),
+    *(("forget", phase) for phase in ("aside/taken", "bands", "aside/candidates", "aside/shingles", "edges")),
+    ("dedup", ""),
+]
+
+
+def half_done(store: Path, step: str, phase: str) -> list[Path]:
+    """Folders of versions that are not complete, with some finished parts of a phase."""
+    found = [folder for folder in (store / step).glob("*") if not (folder / "manifest.json").exists()]
+    return [folder for folder in found if len(receipts(folder / phase)) >= 2]
+
+
+@pytest.mark.parametrize(
+    "phases",
+    [[("index", "aside/candidates"), ("forget", "edges")], pytest.param(PHASES, marks=pytest.mark.soak)],
+    ids=["two kills", "a kill in every phase"],
+)
+def test_killed_in_the_middle_of_its_phases_it_ends_with_the_same_bytes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, phases: list[tuple[str, str]]
+) -> None:
+    dealt = edits.crawls(edits.crowded(30, 90), 2, 30)
+    job = {
+        "index": SMALL_PARTS.model_dump(mode="json"),
+        "forget": {"doc_ids": [one.doc_id for one in dealt[0][::4]], "domains": ["h1.example"]},
+        "dedup": HALF.model_dump(mode="json"),
+    }
+    digests: dict[str, dict[str, str]] = {}
+    before: dict[Path, int] = {}
+    for name in ("killed", "calm"):
+        monkeypatch.setenv("GRISTMILL_HOME", str(tmp_path / name))
+        job["crawls"] = [documents(crawl, num_shards=8).path for crawl in dealt]
+        (tmp_path / "job.json").write_text(json.dumps(job))
+        script = (str(Path(__file__).parent / "deduplicating.py"), str(tmp_path / "job.json"))
+        store = tmp_path / name / "store"
+        for at in phases if name == "killed" else []:
+            kill_when(start(tmp_path / name, *script), partial(half_done, store, *at))
+            [folder] = half_done(store, *at)
+            before = finished_parts(folder / at[1])
+        last = start(tmp_path / name, *script)
+        said = last.communicate(timeout=120)[0]
+        assert last.returncode == 0, said
+        assert {path: path.stat().st_mtime_ns for path in before} == before  # of the last kill; not made again
+        digests[name] = {
+            f"{path.parent.relative_to(store)}": json.loads(path.read_text())["digest"]
+            for path in store.glob("*/*/manifest.json")
+        }
+    assert len(digests["calm"]) == 6 and digests["killed"] == digests["calm"]

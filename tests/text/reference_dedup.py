@@ -63,8 +63,6 @@ class Fate(NamedTuple):
     similarity: float | None
     level: Literal["kept", "url", "exact", "near"]
     cluster: str
-    node: str
-    """The document of the same content with the smallest number."""
 
 
 class Measured(NamedTuple):
@@ -207,9 +205,7 @@ def fates(
     chosen = by_documents(order, groups, near, min_similarity) if urls else by_nodes(groups, stars(groups, near, min_similarity))
     node_of = {number: node for node, numbers in groups.items() for number in numbers}
     return {
-        one.doc_id: Fate(
-            order[keeper].doc_id, similarity, level, order[loose[node_of[number]]].doc_id, order[node_of[number]].doc_id
-        )
+        one.doc_id: Fate(order[keeper].doc_id, similarity, level, order[loose[node_of[number]]].doc_id)
         for number, one in enumerate(order)
         for keeper, similarity, level in [chosen[number]]
     }

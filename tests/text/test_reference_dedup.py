@@ -68,7 +68,7 @@ def test_a_chain_loses_every_second_link_and_no_more() -> None:
     texts = edits.chain(1, 5, 80, 8)  # neighbours 72/88 = 0.818, one further 64/96
     found = fates([[Record(str(place), text, quality=-place) for place, text in enumerate(texts)]], FINEWEB, every_pair=True)
     assert [found[str(place)].keeper for place in range(5)] == ["0", "0", "2", "2", "4"]
-    assert found["1"] == Fate("0", 72 / 88, "near", "0", "1")
+    assert found["1"] == Fate("0", 72 / 88, "near", "0")
     assert {one.cluster for one in found.values()} == {"0"}
 
 
@@ -76,13 +76,13 @@ def test_copies_go_to_their_node_or_to_its_keeper() -> None:
     one, other = edits.pair(1, 90, 0, 10)
     crawl = [Record("a", other), Record("b", other.upper()), Record("c", one), Record("d", one + "!")]
     assert fates([crawl], FINEWEB, every_pair=True) == {
-        "a": Fate("a", None, "kept", "a", "a"),
-        "b": Fate("a", 1.0, "exact", "a", "a"),
-        "d": Fate("a", 0.9, "near", "a", "d"),  # a character longer than c, so it is the node
-        "c": Fate("a", 0.9, "exact", "a", "d"),
+        "a": Fate("a", None, "kept", "a"),
+        "b": Fate("a", 1.0, "exact", "a"),
+        "d": Fate("a", 0.9, "near", "a"),  # a character longer than c, so it is the node
+        "c": Fate("a", 0.9, "exact", "a"),
     }
     alone = fates(without([crawl], doc_ids={"a", "b"}), FINEWEB)
-    assert alone == {"d": Fate("d", None, "kept", "d", "d"), "c": Fate("d", 1.0, "exact", "d", "d")}
+    assert alone == {"d": Fate("d", None, "kept", "d"), "c": Fate("d", 1.0, "exact", "d")}
 
 
 def test_the_most_similar_kept_document_is_named_and_ties_go_to_the_better() -> None:
