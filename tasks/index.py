@@ -47,7 +47,7 @@ SIMILARITY_BINS = 20
 
 
 class IndexConfig(SketchConfig):
-    """How documents are compared: the defaults are FineWeb's."""
+    """How documents are compared: by default in FineWeb's shingles and bands, but numbers and accents count."""
 
     base: str = ""
     """An earlier index that this crawl is added to, as its path below the storage root (`index/0123456789abcdef`), or `earlier`: that of
@@ -65,7 +65,7 @@ class IndexConfig(SketchConfig):
 
     def sketches(self) -> dict[str, Any]:
         """The settings that two crawls must share to be compared."""
-        names = {*SketchConfig.model_fields, "bucket_cap", "bucket_heads"}
+        names = {*SketchConfig.model_fields, "bucket_cap", "bucket_heads"} - {"preset"}
         return {"format": SKETCH_FORMAT, **self.model_dump(mode="json", include=names)}
 
 
@@ -387,8 +387,9 @@ def require_new(chain: Chain, documents: Sequence[ShardSet]) -> None:
     for version in documents:
         if dataset.name_of(version) in known:
             raise InputError(
-                f"{version.folder}: its documents are in the index already; give the crawl that is to be added, or no base"
+                f"{version.folder}: its documents are in the index already; give each version once, and none of the base"
             )
+        known.add(dataset.name_of(version))
 
 
 def require_same_sketches(chain: Chain, config: IndexConfig) -> None:
