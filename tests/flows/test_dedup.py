@@ -25,9 +25,9 @@ from tests.text.reference_dedup import Edge, Record, measured
 from .deduplicating import Crawls, Told, documents, rows_of
 from .processes import finished_parts, kill_when, receipts, start
 
-FINEWEB = IndexConfig()
+CAREFUL = IndexConfig()
 # one word a shingle, one hash a band, full from three documents on: large mixed buckets of which most pairs are held back
-CROWDED = IndexConfig(ngram_words=1, num_bands=4, rows_per_band=1, bucket_cap=3, bucket_heads=2)
+CROWDED = IndexConfig(shingle_length=1, num_bands=4, rows_per_band=1, bucket_cap=3, bucket_heads=2)
 # the same, worked on in small parts
 SMALL_PARTS = CROWDED.model_copy(update={"max_bucket_entries": 40, "max_unit_shingles": 8})
 CHOICES = [
@@ -49,7 +49,7 @@ def agree(crawls: Crawls, *choices: DedupConfig) -> None:
 
 @pytest.mark.parametrize("seed", range(2))
 def test_one_crawl_is_decided_as_the_reference_decides_it(home: Path, seed: int) -> None:
-    agree(Crawls.of(FINEWEB, edits.mixed(seed)), *CHOICES)
+    agree(Crawls.of(CAREFUL, edits.mixed(seed)), *CHOICES)
 
 
 @pytest.mark.parametrize("config", [CROWDED, SMALL_PARTS], ids=["crowded", "small parts"])
@@ -59,7 +59,7 @@ def test_full_buckets_are_decided_by_the_rule_of_the_reference(home: Path, confi
 
 
 def test_crawl_after_crawl_is_decided_as_all_of_them_at_once(home: Path) -> None:
-    for seed, config, corpus in ((0, FINEWEB, edits.mixed), (1, CROWDED, edits.crowded)):
+    for seed, config, corpus in ((0, CAREFUL, edits.mixed), (1, CROWDED, edits.crowded)):
         crawls = Crawls(config)
         for crawl in edits.crawls(corpus(seed), 4, seed):
             crawls.add(crawl)
@@ -82,17 +82,17 @@ def test_crawls_of_falling_quality_are_decided_as_one_index_of_all_decides_them(
 
 def test_shards_and_their_order_decide_nothing_and_workers_not_a_byte(home: Path) -> None:
     dealt = edits.crawls(edits.mixed(3), 2, 3)
-    first = Crawls.of(FINEWEB, *dealt)
+    first = Crawls.of(CAREFUL, *dealt)
     assert first.index is not None
     for seed, num_shards in ((11, 1), (12, 6)):
-        other = Crawls.of(FINEWEB, *dealt, seed=seed, num_shards=num_shards)
+        other = Crawls.of(CAREFUL, *dealt, seed=seed, num_shards=num_shards)
         assert other.index is not None and other.index.version != first.index.version
         assert other.told(HALF) == first.told(HALF)
         assert other.index.manifest().facts == first.index.manifest().facts
     with pool(DaskConfig(workers=2)):
         base: list[dataset.ShardSet] = []
         for place, version in enumerate(first.versions):
-            base = [index.run(([version], base), FINEWEB, str(home / f"index-{place}")).shards]
+            base = [index.run(([version], base), CAREFUL, str(home / f"index-{place}")).shards]
         decided = dedup.run((first.versions, base[0]), HALF, str(home / "dedup"))
     assert not decided.loaded and base[0].digest == first.index.digest
     assert decided.shards.digest == dedup(documents_of(first.index, HALF), first.index, config=HALF).digest
@@ -101,7 +101,7 @@ def test_shards_and_their_order_decide_nothing_and_workers_not_a_byte(home: Path
 def test_every_removal_names_a_document_that_stays_with_their_exact_similarity(home: Path) -> None:
     dealt = edits.crawls(edits.mixed(4), 3, 4)
     texts = {one.doc_id: one.text for crawl in dealt for one in crawl}
-    crawls = Crawls.of(FINEWEB, *dealt)
+    crawls = Crawls.of(CAREFUL, *dealt)
     for config in CHOICES:
         told = crawls.told(config)
         stays = {one.doc_id for one in told if one.rule is None}
@@ -116,7 +116,7 @@ def test_every_removal_names_a_document_that_stays_with_their_exact_similarity(h
 
 
 def test_deciding_again_reads_the_index_and_leaves_it_as_it_is(home: Path) -> None:
-    crawls = Crawls.of(FINEWEB, *edits.crawls(edits.mixed(5), 2, 5))
+    crawls = Crawls.of(CAREFUL, *edits.crawls(edits.mixed(5), 2, 5))
     assert crawls.index is not None
     folder = Path(crawls.index.folder)
     before = {path: (path.stat().st_mtime_ns, path.read_bytes()) for path in folder.rglob("*") if path.is_file()}
@@ -138,7 +138,7 @@ def test_a_chain_of_similar_documents_loses_every_second_one(home: Path) -> None
 # --- forgetting -------------------------------------------------------------------------------------------------------
 
 
-ROOMY = IndexConfig(ngram_words=1, num_bands=4, rows_per_band=1)
+ROOMY = IndexConfig(shingle_length=1, num_bands=4, rows_per_band=1)
 
 
 def story(config: IndexConfig, seed: int, num_crawls: int) -> None:
@@ -170,7 +170,7 @@ def test_after_a_keeper_is_forgotten_its_copies_in_later_crawls_live(home: Path)
     one, near = edits.pair(1, 90, 5, 3)
     first = [Record("1" * 32, one, "http://a.example/1"), Record("2" * 32, near, "http://b.example/1")]
     second = [Record("3" * 32, one.upper(), "http://c.example/1"), Record("4" * 32, one + "!", "http://c.example/2")]
-    crawls = Crawls.of(FINEWEB, first, second)
+    crawls = Crawls.of(CAREFUL, first, second)
     agree(crawls)
     assert sum(told.rule is None for told in crawls.told(HALF)) == 1
     crawls.forget(doc_ids=["1" * 32])
@@ -188,7 +188,7 @@ def test_hosts_with_what_is_below_them_and_urls_are_forgotten_whole(home: Path) 
         replace(one, url=one.url.replace("h3.example", "www.h2.example").replace("h4.example", "h2.example.org"))
         for one in edits.mixed(6)
     ]
-    crawls = Crawls.of(FINEWEB, *edits.crawls(corpus, 3, 6))
+    crawls = Crawls.of(CAREFUL, *edits.crawls(corpus, 3, 6))
     crawls.forget(hosts=["h2.example"])
     agree(crawls)
     hosts = {one.host for crawl in crawls.living for one in crawl}
@@ -240,7 +240,7 @@ def test_of_one_url_the_best_stays_but_no_content_is_lost_for_it(home: Path) -> 
         Record("d" * 32, texts[1], "http://a.example/1", quality=0.6),
         Record("e" * 32, texts[2], "http://a.example/2", quality=0.5),
     ]
-    agree(Crawls.of(FINEWEB, crawl), DedupConfig(same_url=True))
+    agree(Crawls.of(CAREFUL, crawl), DedupConfig(same_url=True))
 
 
 def test_captures_of_one_url_are_decided_as_the_reference_decides_them(home: Path) -> None:
@@ -252,23 +252,23 @@ def test_captures_of_one_url_are_decided_as_the_reference_decides_them(home: Pat
 
 def test_one_document_twice_in_a_crawl_stays_once(home: Path) -> None:
     crawl = edits.mixed(9)
-    crawls = Crawls.of(FINEWEB, crawl + crawl[::3])
+    crawls = Crawls.of(CAREFUL, crawl + crawl[::3])
     agree(crawls, HALF)
 
 
 def test_one_version_is_not_added_twice(home: Path) -> None:
-    crawls = Crawls.of(FINEWEB, edits.mixed(10, 4))
+    crawls = Crawls.of(CAREFUL, edits.mixed(10, 4))
     assert crawls.index is not None
     with pytest.raises(InputError, match="its documents are in the index already"):
-        index(crawls.versions, [crawls.index], config=FINEWEB)
+        index(crawls.versions, [crawls.index], config=CAREFUL)
     with pytest.raises(InputError, match=r"twice|already"):
-        index(crawls.versions * 2, [], config=FINEWEB)
+        index(crawls.versions * 2, [], config=CAREFUL)
 
 
 def test_a_crawl_without_documents_is_added_and_changes_nothing(home: Path) -> None:
     first, second = edits.crawls(edits.mixed(11, 4), 2, 11)
-    agree(Crawls.of(FINEWEB, first, [], second))
-    agree(Crawls.of(FINEWEB, [], first))
+    agree(Crawls.of(CAREFUL, first, [], second))
+    agree(Crawls.of(CAREFUL, [], first))
 
 
 # --- size ------------------------------------------------------------------------------------------------------------

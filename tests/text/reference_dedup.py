@@ -80,7 +80,7 @@ def measured(text: str, config: SketchConfig) -> Measured:
     keys = minhash.band_keys(minhash.signatures(column, config), config)[0]
     values, _ = minhash.shingle_hashes(column, config)
     signs = " ".join(unicodedata.normalize("NFC", text).lower().split())
-    return Measured(minhash.normalise(text) or f"signs: {signs}", tuple(keys.tolist()), frozenset(values.tolist()))
+    return Measured(minhash.normalise(text, config) or f"signs: {signs}", tuple(keys.tolist()), frozenset(values.tolist()))
 
 
 def numbered(generations: Iterable[Iterable[Record]]) -> list[Record]:
