@@ -9,8 +9,10 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
+import pyarrow as pa
 import pytest
 
+from expectations.schemas import REWRITTEN
 from infra import dataset
 from infra.cluster import DaskConfig, pool
 from infra.dataset import ShardSet
@@ -22,7 +24,7 @@ from tasks.text.minhash import SketchConfig
 from tests.text import edits
 from tests.text.reference_dedup import Edge, Record, measured
 
-from .deduplicating import Crawls, Told, documents, rows_of
+from .deduplicating import Crawls, Told, documents, rows_of, version
 from .processes import finished_parts, kill_when, receipts, start
 
 CAREFUL = IndexConfig()
@@ -231,6 +233,29 @@ def test_all_that_a_crawl_brought_can_be_forgotten(home: Path) -> None:
 # --- captures of one URL, rows that come again, crawls of nothing ---------------------------------------------------
 
 
+def test_only_the_newest_crawl_is_told_apart_from_all_where_that_is_asked(home: Path) -> None:
+    dealt = edits.crawls(edits.mixed(12, 6), 2, 12)
+    crawls = Crawls.of(CAREFUL, *dealt)
+    everything, newest = crawls.told(HALF), crawls.told(HALF.model_copy(update={"documents": "new"}))
+    assert newest <= everything and newest.total() == len(dealt[1])
+    kept_before = {told.doc_id for told in everything - newest if told.rule is None}
+    assert any(told.keeper in kept_before for told in newest)
+
+
+def test_a_damaged_file_of_the_index_is_made_again_before_anything_is_decided_by_it(home: Path) -> None:
+    crawls = Crawls.of(CAREFUL, edits.mixed(13, 6))
+    assert crawls.index is not None
+    before = crawls.told(HALF)
+    for name in ("edges", "bands", "."):
+        path = sorted((Path(crawls.index.folder) / name).glob("part-*.parquet"))[0]
+        whole = path.read_bytes()
+        path.write_bytes(whole[:-9] + bytes(9))
+        config = DedupConfig(min_similarity=0.5 + len(name) / 100)
+        assert crawls.told(config) == crawls.expected(config)
+        assert path.read_bytes() == whole
+    assert crawls.told(HALF) == before
+
+
 def test_of_one_url_the_best_stays_but_no_content_is_lost_for_it(home: Path) -> None:
     texts = [edits.passage(seed, 0, 40) for seed in range(3)]
     crawl = [
@@ -290,12 +315,20 @@ def kept_and_gone(index_version: ShardSet) -> tuple[set[str], dict[str, Told]]:
 
 def test_a_hundred_thousand_identical_pages_are_one_content_and_propose_no_pair(home: Path) -> None:
     num_pages = 100_000
-    made = index([pages(["The mill turns."] * num_pages)], [], config=IndexConfig(num_bands=2))
+    [page] = [row for shard in pages(["The mill turns."]).shards() for row in shard.read().to_pylist()]
+    columns = {name: pa.repeat(pa.scalar(value, REWRITTEN.field(name).type), num_pages) for name, value in page.items()}
+    ids = pa.array([f"{number:032x}" for number in range(num_pages)])
+    given = version([pa.table({**columns, "doc_id": ids}, schema=REWRITTEN)])
+    made = index([given], [], config=CAREFUL)
     assert made.counts.kept == num_pages
     assert made.manifest().facts["candidate_pairs"] == made.manifest().facts["skipped_pairs"] == 0
-    kept, gone = kept_and_gone(made)
-    assert kept == {f"{0:032x}"} and len(gone) == num_pages - 1
-    assert {(one.rule, one.keeper, one.similarity) for one in gone.values()} == {("exact_duplicate", f"{0:032x}", 1.0)}
+    decided = dedup([given], made, config=HALF)
+    assert decided.counts.dropped == {"exact_duplicate": num_pages - 1}
+    [kept] = decided.shards()[0].read().to_pylist()
+    assert (kept["doc_id"], kept["num_copies"]) == (f"{0:032x}", num_pages)
+    assert {(told.rule, told.keeper, told.similarity) for told in rows_of(decided) if told.rule} == {
+        ("exact_duplicate", f"{0:032x}", 1.0)
+    }
 
 
 def test_twenty_thousand_similar_pages_propose_pairs_in_proportion_to_their_number(home: Path) -> None:
