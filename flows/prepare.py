@@ -21,6 +21,7 @@ from tasks.rebalance import rebalance
 from tasks.redact import redact
 from tasks.rewrite import rewrite
 from tasks.signals import signals
+from tasks.trim import trim
 from tasks.validate import earlier, validate
 
 
@@ -38,7 +39,7 @@ class Prepared(BaseModel):
 
 @flow(name="prepare", description=__doc__, persist_result=False)
 def prepare(config: RunConfig, lineage: Lineage | None = None) -> Prepared:
-    """Crawl, extract, measure, filter, audit, rewrite, deduplicate, redact and validate one corpus.
+    """Crawl, extract, measure, filter, audit, rewrite, trim, deduplicate, redact and validate one corpus.
 
     Args:
         config: the whole run's configuration.
@@ -52,9 +53,10 @@ def prepare(config: RunConfig, lineage: Lineage | None = None) -> Prepared:
         verdicts = within_budget(filter(scores, config=config.filter), config.budget)
         audits = [audit(scores, documents, config=config.audit.of(config.filter))] if config.audit else []
         rewritten = within_budget(rewrite(documents, verdicts, config=config.rewrite), config.budget)
-        unique = within_budget(dedup(rewritten, config=config.dedup), config.budget)
+        trimmed = [within_budget(trim([rewritten], config=config.trim), config.budget)] if config.trim else []
+        unique = within_budget(dedup([rewritten, *trimmed][-1], config=config.dedup), config.budget)
         redacted = redact(unique, config=config.redact)
-        taken, chosen = [pages, *documents], [verdicts, *audits, rewritten, unique]
+        taken, chosen = [pages, *documents], [verdicts, *audits, rewritten, *trimmed, unique]
         corpus = redacted
         if config.rebalance:
             corpus = rebalance(redacted, config=config.rebalance)
