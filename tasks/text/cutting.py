@@ -254,6 +254,8 @@ def cut(text: pa.Array, rows: Ints, places: npt.NDArray[np.int32], num_levels: i
     Returns:
         The texts, and int64[num_levels + 1]: characters by level, and under 0 the white space that went beside them.
     """
+    if not len(rows):
+        return text, np.zeros(num_levels + 1, np.int64)
     data, offsets = string_buffers(text)
     cuts = np.searchsorted(rows, np.arange(len(text) + 1)).astype(np.int64)
     out, out_offsets = np.empty(int(offsets[-1] - offsets[0]), np.uint8), np.zeros(len(text) + 1, np.int64)
