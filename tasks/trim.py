@@ -62,10 +62,18 @@ class LevelConfig(BaseModel):
 
 
 class UnitsConfig(LevelConfig):
-    """Lines, paragraphs, spans of three sentences."""
+    """Lines and paragraphs."""
 
     min_chars: int = Field(20, ge=1)
     """Pieces of fewer characters, white space aside, are left alone: headings, list items, brackets."""
+
+
+class SentencesConfig(UnitsConfig):
+    """Spans of three sentences."""
+
+    min_chars: int = Field(60, ge=1)
+    """Spans of fewer characters, white space aside, are left alone. Our choice: each line is a sentence at least, and where lines are short
+    (tables, signatures) three of them say little. C4 has no such bound, but its lines have five words and more."""
 
 
 class SpansConfig(LevelConfig):
@@ -84,7 +92,7 @@ class TrimConfig(BaseModel):
     """Lines, as the public code of C4 removes them."""
     paragraphs: UnitsConfig | None = None
     """Paragraphs, with blank lines between them."""
-    three_sentences: UnitsConfig | None = None
+    three_sentences: SentencesConfig | None = None
     """Spans of three sentences, as the C4 paper says."""
     spans: SpansConfig | None = None
     """Spans of at least `min_words` words."""

@@ -81,16 +81,14 @@ def later_copies(found: pa.Table, generations: Ints, max_copies: int) -> pa.Tabl
     """
     found = found.take(pa.array(more_than(found["high"].to_numpy(), max_copies))).combine_chunks()
     columns = {name: found[name].to_numpy() for name in ("high", "low", "shard", "row", "start", "end")}
-    order = np.lexsort(
-        [columns[name] for name in ("end", "start", "row", "shard")]
-        + [_ranks(found["doc_id"]), generations[columns["shard"]], columns["low"], columns["high"]]
-    )
+    text = columns["shard"].astype(np.int64) << 32 | columns["row"]
+    owner = generations[columns["shard"]] << 40 | _ranks(found["doc_id"])
+    order = np.lexsort([columns["start"], text, owner, columns["low"], columns["high"]])
     sorted_by_name = {name: column[order] for name, column in columns.items()}
     places = [sorted_by_name[name].astype(np.int64) for name in ("start", "end")]
-    text = sorted_by_name["shard"].astype(np.int64) << 32 | sorted_by_name["row"]
-    first = _firsts(sorted_by_name["high"], sorted_by_name["low"], text, *places, max_copies)
+    first = _firsts(sorted_by_name["high"], sorted_by_name["low"], text[order], *places, max_copies)
     late = np.flatnonzero(first >= 0)
-    late = late[np.lexsort([sorted_by_name[name][late] for name in ("end", "start", "row", "shard")])]
+    late = late[np.lexsort([sorted_by_name["start"][late], text[order[late]]])]
     ids = found["doc_id"].combine_chunks()
     return pa.table(
         {
