@@ -43,6 +43,7 @@ from tasks.text.readers import IngestConfig
 from tasks.text.rules import LANGUAGE, FilterConfig
 from tasks.text.signals import SCORE_NAMES
 from tasks.toxicity import ToxicityConfig
+from tasks.trim import TrimConfig
 from tasks.validate import ValidateConfig
 from tasks.web.main_text import ExtractConfig
 
@@ -89,6 +90,8 @@ class RunConfig(BaseModel):
     """Whose documents the filter removes more often than others'; null: nobody asks. What is found decides by the suite `audit`."""
     rewrite: RewriteConfig = RewriteConfig()
     """Which lines go."""
+    trim: TrimConfig | None = None
+    """Which lines, paragraphs and spans go that other documents hold, too; null: all stay."""
     index: IndexConfig = IndexConfig()
     """How documents are compared, and with which earlier crawls."""
     forget: ForgetConfig = ForgetConfig()

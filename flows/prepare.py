@@ -23,6 +23,7 @@ from tasks.rebalance import rebalance
 from tasks.redact import redact
 from tasks.rewrite import rewrite
 from tasks.signals import signals
+from tasks.trim import trim
 from tasks.validate import earlier, validate
 
 
@@ -40,7 +41,7 @@ class Prepared(BaseModel):
 
 @flow(name="prepare", description=__doc__, persist_result=False)
 def prepare(config: RunConfig, lineage: Lineage | None = None) -> Prepared:
-    """Crawl, extract, measure, filter, audit, rewrite, compare, deduplicate, redact and validate one corpus.
+    """Crawl, extract, measure, filter, audit, rewrite, trim, compare, deduplicate, redact and validate one corpus.
 
     Args:
         config: the whole run's configuration.
@@ -54,11 +55,13 @@ def prepare(config: RunConfig, lineage: Lineage | None = None) -> Prepared:
         verdicts = within_budget(filter(scores, config=config.filter), config.budget)
         audits = [audit(scores, documents, config=config.audit.of(config.filter))] if config.audit else []
         rewritten = within_budget(rewrite(documents, verdicts, config=config.rewrite), config.budget)
-        found = [index([rewritten], base_of(config.index, config.name, [rewritten]), config=config.index)]
+        trimmed = [within_budget(trim([rewritten], config=config.trim), config.budget)] if config.trim else []
+        compared = [rewritten, *trimmed][-1:]
+        found = [index(compared, base_of(config.index, config.name, compared), config=config.index)]
         found += [forget(found[0], config=config.forget)] if config.forget.wanted else []
         unique = within_budget(dedup(documents_of(found[-1], config.dedup), found[-1], config=config.dedup), config.budget)
         redacted = redact(unique, config=config.redact)
-        taken, chosen = [pages, *documents], [verdicts, *audits, rewritten, *found, unique]
+        taken, chosen = [pages, *documents], [verdicts, *audits, rewritten, *trimmed, *found, unique]
         corpus = redacted
         if config.rebalance:
             corpus = rebalance(redacted, config=config.rebalance)

@@ -120,7 +120,7 @@ def render_run(run_name: str, versions: Sequence[ShardSet], config: ReportConfig
             text_chars=_lengths(made.get("publish")),
             languages=_languages(made.get("signals")),
             classifiers=[_classifier(version) for version in _judges(made)],
-            clusters=_clusters(made.get("dedup"), made.get("rewrite"), config.biggest_clusters),
+            clusters=_clusters(made.get("dedup"), made.get("trim", made.get("rewrite")), config.biggest_clusters),
             curve=_curve(made.get("pretrain")),
             evaluation=_evaluation(made.get("evaluate"), made.get("publish")),
             generations=_generations(made.get("evaluate")),
