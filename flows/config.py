@@ -35,6 +35,7 @@ from tasks.rewrite import RewriteConfig
 from tasks.score import ScoreConfig
 from tasks.signals import SignalsConfig
 from tasks.split import SplitConfig
+from tasks.text.contamination import DecontaminateConfig
 from tasks.text.minhash import DedupConfig
 from tasks.text.pii import RedactConfig
 from tasks.text.readers import IngestConfig
@@ -89,6 +90,8 @@ class RunConfig(BaseModel):
     """Which lines go."""
     dedup: DedupConfig = DedupConfig()
     """What counts as a duplicate."""
+    decontaminate: DecontaminateConfig = DecontaminateConfig()
+    """Which evaluation items no document may hold; without sets nothing is looked for."""
     redact: RedactConfig = RedactConfig()
     """What is masked."""
     rebalance: RebalanceConfig | None = None
@@ -266,6 +269,7 @@ def require_sources(config: RunConfig) -> None:
             ("quality.positive", config.quality.positive),
             ("quality.negative", config.quality.negative),
             ("toxicity.sources", config.toxicity.sources),
+            ("decontaminate.sets", config.decontaminate.sets),
         )
         for number, source in enumerate(sources)
         for key in ("path", "url_file")

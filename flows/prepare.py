@@ -13,6 +13,7 @@ from infra.dataset import ShardSet
 from infra.orchestration import Lineage, tracked_flow
 from tasks.audit import audit
 from tasks.crawl import crawl
+from tasks.decontaminate import decontaminate
 from tasks.dedup import dedup
 from tasks.extract import extract
 from tasks.filter import filter
@@ -38,7 +39,7 @@ class Prepared(BaseModel):
 
 @flow(name="prepare", description=__doc__, persist_result=False)
 def prepare(config: RunConfig, lineage: Lineage | None = None) -> Prepared:
-    """Crawl, extract, measure, filter, audit, rewrite, deduplicate, redact and validate one corpus.
+    """Crawl, extract, measure, filter, audit, rewrite, deduplicate, decontaminate, redact and validate one corpus.
 
     Args:
         config: the whole run's configuration.
@@ -53,8 +54,11 @@ def prepare(config: RunConfig, lineage: Lineage | None = None) -> Prepared:
         audits = [audit(scores, documents, config=config.audit.of(config.filter))] if config.audit else []
         rewritten = within_budget(rewrite(documents, verdicts, config=config.rewrite), config.budget)
         unique = within_budget(dedup(rewritten, config=config.dedup), config.budget)
-        redacted = redact(unique, config=config.redact)
         taken, chosen = [pages, *documents], [verdicts, *audits, rewritten, unique]
+        if config.decontaminate.sets:
+            unique = within_budget(decontaminate(unique, config=config.decontaminate), config.budget)
+            chosen.append(unique)
+        redacted = redact(unique, config=config.redact)
         corpus = redacted
         if config.rebalance:
             corpus = rebalance(redacted, config=config.rebalance)
