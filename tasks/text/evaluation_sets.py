@@ -173,8 +173,9 @@ def _is_rows(path: str) -> bool:
 
 
 def _name(path: str, wanted: EvaluationSet) -> str:
-    """A file's name in recipes and certificates: no folder of this machine is in it, where it lies below the set's path."""
-    return path.removeprefix(wanted.path).lstrip("/") or path.rpartition("/")[2]
+    """A file's name in recipes and certificates: from the set's folder on, where it lies below that."""
+    folder = wanted.path.rpartition("/")[0] if _is_rows(wanted.path) or _suffix(wanted.path) in TASKS else wanted.path.rstrip("/")
+    return path.removeprefix(f"{folder}/")
 
 
 def _files(wanted: EvaluationSet) -> list[tuple[str, bytes]]:

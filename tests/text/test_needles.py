@@ -11,7 +11,9 @@ from tasks.text.minhash import normalise
 from tasks.text.needles import NONE, fold_table, needles_of, search
 
 # few words, so that texts share runs of them; some change their bytes when folded, vanish or stand alone
-WORDS = st.sampled_from(["the", "Mill", "mill.", "a", "ÉTÉ", "so\u00adft", "漢字", "ไทย", "12,5", "don't", "-", "\n", "𠀀a", "İ", "❤\ufe0f"])
+WORDS = st.sampled_from(
+    ["the", "Mill", "mill.", "a", "ÉTÉ", "so\u00adft", "漢字", "ไทย", "12,5", "don't", "-", "\n", "𠀀a", "İ", "❤\ufe0f"]
+)
 TEXT = st.one_of(st.text(max_size=30), st.lists(WORDS, max_size=25).map(" ".join))
 LENGTHS = st.sets(st.integers(2, 6), min_size=1, max_size=3)
 
