@@ -123,10 +123,14 @@ def _statement(looked: Looked, hits: pa.Table, items: pa.Table, corpus: Mapping[
     dirty = pc.sum(pc.equal(items["state"], CONTAMINATED)).as_py() or 0
     short = pc.sum(pc.equal(items["state"], TOO_SHORT)).as_py() or 0
     where = len(pc.unique(hits["doc_id"]))
-    done = "removed" if config.action == "remove" else "kept and marked"
-    what = f"{where:,} of them hold {dirty:,} items and were {done}" if where else "none of them holds an item"
-    untested = f" {short:,} items were too short to look for." if short else ""
-    return f"{corpus['documents']:,} documents were searched for the {items.num_rows:,} items of {names}: {what}.{untested}"
+    done = "which went" if config.action == "remove" else "which stayed, marked"
+    what = f"{_counted(dirty, 'item')} found in {_counted(where, 'document')}, {done}" if where else "none was found"
+    untested = f" {_counted(short, 'item')} too short to look for." if short else ""
+    return f"{_counted(corpus['documents'], 'document')} searched for {_counted(items.num_rows, 'item')} of {names}: {what}.{untested}"
+
+
+def _counted(number: int, what: str) -> str:
+    return f"{number:,} {what}{'s' * (number != 1)}"
 
 
 def page(told: Mapping[str, Any]) -> str:

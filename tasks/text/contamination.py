@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, Literal
 
 import numpy as np
@@ -87,12 +88,12 @@ class Looked:
     sets: Sequence[Items]
     needles: Needles
 
-    @property
+    @cached_property
     def item_at(self) -> Ints:
         """First item of each set, and the number of all."""
         return np.cumsum([0, *(len(one.keys) for one in self.sets)])
 
-    @property
+    @cached_property
     def item_of(self) -> Ints:
         """The item of each passage."""
         starts = self.item_at
@@ -100,12 +101,12 @@ class Looked:
             [np.zeros(0, np.int64), *(np.array(one.item, np.int64) + starts[i] for i, one in enumerate(self.sets))]
         )
 
-    @property
+    @cached_property
     def fields(self) -> list[str]:
         """The field of each passage."""
         return [field for one in self.sets for field in one.field]
 
-    @property
+    @cached_property
     def keys(self) -> list[str]:
         """What each item is called."""
         return [key for one in self.sets for key in one.keys]

@@ -273,7 +273,7 @@ def needles_of(passages: pa.Array, ngram_words: Sequence[int], min_words: int) -
         ngram_words: words of the n-grams.
         min_words: whole passages of fewer words are not looked for; at most the shortest n-gram.
     """
-    data, starts = string_buffers(passages)
+    data, starts = _buffers(passages)
     room = int(starts[-1] - starts[0])
     points, word_at, prefix = np.empty(room, np.int32), np.empty(room + 1, np.int64), np.empty(room + 1, np.uint64)
     passage_at = np.zeros(len(passages) + 1, np.int64)
@@ -310,6 +310,14 @@ def needles_of(passages: pa.Array, ngram_words: Sequence[int], min_words: int) -
     )
     wholes_at, wholes = _by_first_gram(needles)
     return needles._replace(wholes_at=wholes_at, wholes=wholes)
+
+
+def _buffers(text: pa.Array) -> tuple[Bytes, Ints]:
+    """The bytes of texts, read-only also where there are none, for which a kernel would else be compiled once more."""
+    data, starts = string_buffers(text)
+    data = data.view()
+    data.flags.writeable = False
+    return data, starts
 
 
 def _power_of_2(at_least: int) -> int:
@@ -414,7 +422,7 @@ def _doubled(values: Small) -> Small:
 
 def search(text: pa.Array, needles: Needles) -> tuple[Small, Small]:
     """(documents, needles): which needles each text has, every pair once, in order of the texts."""
-    data, starts = string_buffers(text)
+    data, starts = _buffers(text)
     return _search(data, starts, fold_table(), needles)
 
 

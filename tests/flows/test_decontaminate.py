@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import json
 import random
+import re
 from pathlib import Path
 from typing import Any
 
+import datasets
+import mlcroissant
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -21,6 +24,7 @@ from infra.errors import InputError
 from tasks.decontaminate import decontaminate
 from tasks.ingest import ingest
 from tasks.register import RegisterConfig, register
+from tasks.report import render_run
 from tasks.text.contamination import DecontaminateConfig
 from tasks.text.readers import IngestConfig
 
@@ -140,7 +144,7 @@ def test_the_certificate_says_what_was_looked_for_in_what_and_every_item_has_its
     assert by_method["ngram", 8] == (4, 0)  # half of question 3 shares 8-grams, which are measured and do not decide
     assert by_method["ngram", 13] == (3, 3) and by_method["containment", 8] == (4, 3)
     assert said["statement"] == (
-        "120 documents were searched for the 9 items of sums: 3 of them hold 3 items and were removed. 1 items were too short to look for."
+        "120 documents searched for 9 items of sums: 3 items found in 3 documents, which went. 1 item too short to look for."
     )
     assert {(hit["index"], hit["url"], hit["method"]) for hit in said["hits"] if hit["method"] == "exact"} == {
         (0, "http://h5.example/5", "exact"),
@@ -153,6 +157,8 @@ def test_the_certificate_says_what_was_looked_for_in_what_and_every_item_has_its
     assert hits == said["hits"] and len(hits) == said["num_hits"]
     for name, digest in said["files"].items():
         assert dataset.file_entry(made.folder, name).digest == digest
+    html = render_run("", [given, made])
+    assert 'id="contamination"' in html and "sums 9 8 3 3" in " ".join(re.sub("<[^>]+>", " ", html).split())
     page = Path(made.file("contamination/certificate.md")).read_text()
     assert said["statement"] in page and given.digest in page and one["digest"] in page and "http://h5.example/40" in page
     assert {entry.name for entry in made.manifest().files} == {
@@ -282,6 +288,11 @@ def test_the_certificate_goes_with_the_dataset_to_the_mlflow_run_and_the_cards_o
         assert names <= {entry.name for entry in published.manifest().files}
         marks = {row["url"]: row["contaminated"] for row in kept(published).to_pylist() if row["contaminated"]}
         assert marks == {url: ["sums"] for url in urls_of([5, 77])}  # the lines of one word each went in rewrite
+        loaded = datasets.load_dataset(published.folder, cache_dir=str(home / "cache"))
+        assert sum(split.num_rows for split in loaded.values()) == published.counts.kept
+        assert "contaminated" in loaded["train"].column_names
+        read = mlcroissant.Dataset(published.file("croissant.json"))
+        assert not read.metadata.issues.errors and len(list(read.records("train"))) == loaded["train"].num_rows
         assert told(published)["statement"] in card and "[Certificate](contamination/certificate.md)" in card
     else:
         assert "decontaminate" not in steps and "contaminated" not in kept(published).column_names
