@@ -117,6 +117,8 @@ def read_set(wanted: EvaluationSet) -> Items:
     if _is_version(wanted):
         files, fields = {MANIFEST: open_version(wanted.path).digest}, wanted.fields or ("text",)
         rows: list[tuple[str, dict[str, Any]]] = [(wanted.path, row) for row in _version_rows(wanted)]
+        if not rows:
+            raise _error(wanted, wanted.path, f"no document of this version is in split {wanted.split!r}; mend `split`")
     else:
         read = list(_files(wanted))
         files = {_name(path, wanted): bytes_digest(raw) for path, raw in read}

@@ -356,26 +356,43 @@ def test_held_out_documents_of_a_version_of_ours_are_a_set_and_none_is_found_in_
         (f"{2:032x}", "contaminated"),
     ]
     assert rejected(made).keys() == urls_of([40, 77])
+    with pytest.raises(InputError, match=r"sums: .*no document of this version is in split 'dev'; mend `split`"):
+        decontaminate(documents(home), config=config(old, sets=[{"name": "sums", "path": str(old), "split": "dev"}]))
     itself = decontaminate(open_version(str(old)), config=config(old))
     assert itself.counts.dropped == {} and told(itself)["contaminated_items"] == 0
 
 
 def test_the_command_tests_a_published_version_or_files_against_a_new_set(home: Path) -> None:
     path = write_set(home / "gsm8k_test.jsonl", questions())
+    (home / "clean").mkdir()
+    pq.write_table(pa.table({"doc_id": ["0" * 32]}), home / "clean" / "rows.parquet")
     (home / "data").mkdir()
     (home / "data" / "rows.jsonl").write_text("\n".join(json.dumps(row) for row in rows()))
     words = ["step", "decontaminate", "--input", str(home / "data"), "--set", f"sets=[{{name: gsm8k, path: {path}}}]", "-w", "1"]
-    marked, removed, unknown, none = commands(
+    suite = home / "clean.json"
+    asked = {
+        "type": "expect_column_values_to_be_null",
+        "kwargs": {"column": "contaminated"},
+        "severity": "critical",
+        "scope": "shard",
+    }
+    suite.write_text(json.dumps({"name": "clean", "schema": "published", "expectations": [asked]}))
+    judge = ["validate", "--suite", str(suite), "--output", str(home / "judged"), "-w", "1"]
+    marked, removed, unknown, none, dirty, clean = commands(
         home / "home",
         [*words, "--set", "action=mark", "--output", str(home / "marked")],
         [*words[:3], str(home / "marked"), *words[4:], "--output", str(home / "out")],
         [*words[:4], "-w", "1", "--output", str(home / "x"), "--set", f"sets=[{{name: gsm8k, path: {home}/nowhere.jsonl}}]"],
         [*words[:4], "-w", "1", "--output", str(home / "y")],
+        [*judge, str(home / "marked")],
+        [*judge, str(home / "clean")],
     )
     assert marked.code == 0, marked.output
     said = {line.split()[0]: line.split()[-1] for line in marked.output.splitlines() if line.split()}
     assert said["num_contaminated_items"] == said["num_contaminated_documents"] == "3" and said["num_tested"] == "8"
     assert removed.code == 0 and "decontaminate: 120 in, 117 kept, 3 dropped" in removed.output
+    assert dirty.code == 1 and "3 values (2.5 %) are not as asked" in dirty.output
+    assert clean.code == 0, clean.output  # a column that only marking makes is not missed
     assert unknown.code == 2 and f"decontaminate.sets: gsm8k: {home}/nowhere.jsonl: no such file; mend `path`" in unknown.output
     assert none.code == 2 and "decontaminate.sets: no evaluation set is given; name one:" in none.output
 
