@@ -38,6 +38,7 @@ from tasks.rewrite import RewriteConfig
 from tasks.score import ScoreConfig
 from tasks.signals import SignalsConfig
 from tasks.split import SplitConfig
+from tasks.text.contamination import DecontaminateConfig
 from tasks.text.pii import RedactConfig
 from tasks.text.readers import IngestConfig
 from tasks.text.rules import LANGUAGE, FilterConfig
@@ -98,6 +99,8 @@ class RunConfig(BaseModel):
     """Which documents, pages and hosts are taken out of the index; nothing, if none is named."""
     dedup: DedupConfig = DedupConfig()
     """What counts as a duplicate."""
+    decontaminate: DecontaminateConfig = DecontaminateConfig()
+    """Which evaluation items no document may hold; without sets nothing is looked for."""
     redact: RedactConfig = RedactConfig()
     """What is masked."""
     rebalance: RebalanceConfig | None = None
@@ -275,6 +278,7 @@ def require_sources(config: RunConfig) -> None:
             ("quality.positive", config.quality.positive),
             ("quality.negative", config.quality.negative),
             ("toxicity.sources", config.toxicity.sources),
+            ("decontaminate.sets", config.decontaminate.sets),
         )
         for number, source in enumerate(sources)
         for key in ("path", "url_file")

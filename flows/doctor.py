@@ -39,6 +39,7 @@ KERNELS = (
     "augmenting",
     "repeats",
     "cutting",
+    "needles",
 )
 """Modules of `tasks.text` with compiled kernels, those that take longest first."""
 MIN_FREE_BYTES = 5 * 1024**3

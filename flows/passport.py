@@ -111,7 +111,9 @@ def _kept_words(version: ShardSet, row: dict[str, Any]) -> str:
     if version.schema_name == "captures":
         return f"fetched {row['url']}, status {row['status']}, {row['num_bytes']:,} bytes"
     extra = ", ".join(
-        f"{name} {row[name]}" for name in ("language", "split", "cluster", "augmented", "augmented_from") if row.get(name)
+        f"{name} {row[name]}"
+        for name in ("language", "split", "cluster", "contaminated", "augmented", "augmented_from")
+        if row.get(name)
     )
     return f"kept{': ' + extra if extra else ''}{_repeated_words(version, row)}"
 
