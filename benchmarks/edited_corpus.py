@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import argparse
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from enum import IntEnum
 from functools import lru_cache, partial
 from pathlib import Path
@@ -118,35 +118,39 @@ class Sentences(NamedTuple):
 
 
 def sentence_file() -> Path:
-    """A Parquet file of all sentences of the real pages that have 6 to 60 words set apart by spaces, each once; made at the first call."""
+    """A Parquet file of the sentences of all the real pages, made at the first call."""
     path = settings().home / "benchmarks" / "sentences.parquet"
     if not path.exists():
         print("splitting the sentences of real pages", flush=True)
-        found: dict[str, str] = {}
-        for text in _real_texts():
-            for sentence in _SENTENCE_END.split(text):
-                words = sentence.split()
-                if 6 <= len(words) <= 60 and not _UNSPACED.search(sentence):
-                    found.setdefault(" ".join(words).lower(), " ".join(words))
         path.parent.mkdir(parents=True, exist_ok=True)
-        write_table(str(path), pa.table({"sentence": list(found.values())}))
+        write_table(str(path), pa.table({"sentence": split_sentences(_real_texts())}))
     return path
+
+
+def split_sentences(texts: Iterable[str]) -> list[str]:
+    """The sentences of 6 to 60 words set apart by spaces, each once whatever its case, words joined by single spaces."""
+    found: dict[str, str] = {}
+    for text in texts:
+        for sentence in _SENTENCE_END.split(text):
+            words = sentence.split()
+            if 6 <= len(words) <= 60 and not _UNSPACED.search(sentence):
+                found.setdefault(" ".join(words).lower(), " ".join(words))
+    return list(found.values())
 
 
 def _real_texts() -> Iterator[str]:
     yield from texts_of(PACKAGES)
     for name in demo.service_names():
-        for documentation in _documentation(demo._read_service(name)):
-            yield _TAG.sub(" ", documentation)
+        yield from documentation_of(demo._read_service(name))
 
 
-def _documentation(entry: Any) -> Iterator[str]:
-    """Every text of a service's description, however deep."""
+def documentation_of(entry: Any) -> Iterator[str]:
+    """Every text of a service's description, however deep, without tags."""
     for key, value in entry.items() if isinstance(entry, dict) else enumerate(entry):
         if key == "documentation" and isinstance(value, str):
-            yield value
+            yield _TAG.sub(" ", value)
         elif isinstance(value, dict | list):
-            yield from _documentation(value)
+            yield from documentation_of(value)
 
 
 @lru_cache(maxsize=1)
@@ -180,9 +184,11 @@ def edit_rate(jaccard: Floats) -> Floats:
 def make_plan(config: EditedCorpusConfig) -> Plan:
     """One row per document, in the order of the corpus: families are spread over it."""
     rng = np.random.default_rng(config.seed)
+    shares = np.cumsum([config.shares.get(kind.name.lower(), 0) for kind in Kind])
+    ends = np.rint(shares / shares[-1] * config.num_documents).astype(int).tolist()
     parts, family = [], 0
-    for kind in Kind:
-        part = _families(kind, round(config.shares.get(kind.name.lower(), 0) * config.num_documents), family, config, rng)
+    for kind, start, end in zip(Kind, [0, *ends], ends, strict=False):
+        part = _families(kind, end - start, family, config, rng)
         family += len(np.unique(part["family"]))
         parts.append(part)
     whole = np.concatenate(parts)
