@@ -12,7 +12,7 @@ from typing import Any
 
 import pyarrow.dataset as pads
 
-from expectations.profile import connected
+from infra.relations import connected
 
 
 def drift(now: pads.Dataset, before: pads.Dataset) -> dict[str, float]:

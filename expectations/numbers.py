@@ -30,6 +30,8 @@ OF_CLASSIFIER = {
     "calibration_error": "mean distance of its score from the share of positives",
 }
 """What a trained classifier's version says of itself."""
+OF_INDEX = {"skipped_pair_share": "pairs that full buckets held back, among those and the candidates: what was not compared"}
+"""What an index says of itself."""
 NUMBERS = {
     "num_rows": "rows",
     "duplicate_doc_ids": "rows beyond the first of their id",
@@ -41,6 +43,7 @@ NUMBERS = {
     **{f"text_chars_{name}": "of the texts' lengths in code points" for name in ("min", "p05", "p50", "p95", "max")},
     "removal_rate": "share of extracted documents that is gone",
     **OF_CLASSIFIER,
+    **OF_INDEX,
     **DRIFT,
     **AUDIT,
 }

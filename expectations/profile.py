@@ -6,17 +6,14 @@ and nothing is fetched: DuckDB's extensions stay off. About 1.6 s per million ro
 
 from __future__ import annotations
 
-import tempfile
-from collections.abc import Collection, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Collection, Mapping
 from typing import Any
 
-import duckdb
 import pyarrow.dataset as pads
 
 from expectations.numbers import DUPLICATE_VALUES, LANGUAGE_SHARE
+from infra.relations import connected, quoted
 
-MEMORY_LIMIT = "1GB"
 QUANTILES = {"p05": 0.05, "p50": 0.5, "p95": 0.95}
 MAX_LANGUAGES = 10
 Profile = dict[str, float | int | None]
@@ -68,28 +65,6 @@ def profile(
     if taken := sorted(row.keys() & (facts or {}).keys()):
         raise ValueError(f"facts: {', '.join(taken)}: the profile has a number of this name already")
     return {**row, **(facts or {})}
-
-
-@contextmanager
-def connected(**tables: pads.Dataset) -> Iterator[Any]:
-    """A DuckDB connection that knows these datasets by name, spills to a folder of its own and fetches nothing."""
-    with tempfile.TemporaryDirectory(prefix="gristmill-profile-") as spill:
-        config = {
-            "memory_limit": MEMORY_LIMIT,
-            "temp_directory": spill,
-            "preserve_insertion_order": False,
-            "autoinstall_known_extensions": False,
-            "autoload_known_extensions": False,
-        }
-        with duckdb.connect(config=config) as connection:
-            for name, table in tables.items():
-                connection.register(name, table)
-            yield connection
-
-
-def quoted(column: str) -> str:
-    """A column's name as SQL takes it, whatever is in it."""
-    return '"' + column.replace('"', '""') + '"'
 
 
 def _one(connection: Any, query: str) -> Profile:

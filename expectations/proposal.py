@@ -16,9 +16,9 @@ import pyarrow as pa
 import pyarrow.dataset as pads
 
 from expectations.numbers import DUPLICATE_VALUES, LANGUAGE_SHARE
-from expectations.profile import connected, quoted
 from expectations.schemas import SCHEMAS
 from infra.errors import InputError
+from infra.relations import connected, quoted
 
 MAX_SET, MIN_REPEATS = 20, 10
 # longer values are texts: nobody lists them, and grouping them would sort the corpus

@@ -87,11 +87,54 @@ AUDITED = pa.schema(
 """One row per (kind, group, rule), in that order, of the audit of a filter (tasks/text/disparity.py). Rates are null where there are no
 documents, ratios also where none was removed."""
 
-PUBLISHED = DOCUMENTS.append(pa.field("language", pa.string())).append(pa.field("language_score", pa.float32()))
-"""Documents with the language that `signals` found; what rewrite hands on, and publish writes."""
+REWRITTEN = pa.schema(
+    [*DOCUMENTS, ("language", pa.string()), ("language_score", pa.float32()), ("quality_percentile", pa.float32())]
+)
+"""Documents with the language that `signals` found, and the place of their quality score (null where no classifier gives one)."""
 
-CLUSTERED = PUBLISHED.append(pa.field("cluster", pa.string()))
+COPIES = pa.field("num_copies", pa.int32())
+"""How many documents of this content were seen, over all crawls of the index."""
+
+PUBLISHED = pa.schema([*REWRITTEN, COPIES])
+"""What publish writes."""
+
+CLUSTERED = pa.schema([*REWRITTEN, ("cluster", pa.string()), COPIES])
 """The same with the loose duplicate cluster, named by its best-ranked document."""
+
+INDEXED = pa.schema(
+    [
+        ("number", pa.int64()),  # place in the total rank of all generations
+        ("first", pa.int64()),  # number of the first document of this doc_id: itself, unless it was seen before
+        ("node", pa.int64()),  # number of the first document of this content
+        ("doc_id", pa.string()),
+        ("content_id", pa.string()),
+        ("url", pa.string()),
+        ("host", pa.string()),
+        ("source", pa.string()),
+        ("quality", pa.float32()),  # -1 where nobody measured it
+        ("num_chars", pa.int32()),
+        ("num_shingles", pa.int32()),
+        ("content_high", pa.uint64()),
+        ("content_low", pa.uint64()),
+        ("shard", pa.int32()),  # where its text is: among the shards of its generation, and there
+        ("row", pa.int32()),
+    ]
+)
+"""What an index knows of a document, one row for each, beside the shard that has its text."""
+
+EDGE = pa.schema(
+    [
+        ("better", pa.int64()),
+        ("worse", pa.int64()),
+        ("shared", pa.int32()),  # distinct shingles in both
+        ("size_better", pa.int32()),
+        ("size_worse", pa.int32()),
+    ]
+)
+"""A pair of documents of different content that share at least half of the smaller one's shingles, by their numbers."""
+
+FORGOTTEN = pa.schema([("number", pa.int64()), ("first", pa.int64()), ("node", pa.int64()), ("reason", pa.string())])
+"""A document that was taken out of an index, as INDEXED has it, and why."""
 
 SPLIT = CLUSTERED.append(pa.field("split", pa.string()))
 """The same with `train` or `test`."""
@@ -140,7 +183,9 @@ SCHEMAS: dict[str, pa.Schema] = {
     "extracted": EXTRACTED,
     "documents": DOCUMENTS,
     "audit": AUDITED,
-    "rewritten": PUBLISHED,
+    "rewritten": REWRITTEN,
+    "indexed": INDEXED,
+    "forgotten": FORGOTTEN,
     "clustered_documents": CLUSTERED,
     "split_documents": SPLIT,
     "augmented_documents": ENLARGED,

@@ -24,7 +24,10 @@ from models.tokeniser import TokeniserConfig
 from tasks.audit import AuditBasis
 from tasks.augment import AugmentConfig
 from tasks.crawl import CrawlConfig
+from tasks.dedup import DedupConfig
 from tasks.enrol import EnrolConfig
+from tasks.forget import ForgetConfig
+from tasks.index import IndexConfig
 from tasks.learn.config import EvaluateConfig, TrainConfig
 from tasks.publish import PublishConfig
 from tasks.quality import QualityConfig
@@ -35,7 +38,6 @@ from tasks.rewrite import RewriteConfig
 from tasks.score import ScoreConfig
 from tasks.signals import SignalsConfig
 from tasks.split import SplitConfig
-from tasks.text.minhash import DedupConfig
 from tasks.text.pii import RedactConfig
 from tasks.text.readers import IngestConfig
 from tasks.text.rules import LANGUAGE, FilterConfig
@@ -87,6 +89,10 @@ class RunConfig(BaseModel):
     """Whose documents the filter removes more often than others'; null: nobody asks. What is found decides by the suite `audit`."""
     rewrite: RewriteConfig = RewriteConfig()
     """Which lines go."""
+    index: IndexConfig = IndexConfig()
+    """How documents are compared, and with which earlier crawls."""
+    forget: ForgetConfig = ForgetConfig()
+    """Which documents, pages and hosts are taken out of the index; nothing, if none is named."""
     dedup: DedupConfig = DedupConfig()
     """What counts as a duplicate."""
     redact: RedactConfig = RedactConfig()

@@ -23,6 +23,7 @@ from infra.errors import InputError
 from infra.progress import watched
 from infra.steps import INPUT_PREFIX, Step
 from tasks import STEP_NAMES
+from tasks.dedup import documents_of
 from tasks.text.rules import FilterConfig
 from tasks.text.signals import DEFAULT_GROUPS
 from tasks.web import warc
@@ -35,9 +36,13 @@ MAKERS = {
     "signals": "signals",
     "quality": "quality",
     "toxicity": "toxicity",
+    "index": "index",
+    "base": "index",
 }
 # parameters that may have none
-OPTIONAL = ("corpus", "quality", "toxicity")
+OPTIONAL = ("corpus", "quality", "toxicity", "base")
+DOCUMENTS = "documents"
+"""Of these a step may take several."""
 # what only a flow knows
 NOT_GIVEN = ("history", "previous")
 
@@ -76,7 +81,8 @@ def run_step(name: str, inputs: Sequence[str], output: Path, overrides: Sequence
                 result = step.run([], config, folder)
             else:
                 versions = [_version(path, step, config, folder, console) for path in inputs]
-                result = step.run(_bind(step, _with_signals(step, versions, folder)), config, folder)
+                versions = _with_index(step, config, _with_signals(step, versions, folder), folder)
+                result = step.run(_bind(step, versions), config, folder)
     finally:
         if bars.tasks:  # else nothing was drawn, and stopping would print an empty line
             bars.stop()
@@ -108,12 +114,13 @@ def _bind(step: Step, versions: list[ShardSet]) -> list[ShardSet | list[ShardSet
     """
     parameters = inspect.signature(step.function, eval_str=True).parameters
     lists = [name for name in step.input_names if get_origin(parameters[name].annotation)]
-    if lists == step.input_names and (versions or set(lists) <= set(OPTIONAL)):
+    if len(lists) == 1 and lists == step.input_names and (versions or set(lists) <= set(OPTIONAL)):
         return [versions]
     makers = {_maker(version) for version in versions}
     absent = {name for name in OPTIONAL if MAKERS.get(name) not in makers}
     wanted = [name for name in step.input_names if name not in (*NOT_GIVEN, *absent, "verdicts")]
-    if len(versions) != len(wanted):
+    many = DOCUMENTS in lists and len(versions) > len(wanted)
+    if len(versions) != len(wanted) and not many:
         raise InputError(
             f"step {step.name}: takes {len(wanted)} --input ({', '.join(map(_meaning, wanted))}; got {len(versions)})"
         )
@@ -123,8 +130,8 @@ def _bind(step: Step, versions: list[ShardSet]) -> list[ShardSet | list[ShardSet
         if not fit:
             got = ", ".join(f"{version.folder}, by {version.step}" for version in left)
             raise InputError(f"step {step.name}: one --input must be {_meaning(name)} (got {got})")
-        given[name] = fit[0]
-        left.remove(fit[0])
+        given[name] = fit if name == DOCUMENTS and many else fit[0]
+        left = [version for version in left if version not in (fit if name == DOCUMENTS and many else fit[:1])]
     # without a filter's verdicts every document stays
     found: list[Any] = [
         [] if name in (*NOT_GIVEN, *absent) else versions[0] if name == "verdicts" else given[name] for name in step.input_names
@@ -135,8 +142,8 @@ def _bind(step: Step, versions: list[ShardSet]) -> list[ShardSet | list[ShardSet
 
 
 def _maker(version: ShardSet) -> str:
-    """The step that stands for a version; signals with scores are signals."""
-    return "signals" if version.schema_name == "signals" else version.step
+    """The step that stands for a version; signals with scores are signals, and an index that forgot something is an index."""
+    return {"signals": "signals", "forgotten": "index"}.get(version.schema_name, version.step)
 
 
 def _with_signals(step: Step, versions: list[ShardSet], folder: str) -> list[ShardSet]:
@@ -145,6 +152,18 @@ def _with_signals(step: Step, versions: list[ShardSet], folder: str) -> list[Sha
         return versions
     documents = [version for version in versions if version.step not in ("quality", "toxicity")]
     return [*versions, _signals_of(documents, folder)] if documents else versions
+
+
+def _with_index(step: Step, config: Any, versions: list[ShardSet], folder: str) -> list[ShardSet]:
+    """For `dedup` and `forget` the index of their documents, where none is given; for `dedup` the documents of an index given alone."""
+    if step.name not in ("dedup", "forget") or not versions:
+        return versions
+    made = [version for version in versions if _maker(version) == "index"]
+    if made:
+        return [*documents_of(made[0], config), *made] if step.name == "dedup" and len(versions) == 1 else versions
+    index = find_step("index")
+    made = [index.run([versions, []], index.config_type(), storage.join(folder, f"{INPUT_PREFIX}-index")).shards]
+    return [*(versions if step.name == "dedup" else []), *made]
 
 
 def _signals_of(documents: list[ShardSet], folder: str, groups: Iterable[str] = ()) -> ShardSet:

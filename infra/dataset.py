@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import io
 import json
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any
@@ -29,6 +29,8 @@ from infra.settings import settings
 MANIFEST = "manifest.json"
 RUN = "run.json"
 """When, where and by which code a version was made: beside the manifest, and no part of its digest."""
+ELSEWHERE = "elsewhere"
+"""Key there: the folders of inputs that are not below the storage root, by the names that the recipe has for them."""
 REJECTS = "rejects"
 MANIFEST_FORMAT = 1
 # zstd level 3: the knee of size against time; Arrow's default row group would hold a whole shard in memory at once
@@ -141,6 +143,8 @@ class Outcome:
     kept: pa.Table
     rejects: pa.Table | None = None
     facts: dict[str, float] = field(default_factory=dict)
+    rows_per_group: int | None = None
+    """Rows in one row group of the shard's file, where it is read in parts; by default those of all files."""
 
 
 @dataclass(frozen=True)
@@ -254,11 +258,12 @@ def file_entry(folder: str, name: str) -> FileEntry:
     return FileEntry(name=name, digest=state.hexdigest(), num_bytes=num_bytes)
 
 
-def write_table(path: str, table: pa.Table) -> tuple[str, int]:
+def write_table(path: str, table: pa.Table, rows_per_group: int | None = None) -> tuple[str, int]:
     """Write one Parquet file atomically; returns its digest and size in bytes."""
     sink = io.BytesIO()
+    options = {**PARQUET_OPTIONS, **({"row_group_size": rows_per_group} if rows_per_group else {})}
     # pandas metadata and the like would put volatile words into the bytes
-    pq.write_table(table.replace_schema_metadata(None), sink, **PARQUET_OPTIONS)
+    pq.write_table(table.replace_schema_metadata(None), sink, **options)
     data = sink.getvalue()
     storage.write_bytes(path, data)
     return bytes_digest(data), len(data)
@@ -266,7 +271,7 @@ def write_table(path: str, table: pa.Table) -> tuple[str, int]:
 
 def write_shard(folder: str, index: int, outcome: Outcome) -> Receipt:
     """Write a shard's rows, its rejects, and last its receipt."""
-    digest, num_bytes = write_table(storage.join(folder, part_name(index)), outcome.kept)
+    digest, num_bytes = write_table(storage.join(folder, part_name(index)), outcome.kept, outcome.rows_per_group)
     dropped: dict[str, int] = {}
     rejects_digest = None
     if outcome.rejects is not None and outcome.rejects.num_rows:
@@ -381,11 +386,11 @@ def damaged(folder: str, manifest: Manifest) -> list[str]:
 
 
 def is_whole(version: ShardSet, name: str) -> bool:
-    """Whether a version is complete, with the digest by which it is known, and one of its shards has the bytes of its manifest."""
+    """Whether a version is complete, with the digest by which it is known, and one of its files has the bytes of its manifest."""
     if not storage.exists(storage.join(version.folder, MANIFEST)):
         return False
     manifest = version.manifest()
-    wanted = {shard.name: shard.digest for shard in manifest.shards}
+    wanted = {one.name: one.digest for one in (*manifest.shards, *manifest.files)}
     return manifest.digest == version.digest and _digest_or_problem(version.folder, name) == wanted.get(name)
 
 
@@ -427,6 +432,41 @@ def open_version(folder: str) -> ShardSet:
     return shard_set(folder, read_manifest(folder))
 
 
+def opened(names: Any, elsewhere: Mapping[str, str] | None = None) -> Any:
+    """The versions that a recipe names as inputs of a step, in the same lists.
+
+    Args:
+        elsewhere: folders of those that are not below the storage root, by name.
+
+    Raises:
+        StorageError: one is not there.
+        InputError: one is there with other bytes.
+    """
+    if not isinstance(names, str):
+        return [opened(one, elsewhere) for one in names]
+    path, _, digest = names.partition("@")
+    found = open_version((elsewhere or {}).get(names) or folder_of(path))
+    if found.digest != digest:
+        raise InputError(f"{found.folder}: has digest {found.digest} and not {digest}, which it was made from")
+    return found
+
+
+def opened_inputs(version: ShardSet) -> dict[str, Any]:
+    """What a version was made from, by the names of its step's parameters: versions, or lists of them.
+
+    Raises:
+        StorageError, InputError: as `opened`.
+    """
+    run = storage.join(version.folder, RUN)
+    elsewhere = storage.read_json(run).get(ELSEWHERE) if storage.exists(run) else None
+    return {name: opened(names, elsewhere) for name, names in version.manifest().recipe["inputs"].items()}
+
+
+def name_of(version: ShardSet) -> str:
+    """How a recipe names a version."""
+    return f"{version.step}/{version.version}@{version.digest}"
+
+
 def flattened(inputs: Sequence[ShardSet | Sequence[ShardSet]]) -> Iterator[ShardSet]:
     """The versions among a step's inputs, one by one."""
     for given in inputs:
@@ -448,13 +488,23 @@ def named(what: ShardSet | str) -> ShardSet:
 def dataset(folder: str, *, rejects: bool = False) -> pads.Dataset | None:
     """All shards of a folder as one lazy Arrow dataset, for look-ups and reports; None where there are none."""
     where = storage.join(folder, REJECTS) if rejects else folder
-    names = [name for name in storage.list_folder(where) if name.startswith("part-") and name.endswith(".parquet")]
-    if not names:
+    return of_files(part_paths(where))
+
+
+def part_paths(folder: str) -> list[str]:
+    """The shards of a folder that are there, in order."""
+    names = storage.list_folder(folder)
+    return [storage.join(folder, name) for name in names if name.startswith("part-") and name.endswith(".parquet")]
+
+
+def of_files(paths: Sequence[str]) -> pads.Dataset | None:
+    """Parquet files of one store as one lazy Arrow dataset; None where there are none."""
+    if not paths:
         return None
-    if storage.is_local(where):
-        return pads.dataset([storage.join(where, name) for name in names], format="parquet")
-    system, root = storage.locate(where)
-    return pads.dataset([f"{root}/{name}" for name in names], format="parquet", filesystem=system)
+    if storage.is_local(paths[0]):
+        return pads.dataset(list(paths), format="parquet")
+    system, _ = storage.locate(paths[0])
+    return pads.dataset([storage.locate(path)[1] for path in paths], format="parquet", filesystem=system)
 
 
 def rejects_table(rows: Iterable[dict[str, Any]]) -> pa.Table:

@@ -72,9 +72,10 @@ def mend(corrupt: ShardCorrupt, folder: str, inputs: Sequence[ShardSet], remake:
     if where == folder or where.startswith(f"{folder}/"):
         dataset.reopen(where, [name])
         return
-    damaged = next((one for one in inputs if one.folder == where), None)
+    damaged = next((one for one in inputs if corrupt.path.startswith(f"{one.folder}/")), None)
     if damaged is None:
         raise corrupt
+    where, name = damaged.folder, corrupt.path.removeprefix(f"{damaged.folder}/")
     try:
         with only_maker(where, damaged.step):
             if dataset.is_whole(damaged, name):
@@ -89,5 +90,6 @@ def forget(folder: str, step: str) -> None:
     """Take a version for not made at all; what cannot be made again, the pages that a crawl has fetched, stays beside it."""
     with only_maker(folder, step):
         dataset.reopen(folder)
-        for name in ("shards", dataset.REJECTS, "aside"):
+        phases = [name for name in storage.list_folder(folder) if storage.exists(storage.join(folder, name, "shards"))]
+        for name in ("shards", dataset.REJECTS, "aside", *phases):
             storage.remove(storage.join(folder, name))

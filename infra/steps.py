@@ -89,6 +89,14 @@ class Output:
         noted = self.volatile.setdefault(BESIDE, [])
         noted += [dataset.file_entry(self.folder, name).model_dump() for name in names]
 
+    def map_files(self, phase: str, work: Callable[[Item], Outcome], items: Sequence[Item]) -> list[dataset.ShardRef]:
+        """As `map_aside`, but what is made belongs to the version: files beside its shards, in a folder of the phase's name."""
+        folder = storage.join(self.folder, phase)
+        receipts = map_shards(work, items, folder, phase)
+        self.sum_facts(receipts)
+        self.files += [FileEntry(name=f"{phase}/{one.name}", digest=one.digest, num_bytes=one.num_bytes) for one in receipts]
+        return dataset.shard_refs(folder, receipts)
+
     def aside(self, *names: str) -> str:
         """A folder for intermediate results."""
         return storage.join(self.folder, ASIDE, *names)
@@ -171,7 +179,8 @@ class Step:
             out = self._make(inputs, config, folder, version)
             seconds = time.monotonic() - started
             still_held()
-            _write_run(folder, began, seconds, resumed, out.volatile)
+            elsewhere = {dataset.name_of(one): one.folder for one in dataset.flattened(inputs) if one.path == one.folder}
+            _write_run(folder, began, seconds, resumed, out.volatile | ({dataset.ELSEWHERE: elsewhere} if elsewhere else {}))
             manifest = dataset.seal(
                 folder,
                 step=self.name,
@@ -222,22 +231,11 @@ def remake(damaged: ShardSet) -> None:
     if damaged.step not in STEPS:
         raise InputError(f"its step {damaged.step} is not part of this flow; run the flow that made it again")
     recipe = storage.read_json(storage.join(damaged.folder, RECIPE))
-    inputs = [_opened(names) for names in recipe["inputs"].values()]
+    inputs = [dataset.opened(names) for names in recipe["inputs"].values()]
     step = STEPS[damaged.step]
     made = step.run(inputs, step.config_type.model_validate(recipe["config"]), damaged.folder).shards
     if made.digest != damaged.digest:
         raise InputError(f"made again, its digest is {made.digest} and not {damaged.digest}; what it is made from has changed")
-
-
-def _opened(names: Any) -> Any:
-    """The versions that a recipe names, as `_names` wrote them."""
-    if not isinstance(names, str):
-        return [_opened(one) for one in names]
-    path, _, digest = names.partition("@")
-    found = dataset.open_version(dataset.folder_of(path))
-    if found.digest != digest:
-        raise InputError(f"{found.folder}: has digest {found.digest} and not {digest}, which it was made from")
-    return found
 
 
 STEPS: dict[str, Step] = {}
@@ -261,7 +259,7 @@ def step(*, schema: str, fingerprint: Fingerprint = lambda config: {}) -> Callab
 
 def _names(given: ShardSet | Sequence[ShardSet]) -> Any:
     if isinstance(given, ShardSet):
-        return f"{given.step}/{given.version}@{given.digest}"
+        return dataset.name_of(given)
     return [_names(one) for one in given]
 
 

@@ -1,68 +1,141 @@
-"""dedup: find exact duplicates by content and near duplicates by MinHash, verify each pair, and keep one document of each star.
+"""dedup: decide who goes, from an index: copies, captures of one URL, and near duplicates; one document of each star stays.
 
-Passes: signatures (per shard) → candidate pairs (per band) → shingles of the candidates (per shard) → exact Jaccard → stars → removal
-(per shard). A document is removed only for a kept document that it verifiably resembles, which the reject row names with the similarity.
-Memory in the flow's process: 24 bytes per document and the shingles of the candidates; one band's keys in a worker.
+No text is compared here: the thresholds are held against the similarities of the index, so deciding again takes seconds beside copying
+what stays. A document is removed only for a kept document that it verifiably resembles, which its reject row names with the similarity.
+In the flow's process are 40 bytes per similar pair, and DuckDB's capped memory.
 """
 
 from __future__ import annotations
 
 from functools import partial
+from typing import Any, Literal
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
+from pydantic import BaseModel, ConfigDict, Field
 
-from infra import storage
-from infra.dataset import EXCERPT_CHARS, Outcome, ShardRef, ShardSet, write_table
+from expectations.schemas import COPIES
+from infra import dataset, relations
+from infra.dataset import EXCERPT_CHARS, REJECTS_SCHEMA, Outcome, ShardRef, ShardSet, write_table
+from infra.errors import InputError
 from infra.steps import Output, step
-from tasks.text import clusters, minhash
-from tasks.text.minhash import DedupConfig
+from tasks.index import by_shard, similarities
+from tasks.text import clusters
+from tasks.text.generations import Chain
 
-NEAR = "near_duplicate"
-EXACT = "exact_duplicate"
-# pairs below min_jaccard but above this share much text: they are not removed, but must not straddle a train/test split
+EXACT, SEEN, SAME_URL, NEAR, FORGOTTEN = "exact_duplicate", "seen_before", "same_url", "near_duplicate", "forgotten"
 LOOSE_JACCARD = 0.5
+"""Pairs from this similarity on share much text: below the threshold they are not removed, but must not straddle a train/test split."""
 
 
-def sign_shard(shard: ShardRef, config: DedupConfig) -> Outcome:
-    """Band keys and rank facts of one shard's documents."""
-    table = shard.read(["doc_id", "content_id", "text"])
-    text = table["text"].combine_chunks()
-    keys = minhash.band_keys(minhash.signatures(text, config), config)
-    columns = {f"band_{band}": pa.array(np.ascontiguousarray(keys[:, band])) for band in range(config.num_bands)}
-    length = pc.utf8_length(text)
-    return Outcome(pa.table({"doc_id": table["doc_id"], "content_id": table["content_id"], "num_chars": length, **columns}))
+class DedupConfig(BaseModel):
+    """What counts as a duplicate."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    measure: Literal["jaccard", "containment"] = "jaccard"
+    """`jaccard`: shared shingles among all of both documents; `containment`: among those of the smaller one, which finds excerpts too."""
+    min_similarity: float = Field(0.8, ge=0.5, le=1)
+    """From this exact similarity on a document is a near duplicate (0.5 to 1). The index proposes by Jaccard: `gristmill report` shows
+    which share of such pairs it finds, by default 0.92 at 0.8 and 0.99 at 0.85."""
+    near: bool = True
+    """Whether near duplicates go."""
+    same_url: bool = False
+    """Whether of all texts of one URL only the first stays, whatever they say."""
+    documents: Literal["all", "new"] = "all"
+    """`all`: the documents of all crawls in the index; `new`: those of the newest only, without what earlier ones had."""
 
 
-def propose_pairs(band: int, signed: list[ShardRef], singles: str) -> Outcome:
-    """Pairs of documents (global row numbers) that share this band's key; of exact copies only one takes part."""
-    keys = np.concatenate([shard.read([f"band_{band}"])[f"band_{band}"].to_numpy() for shard in signed])
-    rows, rank = np.frombuffer(storage.read_bytes(singles), dtype=np.int64).reshape(2, -1)
-    found = clusters.candidate_pairs(keys[rows], rows, rank)
-    pairs = pa.table({"left": found.pairs[:, 0], "right": found.pairs[:, 1]})
-    return Outcome(
-        pairs, facts={"capped_buckets": float(found.num_capped_buckets), "skipped_pairs": float(found.num_skipped_pairs)}
+def fates(out: Output, chain: Chain, places: list[tuple[int, int]], config: DedupConfig) -> list[str]:
+    """Decide the fate of every document.
+
+    Args:
+        places: (generation, place among its shards) of the shards that are asked for.
+
+    Returns:
+        For each of them a file with a row for each of its rows: rule (null: it stays), keeper, similarity, cluster, num_copies.
+    """
+    paths = [out.aside("fates", dataset.part_name(position)) for position in range(len(places))]
+    wanted = pa.table(
+        {
+            "generation": pa.array([generation for generation, _ in places], pa.int32()),
+            "shard": pa.array([shard for _, shard in places], pa.int32()),
+            "position": pa.array(range(len(places)), pa.int32()),
+        }
     )
+    edges = chain.edges()
+    with chain.relations(wanted=wanted) as sql:
+        for name, table in _decided(sql, edges, config).items():
+            sql.register(name, table)
+        for position, table in by_shard(relations.batches(sql, _FATES), len(places)):
+            write_table(paths[position], table)
+    return paths
 
 
-def shingle_shard(job: tuple[ShardRef, np.ndarray, int], config: DedupConfig) -> Outcome:
-    """Shingle sets of one shard's candidates; `job` is the shard, the candidates' rows in it and its first global row."""
-    shard, rows, first_row = job
-    text = shard.read(["text"])["text"].combine_chunks().take(pa.array(rows))
-    values, offsets = minhash.shingle_hashes(text, config)
-    sets = pa.LargeListArray.from_arrays(pa.array(offsets, pa.int64()), pa.array(values))
-    return Outcome(pa.table({"row": pa.array(rows + first_row, pa.int64()), "shingles": sets}))
+# d is the document, node the first document of its content, whose fate its copies share
+_FATES = f"""
+    SELECT wanted.position AS shard,
+        CASE WHEN d.number IS NULL THEN '{FORGOTTEN}'
+             WHEN d.number <> d.first THEN '{SEEN}'
+             WHEN d.number <> d.node THEN CASE WHEN d.content_id = node.content_id THEN '{EXACT}' ELSE '{NEAR}' END
+             ELSE stars.rule END AS rule,
+        CASE WHEN d.number IS NULL THEN dead.reason ELSE keeper.doc_id END AS keeper,
+        CASE WHEN d.number <> d.first THEN NULL
+             WHEN d.number <> d.node AND stars.removed IS NULL THEN 1.0
+             ELSE stars.similarity END AS similarity,
+        coalesce(relative.doc_id, node.doc_id) AS cluster,
+        copies.num_copies
+    FROM indexed e
+    JOIN wanted ON wanted.generation = e.generation AND wanted.shard = e.shard
+    LEFT JOIN dead ON dead.number = e.number
+    LEFT JOIN living d ON d.number = e.number
+    LEFT JOIN living node ON node.number = d.node
+    LEFT JOIN stars ON stars.removed = d.node
+    LEFT JOIN living keeper ON keeper.number = CASE WHEN d.number = d.node THEN stars.keeper ELSE coalesce(stars.keeper, d.node) END
+    LEFT JOIN loose ON loose.node = d.node
+    LEFT JOIN living relative ON relative.number = loose.label
+    LEFT JOIN (SELECT node, count(*)::INTEGER AS num_copies FROM living GROUP BY node) copies ON copies.node = d.node
+    ORDER BY wanted.position, e."row" """
 
 
-def remove_shard(job: tuple[ShardRef, int], fates: str, config: DedupConfig) -> Outcome:
-    """Split one shard into kept documents (with their loose cluster) and duplicates (with the document kept for them)."""
-    shard, first_row = job
-    table = shard.read()
-    fate = pq.read_table(pa.BufferReader(storage.read_bytes(fates))).slice(first_row, table.num_rows)
-    keep = pc.is_null(fate["keeper"])
+def _decided(sql: Any, edges: pa.Table, config: DedupConfig) -> dict[str, pa.Table]:
+    """stars: whom each removed node goes for; loose: the loose cluster of each node that has one."""
+    pairs = np.stack([edges["better"].to_numpy(), edges["worse"].to_numpy()], axis=1)
+    similarity = similarities(edges, config.measure)
+    near = similarity >= config.min_similarity if config.near else np.zeros(len(pairs), bool)
+    grouped = (
+        _of_one_url(sql) if config.same_url else pa.table({"node": pa.array([], pa.int64()), "url": pa.array([], pa.int64())})
+    )
+    found = clusters.stars(pairs[near], similarity[near], grouped["node"].to_numpy(), grouped["url"].to_numpy())
+    by_url = np.isnan(found.similarity)
+    stars = pa.table(
+        {
+            "removed": found.removed,
+            "keeper": found.keeper,
+            "similarity": pa.array(found.similarity, mask=by_url),
+            "rule": pc.if_else(pa.array(by_url), SAME_URL, NEAR),
+        }
+    )
+    nodes, label = clusters.components(pairs[similarities(edges) >= LOOSE_JACCARD])
+    return {"stars": stars, "loose": pa.table({"node": nodes, "label": label})}
+
+
+def _of_one_url(sql: Any) -> pa.Table:
+    """node, url (a number): the nodes whose first document shares its URL with that of another node."""
+    return sql.sql("""SELECT number AS node, min(number) OVER (PARTITION BY url) AS url FROM living
+        WHERE number = node AND url <> '' QUALIFY count(*) OVER (PARTITION BY url) > 1 ORDER BY number""").to_arrow_table()
+
+
+def remove_shard(job: tuple[ShardRef, str], config: DedupConfig) -> Outcome:
+    """Split one shard into the documents that stay, with loose cluster and number of copies, and the others, each with its keeper."""
+    shard, fate_file = job
+    table, rows = shard.read(), dataset.of_files([fate_file])
+    assert rows is not None
+    fate = rows.to_table()
+    keep = pc.is_null(fate["rule"])
     gone, why = table.filter(pc.invert(keep)), fate.filter(pc.invert(keep))
+    told = pc.not_equal(why["rule"], FORGOTTEN)
     rejects = pa.table(
         {
             "doc_id": gone["doc_id"],
@@ -70,112 +143,48 @@ def remove_shard(job: tuple[ShardRef, int], fates: str, config: DedupConfig) -> 
             "source": gone["source"],
             "rule": why["rule"],
             "value": why["similarity"],
-            "threshold": pa.repeat(config.min_jaccard, gone.num_rows),
+            "threshold": pc.if_else(pc.is_valid(why["similarity"]), config.min_similarity, None),
             "detail": why["keeper"],
-            "excerpt": pc.utf8_slice_codeunits(gone["text"], 0, EXCERPT_CHARS),
+            "excerpt": pc.if_else(told, pc.utf8_slice_codeunits(gone["text"], 0, EXCERPT_CHARS), None),
         }
     )
-    return Outcome(table.filter(keep).append_column("cluster", fate["cluster"].filter(keep)), rejects)
+    kept = table.filter(keep)
+    for name in ("cluster", COPIES.name):
+        kept = kept.append_column(name, fate[name].filter(keep))
+    return Outcome(kept, rejects.cast(REJECTS_SCHEMA))
+
+
+def documents_of(index: ShardSet, config: DedupConfig) -> list[ShardSet]:
+    """The versions whose documents are asked for: of all crawls in the index, or of the newest."""
+    generations = Chain.of(index).generations
+    return [version for one in (generations if config.documents == "all" else generations[-1:]) for version in one.documents]
 
 
 @step(schema="clustered_documents")
-def dedup(documents: ShardSet, config: DedupConfig, out: Output) -> None:
-    """Remove exact and verified near duplicates; of each group the longest document is kept."""
-    shards = documents.shards()
-    starts = np.concatenate([[0], np.cumsum([shard.num_rows for shard in shards])]).astype(np.int64)
-    signed = out.map_aside("signatures", partial(sign_shard, config=config), shards)
-    corpus = _columns(signed, ["doc_id", "content_id", "num_chars"])
-    rank = _rank(corpus)
-    keeper_of_copy = _first_of_content(corpus, rank)
-    singles = np.flatnonzero(keeper_of_copy < 0)
-    path = out.aside("singles.bin")
-    storage.write_bytes(path, np.stack([singles, rank[singles]]).tobytes())
-    proposals = out.map_aside("pairs", partial(propose_pairs, signed=signed, singles=path), range(config.num_bands))
-    pairs = clusters.unique_pairs(*(_pairs(proposal) for proposal in proposals))
-    similarity = _verify(out, shards, starts, pairs, config)
-    chosen = clusters.stars(corpus.num_rows, pairs, similarity, rank, config.min_jaccard)
-    label = _loose_clusters(rank, pairs[similarity >= LOOSE_JACCARD])
-    fates = _fates(corpus, keeper_of_copy, chosen.keeper, chosen.similarity, label)
-    write_table(out.aside("fates.parquet"), fates)
-    jobs = list(zip(shards, starts[:-1].tolist(), strict=True))
-    out.map(partial(remove_shard, fates=out.aside("fates.parquet"), config=config), jobs)
-    out.facts |= {"num_candidate_pairs": len(pairs), "num_verified_pairs": int((similarity >= config.min_jaccard).sum())}
+def dedup(documents: list[ShardSet], index: ShardSet, config: DedupConfig, out: Output) -> None:
+    """Remove the copies and near duplicates among these documents and all others of the index."""
+    chain = Chain.of(index)
+    chain.check()
+    shards, places = [], []
+    for version in documents:
+        of_version = version.shards()
+        generation, first = _place(chain, version)
+        shards += of_version
+        places += [(generation, first + at) for at in range(len(of_version))]
+    decided = fates(out, chain, places, config)
+    out.map(partial(remove_shard, config=config), list(zip(shards, decided, strict=True)))
 
 
-def _columns(signed: list[ShardRef], names: list[str]) -> pa.Table:
-    empty = pa.table(
-        {"doc_id": pa.array([], pa.string()), "content_id": pa.array([], pa.string()), "num_chars": pa.array([], pa.int32())}
-    )
-    tables = [shard.read(names) for shard in signed]
-    return pa.concat_tables(tables).combine_chunks() if tables else empty
+def _place(chain: Chain, version: ShardSet) -> tuple[int, int]:
+    """(generation, place of its first shard there) of a version of documents.
 
-
-def _rank(corpus: pa.Table) -> np.ndarray:
-    """Place of each document in the total order that decides who stays: longest first, then by id."""
-    order = pc.sort_indices(corpus, [("num_chars", "descending"), ("doc_id", "ascending")]).to_numpy()
-    rank = np.empty(len(order), np.int64)
-    rank[order] = np.arange(len(order))
-    return rank
-
-
-def _first_of_content(corpus: pa.Table, rank: np.ndarray) -> np.ndarray:
-    """For each exact copy the row of the best-ranked document of equal content; -1 for that document itself."""
-    codes = corpus["content_id"].combine_chunks().dictionary_encode().indices.to_numpy()
-    order = np.lexsort((rank, codes))
-    first = np.ones(len(order), bool)
-    first[1:] = codes[order][1:] != codes[order][:-1]
-    leader = order[np.maximum.accumulate(np.where(first, np.arange(len(order)), 0))] if len(order) else order
-    keeper = np.full(len(order), -1, np.int64)
-    keeper[order] = np.where(first, -1, leader)
-    return keeper
-
-
-def _pairs(proposal: ShardRef) -> np.ndarray:
-    table = proposal.read()
-    return np.stack([table["left"].to_numpy(), table["right"].to_numpy()], axis=1)
-
-
-def _loose_clusters(rank: np.ndarray, pairs: np.ndarray) -> np.ndarray:
-    """The best-ranked document of each document's component: the same whatever the order of rows."""
-    order = np.argsort(rank)
-    return order[clusters.components(len(rank), rank[pairs])[rank]]
-
-
-def _verify(out: Output, shards: list[ShardRef], starts: np.ndarray, pairs: np.ndarray, config: DedupConfig) -> np.ndarray:
-    """Exact Jaccard similarity of each pair's shingle sets."""
-    candidates = np.unique(pairs)
-    cuts = np.searchsorted(candidates, starts)
-    jobs = [
-        (shard, candidates[cuts[i] : cuts[i + 1]] - starts[i], int(starts[i]))
-        for i, shard in enumerate(shards)
-        if cuts[i] < cuts[i + 1]
-    ]
-    shingled = out.map_aside("shingles", partial(shingle_shard, config=config), jobs)
-    if not shingled:
-        return np.zeros(0)
-    table = pa.concat_tables([shard.read() for shard in shingled]).combine_chunks()
-    sets = table["shingles"].combine_chunks()
-    values, offsets = sets.flatten().to_numpy(), sets.offsets.to_numpy() - sets.offsets[0].as_py()
-    place = np.searchsorted(table["row"].to_numpy(), pairs)
-    return minhash.jaccard_pairs(values, offsets, place[:, 0], place[:, 1])
-
-
-def _fates(corpus: pa.Table, keeper_of_copy: np.ndarray, keeper: np.ndarray, likeness: np.ndarray, label: np.ndarray) -> pa.Table:
-    """One row per document: whom it was removed for (null = kept), by which rule, how similar, and its loose cluster."""
-    exact = keeper_of_copy >= 0
-    # a copy of a document that is itself a near duplicate goes to the document that was kept in the end
-    through = np.where(exact, keeper_of_copy, np.arange(len(exact)))
-    final, value = keeper[through], likeness[through]
-    final = np.where(exact & (final < 0), keeper_of_copy, final)
-    value = np.where(exact & (keeper[through] < 0), 1.0, value)
-    removed = final >= 0
-    ids = corpus["doc_id"].combine_chunks()
-    rule = np.where(exact, EXACT, NEAR)
-    return pa.table(
-        {
-            "keeper": ids.take(pa.array(final, mask=~removed)),
-            "rule": pa.array(rule.tolist(), pa.string()),
-            "similarity": pa.array(value, pa.float64()),
-            "cluster": ids.take(pa.array(label[through])),
-        }
-    )
+    Raises:
+        InputError: it is not in the index.
+    """
+    for generation, segment in enumerate(chain.generations):
+        first = 0
+        for one in segment.documents:
+            if (one.version, one.digest) == (version.version, version.digest):
+                return generation, first
+            first += one.num_shards
+    raise InputError(f"{version.folder}: its documents are not in the index; give the index that was made of them (step index)")

@@ -17,6 +17,9 @@ from tasks.text.lines import LineRules, rewrite_lines
 from tasks.text.rules import Profile, files_of, read_profile
 
 
+QUALITY = "quality_percentile"
+
+
 class RewriteConfig(BaseModel):
     """Which lines go."""
 
@@ -57,7 +60,10 @@ def rewrite_shard(pair: tuple[ShardRef, ShardRef], config: RewriteConfig) -> Out
     verdict = verdicts.read()
     table = table.filter(pc.is_in(table["doc_id"], verdict["doc_id"].combine_chunks()))
     if "language" in verdict.column_names:  # verdicts are a subsequence of the documents, so the rows match
-        table = table.append_column("language", verdict["language"]).append_column("language_score", verdict["language_score"])
+        for name in ("language", "language_score"):
+            table = table.append_column(name, verdict[name])
+        there = QUALITY in verdict.column_names
+        table = table.append_column(QUALITY, verdict[QUALITY] if there else pa.nulls(table.num_rows, pa.float32()))
     text = table["text"].combine_chunks()
     removed: dict[str, int] = {}
     if rules := config.line_rules():

@@ -20,7 +20,7 @@ import pyarrow.dataset as pads
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from expectations.counts import ShardCheck, ShardResult
-from expectations.numbers import AUDIT, DRIFT, OF_CLASSIFIER, REMOVAL_RATE
+from expectations.numbers import AUDIT, DRIFT, OF_CLASSIFIER, OF_INDEX, REMOVAL_RATE
 from expectations.schemas import SCHEMAS, originals
 from expectations.suites import Suite, did_you_mean, suite_digest, suite_names
 from expectations.verdict import CheckResult, Sample
@@ -155,6 +155,7 @@ def told_by(facts: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
     reasons = {
         **dict.fromkeys(AUDIT, "no audit looked at such groups (audit.kinds)"),
         **dict.fromkeys(OF_CLASSIFIER, "no classifier was trained here"),
+        **dict.fromkeys(OF_INDEX, "no index was made here"),
     }
     return {
         "facts": {name: facts[name] for name in reasons if name in facts},
@@ -235,7 +236,9 @@ def _removal_rates(documents: ShardSet, history: list[ShardSet]) -> dict[str, fl
     sampled = documents.step == "rebalance"
     steps = [one for one in (*history, *([documents] * sampled)) if one.counts.total]
     rates = {f"{REMOVAL_RATE}{one.step}": 1 - one.counts.kept / one.counts.total for one in steps}
-    extracted = sum(one.counts.kept for one in history if one.step in ("extract", "ingest"))
+    kept = {one.step: one.counts.kept for one in history}
+    of_earlier_crawls = sum(one.counts.total - kept.get("rewrite", 0) for one in history if one.step == "dedup")
+    extracted = sum(one.counts.kept for one in history if one.step in ("extract", "ingest")) + of_earlier_crawls
     here = documents.counts.total if sampled else documents.counts.kept
     return {**rates, "removal_rate": 1 - here / extracted if extracted else 0.0}
 

@@ -1,9 +1,9 @@
-"""From band keys to decisions: candidate pairs, stars around kept documents, loose components for the split.
+"""From band keys to decisions: candidate pairs, units of work, stars around kept documents, loose components for the split.
 
-Documents are numbers 0 … num_docs - 1 and pairs are int64 (num_pairs, 2). A removed document always has a kept neighbour of
-sufficient verified similarity and no two kept documents are such neighbours: `stars` is the lexicographically first maximal
-independent set under the rank, so chains cannot form. Every result depends on the set of pairs only, never on
-their order. Costs: sorting one band's keys; then time and memory linear in documents and pairs.
+Documents are called by their numbers, int64, of which the smaller is the better (`tasks/index.py`); they need not be dense. A pair is
+(better, worse). A removed document always has a kept neighbour of sufficient verified similarity and no two kept documents are such
+neighbours: `stars` is the lexicographically first maximal independent set in order of number, so chains cannot form. Every result depends
+on the set of pairs only, never on their order. Costs: sorting one bucket's keys; then time and memory linear in pairs.
 """
 
 from __future__ import annotations
@@ -14,31 +14,45 @@ import numpy as np
 from numba import njit, types
 from numpy.typing import NDArray
 
-__all__ = ["Candidates", "Stars", "candidate_pairs", "compile_kernels", "components", "stars", "unique_pairs"]
+__all__ = ["Candidates", "Stars", "Units", "compile_kernels", "components", "propose", "stars", "unique_pairs", "units"]
 
 Ints = NDArray[np.int64]
 Hashes = NDArray[np.uint64]
 Floats = NDArray[np.float64]
+Flags = NDArray[np.bool_]
+
+BUCKET_SIZES = (2, 8, 64, 1_000, 10_000, 100_000)
+"""Least sizes of the classes in which buckets are counted."""
 
 
 class Candidates(NamedTuple):
-    """What one band proposes, and what it held back: buckets above the cap cost recall, never a wrong removal."""
+    """What buckets propose, and what they hold back: a full bucket costs recall, never a wrong removal."""
 
     pairs: Ints
-    """(num_pairs, 2) document numbers, the better-ranked document first; unverified."""
-    num_capped_buckets: int
-    """Buckets with more documents than the cap."""
-    num_skipped_pairs: int
-    """Pairs of capped buckets that were not proposed."""
+    """(num_pairs, 2) numbers, the better document first; unverified."""
+    num_skipped: int
+    """Pairs of full buckets that were not proposed."""
+    buckets: Ints
+    """Buckets by size: entry i counts those of at least BUCKET_SIZES[i] documents and fewer than the next."""
 
 
 class Stars(NamedTuple):
-    """Who stays and, for each removed document, on whose account it goes."""
+    """Who goes, and on whose account; all other documents stay."""
 
+    removed: Ints
+    """Numbers of the removed documents, ascending."""
     keeper: Ints
-    """(num_docs,) the kept document that stands for this one, -1 where the document itself is kept."""
+    """For each, the kept document that stands for it."""
     similarity: Floats
-    """(num_docs,) verified similarity to the keeper, NaN where the document is kept."""
+    """For each, its verified similarity to the keeper; NaN where they only share a group."""
+
+
+class Units(NamedTuple):
+    """Pairs in units of work whose documents fit in memory together."""
+
+    unit: NDArray[np.int32]
+    """(num_pairs,) the unit of each pair."""
+    num_units: int
 
 
 def _frozen(dtype: types.Type, ndim: int = 1) -> types.Array:
@@ -46,73 +60,74 @@ def _frozen(dtype: types.Type, ndim: int = 1) -> types.Array:
 
 
 _I64, _U64, _F64, _PAIRS = _frozen(types.int64), _frozen(types.uint64), _frozen(types.float64), _frozen(types.int64, 2)
-_PAIRS_AND_COUNTS = types.Tuple((types.int64[:, ::1], types.int64, types.int64))
+_FLAGS = _frozen(types.boolean)
+_PROPOSED = types.Tuple((types.int64[:, ::1], types.int64, types.int64[::1]))
 _STARS = types.Tuple((types.int64[::1], types.float64[::1]))
 
 
-@njit(_PAIRS_AND_COUNTS(_U64, _I64, types.int64, types.int64), cache=True, nogil=True)
-def _pair_kernel(keys: Hashes, docs: Ints, bucket_cap: int, bucket_heads: int) -> tuple[Ints, int, int]:
-    """keys u64[n] ascending, docs i64[n] by rank within a key. Runs twice: counts the pairs, then writes them."""
+@njit(_PROPOSED(_U64, _I64, _FLAGS, types.int64, types.int64, _I64), cache=True, nogil=True)
+def _pair_kernel(
+    keys: Hashes, docs: Ints, wanted: Flags, bucket_cap: int, bucket_heads: int, sizes: Ints
+) -> tuple[Ints, int, Ints]:
+    """keys u64[n] ascending, docs i64[n] ascending within a key. Runs twice: counts the pairs, then writes them."""
     pairs = np.empty((0, 2), np.int64)
-    num_pairs, num_capped, num_skipped = 0, 0, 0
+    buckets = np.zeros(sizes.size, np.int64)
+    num_pairs, num_skipped = 0, 0
     for writing in range(2):
-        num_pairs, num_capped, num_skipped, start = 0, 0, 0, 0
+        num_pairs, num_skipped, start = 0, 0, 0
         while start < keys.size:
             end = start + 1
             while end < keys.size and keys[end] == keys[start]:
+                if wanted[end]:
+                    before = end - start
+                    partners = before if before < bucket_cap else min(bucket_heads, before)
+                    num_skipped += before - partners
+                    if writing:
+                        for partner in range(partners):
+                            pairs[num_pairs + partner, 0] = docs[start + partner]
+                            pairs[num_pairs + partner, 1] = docs[end]
+                    num_pairs += partners
                 end += 1
-            size, capped = end - start, end - start > bucket_cap
-            heads = bucket_heads if capped else size
-            for head in range(start, start + min(heads, size)):
-                if writing:
-                    for other in range(head + 1, end):
-                        pairs[num_pairs + other - head - 1, 0] = docs[head]
-                        pairs[num_pairs + other - head - 1, 1] = docs[other]
-                num_pairs += end - head - 1
-            if capped:
-                tail = size - min(heads, size)
-                num_capped += 1
-                num_skipped += tail * (tail - 1) // 2
+            if writing:
+                for size_class in range(sizes.size - 1, -1, -1):
+                    if end - start >= sizes[size_class]:
+                        buckets[size_class] += 1
+                        break
             start = end
         if not writing:
             pairs = np.empty((num_pairs, 2), np.int64)
-    return pairs, num_capped, num_skipped
+    return pairs, num_skipped, buckets
 
 
-@njit(_STARS(types.int64, _PAIRS, _F64, _I64, _I64), cache=True, nogil=True)
-def _star_kernel(num_docs: int, pairs: Ints, similarity: Floats, order: Ints, rank: Ints) -> tuple[Ints, Floats]:
-    # Compressed adjacency, both directions: neighbours of d are neighbour[first[d]:first[d + 1]].
-    first = np.zeros(num_docs + 2, np.int64)
-    for pair in range(pairs.shape[0]):
-        first[pairs[pair, 0] + 2] += 1
-        first[pairs[pair, 1] + 2] += 1
-    first = np.cumsum(first)
-    neighbour = np.empty(2 * pairs.shape[0], np.int64)
-    weight = np.empty(2 * pairs.shape[0], np.float64)
-    for pair in range(pairs.shape[0]):
-        for side in range(2):
-            slot = first[pairs[pair, side] + 1]
-            neighbour[slot], weight[slot] = pairs[pair, 1 - side], similarity[pair]
-            first[pairs[pair, side] + 1] = slot + 1
+@njit(_STARS(types.int64, _I64, _I64, _F64, _I64, types.int64), cache=True, nogil=True)
+def _star_kernel(
+    num_docs: int, better: Ints, worse: Ints, similarity: Floats, group: Ints, num_groups: int
+) -> tuple[Ints, Floats]:
+    """Pairs of dense documents by worse, then better; group[d] is -1 or a group of which one document at most is kept."""
     keeper = np.full(num_docs, -1, np.int64)
     best = np.full(num_docs, np.nan)
-    kept = np.zeros(num_docs, np.bool_)
-    for doc in order:
-        for slot in range(first[doc], first[doc + 1]):
-            other, value = neighbour[slot], weight[slot]
-            if not kept[other]:
-                continue
-            if keeper[doc] < 0 or value > best[doc] or (value == best[doc] and rank[other] < rank[keeper[doc]]):
+    kept_of_group = np.full(num_groups, -1, np.int64)
+    pair = 0
+    for doc in range(num_docs):
+        while pair < worse.size and worse[pair] == doc:
+            other, value = better[pair], similarity[pair]
+            # pairs come by better number, so a tie stays with the better keeper
+            if keeper[other] < 0 and (keeper[doc] < 0 or value > best[doc]):
                 keeper[doc], best[doc] = other, value
-        kept[doc] = keeper[doc] < 0
+            pair += 1
+        if group[doc] >= 0:
+            if keeper[doc] < 0 and kept_of_group[group[doc]] >= 0:
+                keeper[doc] = kept_of_group[group[doc]]
+            elif keeper[doc] < 0:
+                kept_of_group[group[doc]] = doc
     return keeper, best
 
 
-@njit(types.int64[::1](types.int64, _PAIRS), cache=True, nogil=True)
-def _component_kernel(num_docs: int, pairs: Ints) -> Ints:
+@njit(types.int64[::1](types.int64, _I64, _I64), cache=True, nogil=True)
+def _component_kernel(num_docs: int, lefts: Ints, rights: Ints) -> Ints:
     label = np.arange(num_docs)
-    for pair in range(pairs.shape[0]):
-        left, right = pairs[pair, 0], pairs[pair, 1]
+    for pair in range(lefts.size):
+        left, right = lefts[pair], rights[pair]
         while label[left] != left:  # path halving
             label[left] = label[label[left]]
             left = label[left]
@@ -125,81 +140,131 @@ def _component_kernel(num_docs: int, pairs: Ints) -> Ints:
     return label
 
 
-def candidate_pairs(
-    band_keys_column: Hashes,
-    row_index: Ints,
-    rank: Ints | None = None,
-    *,
-    bucket_cap: int = 64,
-    bucket_heads: int = 8,
-) -> Candidates:
-    """The pairs that one band proposes: documents `row_index[r]` whose keys `band_keys_column[r]` are equal.
+def propose(keys: Hashes, docs: Ints, wanted: Flags | None = None, *, bucket_cap: int = 64, bucket_heads: int = 8) -> Candidates:
+    """The pairs that one band proposes: documents `docs[r]` whose keys `keys[r]` are equal share a bucket.
 
-    `rank[r]` orders the rows (smaller is better; by default the document number). It must be the order that `stars` is
-    given: else the heads of a large bucket may all be removed, and the rest of it would stay for want of a pair.
+    In a bucket a document is paired with all better ones while they are fewer than `bucket_cap`, else with the best `bucket_heads` of
+    them, so 100,000 identical keys make 800,000 pairs and not 5 billion. That depends on better documents only: documents that come
+    later, with larger numbers, propose just what all of them together would. The best of a bucket that is one group of duplicates is
+    the one that stays; a pair held back in a mixed bucket can still be proposed by another band, and those held back are counted.
 
-    A bucket of up to `bucket_cap` documents proposes all its pairs; a larger one pairs each document with the bucket's
-    `bucket_heads` best-ranked only, so 100,000 identical pages make 800,000 pairs and not 5 billion. That suffices
-    where the bucket is one group of duplicates, since the best-ranked is the one that stays; a pair missed in a mixed
-    bucket can still be proposed by another band, and the number of pairs held back is returned. Raises ValueError for
-    columns of unequal length.
+    Args:
+        wanted: whether to propose the pairs in which this document is the worse one; by default all.
+
+    Raises:
+        ValueError: columns of unequal length.
     """
-    rank = row_index if rank is None else rank
-    if not len(band_keys_column) == len(row_index) == len(rank):
-        raise ValueError(f"{len(band_keys_column)} keys, {len(row_index)} documents, {len(rank)} ranks: one each expected")
-    order = np.lexsort((row_index, rank, band_keys_column))
-    keys = np.ascontiguousarray(band_keys_column[order], np.uint64)
-    docs = np.ascontiguousarray(row_index[order], np.int64)
-    return Candidates(*_pair_kernel(keys, docs, bucket_cap, bucket_heads))
+    wanted = np.ones(len(keys), np.bool_) if wanted is None else wanted
+    if not len(keys) == len(docs) == len(wanted):
+        raise ValueError(f"{len(keys)} keys, {len(docs)} documents, {len(wanted)} flags: one each expected")
+    order = np.lexsort((docs, keys))
+    sorted_keys, sorted_docs = (np.ascontiguousarray(column[order]) for column in (keys, docs))
+    sizes = np.array(BUCKET_SIZES, np.int64)
+    return Candidates(
+        *_pair_kernel(sorted_keys, sorted_docs, np.ascontiguousarray(wanted[order]), bucket_cap, bucket_heads, sizes)
+    )
 
 
 def unique_pairs(*bands: Ints) -> Ints:
-    """The union of the bands' pairs: each pair once, smaller document first, ascending; pairs of one document with
-    itself are left out. The one form in which pairs are verified, stored and compared."""
+    """The union of the bands' pairs: each once, the better document first, ascending by worse, then better; none of a document
+    with itself."""
     pairs = np.sort(np.concatenate([np.empty((0, 2), np.int64), *bands]), axis=1)
     pairs = pairs[pairs[:, 0] != pairs[:, 1]]
-    pairs = pairs[np.lexsort((pairs[:, 1], pairs[:, 0]))]
+    pairs = pairs[np.lexsort((pairs[:, 0], pairs[:, 1]))]
     fresh = np.ones(len(pairs), np.bool_)
     fresh[1:] = (pairs[1:] != pairs[:-1]).any(axis=1)
     return np.ascontiguousarray(pairs[fresh])
 
 
-def stars(num_docs: int, pairs: Ints, similarity: Floats, rank: Ints, min_similarity: float) -> Stars:
-    """Goes through the documents in rank order and removes one exactly when it has an already kept neighbour.
+def stars(pairs: Ints, similarity: Floats, grouped: Ints | None = None, group: Ints | None = None) -> Stars:
+    """Goes through the documents in order of number and removes one exactly when it has an already kept neighbour.
 
-    Neighbours are pairs with verified `similarity` of at least `min_similarity`. `rank` (num_docs,) is a total order:
-    smaller stays first. The keeper is the most similar kept neighbour, ties go to the better rank. Pairs may repeat
-    and come in any order and direction. Raises ValueError when ranks repeat, lengths differ or a pair is out of range.
+    Args:
+        pairs: (num_pairs, 2) neighbours, in any order and direction; repeats do no harm.
+        similarity: of each pair, verified.
+        grouped: documents of which groups keep one at most (such as captures of one URL), each once.
+        group: the group of each; a document that has a kept neighbour too goes on the neighbour's account.
+
+    Returns:
+        The removed documents; the keeper of each is its most similar kept neighbour, ties go to the better number.
+
+    Raises:
+        ValueError: lengths differ.
     """
-    pairs = _checked(num_docs, pairs)
-    order = np.argsort(rank, kind="stable")
-    if len(rank) != num_docs or (rank[order][1:] == rank[order][:-1]).any():
-        raise ValueError(f"{num_docs} distinct ranks expected, got {len(np.unique(rank))} among {len(rank)}")
-    if len(similarity) != len(pairs):
-        raise ValueError(f"{len(pairs)} pairs but {len(similarity)} similarities")
-    near = np.asarray(similarity) >= min_similarity
-    chosen, weights = np.ascontiguousarray(pairs[near]), np.ascontiguousarray(similarity[near], np.float64)
-    return Stars(*_star_kernel(num_docs, chosen, weights, order, np.ascontiguousarray(rank, np.int64)))
+    grouped, group = (np.empty(0, np.int64) if column is None else column for column in (grouped, group))
+    if len(similarity) != len(pairs) or len(grouped) != len(group):
+        raise ValueError(
+            f"{len(pairs)} pairs but {len(similarity)} similarities, or {len(grouped)} documents but {len(group)} groups"
+        )
+    docs = np.unique(np.concatenate([pairs.reshape(-1), grouped]))
+    ends = np.searchsorted(docs, np.sort(pairs.reshape(-1, 2), axis=1))
+    order = np.lexsort((ends[:, 0], ends[:, 1]))
+    names, codes = np.unique(group, return_inverse=True)
+    group_of = np.full(len(docs), -1, np.int64)
+    group_of[np.searchsorted(docs, grouped)] = codes
+    keeper, best = _star_kernel(
+        len(docs),
+        np.ascontiguousarray(ends[order, 0]),
+        np.ascontiguousarray(ends[order, 1]),
+        np.ascontiguousarray(similarity[order], np.float64),
+        group_of,
+        len(names),
+    )
+    gone = keeper >= 0
+    return Stars(docs[gone], docs[keeper[gone]], best[gone])
 
 
-def components(num_docs: int, pairs: Ints) -> Ints:
-    """(num_docs,) the smallest document of each document's connected component: loose clusters, chained on purpose.
+def components(pairs: Ints) -> tuple[Ints, Ints]:
+    """(documents ascending, the smallest document of each one's connected component): loose clusters, chained on purpose.
 
-    For keeping relatives on one side of a split; never for removal. Raises ValueError when a pair is out of range.
+    For keeping relatives together, in a split or in memory; never for removal.
     """
-    return _component_kernel(num_docs, _checked(num_docs, pairs))
+    docs = np.unique(pairs)
+    ends = np.searchsorted(docs, pairs.reshape(-1, 2))
+    label = _component_kernel(len(docs), np.ascontiguousarray(ends[:, 0]), np.ascontiguousarray(ends[:, 1]))
+    return docs, docs[label]
 
 
-def _checked(num_docs: int, pairs: Ints) -> Ints:
-    pairs = np.ascontiguousarray(pairs, np.int64).reshape(-1, 2)
-    if pairs.size and not 0 <= pairs.min() <= pairs.max() < num_docs:
-        raise ValueError(f"pairs name documents {pairs.min()} to {pairs.max()}, there are {num_docs}")
-    return pairs
+def units(pairs: Ints, docs: Ints, weight: Ints, most: int) -> Units:
+    """Divide pairs into units of work, such that the documents of one weigh less than twice `most` together (and one heavier than
+    that: what it weighs).
+
+    Whole components go into a unit together, so a document is mostly in one; a component that weighs more is cut into blocks of
+    documents, with a unit for each two blocks that have pairs.
+
+    Args:
+        pairs: (num_pairs, 2), each once.
+        docs: every document of the pairs, ascending.
+        weight: (num_docs,) what each weighs, such as its shingles.
+    """
+    named, label = components(pairs)
+    assert np.array_equal(named, docs)
+    order = np.lexsort((docs, label))
+    heavy = np.cumsum(weight[order])
+    block_in_order = (heavy - weight[order]) // max(1, most // 2)
+    first = np.ones(len(docs), np.bool_)
+    first[1:] = label[order][1:] != label[order][:-1]
+    number = np.cumsum(first) - 1
+    total = np.bincount(number, weight[order]).astype(np.int64)
+    # small components share units as they come; the documents of a large one keep the block they fall into
+    start = np.cumsum(total) - total
+    large = total > most
+    small_unit = start // max(1, most)
+    block = np.empty(len(docs), np.int64)
+    block[order] = np.where(large[number], block_in_order - block_in_order[np.flatnonzero(first)][number], -1)
+    place = np.empty(len(docs), np.int64)
+    place[order] = number
+    left, right = (np.searchsorted(docs, pairs[:, side]) for side in (0, 1))
+    component = place[left]
+    num_blocks = int(block.max(initial=0)) + 1
+    blocks = (component * num_blocks + block[left]) * num_blocks + block[right]
+    key = np.where(large[component], small_unit.max(initial=0) + 1 + blocks, small_unit[component])
+    names, unit = np.unique(key, return_inverse=True)
+    return Units(unit.astype(np.int32), len(names))
 
 
 def compile_kernels() -> None:
     """Runs every kernel once, so that later processes load them from numba's cache (import alone compiles them)."""
-    docs = np.arange(2)
-    pairs = candidate_pairs(np.zeros(2, np.uint64), docs).pairs
-    stars(2, pairs, np.ones(len(pairs)), docs, 0.5)
-    components(2, pairs)
+    pairs = propose(np.zeros(2, np.uint64), np.arange(2)).pairs
+    stars(pairs, np.ones(len(pairs)))
+    units(pairs, np.arange(2), np.ones(2, np.int64), 1)

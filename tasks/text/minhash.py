@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import unicodedata
 from functools import lru_cache
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -45,7 +45,7 @@ Hashes = NDArray[np.uint64]
 Floats = NDArray[np.float64]
 
 
-class DedupConfig(BaseModel):
+class SketchConfig(BaseModel):
     """Near-duplicate settings; the defaults are FineWeb's (arXiv 2406.17557): word 5-grams, 112 hashes = 14 bands × 8 rows."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -58,14 +58,41 @@ class DedupConfig(BaseModel):
     """Hashes per band; more rows propose fewer pairs."""
     seed: int = Field(1, ge=0, lt=2**32)
     """Seed of datasketch's permutations. Signatures of different seeds cannot be compared."""
-    min_jaccard: float = Field(0.8, gt=0, le=1)
-    """A proposed pair counts as duplicate from this exact Jaccard similarity of its shingle sets on (0 to 1). The curve
-    of `candidate_probability` says which share of such pairs is proposed: 0.92 at 0.8, 0.99 at 0.85 by default."""
 
     @property
     def num_hashes(self) -> int:
         """Values per signature."""
         return self.num_bands * self.rows_per_band
+
+
+class DedupConfig(SketchConfig):
+    """x"""
+
+    min_jaccard: float = Field(0.8, gt=0, le=1)
+
+
+class Sketch(NamedTuple):
+    """SHIM"""
+
+    content: Any
+    num_shingles: Any
+    keys: Any
+
+
+def sketch(text: pa.Array, config: SketchConfig) -> Sketch:
+    """SHIM"""
+    normal = [normalise(t) for t in text.to_pylist()]
+    content = np.array(
+        [[xxhash.xxh64_intdigest(n.encode()), xxhash.xxh64_intdigest(n.encode(), 7)] for n in normal], np.uint64
+    ).reshape(-1, 2)
+    counts = np.array([max(min(1, len(n.split())), len(n.split()) - config.ngram_words + 1) for n in normal], np.int32)
+    return Sketch(content, counts, band_keys(signatures(text, config), config))
+
+
+def shared_counts(values: Any, offsets: Any, left: Any, right: Any) -> Any:
+    """SHIM"""
+    sets = [set(values[offsets[i] : offsets[i + 1]].tolist()) for i in range(len(offsets) - 1)]
+    return np.array([len(sets[a] & sets[b]) for a, b in zip(left, right)], np.int64)
 
 
 # --- normalisation ---------------------------------------------------------------------------------------------------
@@ -363,20 +390,20 @@ def _permutations(num_hashes: int, seed: int) -> tuple[Values, Values]:
     return np.ascontiguousarray(factors), np.ascontiguousarray(offsets)
 
 
-def signatures(text: pa.Array, config: DedupConfig) -> Values:
+def signatures(text: pa.Array, config: SketchConfig) -> Values:
     """uint32 (num_docs, num_hashes); a document without words has 2**32 - 1 everywhere, like datasketch's empty set."""
     data, starts = string_buffers(text)
     factors, offsets = _permutations(config.num_hashes, config.seed)
     return _signature_kernel(data, starts, _fold_table(), config.ngram_words, factors, offsets)
 
 
-def shingle_hashes(text: pa.Array, config: DedupConfig) -> tuple[Hashes, Ints]:
+def shingle_hashes(text: pa.Array, config: SketchConfig) -> tuple[Hashes, Ints]:
     """(values, offsets): the xxh64 of document d's distinct shingles, ascending, are values[offsets[d]:offsets[d + 1]]."""
     data, starts = string_buffers(text)
     return _shingle_kernel(data, starts, _fold_table(), config.ngram_words)
 
 
-def band_keys(signature_values: Values, config: DedupConfig) -> Hashes:
+def band_keys(signature_values: Values, config: SketchConfig) -> Hashes:
     """uint64 (num_docs, num_bands): the xxh64 of each band's little-endian rows. Equal keys in one band make a candidate.
 
     Raises ValueError when the signatures have another number of hashes than the config.
@@ -401,7 +428,7 @@ def jaccard_pairs(values: Hashes, offsets: Ints, left: Ints, right: Ints) -> Flo
     return _jaccard_kernel(values, offsets, np.ascontiguousarray(left, np.int64), np.ascontiguousarray(right, np.int64))
 
 
-def candidate_probability(jaccard: ArrayLike, config: DedupConfig) -> Floats:
+def candidate_probability(jaccard: ArrayLike, config: SketchConfig) -> Floats:
     """1 - (1 - s**rows)**bands: how likely a pair of similarity `jaccard` (0 to 1) shares at least one band key."""
     similarity = np.asarray(jaccard, np.float64)
     return 1.0 - (1.0 - similarity**config.rows_per_band) ** config.num_bands

@@ -1,0 +1,47 @@
+"""The door of DuckDB: SQL over Arrow datasets, with memory that is capped, spilling to a temporary folder. Nothing is fetched."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import duckdb
+import pyarrow as pa
+import pyarrow.dataset as pads
+
+MEMORY_LIMIT = "1GB"
+BATCH_ROWS = 100_000
+
+
+@contextmanager
+def connected(*, ordered: bool = False, **tables: pads.Dataset | pa.Table) -> Iterator[Any]:
+    """A DuckDB connection that knows these tables by name, spills to a folder of its own and fetches nothing.
+
+    Args:
+        ordered: keep the order of rows through a query that does not sort; it costs memory.
+    """
+    with tempfile.TemporaryDirectory(prefix="gristmill-sql-") as spill:
+        config = {
+            "memory_limit": MEMORY_LIMIT,
+            "temp_directory": spill,
+            "preserve_insertion_order": ordered,
+            "autoinstall_known_extensions": False,
+            "autoload_known_extensions": False,
+        }
+        with duckdb.connect(config=config) as connection:
+            for name, table in tables.items():
+                connection.register(name, table)
+            yield connection
+
+
+def batches(connection: Any, query: str) -> Iterator[pa.Table]:
+    """The rows of a query in its order, some at a time."""
+    for batch in connection.sql(query).to_arrow_reader(BATCH_ROWS):
+        yield pa.table(batch)
+
+
+def quoted(column: str) -> str:
+    """A column's name as SQL takes it, whatever is in it."""
+    return '"' + column.replace('"', '""') + '"'

@@ -1,0 +1,163 @@
+"""forget: take documents out of an index, as a takedown asks; duplicates that were removed on their account come back to life.
+
+A content whose first document is forgotten goes on under the number of its next one. Only buckets that held a forgotten document propose
+anew, and only pairs that no version knows are compared; all other similarities are those of the index. The result is that of an index
+that never had the forgotten documents. The texts of their versions go when `gristmill gc` finds that nothing refers to them any more.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from numpy.typing import NDArray
+from pydantic import BaseModel, ConfigDict
+
+from infra import dataset
+from infra.dataset import Outcome, ShardRef, ShardSet, file_entry
+from infra.errors import InputError
+from infra.steps import Output, step
+from tasks.index import IndexConfig, band_table, bucket_ranges, compare, distinct_pairs, gather_facts, pair_table, read_range
+from tasks.text import clusters
+from tasks.text.generations import BANDS, REBORN, Chain
+
+Ints = NDArray[np.int64]
+
+
+class ForgetConfig(BaseModel):
+    """What is taken out of the index; the step runs where anything is named. What is not there is no error: it may come with a crawl."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    doc_ids: tuple[str, ...] = ()
+    """Single documents."""
+    urls: tuple[str, ...] = ()
+    """Pages, as their canonical URLs."""
+    domains: tuple[str, ...] = ()
+    """Hosts with all hosts below them: `example.org` means www.example.org too."""
+    sources: tuple[str, ...] = ()
+    """Whole sources, by name."""
+    file: str = ""
+    """A text file with more of them, one per line: a doc_id, a URL (with ://), or a domain; # begins a comment."""
+    reason: str = "takedown"
+    """Why, in words: stands in the rejects instead of the text."""
+
+    @property
+    def wanted(self) -> bool:
+        """Whether anything is named."""
+        return bool(self.doc_ids or self.urls or self.domains or self.sources or self.file)
+
+    def named(self) -> dict[str, list[str]]:
+        """Everything that is named, with the lines of the file, by column of the index.
+
+        Raises:
+            InputError: there is no such file.
+        """
+        found = {"doc_id": list(self.doc_ids), "url": list(self.urls), "host": list(self.domains), "source": list(self.sources)}
+        for line in self._lines():
+            is_id = len(line) == 32 and set(line) <= set("0123456789abcdef")
+            found["url" if "://" in line else "doc_id" if is_id else "host"].append(line)
+        return {column: sorted({name.lower() if column == "host" else name for name in names}) for column, names in found.items()}
+
+    def _lines(self) -> list[str]:
+        if not self.file:
+            return []
+        try:
+            lines = Path(self.file).read_text(encoding="utf-8").splitlines()
+        except (OSError, UnicodeDecodeError) as error:
+            raise InputError(f"forget.file: {self.file}: cannot be read: {error}") from error
+        return [name for line in lines if (name := line.split("#")[0].strip() if "://" not in line else line.strip())]
+
+
+def files_of(config: ForgetConfig) -> Mapping[str, str]:
+    """{the file: its digest}, for the recipe."""
+    return {config.file: file_entry("", str(Path(config.file).resolve())).digest} if config.file else {}
+
+
+def _matched(chain: Chain, config: ForgetConfig) -> pa.Table:
+    """number, first, node and reason of the living documents that are named."""
+    named = {column: pa.table({"name": pa.array(names, pa.string())}) for column, names in config.named().items()}
+    with chain.relations(**{f"named_{column}": table for column, table in named.items()}) as sql:
+        below = "EXISTS (SELECT 1 FROM named_host WHERE lower(host) = name OR ends_with(lower(host), '.' || name))"
+        equal = " OR ".join(f"{column} IN (SELECT name FROM named_{column})" for column in ("doc_id", "url", "source"))
+        ids = f"SELECT DISTINCT doc_id FROM living WHERE {equal} OR {below}"
+        # all captures of a document go together, also those of later crawls
+        found = sql.sql(f"SELECT number, first, node FROM living WHERE doc_id IN ({ids}) ORDER BY number").to_arrow_table()
+        return found.append_column("reason", pa.repeat(config.reason, found.num_rows))
+
+
+def _reborn(chain: Chain, dead_nodes: Ints) -> pa.Table:
+    """node, reborn: for each dead node of which a living document has the content, the number that it goes on under."""
+    with chain.relations(dead_nodes=pa.table({"node": dead_nodes})) as sql:
+        query = (
+            "SELECT node, min(number) AS reborn FROM living SEMI JOIN dead_nodes USING (node) WHERE number = first GROUP BY node"
+        )
+        return sql.sql(f"SELECT * FROM ({query}) ORDER BY node").to_arrow_table()
+
+
+def _entries(bucket: tuple[int, int, int], files: Sequence[str], dead: Ints, nodes: Ints) -> Outcome:
+    """Band keys of these nodes, in one range."""
+    keys, found = read_range(files, dead, bucket)
+    of_them = np.isin(found, nodes)
+    return band_table(np.full(of_them.sum(), bucket[0], np.uint8), keys[of_them], found[of_them])
+
+
+def _propose_again(
+    bucket: tuple[int, int, int], files: Sequence[str], dead: Ints, gone: Ints, reborn: Ints, config: IndexConfig
+) -> Outcome:
+    """What the buckets of forgotten nodes propose now and did not before, in one range.
+
+    A bucket that was never full proposed all pairs of its nodes; new there are those of a node that has another number now.
+    """
+    keys, nodes = read_range(files, dead, bucket)
+    was = np.isin(nodes, gone)
+    touched = np.isin(keys, keys[was]) & ~np.isin(nodes, reborn)
+    full_keys, sizes = np.unique(keys[touched], return_counts=True)
+    full = np.isin(keys, full_keys[sizes > config.bucket_cap])
+    alive = np.isin(keys, keys[was]) & ~was
+    found = clusters.propose(keys[alive], nodes[alive], bucket_cap=config.bucket_cap, bucket_heads=config.bucket_heads)
+    fresh = np.isin(found.pairs, reborn).any(axis=1) | np.isin(found.pairs, nodes[full]).all(axis=1)
+    return pair_table(found.pairs[fresh], {"skipped_pairs": float(found.num_skipped)})
+
+
+def _as_it_is(table: pa.Table) -> Outcome:
+    return Outcome(table)
+
+
+def _renumbered(entries: ShardRef, renamed: pa.Table) -> Outcome:
+    """Band keys of nodes under the numbers that they go on under."""
+    table = entries.read()
+    place = np.searchsorted(renamed["node"].to_numpy(), table["node"].to_numpy())
+    return band_table(table["band"].to_numpy(), table["key"].to_numpy(), renamed["reborn"].to_numpy()[place])
+
+
+@step(schema="forgotten", fingerprint=files_of)
+def forget(index: ShardSet, config: ForgetConfig, out: Output) -> None:
+    """Take the named documents out of the index."""
+    before = Chain.of(index)
+    before.check()
+    compared = IndexConfig.model_validate(dataset.read_manifest(before.generations[-1].folder).recipe["config"])
+    ranges = bucket_ranges(before.num_numbers, compared)
+    matched = _matched(before, config)
+    out.map(_as_it_is, [matched], "forgotten documents")
+    gone = matched.filter(pc.equal(matched["number"], matched["node"]))["node"].to_numpy()
+    renamed = _reborn(before.and_then(out.folder), gone)
+    out.map_files(REBORN, _as_it_is, [renamed])
+    reborn = renamed["reborn"].to_numpy()
+    taken = partial(_entries, files=before.bands(), dead=before.dead, nodes=renamed["node"].to_numpy())
+    entries = out.map_aside("taken", taken, ranges if len(reborn) else [])
+    out.map_files(BANDS, partial(_renumbered, renamed=renamed), entries)
+    chain = before.and_then(out.folder)
+    again = partial(_propose_again, files=chain.bands(), dead=before.dead, gone=gone, reborn=reborn, config=compared)
+    proposed = out.map_aside("candidates", again, ranges if len(gone) else [])
+    compare(out, chain, distinct_pairs(proposed, known=chain.edges()), compared)
+    gather_facts(out)
+    out.facts |= {
+        "documents_forgotten": matched.num_rows,
+        "contents_forgotten": len(gone) - len(reborn),
+        "contents_reborn": len(reborn),
+    }
