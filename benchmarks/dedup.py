@@ -41,7 +41,7 @@ from benchmarks.dedup_truth import Truth
 from benchmarks.edited_corpus import Kind, Plan, Sentences, read_sentences, texts_of_plan
 from benchmarks.peers import peer_environment
 from tasks.text import clusters, minhash
-from tasks.text.minhash import DedupConfig
+from tasks.text.minhash import SketchConfig
 
 Flags = npt.NDArray[np.bool_]
 Floats = npt.NDArray[np.float64]
@@ -115,7 +115,7 @@ def compare(num_documents: int, datatrove_documents: int) -> int:
 
 
 def _truth(rows: Plan, corpus: Corpus) -> Truth:
-    return dedup_truth.truth_of(texts_of_plan(rows, read_sentences(corpus.config.sentences)), DedupConfig())
+    return dedup_truth.truth_of(texts_of_plan(rows, read_sentences(corpus.config.sentences)), SketchConfig())
 
 
 def _judged(limits: Sequence[tuple[str, float, float]]) -> int:
@@ -139,7 +139,7 @@ class Pairs(NamedTuple):
     """Exact, of our shingles."""
 
 
-def pairs_of(rows: Plan, sentences: Sentences, config: DedupConfig) -> Pairs:
+def pairs_of(rows: Plan, sentences: Sentences, config: SketchConfig) -> Pairs:
     """The originals and the copies of a plan that has nothing but pairs, in the order of families."""
     rows = np.sort(rows, order=["family", "copy"])
     left, right = rows[0 : len(rows) // 2 * 2 : 2], rows[1::2]
@@ -149,11 +149,11 @@ def pairs_of(rows: Plan, sentences: Sentences, config: DedupConfig) -> Pairs:
     return Pairs(left, right, left_text, right_text, minhash.jaccard_pairs(values, offsets, first, first + len(right)))
 
 
-def proposed(pairs: Pairs, config: DedupConfig) -> Flags:
+def proposed(pairs: Pairs, config: SketchConfig) -> Flags:
     """Which pairs our bands propose, before any is verified."""
     texts = pa.concat_arrays([pairs.left_text, pairs.right_text])
     keys = minhash.band_keys(minhash.signatures(texts, config), config)
-    bands = [clusters.candidate_pairs(np.ascontiguousarray(column), np.arange(len(texts))).pairs for column in keys.T]
+    bands = [clusters.propose(np.ascontiguousarray(column), np.arange(len(texts))).pairs for column in keys.T]
     found = clusters.unique_pairs(*bands)
     number = len(pairs.left)
     flags = np.zeros(number, np.bool_)
@@ -180,7 +180,7 @@ def sure_pairs(jaccard: Floats, own: Floats) -> tuple[Flags, Flags]:
 
 def agreement(num_documents: int, pairs_file: Path | None) -> int:
     """Print who finds which share of the planted pairs, by how alike they are; 1 where a tool and ours do not agree."""
-    config = DedupConfig()
+    config = SketchConfig()
     corpus = corpus_of(num_documents, median_words=300, shares={"pair": 1.0})
     pairs = pairs_of(corpus.plan, read_sentences(corpus.config.sentences), config)
     found = {PROPOSED: proposed(pairs, config)}
@@ -198,7 +198,7 @@ def agreement(num_documents: int, pairs_file: Path | None) -> int:
     return _print_verdicts(pairs, found, own, config)
 
 
-def _print_bands(pairs: Pairs, found: Mapping[str, Flags], config: DedupConfig) -> None:
+def _print_bands(pairs: Pairs, found: Mapping[str, Flags], config: SketchConfig) -> None:
     print("by exact Jaccard: the share that is found, and of what is found the share at least as alike as the lower edge")
     print(f"{'':<11}{'pairs':>6}{'curve':>7}" + "".join(f"{name:>14}" for name in found))
     for low, high in ((0.0, APART), *pairwise(EDGES), (ALIKE, 1.01)):
@@ -208,7 +208,7 @@ def _print_bands(pairs: Pairs, found: Mapping[str, Flags], config: DedupConfig) 
         print(f"{low:.2f}-{min(high, 1):.2f}  {int(inside.sum()):>6}{curve:>7.3f}{cells}")
 
 
-def _print_verdicts(pairs: Pairs, found: Mapping[str, Flags], own: Mapping[str, Floats], config: DedupConfig) -> int:
+def _print_verdicts(pairs: Pairs, found: Mapping[str, Flags], own: Mapping[str, Floats], config: SketchConfig) -> int:
     """Where a tool differs from what ours proposes; 1 where one does by more than chance."""
     failed = 0
     print(f"{'':<12}{'similarity beside ours':>24}{'alike: pairs':>14}{'differ':>8}{'apart: pairs':>14}{'differ':>8}")
@@ -228,7 +228,7 @@ def _print_verdicts(pairs: Pairs, found: Mapping[str, Flags], own: Mapping[str, 
     return failed
 
 
-def chance_of(num_differing: int, jaccard: Floats, own: Floats, config: DedupConfig) -> float:
+def chance_of(num_differing: int, jaccard: Floats, own: Floats, config: SketchConfig) -> float:
     """How likely at least so many pairs differ where two tools draw their hashes for themselves: the tail of Poisson's distribution."""
     ours, theirs = minhash.candidate_probability(jaccard, config), minhash.candidate_probability(own, config)
     expected = float((ours * (1 - theirs) + theirs * (1 - ours)).sum())

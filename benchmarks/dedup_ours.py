@@ -1,7 +1,7 @@
 """Ours as the peers' programs are run: `python -m benchmarks.dedup_ours CORPUS OUTPUT [--workers N]`, a process with nothing else in it.
 
-CORPUS is a version of documents; what is kept goes to OUTPUT, with signatures, candidates, verification and removal on the way, as
-`gristmill step` does it. One worker is this process itself.
+CORPUS is a version of documents. OUTPUT gets its index (signatures, candidates, verification) and the documents that stay, as
+`gristmill step index` and `gristmill step dedup` write them. One worker is this process itself.
 """
 
 from __future__ import annotations
@@ -12,12 +12,15 @@ from pathlib import Path
 from infra.cluster import DaskConfig, pool
 from infra.dataset import open_version
 from tasks.dedup import dedup
+from tasks.index import index
 
 
 def run_ours(corpus: Path, output: Path, workers: int) -> None:
     """Deduplicate a corpus with the defaults: word 5-grams, 14 bands of 8, verified Jaccard of at least 0.8."""
     with pool(DaskConfig(kind="none" if workers == 1 else "local", workers=workers)):
-        dedup.run([open_version(str(corpus))], dedup.config_type(), str(output))
+        documents = open_version(str(corpus))
+        indexed = index.run([[documents], []], index.config_type(), str(output / "index")).shards
+        dedup.run([[documents], indexed], dedup.config_type(), str(output / "kept"))
 
 
 def main() -> None:

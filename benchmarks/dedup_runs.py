@@ -160,7 +160,7 @@ def kept_ids(output: Path) -> pa.Array:
     """The ids of the documents that a tool kept, in whichever way it wrote them."""
     found: list[Any] = []
     for path in sorted(output.rglob("*")):
-        if {"cache", "aside", "rejects", "tmp", "shards"} & set(path.relative_to(output).parts[:-1]):
+        if {"index", "cache", "aside", "rejects", "tmp", "shards"} & set(path.relative_to(output).parts[:-1]):
             continue
         if path.suffix == ".parquet":
             found += pq.read_table(path, columns=["doc_id"])["doc_id"].chunks

@@ -15,7 +15,7 @@ import pyarrow as pa
 from numba import njit
 
 from tasks.text import minhash
-from tasks.text.minhash import DedupConfig
+from tasks.text.minhash import SketchConfig
 
 Flags = npt.NDArray[np.bool_]
 Ints = npt.NDArray[np.int64]
@@ -89,7 +89,7 @@ def _pairs_kernel(values: Hashes, owner: Ints, order: Ints, sizes: Ints, least: 
     return pairs[:num_pairs].copy(), jaccard[:num_pairs].copy()
 
 
-def truth_of(texts: pa.Array, config: DedupConfig, least: float = 0.3) -> Truth:
+def truth_of(texts: pa.Array, config: SketchConfig, least: float = 0.3) -> Truth:
     """Every pair of contents of these texts with a Jaccard similarity of at least `least`."""
     values, offsets = minhash.shingle_hashes(texts, config)
     seen: dict[bytes, int] = {}

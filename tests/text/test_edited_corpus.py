@@ -19,7 +19,7 @@ from benchmarks.edited_corpus import EditedCorpusConfig, Kind, Plan, Sentences
 from expectations.schemas import DOCUMENTS
 from infra.dataset import open_version
 from tasks.text import clusters, minhash
-from tasks.text.minhash import DedupConfig
+from tasks.text.minhash import SketchConfig
 from tasks.web import demo
 
 SERVICES = ("ec2", "iam", "rds", "s3", "sagemaker")
@@ -120,7 +120,7 @@ def test_copies_are_equal_and_unrelated_documents_share_next_to_nothing(sentence
 def test_edits_are_planted_at_the_rate_of_their_similarity(sentences: Sentences) -> None:
     rows = np.sort(plan_of(400, shares={"pair": 1.0}), order=["family", "copy"])
     wanted = (lambda unchanged: unchanged / (2 - unchanged))((1 - rows["edit_rate"][1::2, 0]) ** 5)
-    exact = dedup.pairs_of(rows, sentences, DedupConfig()).jaccard
+    exact = dedup.pairs_of(rows, sentences, SketchConfig()).jaccard
     assert np.abs(exact - wanted).mean() < 0.07  # a text of 300 words has few edits
     assert abs((exact - wanted).mean()) < 0.04
     assert wanted.min() < 0.1
@@ -164,7 +164,7 @@ WORDS = st.lists(st.sampled_from(["a", "b", "c", "Mill", "mill", "12"]), max_siz
 @settings(deadline=None, max_examples=50)
 @given(st.lists(WORDS, max_size=8), st.sampled_from([0.0, 0.3, 0.8]))
 def test_truth_is_that_of_plain_sets(texts: list[str], least: float) -> None:
-    config = DedupConfig(ngram_words=2)
+    config = SketchConfig(ngram_words=2)
     sets = []
     for text in texts:
         words = minhash.normalise(text).split()
@@ -194,7 +194,7 @@ def test_a_tool_is_scored_by_pairs_removals_and_copies() -> None:
 
 
 def test_datasketch_and_our_bands_propose_the_same_planted_pairs(sentences: Sentences) -> None:
-    config = DedupConfig()
+    config = SketchConfig()
     texts = edited_corpus.texts_of_plan(plan_of(400, shares={"pair": 1.0}), sentences)
     index = MinHashLSH(num_perm=config.num_hashes, params=(config.num_bands, config.rows_per_band))
     sets = [[shingle.encode() for shingle in plain_shingles(text)] for text in texts.to_pylist()]
@@ -203,13 +203,13 @@ def test_datasketch_and_our_bands_propose_the_same_planted_pairs(sentences: Sent
         index.insert(number, sketch)
     theirs = {(other, number) for number, sketch in enumerate(sketches) for other in index.query(sketch) if other < number}
     keys = minhash.band_keys(minhash.signatures(texts, config), config)
-    bands = [clusters.candidate_pairs(np.ascontiguousarray(column), np.arange(len(texts))).pairs for column in keys.T]
+    bands = [clusters.propose(np.ascontiguousarray(column), np.arange(len(texts))).pairs for column in keys.T]
     assert {(int(left), int(right)) for left, right in clusters.unique_pairs(*bands)} == theirs
     assert len(theirs) > 50
 
 
 def test_datasketch_with_hashes_of_its_own_agrees_where_pairs_are_alike_or_apart(sentences: Sentences) -> None:
-    config = DedupConfig()
+    config = SketchConfig()
     rows = np.sort(plan_of(1000, shares={"pair": 1.0}), order=["family", "copy"])
     pairs = dedup.pairs_of(rows, sentences, config)
     how = {"num_perm": config.num_hashes, "seed": 7}
@@ -229,7 +229,7 @@ def test_datasketch_with_hashes_of_its_own_agrees_where_pairs_are_alike_or_apart
 
 
 def test_differences_count_by_how_likely_chance_makes_them() -> None:
-    config, alike, apart = DedupConfig(), np.full(100, 0.97), np.full(500, 0.25)
+    config, alike, apart = SketchConfig(), np.full(100, 0.97), np.full(500, 0.25)
     assert dedup.chance_of(0, alike, alike, config) == 1
     assert dedup.chance_of(1, alike, alike, config) < dedup.MIN_CHANCE
     assert dedup.chance_of(1, apart, apart, config) > 0.01
