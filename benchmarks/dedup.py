@@ -79,7 +79,7 @@ def compare(num_documents: int, datatrove_documents: int) -> int:
     whole = corpus_of(num_documents)
     part = corpus_of(datatrove_documents) if datatrove_documents < num_documents else whole
     minhash.compile_kernels()
-    truths = {id(one): (rows := sampled_rows(one.plan), _truth(rows, one)) for one in (whole, part)}
+    truths = {id(one): (rows := sampled_rows(one.plan), truth_of_rows(rows, one)) for one in (whole, part)}
     for name in PEERS:
         peer_environment(PEERS[name].packages)
     print(
@@ -114,7 +114,8 @@ def compare(num_documents: int, datatrove_documents: int) -> int:
     return _judged(limits)
 
 
-def _truth(rows: Plan, corpus: Corpus) -> Truth:
+def truth_of_rows(rows: Plan, corpus: Corpus) -> Truth:
+    """What is true of these documents of a corpus."""
     return dedup_truth.truth_of(texts_of_plan(rows, read_sentences(corpus.config.sentences)), SketchConfig())
 
 
@@ -255,7 +256,7 @@ def scaling(sizes: Sequence[int], workers: int) -> int:
         corpus = corpus_of(size)
         used, kept = run_tool(OURS, corpus, workers)
         rows = sampled_rows(corpus.plan)
-        found = dedup_truth.score(_truth(rows, corpus), is_kept(rows, corpus, kept))
+        found = dedup_truth.score(truth_of_rows(rows, corpus), is_kept(rows, corpus, kept))
         costs[size] = used.wall_s / (size * math.log2(size)) * 1e6
         times_input = used.disk_bytes / corpus.file_bytes
         cells = (

@@ -21,8 +21,9 @@ import psutil
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from benchmarks.edited_corpus import EditedCorpusConfig, Plan, document_ids, make, make_plan, sentence_file
+from benchmarks.edited_corpus import EditedCorpusConfig, Plan, document_ids, edited_corpus, make, make_plan, sentence_file
 from benchmarks.peers import peer_environment
+from infra import dataset
 from infra.dataset import ShardSet
 from infra.settings import settings
 
@@ -93,8 +94,8 @@ class Corpus(NamedTuple):
 def corpus_of(num_documents: int, **changes: Any) -> Corpus:
     """The corpus of so many documents, which is made once and kept beside the peers' environments."""
     config = EditedCorpusConfig(num_documents=num_documents, sentences=str(sentence_file()), **changes)
-    name = "-".join([str(num_documents), *(key for key in changes)])
-    folder = settings().home / "benchmarks" / f"edited-{name}"
+    version = dataset.version_of(edited_corpus.recipe([], config))
+    folder = settings().home / "benchmarks" / f"edited-{num_documents}-{version[:8]}"
     return Corpus(config, make(folder, config, workers=2 if num_documents > 20_000 else 1), make_plan(config))
 
 
@@ -119,8 +120,8 @@ def measured(command: Sequence[str], folder: Path) -> Usage:
     started = time.monotonic()
     with (folder / "log").open("wb") as log:
         process = subprocess.Popen(words, stdout=log, stderr=subprocess.STDOUT)
-    peak, ended = [0, 0, 0], threading.Event()
-    watcher = threading.Thread(target=_watch, args=(process.pid, folder, peak, ended))
+    peak, cpu_s, ended = [0, 0, 0], dict[int, float](), threading.Event()
+    watcher = threading.Thread(target=_watch, args=(process.pid, folder, peak, cpu_s, ended))
     watcher.start()
     try:
         _, status, used = os.wait4(process.pid, 0)  # with all its children that ended
@@ -132,10 +133,13 @@ def measured(command: Sequence[str], folder: Path) -> Usage:
     if process.returncode:
         tail = (folder / "log").read_text(errors="replace")[-2000:]
         raise SystemExit(f"{' '.join(words)}\nended with {process.returncode}:\n{tail}")
-    return Usage(used.ru_utime + used.ru_stime, wall_s, *peak)
+    peak[0] = max(peak[0], used.ru_maxrss * 1024)
+    # a worker that is killed at the end, and that nobody waits for, is only in what was seen of it
+    return Usage(max(used.ru_utime + used.ru_stime, sum(cpu_s.values())), wall_s, *peak)
 
 
-def _watch(pid: int, folder: Path, peak: list[int], ended: threading.Event) -> None:
+def _watch(pid: int, folder: Path, peak: list[int], cpu_s: dict[int, float], ended: threading.Event) -> None:
+    """Keep the largest sizes seen until the end: of a process, of all, of the folder; and what each process has used so far."""
     top = psutil.Process(pid)
     while not ended.wait(_SAMPLE_S):
         sizes = []
@@ -143,6 +147,8 @@ def _watch(pid: int, folder: Path, peak: list[int], ended: threading.Event) -> N
             for process in [top, *top.children(recursive=True)]:
                 with suppress(psutil.Error):
                     sizes.append(process.memory_info().rss)
+                    times = process.cpu_times()
+                    cpu_s[process.pid] = times.user + times.system
         now = (max(sizes, default=0), sum(sizes), _size_of(folder))
         peak[:] = [max(pair) for pair in zip(peak, now, strict=True)]
 
