@@ -390,7 +390,7 @@ def is_whole(version: ShardSet, name: str) -> bool:
     if not storage.exists(storage.join(version.folder, MANIFEST)):
         return False
     manifest = version.manifest()
-    wanted = {one.name: one.digest for one in (*manifest.shards, *manifest.files)}
+    wanted = {shard.name: shard.digest for shard in manifest.shards} | {file.name: file.digest for file in manifest.files}
     return manifest.digest == version.digest and _digest_or_problem(version.folder, name) == wanted.get(name)
 
 

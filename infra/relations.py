@@ -37,8 +37,10 @@ def connected(*, ordered: bool = False, **tables: pads.Dataset | pa.Table) -> It
 
 
 def batches(connection: Any, query: str) -> Iterator[pa.Table]:
-    """The rows of a query in its order, some at a time."""
-    for batch in connection.sql(query).to_arrow_reader(BATCH_ROWS):
+    """The rows of a query in its order, some at a time; first a table without rows, which tells the columns."""
+    reader = connection.sql(query).to_arrow_reader(BATCH_ROWS)
+    yield reader.schema.empty_table()
+    for batch in reader:
         yield pa.table(batch)
 
 

@@ -73,17 +73,17 @@ def fates(out: Output, chain: Chain, places: list[tuple[int, int]], config: Dedu
     return paths
 
 
-# d is the document, node the first document of its content, whose fate its copies share
+# d is the document, node the first document of its content; its content's fate is its own, if its URL does not crowd it out
 _FATES = f"""
     SELECT wanted.position AS shard,
         CASE WHEN d.number IS NULL THEN '{FORGOTTEN}'
              WHEN d.number <> d.first THEN '{SEEN}'
-             WHEN d.number <> d.node THEN CASE WHEN d.content_id = node.content_id THEN '{EXACT}' ELSE '{NEAR}' END
-             ELSE stars.rule END AS rule,
-        CASE WHEN d.number IS NULL THEN dead.reason ELSE keeper.doc_id END AS keeper,
-        CASE WHEN d.number <> d.first THEN NULL
-             WHEN d.number <> d.node AND stars.removed IS NULL THEN 1.0
-             ELSE stars.similarity END AS similarity,
+             WHEN crowded.document IS NOT NULL THEN '{SAME_URL}'
+             WHEN stars.keeper >= 0 OR keeper.number <> d.number AND keeper.content_id <> d.content_id THEN '{NEAR}'
+             WHEN keeper.number <> d.number THEN '{EXACT}' END AS rule,
+        CASE WHEN d.number IS NULL THEN dead.reason WHEN keeper.number <> d.number THEN keeper.doc_id END AS keeper,
+        CASE WHEN d.number <> d.first OR crowded.document IS NOT NULL THEN NULL
+             WHEN stars.keeper >= 0 THEN stars.similarity ELSE 1.0 END AS similarity,
         coalesce(relative.doc_id, node.doc_id) AS cluster,
         copies.num_copies
     FROM indexed e
@@ -91,8 +91,10 @@ _FATES = f"""
     LEFT JOIN dead ON dead.number = e.number
     LEFT JOIN living d ON d.number = e.number
     LEFT JOIN living node ON node.number = d.node
-    LEFT JOIN stars ON stars.removed = d.node
-    LEFT JOIN living keeper ON keeper.number = CASE WHEN d.number = d.node THEN stars.keeper ELSE coalesce(stars.keeper, d.node) END
+    LEFT JOIN crowded ON crowded.document = d.first
+    LEFT JOIN stars ON stars.content = d.node
+    LEFT JOIN living keeper ON keeper.number = CASE WHEN crowded.document IS NOT NULL THEN crowded.crowded_by
+        WHEN stars.keeper >= 0 THEN stars.keeper WHEN stars.stays >= 0 THEN stars.stays ELSE d.node END
     LEFT JOIN loose ON loose.node = d.node
     LEFT JOIN living relative ON relative.number = loose.label
     LEFT JOIN (SELECT node, count(*)::INTEGER AS num_copies FROM living GROUP BY node) copies ON copies.node = d.node
@@ -100,31 +102,35 @@ _FATES = f"""
 
 
 def _decided(sql: Any, edges: pa.Table, config: DedupConfig) -> dict[str, pa.Table]:
-    """stars: whom each removed node goes for; loose: the loose cluster of each node that has one."""
+    """stars: the fate of each content that resembles another one or shares URLs; crowded: documents that go for their URL; loose: the
+    loose cluster of each content that has one."""
     pairs = np.stack([edges["better"].to_numpy(), edges["worse"].to_numpy()], axis=1)
     similarity = similarities(edges, config.measure)
     near = similarity >= config.min_similarity if config.near else np.zeros(len(pairs), bool)
-    grouped = (
-        _of_one_url(sql) if config.same_url else pa.table({"node": pa.array([], pa.int64()), "url": pa.array([], pa.int64())})
-    )
-    found = clusters.stars(pairs[near], similarity[near], grouped["node"].to_numpy(), grouped["url"].to_numpy())
-    by_url = np.isnan(found.similarity)
-    stars = pa.table(
-        {
-            "removed": found.removed,
-            "keeper": found.keeper,
-            "similarity": pa.array(found.similarity, mask=by_url),
-            "rule": pc.if_else(pa.array(by_url), SAME_URL, NEAR),
-        }
-    )
+    judged = _judged(sql, pairs[near]) if config.same_url else ()
+    found = clusters.stars(pairs[near], similarity[near], *judged)
+    stars = {"content": found.content, "stays": found.stays, "keeper": found.keeper, "similarity": found.similarity}
     nodes, label = clusters.components(pairs[similarities(edges) >= LOOSE_JACCARD])
-    return {"stars": stars, "loose": pa.table({"node": nodes, "label": label})}
+    return {
+        "stars": pa.table(stars),
+        "crowded": pa.table({"document": found.crowded, "crowded_by": found.crowded_by}),
+        "loose": pa.table({"node": nodes, "label": label}),
+    }
 
 
-def _of_one_url(sql: Any) -> pa.Table:
-    """node, url (a number): the nodes whose first document shares its URL with that of another node."""
-    return sql.sql("""SELECT number AS node, min(number) OVER (PARTITION BY url) AS url FROM living
-        WHERE number = node AND url <> '' QUALIFY count(*) OVER (PARTITION BY url) > 1 ORDER BY number""").to_arrow_table()
+def _judged(sql: Any, pairs: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Number, content and URL (a number, or -1) of the documents that have to be judged one by one: those with a URL under which there
+    is another content, their copies, and the first of each content that resembles another one."""
+    sql.register("alike", pa.table({"number": np.unique(pairs)}))
+    found = sql.sql("""
+        WITH documents AS (SELECT number, node, url FROM living WHERE number = first),
+            shared AS (SELECT url, min(number) AS code FROM documents WHERE url <> '' GROUP BY url HAVING count(DISTINCT node) > 1),
+            contents AS (SELECT DISTINCT node FROM documents SEMI JOIN shared USING (url))
+        SELECT number, node, coalesce(shared.code, -1) AS url FROM documents LEFT JOIN shared USING (url)
+        WHERE node IN (SELECT node FROM contents) OR number IN (SELECT number FROM alike)
+        ORDER BY number""").to_arrow_table()
+    number, node, url = (found[name].to_numpy() for name in ("number", "node", "url"))
+    return number, node, url
 
 
 def remove_shard(job: tuple[ShardRef, str], config: DedupConfig) -> Outcome:

@@ -22,12 +22,13 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 from pydantic import Field
 
+from expectations.schemas import EDGE, INDEXED
 from infra import dataset, ledger, relations, storage
 from infra.dataset import Outcome, ShardRef, ShardSet, write_table
 from infra.errors import InputError
 from infra.steps import Output, step
 from tasks.text import clusters, minhash
-from tasks.text.generations import BANDS, EDGE, EDGES, FORGET, INDEX, INDEXED, Chain
+from tasks.text.generations import BANDS, EDGES, FORGET, INDEX, Chain
 from tasks.text.minhash import SketchConfig
 
 Ints = NDArray[np.int64]
@@ -64,7 +65,8 @@ class IndexConfig(SketchConfig):
 
     def sketches(self) -> dict[str, Any]:
         """The settings that two crawls must share to be compared."""
-        return {"format": SKETCH_FORMAT, **self.model_dump(mode="json", include=set(SketchConfig.model_fields))}
+        names = {*SketchConfig.model_fields, "bucket_cap", "bucket_heads"}
+        return {"format": SKETCH_FORMAT, **self.model_dump(mode="json", include=names)}
 
 
 def sketch_shard(job: tuple[ShardRef, int], config: IndexConfig) -> Outcome:
@@ -118,11 +120,8 @@ def number_documents(out: Output, chain: Chain, sketched: Sequence[ShardRef]) ->
     if new is None:
         return paths
     with chain.relations(sketched=new) as sql:
-        # a window over rows that are sorted already needs no memory, other than one that sorts
-        sql.execute(f"""CREATE TEMP TABLE ranked AS
-            SELECT *, {chain.num_numbers if chain.segments else 0} + row_number() OVER () - 1 AS number FROM (
-                SELECT shard, "row", doc_id, content_high, content_low FROM sketched
-                ORDER BY quality DESC, num_chars DESC, doc_id, shard, "row")""")
+        sql.execute(f"""CREATE TEMP TABLE ranked AS SELECT shard, "row", doc_id, content_high, content_low, {chain.num_numbers} - 1
+            + row_number() OVER (ORDER BY quality DESC, num_chars DESC, doc_id, shard, "row") AS number FROM sketched""")
         sql.execute("""CREATE TEMP VIEW known AS SELECT number, doc_id, content_high, content_low FROM ranked
             UNION ALL SELECT number, doc_id, content_high, content_low FROM living""")
         sql.execute("CREATE TEMP TABLE firsts AS SELECT min(number) AS first FROM known GROUP BY doc_id")
@@ -142,23 +141,20 @@ def number_documents(out: Output, chain: Chain, sketched: Sequence[ShardRef]) ->
 
 
 def by_shard(rows: Iterator[pa.Table], num_shards: int) -> Iterator[tuple[int, pa.Table]]:
-    """(shard, its rows without that column) of tables that come in order of their column `shard`; empty ones for shards without rows."""
-    waiting: list[pa.Table] = []
-    position, empty = 0, None
+    """(shard, its rows without that column) of tables that come in order of their column `shard`, as `relations.batches` gives them."""
+    waiting = [next(rows)]
+    empty, position = waiting[0], 0
     for table in rows:
-        empty = table.slice(0, 0).drop_columns("shard")
         while table.num_rows:
             end = int(np.searchsorted(table["shard"].to_numpy(), position, side="right"))
             waiting.append(table.slice(0, end))
             table = table.slice(end)
             if table.num_rows:
                 yield position, pa.concat_tables(waiting).drop_columns("shard")
-                waiting, position = [], position + 1
-    if empty is None:
-        return
+                waiting, position = [empty], position + 1
     for last in range(position, num_shards):
-        yield last, pa.concat_tables(waiting).drop_columns("shard") if waiting else empty
-        waiting = []
+        yield last, pa.concat_tables(waiting).drop_columns("shard")
+        waiting = [empty]
 
 
 def index_shard(job: tuple[ShardRef, str]) -> Outcome:
@@ -363,6 +359,7 @@ def index(documents: list[ShardSet], base: list[ShardSet], config: IndexConfig, 
     """Measure which documents resemble which; `base` is none or one earlier index, whose documents come first."""
     before = Chain.of(base[0] if base else None)
     require_same_sketches(before, config)
+    require_new(before, documents)
     before.check()
     shards = [shard for version in documents for shard in version.shards()]
     sketched = out.map_aside("sketches", partial(sketch_shard, config=config), [(shard, at) for at, shard in enumerate(shards)])
@@ -371,13 +368,27 @@ def index(documents: list[ShardSet], base: list[ShardSet], config: IndexConfig, 
     out.map(index_shard, jobs, "numbered shards")
     out.map_files(BANDS, partial(band_shard, num_bands=config.num_bands), jobs)
     chain = before.and_then(out.folder, tuple(documents))
-    first_new = before.num_numbers if before.segments else 0
+    first_new = before.num_numbers
     ranges = bucket_ranges(first_new + sum(shard.num_rows for shard in shards), config)
     propose = partial(propose_range, files=chain.bands(), dead=chain.dead, first_new=first_new, config=config)
     pairs = distinct_pairs(out.map_aside("candidates", propose, ranges))
     compare(out, chain, pairs, config)
     gather_facts(out)
     out.facts |= {"generation": len(before.generations), "first_number": first_new, "sketches": config.sketches()}
+
+
+def require_new(chain: Chain, documents: Sequence[ShardSet]) -> None:
+    """Refuse documents that are in the index.
+
+    Raises:
+        InputError: a version is there already.
+    """
+    known = {dataset.name_of(one) for segment in chain.segments for one in segment.documents}
+    for version in documents:
+        if dataset.name_of(version) in known:
+            raise InputError(
+                f"{version.folder}: its documents are in the index already; give the crawl that is to be added, or no base"
+            )
 
 
 def require_same_sketches(chain: Chain, config: IndexConfig) -> None:

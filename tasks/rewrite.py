@@ -16,7 +16,6 @@ from infra.steps import Output, step
 from tasks.text.lines import LineRules, rewrite_lines
 from tasks.text.rules import Profile, files_of, read_profile
 
-
 QUALITY = "quality_percentile"
 
 

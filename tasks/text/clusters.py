@@ -37,14 +37,20 @@ class Candidates(NamedTuple):
 
 
 class Stars(NamedTuple):
-    """Who goes, and on whose account; all other documents stay."""
+    """Which contents stay, and on whose account the others go."""
 
-    removed: Ints
-    """Numbers of the removed documents, ascending."""
+    content: Ints
+    """The contents that were judged, ascending."""
+    stays: Ints
+    """For each the document that stays of it, or -1."""
     keeper: Ints
-    """For each, the kept document that stands for it."""
+    """For each that goes, the kept document that stands for it, else -1."""
     similarity: Floats
-    """For each, its verified similarity to the keeper; NaN where they only share a group."""
+    """For each that goes, its verified similarity to that; else NaN."""
+    crowded: Ints
+    """Documents that go because a kept one is of their group; they say nothing about their content."""
+    crowded_by: Ints
+    """For each of them, that one."""
 
 
 class Units(NamedTuple):
@@ -62,7 +68,7 @@ def _frozen(dtype: types.Type, ndim: int = 1) -> types.Array:
 _I64, _U64, _F64, _PAIRS = _frozen(types.int64), _frozen(types.uint64), _frozen(types.float64), _frozen(types.int64, 2)
 _FLAGS = _frozen(types.boolean)
 _PROPOSED = types.Tuple((types.int64[:, ::1], types.int64, types.int64[::1]))
-_STARS = types.Tuple((types.int64[::1], types.float64[::1]))
+_STARS = types.Tuple((types.int64[::1], types.int64[::1], types.float64[::1], types.int64[::1]))
 
 
 @njit(_PROPOSED(_U64, _I64, _FLAGS, types.int64, types.int64, _I64), cache=True, nogil=True)
@@ -99,28 +105,37 @@ def _pair_kernel(
     return pairs, num_skipped, buckets
 
 
-@njit(_STARS(types.int64, _I64, _I64, _F64, _I64, types.int64), cache=True, nogil=True)
+@njit(_STARS(_I64, _I64, _I64, _I64, _I64, _F64, types.int64), cache=True, nogil=True)
 def _star_kernel(
-    num_docs: int, better: Ints, worse: Ints, similarity: Floats, group: Ints, num_groups: int
-) -> tuple[Ints, Floats]:
-    """Pairs of dense documents by worse, then better; group[d] is -1 or a group of which one document at most is kept."""
-    keeper = np.full(num_docs, -1, np.int64)
-    best = np.full(num_docs, np.nan)
-    kept_of_group = np.full(num_groups, -1, np.int64)
-    pair = 0
-    for doc in range(num_docs):
-        while pair < worse.size and worse[pair] == doc:
-            other, value = better[pair], similarity[pair]
-            # pairs come by better number, so a tie stays with the better keeper
-            if keeper[other] < 0 and (keeper[doc] < 0 or value > best[doc]):
-                keeper[doc], best[doc] = other, value
-            pair += 1
+    content: Ints, group: Ints, first: Ints, neighbour: Ints, number: Ints, similarity: Floats, num_groups: int
+) -> tuple[Ints, Ints, Floats, Ints]:
+    """Documents in order of number, each with its dense content and its group or -1; neighbours of content c are at first[c]:first[c + 1].
+
+    Returns positions of documents: what stays of each content, its keeper, the similarity; and who crowds each document out.
+    """
+    num_contents = first.size - 1
+    stays, keeper = np.full(num_contents, -1, np.int64), np.full(num_contents, -1, np.int64)
+    best = np.full(num_contents, np.nan)
+    kept_of_group, crowded_by = np.full(num_groups, -1, np.int64), np.full(content.size, -1, np.int64)
+    for doc in range(content.size):
+        own = content[doc]
+        if stays[own] >= 0 or keeper[own] >= 0:
+            continue
+        for slot in range(first[own], first[own + 1]):
+            kept, value = stays[neighbour[slot]], similarity[slot]
+            if kept < 0:
+                continue
+            if keeper[own] < 0 or value > best[own] or (value == best[own] and number[kept] < number[keeper[own]]):
+                keeper[own], best[own] = kept, value
+        if keeper[own] >= 0:
+            continue
+        if group[doc] >= 0 and kept_of_group[group[doc]] >= 0:
+            crowded_by[doc] = kept_of_group[group[doc]]
+            continue
+        stays[own] = doc
         if group[doc] >= 0:
-            if keeper[doc] < 0 and kept_of_group[group[doc]] >= 0:
-                keeper[doc] = kept_of_group[group[doc]]
-            elif keeper[doc] < 0:
-                kept_of_group[group[doc]] = doc
-    return keeper, best
+            kept_of_group[group[doc]] = doc
+    return stays, keeper, best, crowded_by
 
 
 @njit(types.int64[::1](types.int64, _I64, _I64), cache=True, nogil=True)
@@ -176,42 +191,57 @@ def unique_pairs(*bands: Ints) -> Ints:
     return np.ascontiguousarray(pairs[fresh])
 
 
-def stars(pairs: Ints, similarity: Floats, grouped: Ints | None = None, group: Ints | None = None) -> Stars:
-    """Goes through the documents in order of number and removes one exactly when it has an already kept neighbour.
+def stars(
+    pairs: Ints, similarity: Floats, documents: Ints | None = None, contents: Ints | None = None, groups: Ints | None = None
+) -> Stars:
+    """Goes through the documents in order of number and keeps one exactly when nothing kept before is like it: the lexicographically
+    first maximal independent set.
+
+    A document is like those of its content, those of contents that are neighbours of its own, and those of its group.
 
     Args:
-        pairs: (num_pairs, 2) neighbours, in any order and direction; repeats do no harm.
+        pairs: (num_pairs, 2) neighbouring contents, each called by its first document; in any order and direction, repeats do no harm.
         similarity: of each pair, verified.
-        grouped: documents of which groups keep one at most (such as captures of one URL), each once.
-        group: the group of each; a document that has a kept neighbour too goes on the neighbour's account.
+        documents: those to judge, ascending; by default the first of each content in the pairs. A content's fate is that of its first
+            document among these that is not crowded out of its group; later ones share it.
+        contents: the content of each of these.
+        groups: the group of each, of which one document at most is kept (such as captures of one URL), or -1.
 
     Returns:
-        The removed documents; the keeper of each is its most similar kept neighbour, ties go to the better number.
+        The keeper of a content is the kept document of its most similar neighbour, ties go to the better number.
 
     Raises:
         ValueError: lengths differ.
     """
-    grouped, group = (np.empty(0, np.int64) if column is None else column for column in (grouped, group))
-    if len(similarity) != len(pairs) or len(grouped) != len(group):
+    named = np.unique(pairs)
+    documents = named if documents is None else documents
+    contents = documents if contents is None else contents
+    groups = np.full(len(documents), -1, np.int64) if groups is None else groups
+    if len(similarity) != len(pairs) or not len(documents) == len(contents) == len(groups):
         raise ValueError(
-            f"{len(pairs)} pairs but {len(similarity)} similarities, or {len(grouped)} documents but {len(group)} groups"
+            f"{len(pairs)} pairs but {len(similarity)} similarities, or {len(documents)} documents, {len(contents)} contents, "
+            f"{len(groups)} groups: one each expected"
         )
-    docs = np.unique(np.concatenate([pairs.reshape(-1), grouped]))
-    ends = np.searchsorted(docs, np.sort(pairs.reshape(-1, 2), axis=1))
-    order = np.lexsort((ends[:, 0], ends[:, 1]))
-    names, codes = np.unique(group, return_inverse=True)
-    group_of = np.full(len(docs), -1, np.int64)
-    group_of[np.searchsorted(docs, grouped)] = codes
-    keeper, best = _star_kernel(
-        len(docs),
-        np.ascontiguousarray(ends[order, 0]),
-        np.ascontiguousarray(ends[order, 1]),
-        np.ascontiguousarray(similarity[order], np.float64),
-        group_of,
-        len(names),
+    known = np.union1d(named, contents)
+    ends = np.searchsorted(known, pairs.reshape(-1, 2))
+    left, right = np.concatenate([ends[:, 0], ends[:, 1]]), np.concatenate([ends[:, 1], ends[:, 0]])
+    order = np.argsort(left, kind="stable")
+    codes = np.unique(groups, return_inverse=True)[1]
+    columns = (
+        np.searchsorted(known, contents),
+        np.where(groups < 0, -1, codes),
+        np.searchsorted(left[order], np.arange(len(known) + 1)),
+        right[order],
+        documents,
     )
-    gone = keeper >= 0
-    return Stars(docs[gone], docs[keeper[gone]], best[gone])
+    stays, keeper, best, crowded_by = _star_kernel(
+        *(np.ascontiguousarray(column, np.int64) for column in columns),
+        np.ascontiguousarray(np.tile(similarity, 2)[order], np.float64),
+        int(codes.max(initial=0)) + 1,
+    )
+    of_position = np.append(documents, -1)
+    crowded = np.flatnonzero(crowded_by >= 0)
+    return Stars(known, of_position[stays], of_position[keeper], best, documents[crowded], documents[crowded_by[crowded]])
 
 
 def components(pairs: Ints) -> tuple[Ints, Ints]:
@@ -226,8 +256,8 @@ def components(pairs: Ints) -> tuple[Ints, Ints]:
 
 
 def units(pairs: Ints, docs: Ints, weight: Ints, most: int) -> Units:
-    """Divide pairs into units of work, such that the documents of one weigh less than twice `most` together (and one heavier than
-    that: what it weighs).
+    """Divide pairs into units of work, such that the documents of one weigh less than three times `most` together (more if one alone
+    is heavier).
 
     Whole components go into a unit together, so a document is mostly in one; a component that weighs more is cut into blocks of
     documents, with a unit for each two blocks that have pairs.

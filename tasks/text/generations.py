@@ -116,11 +116,11 @@ class Chain:
         """DuckDB with two views: `indexed`, INDEXED with `generation` of every document, and `living`, of those not forgotten, the node
         of each being a living one; and with the tables given. `dead` has number and reason of the forgotten ones.
         """
-        given = {f"generation_{number}": dataset.dataset(one.folder) for number, one in enumerate(self.generations)}
-        given = {name: rows for name, rows in given.items() if rows is not None}
+        found = {f"generation_{number}": dataset.dataset(one.folder) for number, one in enumerate(self.generations)}
+        given = {name: rows for name, rows in found.items() if rows is not None}
         old, new = self.reborn
         renamed = pa.table({"node": old, "reborn": new})
-        with connected(**given, dead=self._dead_rows, renamed=renamed, **tables) as connection:
+        with connected(**{**given, "dead": self._dead_rows, "renamed": renamed, **tables}) as connection:
             rows = " UNION ALL ".join(f"SELECT {name.rpartition('_')[2]} AS generation, * FROM {name}" for name in given)
             if not rows:
                 connection.register("nothing", INDEXED.empty_table())

@@ -47,7 +47,7 @@ class Made:
             "signals": "language_floor=0.5",
             "filter": "filter.profile=gopher",
             "rewrite": "min_chars=5",
-            "dedup": "min_jaccard=0.9",
+            "dedup": "min_similarity=0.9",
             "redact": "ips=false",
             "split": "test_share=0.5",
             "publish": "title=Another",
