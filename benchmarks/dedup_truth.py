@@ -1,6 +1,6 @@
 """What is true of a corpus, by brute force: the exact Jaccard similarity of every pair of documents that share a shingle.
 
-Shingles are those of our normal form, of `ngram_words` words, as 64-bit hashes. An inverted index over them finds every pair, so no hash
+Shingles are those of our normal form, as a `SketchConfig` says, as 64-bit hashes. An inverted index over them finds every pair, so no hash
 of a hash decides; documents of equal shingles count once. Cost: one sort of all shingles, then one step for each shingle that two
 documents share; 20,000 documents of 700 words take 4 s and 1 GB.
 """

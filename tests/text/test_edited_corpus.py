@@ -55,7 +55,7 @@ def similarities(rows: Plan, sentences: Sentences) -> dict[tuple[int, int], floa
 
 
 def plain_shingles(text: str) -> set[str]:
-    words = minhash.normalise(text).split()
+    words = minhash.normalise(text, SketchConfig()).split()
     return {" ".join(words[at : at + 5]) for at in range(max(1, len(words) - 4))} if words else set()
 
 
@@ -164,10 +164,10 @@ WORDS = st.lists(st.sampled_from(["a", "b", "c", "Mill", "mill", "12"]), max_siz
 @settings(deadline=None, max_examples=50)
 @given(st.lists(WORDS, max_size=8), st.sampled_from([0.0, 0.3, 0.8]))
 def test_truth_is_that_of_plain_sets(texts: list[str], least: float) -> None:
-    config = SketchConfig(ngram_words=2)
+    config = SketchConfig(shingle_length=2)
     sets = []
     for text in texts:
-        words = minhash.normalise(text).split()
+        words = minhash.normalise(text, config).split()
         sets.append(frozenset(" ".join(words[at : at + 2]) for at in range(max(1, len(words) - 1)) if words))
     truth = dedup_truth.truth_of(pa.array(texts, pa.string()), config, least)
     assert len(set(sets)) == truth.num_nodes
