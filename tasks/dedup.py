@@ -82,7 +82,7 @@ _FATES = f"""
              WHEN stars.keeper >= 0 OR keeper.number <> d.number AND keeper.content_id <> d.content_id THEN '{NEAR}'
              WHEN keeper.number <> d.number THEN '{EXACT}' END AS rule,
         CASE WHEN d.number IS NULL THEN dead.reason WHEN keeper.number <> d.number THEN keeper.doc_id END AS keeper,
-        CASE WHEN d.number <> d.first OR crowded.document IS NOT NULL THEN NULL
+        CASE WHEN d.number IS NULL OR d.number <> d.first OR crowded.document IS NOT NULL THEN NULL
              WHEN stars.keeper >= 0 THEN stars.similarity ELSE 1.0 END AS similarity,
         coalesce(relative.doc_id, node.doc_id) AS cluster,
         copies.num_copies

@@ -90,12 +90,11 @@ def _matched(chain: Chain, config: ForgetConfig) -> pa.Table:
         return found.append_column("reason", pa.repeat(config.reason, found.num_rows))
 
 
-def _reborn(chain: Chain, dead_nodes: Ints) -> pa.Table:
-    """node, reborn: for each dead node of which a living document has the content, the number that it goes on under."""
-    with chain.relations(dead_nodes=pa.table({"node": dead_nodes})) as sql:
-        query = (
-            "SELECT node, min(number) AS reborn FROM living SEMI JOIN dead_nodes USING (node) WHERE number = first GROUP BY node"
-        )
+def _reborn(before: Chain, matched: pa.Table, gone: Ints) -> pa.Table:
+    """node, reborn: for each node that goes and of which a document that stays has the content, the number that it goes on under."""
+    with before.relations(matched=matched, gone=pa.table({"node": gone})) as sql:
+        staying = "SELECT number, node FROM living ANTI JOIN matched USING (number) WHERE number = first"
+        query = f"SELECT node, min(number) AS reborn FROM ({staying}) SEMI JOIN gone USING (node) GROUP BY node"
         return sql.sql(f"SELECT * FROM ({query}) ORDER BY node").to_arrow_table()
 
 
@@ -145,7 +144,7 @@ def forget(index: ShardSet, config: ForgetConfig, out: Output) -> None:
     matched = _matched(before, config)
     out.map(_as_it_is, [matched], "forgotten documents")
     gone = matched.filter(pc.equal(matched["number"], matched["node"]))["node"].to_numpy()
-    renamed = _reborn(before.and_then(out.folder), gone)
+    renamed = _reborn(before, matched, gone)
     out.map_files(REBORN, _as_it_is, [renamed])
     reborn = renamed["reborn"].to_numpy()
     taken = partial(_entries, files=before.bands(), dead=before.dead, nodes=renamed["node"].to_numpy())
@@ -154,7 +153,7 @@ def forget(index: ShardSet, config: ForgetConfig, out: Output) -> None:
     chain = before.and_then(out.folder)
     again = partial(_propose_again, files=chain.bands(), dead=before.dead, gone=gone, reborn=reborn, config=compared)
     proposed = out.map_aside("candidates", again, ranges if len(gone) else [])
-    compare(out, chain, distinct_pairs(proposed, known=chain.edges()), compared)
+    compare(out, chain, distinct_pairs(proposed, known=before.edges()), compared)
     gather_facts(out)
     out.facts |= {
         "documents_forgotten": matched.num_rows,

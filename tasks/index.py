@@ -47,7 +47,7 @@ SIMILARITY_BINS = 20
 
 
 class IndexConfig(SketchConfig):
-    """How documents are compared: the defaults are FineWeb's."""
+    """How documents are compared: by default in FineWeb's shingles and bands, but numbers and accents count."""
 
     base: str = ""
     """An earlier index that this crawl is added to, as its path below the storage root (`index/0123456789abcdef`), or `earlier`: that of
@@ -65,7 +65,7 @@ class IndexConfig(SketchConfig):
 
     def sketches(self) -> dict[str, Any]:
         """The settings that two crawls must share to be compared."""
-        names = {*SketchConfig.model_fields, "bucket_cap", "bucket_heads"}
+        names = {*SketchConfig.model_fields, "bucket_cap", "bucket_heads"} - {"preset"}
         return {"format": SKETCH_FORMAT, **self.model_dump(mode="json", include=names)}
 
 
@@ -291,16 +291,17 @@ def compare(out: Output, chain: Chain, pairs: Ints, config: IndexConfig) -> None
         found = sql.sql("""SELECT number, generation, shard, "row", num_shingles FROM living SEMI JOIN candidates USING (number)
             ORDER BY number""").to_arrow_table()
     divided = clusters.units(pairs, nodes, found["num_shingles"].to_numpy(), config.max_unit_shingles)
-    ends = np.unique(np.stack([np.tile(divided.unit, 2).astype(np.int64), pairs.T.reshape(-1)], axis=1), axis=0)
-    place = np.searchsorted(nodes, ends[:, 1])
+    # each document of each unit once, as one integer
+    members = np.unique(np.tile(divided.unit.astype(np.int64) * len(nodes), 2) + np.searchsorted(nodes, pairs.T.reshape(-1)))
+    unit, place = members // max(1, len(nodes)), members % max(1, len(nodes))
     generation, shard, row = (found[name].to_numpy()[place] for name in ("generation", "shard", "row"))
-    order = np.lexsort((ends[:, 1], ends[:, 0], shard, generation))
+    order = np.lexsort((place, unit, shard, generation))
     firsts = np.flatnonzero(np.diff(generation[order], prepend=-1) | np.diff(shard[order], prepend=-1))
     texts = [one.texts() for one in chain.generations]
     jobs = []
     for rows in np.split(order, firsts[1:]) if len(order) else []:
         shard_of_text = texts[generation[rows[0]]][shard[rows[0]]]
-        jobs.append((shard_of_text, row[rows], ends[rows, 1], ends[rows, 0].astype(np.int32)))
+        jobs.append((shard_of_text, row[rows], nodes[place[rows]], unit[rows].astype(np.int32)))
     shingled = out.map_aside("shingles", partial(shingle_shard, config=config), jobs)
     files: list[list[str]] = [[] for _ in range(divided.num_units)]
     for job, made in zip(jobs, shingled, strict=True):
@@ -387,8 +388,9 @@ def require_new(chain: Chain, documents: Sequence[ShardSet]) -> None:
     for version in documents:
         if dataset.name_of(version) in known:
             raise InputError(
-                f"{version.folder}: its documents are in the index already; give the crawl that is to be added, or no base"
+                f"{version.folder}: its documents are in the index already; give each version once, and none of the base"
             )
+        known.add(dataset.name_of(version))
 
 
 def require_same_sketches(chain: Chain, config: IndexConfig) -> None:

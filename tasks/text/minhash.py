@@ -27,7 +27,6 @@ from tasks.text.buffers import string_buffers
 
 __all__ = [
     "PRESETS",
-    "DedupConfig",
     "Preset",
     "Sketch",
     "SketchConfig",
@@ -52,37 +51,40 @@ Values = NDArray[np.uint32]
 Hashes = NDArray[np.uint64]
 Floats = NDArray[np.float64]
 
-Preset = Literal["fineweb", "nemo", "redpajama", "lee2022"]
+Preset = Literal["careful", "fineweb", "nemo", "redpajama", "lee2022"]
 PRESETS: dict[Preset, dict[str, Any]] = {
+    # FineWeb's shingles and bands, but texts that differ in numbers or accents differ
+    "careful": {},
     # Penedo et al. 2024 (arXiv 2406.17557), 3.4: word 5-grams, 112 hashes; datatrove 0.10's `simplify_text` for the normal form
-    "fineweb": {},
+    "fineweb": {"digits": "number", "accents": "strip"},
     # NeMo Curator's guide to fuzzy deduplication: 24-character n-grams of the text as it is, 20 bands of 13 rows, seed 42
     "nemo": {
         **{"shingle_unit": "characters", "shingle_length": 24, "num_bands": 20, "rows_per_band": 13, "seed": 42},
-        **{"lower_case": False, "digits": "keep", "punctuation": "keep", "accents": "keep"},
+        **{"lower_case": False, "punctuation": "keep"},
     },
     # RedPajama-Data-v2, configs/rp_v2.0.conf and app/src/utilities/text/normalization.py; 9 × 13 is its division for 0.8, that for
     # 0.7 is 14 × 9 and that for 0.9 is 5 × 25. It deletes ASCII punctuation where ours separates, and gives short documents no shingle.
-    "redpajama": {"shingle_length": 13, "num_bands": 9, "rows_per_band": 13, "digits": "keep", "accents": "keep"},
+    "redpajama": {"shingle_length": 13, "num_bands": 9, "rows_per_band": 13},
     # Lee et al. 2022 (arXiv 2107.06499), A: space-tokenised 5-grams, 9,000 hashes
     "lee2022": {
         **{"num_bands": 450, "rows_per_band": 20},
-        **{"lower_case": False, "digits": "keep", "punctuation": "keep", "accents": "keep"},
+        **{"lower_case": False, "punctuation": "keep"},
     },
 }
-"""What each preset sets besides the fields' defaults, which are those of `fineweb`."""
+"""What each preset sets besides the fields' defaults, which are those of `careful`."""
 
 
 class SketchConfig(BaseModel):
-    """How documents become normal forms, shingles and signatures. The defaults are FineWeb's.
+    """How documents become normal forms, shingles and signatures.
 
     A preset is a set of values; fields that are given besides it override it.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    preset: Preset = "fineweb"
-    """Published settings to begin with. `fineweb`: word 5-grams, 14 × 8 hashes, text simplified as datatrove does. `nemo`: 24
+    preset: Preset = "careful"
+    """Settings to begin with. `careful`: as `fineweb`, but numbers and accents count: tables and forms that differ in numbers only are no
+    duplicates of one another. `fineweb`: word 5-grams, 14 × 8 hashes, text simplified as datatrove does. `nemo`: 24
     characters of the text as it is, 20 × 13. `redpajama`: 13 words, 9 × 13, which is for a similarity of 0.8; give 14 × 9 for 0.7
     and 5 × 25 for 0.9. `lee2022`: 5 words between white space, 450 × 20; Lee et al. remove pairs whose similarity is above 0.8."""
     shingle_unit: Literal["words", "characters"] = "words"
@@ -100,12 +102,12 @@ class SketchConfig(BaseModel):
     of the speed."""
     lower_case: bool = True
     """Whether letters become lower case, one by one (simple mapping, no final sigma)."""
-    digits: Literal["keep", "zero", "number", "drop"] = "number"
+    digits: Literal["keep", "zero", "number", "drop"] = "keep"
     """Decimal digits of every script: as they are; each becomes 0; a run of them, with one decimal mark and more of them behind it,
     becomes one 0 (datatrove); none stays. Unless kept, documents that differ in numbers only are the same content."""
     punctuation: Literal["separate", "keep"] = "separate"
     """Punctuation marks and symbols separate words as white space does, or stay as characters of words."""
-    accents: Literal["keep", "strip"] = "strip"
+    accents: Literal["keep", "strip"] = "keep"
     """As they are (no Unicode normal form either); or each character is replaced by its canonical decomposition without the
     nonspacing marks (category Mn), as datatrove does: é is e, and so is e with a combining accent; vowel signs go too."""
 
@@ -119,14 +121,6 @@ class SketchConfig(BaseModel):
     def num_hashes(self) -> int:
         """Values per signature."""
         return self.num_bands * self.rows_per_band
-
-
-class DedupConfig(SketchConfig):
-    """Near-duplicate settings: the sketch, and from which similarity on a proposed pair counts."""
-
-    min_jaccard: float = Field(0.8, gt=0, le=1)
-    """A proposed pair counts as duplicate from this exact Jaccard similarity of its shingle sets on (0 to 1). The curve
-    of `candidate_probability` says which share of such pairs is proposed: 0.92 at 0.8, 0.99 at 0.85 by default."""
 
 
 # --- normalisation ---------------------------------------------------------------------------------------------------
