@@ -129,6 +129,9 @@ class SketchConfig(BaseModel):
         return self.num_bands * self.rows_per_band
 
 
+CAREFUL = SketchConfig()
+"""The settings of who gives none."""
+
 # --- normalisation ---------------------------------------------------------------------------------------------------
 
 _TABLE_SIZE = 0x30000
@@ -169,7 +172,7 @@ def _fold(char: str, config: SketchConfig) -> str:
     return f" {char} " if char and is_word else char
 
 
-def normalise(text: str, config: SketchConfig) -> str:
+def normalise(text: str, config: SketchConfig = CAREFUL) -> str:
     """The normal form of `text` as the kernels see it, words joined by single spaces: the plain reference, slow.
 
     Letters, marks and numbers stay, changed one by one as `config` says; format characters and variation selectors vanish; white

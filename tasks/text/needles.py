@@ -50,7 +50,7 @@ def fold_table() -> Actions:
     for code in range(_TABLE_SIZE):
         if 0xD800 <= code < 0xE000:
             continue  # half a surrogate pair: no UTF-8 holds one
-        words = normalise(f"a{chr(code)}a").split()
+        words = normalise(f"a{chr(code)}a").split()  # by default one code point gives one at most
         if len(words) == 3:
             table[code] = ord(words[1]) | _ALONE
         elif len(words) == 1:
