@@ -310,16 +310,17 @@ def compare(out: Output, chain: Chain, pairs: Ints, config: IndexConfig) -> None
         found = sql.sql("""SELECT number, generation, shard, "row", num_shingles FROM living SEMI JOIN candidates USING (number)
             ORDER BY number""").to_arrow_table()
     divided = clusters.units(pairs, nodes, found["num_shingles"].to_numpy(), config.max_unit_shingles)
-    ends = np.unique(np.stack([np.tile(divided.unit, 2).astype(np.int64), pairs.T.reshape(-1)], axis=1), axis=0)
-    place = np.searchsorted(nodes, ends[:, 1])
+    # each document of each unit once, as one integer
+    members = np.unique(np.tile(divided.unit.astype(np.int64) * len(nodes), 2) + np.searchsorted(nodes, pairs.T.reshape(-1)))
+    unit, place = members // max(1, len(nodes)), members % max(1, len(nodes))
     generation, shard, row = (found[name].to_numpy()[place] for name in ("generation", "shard", "row"))
-    order = np.lexsort((ends[:, 1], ends[:, 0], shard, generation))
+    order = np.lexsort((place, unit, shard, generation))
     firsts = np.flatnonzero(np.diff(generation[order], prepend=-1) | np.diff(shard[order], prepend=-1))
     texts = [one.texts() for one in chain.generations]
     jobs = []
     for rows in np.split(order, firsts[1:]) if len(order) else []:
         shard_of_text = texts[generation[rows[0]]][shard[rows[0]]]
-        jobs.append((shard_of_text, row[rows], ends[rows, 1], ends[rows, 0].astype(np.int32)))
+        jobs.append((shard_of_text, row[rows], nodes[place[rows]], unit[rows].astype(np.int32)))
     shingled = out.map_aside("shingles", partial(shingle_shard, config=config), jobs)
     files: list[list[str]] = [[] for _ in range(divided.num_units)]
     for job, made in zip(jobs, shingled, strict=True):

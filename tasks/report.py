@@ -15,6 +15,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from pydantic import BaseModel, ConfigDict, Field
 
+from expectations.cards import CERTIFICATE
 from expectations.page import for_report
 from expectations.verdict import read_sections
 from infra import dataset, ledger, plots, rejects, storage, tracking
@@ -29,6 +30,7 @@ from infra.report import (
     ClassRow,
     Cluster,
     Clusters,
+    Contamination,
     Copies,
     Crossing,
     Curve,
@@ -171,6 +173,7 @@ def render_run(run_name: str, versions: Sequence[ShardSet], config: ReportConfig
             audit=_audit(made.get("audit"), config.audited_rows),
             shares=_shares(made.get("rebalance")),
             copies=_copies(made.get("augment")),
+            contamination=_contamination(made.get("decontaminate")),
         )
     )
 
@@ -330,10 +333,9 @@ def _duplicates(made: Mapping[str, ShardSet], how_many: int, hidden: Hidden) -> 
     config, decided = IndexConfig.model_validate(manifest.recipe["config"]), deduped.manifest().recipe["config"]
     at = np.linspace(0, 1, 101)
     points = list(zip(at.tolist(), candidate_probability(at, config).tolist(), strict=True))
+    measure = {"jaccard": "Jaccard similarity", "containment": "containment"}[decided["measure"]]
     by_jaccard = decided["near"] and decided["measure"] == "jaccard"
-    near = (
-        f"near duplicates from {decided['measure']} {decided['min_similarity']} on" if decided["near"] else "no near duplicates"
-    )
+    near = f"near duplicates from {measure} {decided['min_similarity']} on" if decided["near"] else "no near duplicates"
     return Duplicates(
         how=f"Sets of {config.shingle_length} {config.shingle_unit} in a row, {config.num_bands} bands of {config.rows_per_band} rows; "
         f"{manifest.facts['candidate_pairs']:,} pairs were proposed and verified by exact overlap. Copies went, and {near}.",
@@ -384,6 +386,7 @@ def _pairs(deduped: ShardSet, how_many: int, hidden: Hidden) -> list[Pair]:
         removed, stays = texts[row["doc_id"]], texts[row["detail"]]
         differ = (place for place, (one, other) in enumerate(zip(removed, stays, strict=False)) if one != other)
         start = max(0, next(differ, min(len(removed), len(stays))) - BEFORE_CHARS)
+        start = removed.find(" ", start) + 1 if start else 0
         pairs.append(Pair(row["value"], row["url"], _around(removed, start), keeper.url, _around(stays, start)))
     return pairs
 
@@ -572,6 +575,12 @@ def _copies(enlarged: ShardSet | None) -> list[Copies]:
     kinds = [name.removeprefix("num_tried.") for name in facts if name.startswith("num_tried.")]
     counted = ("num_tried", "num_augmented", "num_changed_words")
     return [Copies(kind, *(int(facts[f"{name}.{kind}"]) for name in counted)) for kind in kinds]
+
+
+def _contamination(looked: ShardSet | None) -> list[Contamination]:
+    sets = storage.read_json(looked.file(CERTIFICATE))["sets"] if looked else []
+    counted = ("items", "tested", "contaminated_items", "contaminated_documents")
+    return [Contamination(one["name"], *(one[name] for name in counted)) for one in sets]
 
 
 def _run(version: ShardSet) -> dict[str, Any]:

@@ -30,7 +30,21 @@ from .processes import finished_parts, kill_when, receipts, start
 from .site import Site, served
 
 RUNNER = str(Path(__file__).with_name("curating.py"))
-ORDER = ["crawl", "extract", "ingest", "signals", "filter", "audit", "rewrite", "dedup", "redact", "validate", "split", "publish"]
+ORDER = [
+    "crawl",
+    "extract",
+    "ingest",
+    "signals",
+    "filter",
+    "audit",
+    "rewrite",
+    "index",
+    "dedup",
+    "redact",
+    "validate",
+    "split",
+    "publish",
+]
 NUM_HOSTS, NUM_PAGES, NUM_CAPTURES, NUM_ROWS, SHARD_PAGES = 3, 10, 12, 15, 3
 
 
@@ -210,6 +224,7 @@ def test_every_shard_has_the_columns_of_the_schema_that_its_manifest_names(story
         "token_documents",
         "augmented_documents",
         "references",
+        "forgotten",
     }
 
 
@@ -219,7 +234,7 @@ def test_every_version_of_the_run_holds_by_the_suite_of_its_stage(story: Story) 
         made = {entry.step: entry.shards() for entry in ledger.entries("first")}
         found = storage.read_json(made["validate"].file("validation.json"))
         stages = {stage["dataset"]: [one for one in stage["checks"] if not one["success"]] for stage in found["stages"]}
-        assert list(stages) == ["crawl", "extract", "ingest", "signals", "filter", "audit", "rewrite", "dedup"]
+        assert list(stages) == ["crawl", "extract", "ingest", "signals", "filter", "audit", "rewrite", "index", "dedup"]
         assert {one["severity"] for missed in stages.values() for one in missed} <= {"warning"}
         for version in made.values():
             if version.schema_name in suite_names():

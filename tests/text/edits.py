@@ -68,10 +68,12 @@ def mixed(seed: int, num_families: int = 12) -> list[Record]:
 
 
 def crowded(seed: int, num_documents: int = 40, vocabulary: int = 9) -> list[Record]:
-    """Texts of few words out of very few, for settings with short shingles: large mixed buckets, many edges, many equal contents."""
+    """Texts of few words out of very few, for settings with short shingles: large mixed buckets, many edges, contents of many copies."""
     draw = random.Random(f"crowded {seed}")
     words = [_letters(number) for number in range(vocabulary)]
-    return records([" ".join(draw.choices(words, k=draw.randint(1, 7))) for _ in range(num_documents)], draw)
+    texts = [" ".join(draw.choices(words, k=draw.randint(1, 7))) for _ in range(num_documents * 2 // 3)]
+    texts += [disguised(text, draw) for text in draw.choices(texts[: num_documents // 4], k=num_documents - len(texts))]
+    return records(texts, draw)
 
 
 def records(texts: Sequence[str], draw: random.Random) -> list[Record]:

@@ -7,6 +7,7 @@ steps has something to be equal to. `edges_of_all_pairs` needs no candidates, fo
 
 from __future__ import annotations
 
+import unicodedata
 from collections import Counter, defaultdict
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -18,7 +19,7 @@ from urllib.parse import urlsplit
 import pyarrow as pa
 
 from tasks.text import minhash
-from tasks.text.minhash import DedupConfig
+from tasks.text.minhash import SketchConfig
 
 BUCKET_CAP, BUCKET_HEADS, MIN_CONTAINMENT, LOOSE_JACCARD = 64, 8, 0.5, 0.5
 Measure = Literal["jaccard", "containment"]
@@ -38,6 +39,9 @@ class Record:
     @property
     def host(self) -> str:
         return urlsplit(self.url).hostname or self.source
+
+    def below(self, domain: str) -> bool:
+        return f".{self.host}".endswith(f".{domain}")
 
 
 class Edge(NamedTuple):
@@ -62,19 +66,21 @@ class Fate(NamedTuple):
 
 
 class Measured(NamedTuple):
-    """Of one text: its normal form, its band keys, and its distinct shingles."""
+    """Of one text: what tells its content from others, its band keys, and its distinct shingles."""
 
-    normal: str
+    content: str
+    """Its normal form; where no word is left of it, its signs, for without words nothing proves that texts say the same."""
     bands: tuple[int, ...]
     shingles: frozenset[int]
 
 
 @lru_cache(maxsize=100_000)
-def measured(text: str, config: DedupConfig) -> Measured:
+def measured(text: str, config: SketchConfig) -> Measured:
     column = pa.array([text], pa.string())
     keys = minhash.band_keys(minhash.signatures(column, config), config)[0]
     values, _ = minhash.shingle_hashes(column, config)
-    return Measured(minhash.normalise(text), tuple(keys.tolist()), frozenset(values.tolist()))
+    signs = " ".join(unicodedata.normalize("NFC", text).lower().split())
+    return Measured(minhash.normalise(text, config) or f"signs: {signs}", tuple(keys.tolist()), frozenset(values.tolist()))
 
 
 def numbered(generations: Iterable[Iterable[Record]]) -> list[Record]:
@@ -82,9 +88,10 @@ def numbered(generations: Iterable[Iterable[Record]]) -> list[Record]:
     order: list[Record] = []
     seen: set[str] = set()
     for generation in generations:
-        fresh = {one.doc_id: one for one in generation if one.doc_id not in seen}
-        order += sorted(fresh.values(), key=rank)
-        seen |= fresh.keys()
+        for one in sorted(generation, key=rank):
+            if one.doc_id not in seen:
+                order.append(one)
+                seen.add(one.doc_id)
     return order
 
 
@@ -102,20 +109,21 @@ def without(
 ) -> list[list[Record]]:
     """The crawls as if these documents had never been."""
     return [
-        [one for one in crawl if not (one.doc_id in doc_ids or one.host in hosts or one.url in urls)] for crawl in generations
+        [one for one in crawl if not (one.doc_id in doc_ids or any(map(one.below, hosts)) or one.url in urls)]
+        for crawl in generations
     ]
 
 
-def copies(order: Sequence[Record], config: DedupConfig) -> dict[int, list[int]]:
+def copies(order: Sequence[Record], config: SketchConfig) -> dict[int, list[int]]:
     """{node: all numbers of its content, ascending}: a node is the smallest number that has the content."""
     of_content: dict[str, list[int]] = defaultdict(list)
     for number, one in enumerate(order):
-        of_content[measured(one.text, config).normal].append(number)
+        of_content[measured(one.text, config).content].append(number)
     return {numbers[0]: numbers for numbers in of_content.values()}
 
 
 def candidates(
-    order: Sequence[Record], nodes: Collection[int], config: DedupConfig, cap: int = BUCKET_CAP, heads: int = BUCKET_HEADS
+    order: Sequence[Record], nodes: Collection[int], config: SketchConfig, cap: int = BUCKET_CAP, heads: int = BUCKET_HEADS
 ) -> set[Pair]:
     """(better, worse): in each bucket the node at place p meets all before it while p < cap, else the first few only."""
     buckets: dict[tuple[int, int], list[int]] = defaultdict(list)
@@ -130,7 +138,7 @@ def candidates(
     }
 
 
-def edges_of(order: Sequence[Record], pairs: Iterable[Pair], config: DedupConfig) -> dict[Pair, Edge]:
+def edges_of(order: Sequence[Record], pairs: Iterable[Pair], config: SketchConfig) -> dict[Pair, Edge]:
     """The pairs of which the smaller text lies at least half in the other."""
     found = {}
     for left, right in pairs:
@@ -141,7 +149,7 @@ def edges_of(order: Sequence[Record], pairs: Iterable[Pair], config: DedupConfig
     return found
 
 
-def edges_of_all_pairs(order: Sequence[Record], config: DedupConfig) -> dict[Pair, Edge]:
+def edges_of_all_pairs(order: Sequence[Record], config: SketchConfig) -> dict[Pair, Edge]:
     """The truth: the edges that there would be if every pair were a candidate."""
     return edges_of(order, combinations(sorted(copies(order, config)), 2), config)
 
@@ -174,16 +182,17 @@ def components(nodes: Collection[int], pairs: Iterable[Pair]) -> dict[int, int]:
 
 def fates(
     generations: Sequence[Sequence[Record]],
-    config: DedupConfig,
+    config: SketchConfig,
     min_similarity: float = 0.8,
     measure: Measure = "jaccard",
     cap: int = BUCKET_CAP,
     heads: int = BUCKET_HEADS,
     *,
+    near_level: bool = True,
     urls: bool = False,
     every_pair: bool = False,
 ) -> dict[str, Fate]:
-    """What becomes of each document, by its id; `urls` says whether documents of one URL are duplicates too."""
+    """What becomes of each document, by its id; the levels say whether near duplicates go, and all but one document of a URL."""
     order = numbered(generations)
     groups = copies(order, config)
     edges = (
@@ -191,7 +200,7 @@ def fates(
         if every_pair
         else edges_of(order, candidates(order, groups, config, cap, heads), config)
     )
-    near = {pair: edge.similarity(measure) for pair, edge in edges.items()}
+    near = {pair: edge.similarity(measure) for pair, edge in edges.items() if near_level}
     loose = components(groups, (pair for pair, edge in edges.items() if edge.similarity("jaccard") >= LOOSE_JACCARD))
     chosen = by_documents(order, groups, near, min_similarity) if urls else by_nodes(groups, stars(groups, near, min_similarity))
     node_of = {number: node for node, numbers in groups.items() for number in numbers}
@@ -249,7 +258,7 @@ def by_documents(
     return found
 
 
-def copies_seen(generations: Sequence[Sequence[Record]], config: DedupConfig) -> Counter[str]:
+def copies_seen(generations: Sequence[Sequence[Record]], config: SketchConfig) -> Counter[str]:
     """{doc_id: how many sights of documents with its content there were in all crawls}; a document seen again counts again."""
-    sights = Counter(measured(one.text, config).normal for crawl in generations for one in crawl)
-    return Counter({one.doc_id: sights[measured(one.text, config).normal] for crawl in generations for one in crawl})
+    sights = Counter(measured(one.text, config).content for crawl in generations for one in crawl)
+    return Counter({one.doc_id: sights[measured(one.text, config).content] for crawl in generations for one in crawl})

@@ -93,35 +93,52 @@ def test_stars_are_the_reference_in_any_order_direction_and_with_repeats(graph, 
     rng.shuffle(given_)
     pairs = np.array([one[:2] for one in given_], np.int64).reshape(-1, 2)
     found = clusters.stars(pairs, np.array([one[2] for one in given_], np.float64))
-    expected = {doc: fate for doc, fate in reference.stars(docs, edges, least).items() if fate}
-    assert found.removed.tolist() == sorted(expected)
-    assert [*zip(found.keeper.tolist(), found.similarity.tolist(), strict=True)] == [expected[doc] for doc in sorted(expected)]
+    named = {doc for pair in near for doc in pair}
+    assert found.content.tolist() == sorted(named)
+    for doc, stays, keeper, value in zip(*(column.tolist() for column in found[:4]), strict=True):
+        fate = reference.stars(docs, edges, least)[doc]
+        assert (stays, keeper) == ((-1, fate[0]) if fate else (doc, -1))
+        assert value == fate[1] if fate else np.isnan(value)
+    assert len(found.crowded) == len(found.crowded_by) == 0
 
 
 @settings(deadline=None)
 @given(graphs(), st.data())
-def test_one_of_a_group_stays_unless_it_goes_for_a_neighbour(graph, data) -> None:  # type: ignore[no-untyped-def]
-    docs, edges = graph
-    group = {doc: data.draw(st.integers(0, 3)) for doc in docs if data.draw(st.booleans())}
-    kept, named = set(), {}
-    for doc in docs:
-        neighbours = [(-edges[other, doc], other) for other in kept if (other, doc) in edges]
-        same = [other for other in kept if doc in group and group.get(other) == group[doc]]
-        if neighbours:
-            named[doc] = (min(neighbours)[1], -min(neighbours)[0])
-        elif same:
-            named[doc] = (same[0], None)
-        else:
-            kept.add(doc)
-    grouped = data.draw(st.permutations(sorted(group)))
+def test_of_a_group_one_stays_and_a_content_is_not_lost_for_it(graph, data) -> None:  # type: ignore[no-untyped-def]
+    nodes, edges = graph
+    extra = data.draw(st.lists(st.integers(10**12 + 1, 10**13), unique=True, max_size=6)) if nodes else []
+    node_of = {**{node: node for node in nodes}, **{copy: data.draw(st.sampled_from(nodes)) for copy in extra}}
+    numbers = sorted(node_of)
+    group = {number: data.draw(st.integers(-1, 3)) for number in numbers}
+    order = [reference.Record(str(number), "", url=f"{group[number]}") for number in numbers]
+    place = {number: at for at, number in enumerate(numbers)}
+    groups: dict[int, list[int]] = {}
+    for number in numbers:
+        groups.setdefault(place[node_of[number]], []).append(place[number])
+    for number in numbers:  # of no group: a URL of its own
+        if group[number] < 0:
+            order[place[number]] = reference.Record(str(number), "", url=f"own {number}")
+    near = {(place[left], place[right]): value for (left, right), value in edges.items()}
+    expected = reference.by_documents(order, groups, near, 0.0)
     found = clusters.stars(
         np.array(list(edges), np.int64).reshape(-1, 2),
         np.array(list(edges.values()), np.float64),
-        np.array(grouped, np.int64),
-        np.array([7 * group[doc] - 9 for doc in grouped], np.int64),
+        np.array(numbers, np.int64),
+        np.array([node_of[number] for number in numbers], np.int64),
+        np.array([7 * group[number] if group[number] >= 0 else -1 for number in numbers], np.int64),
     )
-    values = [None if np.isnan(value) else value for value in found.similarity.tolist()]
-    assert dict(zip(found.removed.tolist(), zip(found.keeper.tolist(), values, strict=True), strict=True)) == named
+    crowded = dict(zip(found.crowded.tolist(), found.crowded_by.tolist(), strict=True))
+    fate_of = {one[0]: one[1:] for one in zip(*(column.tolist() for column in found[:4]), strict=True)}
+    for number in numbers:
+        keeper, similarity, level = expected[place[number]]
+        stays, its_keeper, value = fate_of[node_of[number]]
+        assert (number in crowded) == (level == "url")
+        if level == "url":
+            assert crowded[number] == numbers[keeper]
+        elif its_keeper >= 0:
+            assert (its_keeper, value) == (numbers[keeper], similarity)
+        else:
+            assert stays == numbers[keeper]
 
 
 @settings(deadline=None)

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tasks.text.minhash import DedupConfig
+from tasks.text.minhash import SketchConfig
 
 from . import edits
 from .reference_dedup import (
@@ -28,14 +28,14 @@ from .reference_dedup import (
     without,
 )
 
-FINEWEB = DedupConfig()
+CAREFUL = SketchConfig()
 # one word a shingle, one hash a band: whatever shares a word or two meets somewhere
-SMALL = DedupConfig(ngram_words=1, num_bands=4, rows_per_band=1)
+SMALL = SketchConfig(shingle_length=1, num_bands=4, rows_per_band=1)
 SEEDS = st.integers(0, 10_000)
 
 
 def jaccard(one: str, other: str) -> float:
-    left, right = measured(one, FINEWEB).shingles, measured(other, FINEWEB).shingles
+    left, right = measured(one, CAREFUL).shingles, measured(other, CAREFUL).shingles
     return len(left & right) / len(left | right)
 
 
@@ -50,7 +50,7 @@ def test_planted_chains_and_loops_have_the_similarity_they_are_planted_with() ->
     for (i, one), (j, other) in combinations(enumerate(links), 2):
         assert jaccard(one, other) == (80 - 7 * (j - i)) / (80 + 7 * (j - i))
     twice, often = edits.loops(4, 30, 2), edits.loops(4, 30, 5)
-    assert jaccard(twice, often) == 1 and measured(twice, FINEWEB).normal != measured(often, FINEWEB).normal
+    assert jaccard(twice, often) == 1 and measured(twice, CAREFUL).content != measured(often, CAREFUL).content
 
 
 def test_numbers_follow_crawl_quality_length_and_id() -> None:
@@ -66,7 +66,7 @@ def test_numbers_follow_crawl_quality_length_and_id() -> None:
 
 def test_a_chain_loses_every_second_link_and_no_more() -> None:
     texts = edits.chain(1, 5, 80, 8)  # neighbours 72/88 = 0.818, one further 64/96
-    found = fates([[Record(str(place), text, quality=-place) for place, text in enumerate(texts)]], FINEWEB, every_pair=True)
+    found = fates([[Record(str(place), text, quality=-place) for place, text in enumerate(texts)]], CAREFUL, every_pair=True)
     assert [found[str(place)].keeper for place in range(5)] == ["0", "0", "2", "2", "4"]
     assert found["1"] == Fate("0", 72 / 88, "near", "0")
     assert {one.cluster for one in found.values()} == {"0"}
@@ -75,13 +75,13 @@ def test_a_chain_loses_every_second_link_and_no_more() -> None:
 def test_copies_go_to_their_node_or_to_its_keeper() -> None:
     one, other = edits.pair(1, 90, 0, 10)
     crawl = [Record("a", other), Record("b", other.upper()), Record("c", one), Record("d", one + "!")]
-    assert fates([crawl], FINEWEB, every_pair=True) == {
+    assert fates([crawl], CAREFUL, every_pair=True) == {
         "a": Fate("a", None, "kept", "a"),
         "b": Fate("a", 1.0, "exact", "a"),
         "d": Fate("a", 0.9, "near", "a"),  # a character longer than c, so it is the node
         "c": Fate("a", 0.9, "exact", "a"),
     }
-    alone = fates(without([crawl], doc_ids={"a", "b"}), FINEWEB)
+    alone = fates(without([crawl], doc_ids={"a", "b"}), CAREFUL)
     assert alone == {"d": Fate("d", None, "kept", "d"), "c": Fate("d", 1.0, "exact", "d")}
 
 
@@ -94,7 +94,7 @@ def test_the_most_similar_kept_document_is_named_and_ties_go_to_the_better() -> 
 
 
 def test_a_full_bucket_pairs_with_its_first_and_a_node_below_the_cap_with_all_before_it() -> None:
-    config = DedupConfig(ngram_words=1, num_bands=1, rows_per_band=1)
+    config = SketchConfig(shingle_length=1, num_bands=1, rows_per_band=1)
     order = numbered([[Record(f"{place:02d}", f"mill wheel turns {place:02d}", quality=-place) for place in range(10)]])
     keys = [measured(one.text, config).bands[0] for one in order]
     bucket = [number for number, key in enumerate(keys) if key == max(keys, key=keys.count)]
@@ -147,7 +147,7 @@ def test_of_one_url_the_best_stays_and_a_content_that_is_elsewhere_too_is_not_lo
         Record("d", texts[1], "http://a.example/1", quality=0.6),
         Record("e", texts[2], "http://a.example/2", quality=0.5),
     ]
-    found = fates([crawl], FINEWEB, urls=True)
+    found = fates([crawl], CAREFUL, urls=True)
     assert {one: fate[:3] for one, fate in found.items()} == {
         "a": ("a", None, "kept"),
         "b": ("a", None, "url"),
@@ -160,21 +160,28 @@ def test_of_one_url_the_best_stays_and_a_content_that_is_elsewhere_too_is_not_lo
 def test_planted_duplicates_are_found_and_others_are_left_alone() -> None:
     documents = [one for seed in range(6) for one in edits.mixed(seed, 40)]
     order = numbered([documents])
-    truth = {pair: edge.similarity("jaccard") for pair, edge in edges_of_all_pairs(order, FINEWEB).items()}
-    found = edges_of(order, candidates(order, copies(order, FINEWEB), FINEWEB), FINEWEB)
+    truth = {pair: edge.similarity("jaccard") for pair, edge in edges_of_all_pairs(order, CAREFUL).items()}
+    found = edges_of(order, candidates(order, copies(order, CAREFUL), CAREFUL), CAREFUL)
     near = {pair for pair, similarity in truth.items() if similarity >= 0.85}
     assert len(near) > 200
     assert len(near & found.keys()) / len(near) >= 0.97
     assert all(edge.similarity("jaccard") == truth[pair] for pair, edge in found.items())
 
 
+def test_texts_without_words_are_copies_only_of_equal_signs() -> None:
+    crawl = [Record("a", "…!", quality=1), Record("b", "🎉"), Record("c", " …!\n"), Record("d", "")]
+    found = fates([crawl], CAREFUL, every_pair=True)
+    assert {one: fate.level for one, fate in found.items()} == {"a": "kept", "b": "kept", "c": "exact", "d": "kept"}
+    assert edges_of_all_pairs(numbered([crawl]), CAREFUL) == {}
+
+
 def test_copies_are_counted_over_all_crawls() -> None:
     one, again = Record("a", "A mill."), Record("b", "a mill")
-    assert copies_seen([[one], [one, again], [Record("c", "a river")]], FINEWEB) == {"a": 3, "b": 3, "c": 1}
+    assert copies_seen([[one], [one, again], [Record("c", "a river")]], CAREFUL) == {"a": 3, "b": 3, "c": 1}
 
 
 @pytest.mark.parametrize("seed", range(3))
 def test_mixed_corpora_hold_what_they_are_made_for(seed: int) -> None:
-    found = fates(edits.crawls(edits.mixed(seed), 3, seed), FINEWEB)
+    found = fates(edits.crawls(edits.mixed(seed), 3, seed), CAREFUL)
     levels = [fate.level for fate in found.values()]
     assert min(map(levels.count, ("kept", "exact", "near"))) >= 5
