@@ -5,11 +5,11 @@ xxh64, and that (or its low 32 bits) is permuted. Signatures equal `datasketch.M
 value when it is given `element_hash` (`element_hash64`) and the same seed; the permutations are datasketch's own. Equal band keys only
 propose a pair: `shared_counts` decides on the 64-bit shingle sets.
 
-Cost on one core of a 2.6 GHz Zen 4 server, 112 hashes of word 5-grams: 21 ns per word, 300 MB/s of English, 150 to 300 of other
+Cost on one core of a 2.6 GHz Zen 4 server, 112 hashes of word 5-grams: 21 ns per word, 300 MB/s of English, 130 to 290 of other
 languages. The limit is every byte read once, and one multiplication, addition and comparison per shingle and hash, which AVX-512 does
 for 16 hashes at once: 3.4 ns of the 21. The normal form takes 7, the xxh64 of overlapping shingles 7.4, the rest is once per document;
-with 9,000 hashes the permutations are 80 % (see benchmarks/minhash.py). Memory: the result, and 7 times the longest document (11 for
-characters); for `shingle_hashes` 15 (27). Little-endian machines only.
+with 9,000 hashes the permutations are 80 % (see benchmarks/minhash.py). Memory: the result, and at most 7 times the longest document (11
+for characters); for `shingle_hashes` 15 (27). Little-endian machines only.
 """
 
 from __future__ import annotations
