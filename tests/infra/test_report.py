@@ -16,14 +16,17 @@ from infra.report import (
     Clusters,
     Contamination,
     Copies,
+    Crossing,
     Curve,
     Disparity,
     Drop,
+    Duplicates,
     Evaluation,
     Generation,
     GroupRow,
     Histogram,
     Link,
+    Pair,
     Rate,
     Removed,
     ReportFacts,
@@ -45,6 +48,7 @@ SECTIONS = {
     "text_chars": "texts",
     "languages": "texts",
     "classifiers": "classifiers",
+    "duplicates": "duplicates",
     "clusters": "duplicates",
     "curve": "training",
     "evaluation": "evaluation",
@@ -165,6 +169,19 @@ def realistic() -> ReportFacts:
             ),
             Classifier("quality", "6a" * 8, "positive", {"ROC AUC": (0.9, "chance: 0.5")}),
         ),
+        duplicates=Duplicates(
+            how="Sets of 5 words in a row, 14 bands of 8 rows.",
+            min_similarity=0.8,
+            curve=[(at / 50, 1 - (1 - (at / 50) ** 8) ** 14) for at in range(51)],
+            similarities={
+                place / 20: count for place, count in enumerate([0] * 10 + [3, 9, 40, 80, 120, 90, 150, 300, 420, 700])
+            },
+            removed={"copies": 204, "near duplicates, verified": 511},
+            buckets={2: 4_210, 8: 312, 64: 11, 1_000: 1, 10_000: 0},
+            held_back=0.034,
+            pairs=(Pair(0.812, f"{url}put", page, f"{url}post", page.replace("encrypted", "signed")),),
+            crossings=(Crossing(1, 1, 400), Crossing(2, 1, 300), Crossing(2, 2, 15)),
+        ),
         clusters=Clusters(
             sizes={2: 214, 3: 71, 4: 22, 5: 9, 8: 4, 13: 2, 41: 1},
             biggest=(
@@ -272,10 +289,10 @@ def test_every_element_is_closed_and_every_id_is_used_once(html: str) -> None:
 def test_figures_and_tables_say_what_they_are(html: str) -> None:
     page = Page(html)
     figures = [attrs for tag, attrs in page.elements if tag == "svg"]
-    assert len(figures) == 8
+    assert len(figures) == 11
     assert all(attrs.get("role") == "img" and attrs.get("aria-label") for attrs in figures)
     tags = [tag for tag, _ in page.elements]
-    assert tags.count("caption") == tags.count("table") == 13
+    assert tags.count("caption") == tags.count("table") == 15
     headings = [int(tag[1]) for tag in tags if re.fullmatch(r"h[1-6]", tag)]
     assert headings[0] == 1 and headings.count(1) == 1
     assert all(below - above <= 1 for above, below in itertools.pairwise(headings))
@@ -312,6 +329,17 @@ def test_sampling_shows_shares_before_and_after_and_copies_by_kind(html: str) ->
 
 def test_contamination_shows_each_evaluation_set_with_what_was_found(html: str) -> None:
     assert "gsm8k 1,319 1,318 12 9" in Page(html).text
+
+
+def test_duplicates_are_shown_by_level_crawl_and_pair_beside_the_curve_with_its_threshold(html: str) -> None:
+    text = Page(html).text
+    assert "copies 204" in text and "near duplicates, verified 511" in text
+    assert "crawl 1 400 0" in text and "crawl 2 300 15" in text
+    assert "from the threshold 0.8 on" in text and "full ones held back 3.4 % of the pairs" in text
+    assert "2 to 7" in text and "1,000 to 9,999" in text and "10,000 and more" not in text
+    assert "Similarity 0.812" in text and "objects that were signed" in text
+    bare = Page(render_report(ReportFacts("x", duplicates=Duplicates("Nothing was compared.")))).text
+    assert "Nothing was compared." in bare and "threshold" not in bare and "Stays in crawl" not in bare
 
 
 def test_every_drop_is_shown_with_value_and_threshold_and_every_rule_with_its_count_and_meaning(html: str) -> None:

@@ -102,6 +102,19 @@ def test_your_own_folder(mill: Mill, pages: Path, tmp_path: Path) -> None:
     assert "<h1>" in (tmp_path / "report.html").read_text()
 
 
+def test_a_corpus_that_grows_and_forgets(mill: Mill, pages: Path, tmp_path: Path) -> None:
+    texts = sorted((pages / "_sources" / "library").glob("*.txt"))
+    for name, some in (("october", texts[:80]), ("november", texts[40:120])):
+        (tmp_path / name).mkdir()
+        for text in some:
+            shutil.copy(text, tmp_path / name)
+    out = run_section(mill, tmp_path, "grow", ("forget.domains=[example.org]", f"forget.urls=[{texts[0].name}]"))
+    assert "candidate pairs" in out
+    dropped = mill.manifest(mill.entries(mill.newest_run())["dedup"])["counts"]["dropped"]
+    assert dropped["seen_before"] > 5 and dropped.get("forgotten", 0) <= 1
+    assert published(mill) > 20
+
+
 def test_common_crawl_warc_files(mill: Mill, site: str, tmp_path: Path) -> None:
     if not shutil.which("wget"):
         pytest.skip("needs wget, whose WARC files these are")
