@@ -23,7 +23,7 @@ from infra.dataset import ShardSet
 from infra.errors import InputError
 from infra.settings import settings
 from infra.storage import byte_words
-from tasks.index import base_of, memory_told, need_of, sampled_columns
+from tasks.index import base_of, bytes_of_worker, memory_told, need_of, sampled_columns
 from tasks.text import likeness
 from tasks.text.generations import Chain
 from tasks.text.likeness import Sample
@@ -31,7 +31,7 @@ from tasks.text.readers import FolderSource, IngestConfig, plan, read_piece
 from tasks.text.room import Forecast
 from tasks.text.sampling import draws
 
-MAKERS = ("rewrite", "ingest", "extract")
+MAKERS = ("trim", "rewrite", "ingest", "extract")
 """Steps whose documents are compared; the first of these that a run has is meant."""
 
 
@@ -49,7 +49,7 @@ class Estimate:
     store: str
     free_disk_bytes: int | None
     free_memory_bytes: int
-    max_worker_bytes: int
+    max_worker_bytes: int | None
 
     def short(self) -> list[str]:
         """What there is too little of, in words."""
@@ -98,7 +98,7 @@ def estimate(given: str, config_file: str, overrides: Sequence[str]) -> Estimate
         store=settings().store,
         free_disk_bytes=storage.free_bytes(settings().store),
         free_memory_bytes=psutil.virtual_memory().available,
-        max_worker_bytes=pool.max_worker_bytes(),
+        max_worker_bytes=bytes_of_worker(pool),
     )
 
 
@@ -114,7 +114,11 @@ def show(found: Estimate, console: Console) -> None:
         ("candidate pairs", f"{like.pairs:,.0f}", spread),
         ("similar pairs", f"{like.edges:,.0f}", "share at least half of the smaller one's shingles"),
         ("memory, the flow's process", byte_words(need.flow_bytes), f"{byte_words(found.free_memory_bytes)} free"),
-        ("memory, a worker", byte_words(need.worker_bytes), f"ended at {byte_words(found.max_worker_bytes)}"),
+        (
+            "memory, a worker",
+            byte_words(need.worker_bytes),
+            "" if found.max_worker_bytes is None else f"ended at {byte_words(found.max_worker_bytes)}",
+        ),
         ("disk, while it works", byte_words(need.aside_bytes), free),
         ("disk, the index", byte_words(need.kept_bytes), "kept"),
         ("disk, dedup", byte_words(found.copied_bytes), "kept; at most, if nothing goes"),

@@ -28,7 +28,7 @@ from pydantic import Field
 
 from expectations.schemas import EDGE, INDEXED
 from infra import dataset, ledger, relations, storage
-from infra.cluster import current
+from infra.cluster import Pool, current
 from infra.dataset import Outcome, ShardRef, ShardSet, write_table
 from infra.errors import GristmillError, InputError
 from infra.steps import GUARD, Output, step
@@ -511,11 +511,18 @@ def require_room(out: Output, before: Chain, shards: Sequence[ShardRef], config:
             f"already), and {byte_words(free)} are free. Free some (gristmill gc), move the store to a larger disk "
             "(GRISTMILL_STORAGE), or begin all the same with index.check_room=false. `gristmill estimate` shows how it is estimated"
         )
-    for line in memory_told(need, psutil.virtual_memory().available, pool.max_worker_bytes()):
+    for line in memory_told(need, psutil.virtual_memory().available, bytes_of_worker(pool)):
         log.warning(line)
 
 
-def memory_told(need: Forecast, free_bytes: int, worker_bytes: int) -> list[str]:
+def bytes_of_worker(pool: Pool) -> int | None:
+    """Memory that a worker of this pool may use; None for workers elsewhere, of which this machine does not know."""
+    if pool.config.kind == "none":
+        return psutil.virtual_memory().total
+    return pool.max_worker_bytes() if pool.config.kind == "local" else None
+
+
+def memory_told(need: Forecast, free_bytes: int, worker_bytes: int | None) -> list[str]:
     """What to say of memory that an index would exceed: nothing, where it is enough."""
     told = []
     if need.flow_bytes > free_bytes:
@@ -523,7 +530,7 @@ def memory_told(need: Forecast, free_bytes: int, worker_bytes: int) -> list[str]
             f"index: about {need.likeness.pairs:,.0f} candidate pairs need some {byte_words(need.flow_bytes)} in the flow's process, and "
             f"{byte_words(free_bytes)} are free: trim what many documents share, raise index.rows_per_band, or give the machine more"
         )
-    if need.worker_bytes > worker_bytes:
+    if worker_bytes is not None and need.worker_bytes > worker_bytes:
         told.append(
             f"index: a worker needs some {byte_words(need.worker_bytes)} and is ended at {byte_words(worker_bytes)}: raise "
             "dask.memory_limit, use fewer workers (dask.workers), or lower index.max_bucket_entries and index.max_unit_shingles"
