@@ -39,6 +39,7 @@ SKETCH_FORMAT = 1
 MIN_CONTAINMENT = 0.5
 """Edges are kept from this share of the smaller document's shingles on: at it lies every pair of Jaccard similarity 0.5, which may not
 straddle a train/test split, and no threshold of a removal should be lower."""
+CONTENT = ("content_high", "content_low")
 ROWS_PER_GROUP = 4_096
 """Of files that are read in parts: of band keys 64 kB."""
 SHINGLED_PER_GROUP = 64
@@ -94,7 +95,8 @@ def sketch_shard(job: tuple[ShardRef, int], config: IndexConfig) -> Outcome:
                 "row": pa.array(np.arange(len(text), dtype=np.int32)),
                 "keys": keys,
             }
-        )
+        ),
+        hashes=(*CONTENT, "keys.list.element"),
     )
 
 
@@ -160,7 +162,8 @@ def by_shard(rows: Iterator[pa.Table], num_shards: int) -> Iterator[tuple[int, p
 def index_shard(job: tuple[ShardRef, str]) -> Outcome:
     """The index's rows of one shard."""
     sketched, numbers = job
-    return Outcome(_numbered(sketched, numbers, [name for name in INDEXED.names if name not in ("number", "first", "node")]))
+    table = _numbered(sketched, numbers, [name for name in INDEXED.names if name not in ("number", "first", "node")])
+    return Outcome(table, hashes=CONTENT)
 
 
 def band_shard(job: tuple[ShardRef, str], num_bands: int) -> Outcome:
@@ -178,7 +181,7 @@ def band_table(band: NDArray[np.uint8], key: NDArray[np.uint64], node: Ints) -> 
     """Band keys as they are stored: sorted, in small row groups, so that a bucket range is read alone."""
     order = np.lexsort((node, key, band))
     table = pa.table({"band": pa.array(band[order]), "key": pa.array(key[order]), "node": pa.array(node[order], pa.int64())})
-    return Outcome(table, rows_per_group=ROWS_PER_GROUP)
+    return Outcome(table, rows_per_group=ROWS_PER_GROUP, hashes=("key",))
 
 
 def _numbered(sketched: ShardRef, numbers: str, columns: list[str]) -> pa.Table:
@@ -244,7 +247,8 @@ def shingle_shard(job: tuple[ShardRef, NDArray[np.int32], Ints, NDArray[np.int32
     taken, back = np.unique(rows, return_inverse=True)
     values, offsets = minhash.shingle_hashes(text.take(pa.array(taken)), config)
     sets = pa.LargeListArray.from_arrays(pa.array(offsets, pa.int64()), pa.array(values)).take(pa.array(back))
-    return Outcome(pa.table({"unit": units, "node": nodes, "shingles": sets}), rows_per_group=SHINGLED_PER_GROUP)
+    table = pa.table({"unit": units, "node": nodes, "shingles": sets})
+    return Outcome(table, rows_per_group=SHINGLED_PER_GROUP, hashes=("shingles.list.element",))
 
 
 def compare_unit(job: tuple[int, Ints, list[str]]) -> Outcome:
