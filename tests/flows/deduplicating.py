@@ -158,11 +158,15 @@ def rows_of(deduplicated: ShardSet) -> Counter[Told]:
     return Counter(found + [Told(row["doc_id"], row["rule"], row["detail"], row["value"]) for row in gone])
 
 
-if __name__ == "__main__":
-    adopt_quiet_environment()
-    job = json.loads(Path(sys.argv[1]).read_text())
+def chained(job: dict[str, Any]) -> None:
+    """Index crawls one after the other, forget documents of them, and decide."""
     base: list[ShardSet] = []
     for name in job["crawls"]:
         base = [index([dataset.named(name)], base, config=IndexConfig.model_validate(job["index"]))]
     left = forget(base[0], config=ForgetConfig.model_validate(job["forget"]))
     dedup(documents_of(left, DedupConfig()), left, config=DedupConfig.model_validate(job["dedup"]))
+
+
+if __name__ == "__main__":
+    adopt_quiet_environment()
+    chained(json.loads(Path(sys.argv[1]).read_text()))
