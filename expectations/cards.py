@@ -1,10 +1,28 @@
-"""What cards of datasets and models say of the audit of a filter, of a sample, and of copies: paragraphs from their manifests alone."""
+"""What cards of datasets and models say of the audit of a filter, of a sample, of copies, and of contamination: paragraphs from manifests
+and certificates alone."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from typing import Any
 
 from infra.dataset import Manifest
+
+CERTIFICATE_FOLDER = "contamination"
+"""Folder of a certificate and its tables, in the version that made it, in the dataset, and among the files of the model."""
+CERTIFICATE, CERTIFICATE_PAGE = f"{CERTIFICATE_FOLDER}/certificate.json", f"{CERTIFICATE_FOLDER}/certificate.md"
+
+
+def certificate_files(made: Manifest) -> list[str]:
+    """Names of a version's files that are its certificate; none where it has none."""
+    return [entry.name for entry in made.files if entry.name.startswith(f"{CERTIFICATE_FOLDER}/")]
+
+
+def contamination_told(certificate: Mapping[str, Any] | None) -> str:
+    """What a certificate says, in a line with a link to it, or that there is none."""
+    if certificate is None:
+        return "Contamination: whether the documents hold items of evaluation sets was not tested.\n\n"
+    return f"Contamination: {certificate['statement']} [Certificate]({CERTIFICATE_PAGE}).\n\n"
 
 
 def mixture_told(history: Iterable[Manifest]) -> str:

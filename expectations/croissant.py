@@ -38,6 +38,7 @@ COLUMNS = {
     "content_signal": "Content-Signal of the site's robots.txt.",
     "language": "Code of the language that fastText's lid.176 found (ISO 639-1, or 639-3 where that has none), or `unknown`.",
     "language_score": "Its probability, 0 to 1.",
+    "contaminated": "Evaluation sets of which the document holds an item; empty where it holds none.",
     "augmented": "How the document was made of another one (swap, noise, paraphrase); empty in documents that are as they came.",
     "augmented_from": "The doc_id of that one.",
 }

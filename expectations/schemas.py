@@ -144,6 +144,11 @@ AUGMENTED = pa.schema([("augmented", pa.string()), ("augmented_from", pa.string(
 there are such documents."""
 
 
+CONTAMINATION = pa.schema([("contaminated", pa.list_(pa.string()))])
+"""Names of the evaluation sets of which a document holds an item, null where it holds none: from `decontaminate` on, where it marks. Beside
+PUBLISHED, too."""
+
+
 def originals(rows: pads.Dataset) -> pads.Dataset:
     """The documents that are as they came, where some are copies."""
     [made, _] = AUGMENTED.names
@@ -199,7 +204,13 @@ SCHEMAS: dict[str, pa.Schema] = {
 OPTIONAL = {
     "signals": dict.fromkeys(
         ("quality_score", "quality_percentile", "toxicity_score"), "no classifier for it has scored these documents (step score)"
-    )
+    ),
+    **dict.fromkeys(
+        ("clustered_documents", "split_documents", "augmented_documents", "published"),
+        dict.fromkeys(
+            CONTAMINATION.names, "no evaluation set was looked for, or what was found was removed (step decontaminate)"
+        ),
+    ),
 }
 """Columns that a stage may lack, with the reason: an expectation on one that is not there is not applicable."""
 

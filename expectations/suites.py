@@ -16,7 +16,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from expectations.numbers import NUMBERS, PREFIXES
-from expectations.schemas import OPEN_SCHEMAS, SCHEMAS
+from expectations.schemas import OPEN_SCHEMAS, OPTIONAL, SCHEMAS
 from infra.errors import InputError
 from infra.ids import digest_of
 
@@ -194,7 +194,7 @@ def _row_problems(suite: Suite) -> list[str]:
         return [f"schema: no schema {suite.schema_name!r}{did_you_mean(suite.schema_name, known)}"]
     if suite.schema_name in OPEN_SCHEMAS:
         return []
-    columns = SCHEMAS[suite.schema_name].names
+    columns = [*SCHEMAS[suite.schema_name].names, *OPTIONAL.get(suite.schema_name, ())]
     return [
         f"expectations[{index}].kwargs: schema {suite.schema_name!r} has no column {name!r}{did_you_mean(name, columns)}"
         for index, expectation in enumerate(suite.expectations)

@@ -38,11 +38,13 @@ from tasks.rewrite import RewriteConfig
 from tasks.score import ScoreConfig
 from tasks.signals import SignalsConfig
 from tasks.split import SplitConfig
+from tasks.text.contamination import DecontaminateConfig
 from tasks.text.pii import RedactConfig
 from tasks.text.readers import IngestConfig
 from tasks.text.rules import LANGUAGE, FilterConfig
 from tasks.text.signals import SCORE_NAMES
 from tasks.toxicity import ToxicityConfig
+from tasks.trim import TrimConfig
 from tasks.validate import ValidateConfig
 from tasks.web.main_text import ExtractConfig
 
@@ -89,12 +91,16 @@ class RunConfig(BaseModel):
     """Whose documents the filter removes more often than others'; null: nobody asks. What is found decides by the suite `audit`."""
     rewrite: RewriteConfig = RewriteConfig()
     """Which lines go."""
+    trim: TrimConfig | None = None
+    """Which lines, paragraphs and spans go that other documents hold, too; null: all stay."""
     index: IndexConfig = IndexConfig()
     """How documents are compared, and with which earlier crawls."""
     forget: ForgetConfig = ForgetConfig()
     """Which documents, pages and hosts are taken out of the index; nothing, if none is named."""
     dedup: DedupConfig = DedupConfig()
     """What counts as a duplicate."""
+    decontaminate: DecontaminateConfig = DecontaminateConfig()
+    """Which evaluation items no document may hold; without sets nothing is looked for."""
     redact: RedactConfig = RedactConfig()
     """What is masked."""
     rebalance: RebalanceConfig | None = None
@@ -272,6 +278,7 @@ def require_sources(config: RunConfig) -> None:
             ("quality.positive", config.quality.positive),
             ("quality.negative", config.quality.negative),
             ("toxicity.sources", config.toxicity.sources),
+            ("decontaminate.sets", config.decontaminate.sets),
         )
         for number, source in enumerate(sources)
         for key in ("path", "url_file")

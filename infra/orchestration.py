@@ -363,7 +363,7 @@ def _tell(step: Step, inputs: Sequence[Any], config: BaseModel, result: Result, 
         # tags and not parameters, which MLflow never changes: a retry may make another version
         words = {name: value for name, value in manifest.facts.items() if isinstance(value, str) and len(value) < 500}
         track.tags({"step.state": state, "version": result.shards.version, "digest": result.shards.digest, **where, **words})
-        for page in (entry.name for entry in manifest.files if entry.name.endswith((".html", ".csv"))):
+        for page in (entry.name for entry in manifest.files if entry.name.endswith((".html", ".csv", ".md"))):
             track.page(page, storage.read_bytes(result.shards.file(page)).decode())
         for shards in flattened(inputs):
             track.dataset(shards, "input")

@@ -205,6 +205,17 @@ class Copies:
 
 
 @dataclass(frozen=True)
+class Contamination:
+    """An evaluation set and the documents: its items, those long enough to look for, those found, and in how many documents."""
+
+    name: str
+    items: int
+    tested: int
+    contaminated: int
+    documents: int
+
+
+@dataclass(frozen=True)
 class Rate:
     """A share with its 95 % interval, 0 to 1."""
 
@@ -292,6 +303,7 @@ class ReportFacts:
     audit: Audit | None = None
     shares: Sequence[Share] = ()
     copies: Sequence[Copies] = ()
+    contamination: Sequence[Contamination] = ()
 
 
 def page_environment(*folders: Path) -> Environment:

@@ -231,8 +231,8 @@ def remake(damaged: ShardSet) -> None:
     if damaged.step not in STEPS:
         raise InputError(f"its step {damaged.step} is not part of this flow; run the flow that made it again")
     recipe = storage.read_json(storage.join(damaged.folder, RECIPE))
-    inputs = [dataset.opened(names) for names in recipe["inputs"].values()]
     step = STEPS[damaged.step]
+    inputs = [dataset.opened(recipe["inputs"][name]) for name in step.input_names]
     made = step.run(inputs, step.config_type.model_validate(recipe["config"]), damaged.folder).shards
     if made.digest != damaged.digest:
         raise InputError(f"made again, its digest is {made.digest} and not {damaged.digest}; what it is made from has changed")

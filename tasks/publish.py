@@ -18,9 +18,9 @@ import pyarrow.parquet as pq
 import yaml
 from pydantic import BaseModel, ConfigDict
 
-from expectations.cards import audit_told, augment_told, mixture_told
+from expectations.cards import CERTIFICATE, audit_told, augment_told, certificate_files, contamination_told, mixture_told
 from expectations.croissant import File, Responsible, croissant, hub_licence, sources_told
-from expectations.schemas import AUGMENTED, PUBLISHED
+from expectations.schemas import AUGMENTED, CONTAMINATION, PUBLISHED
 from infra import storage
 from infra.cluster import at_hand
 from infra.dataset import Manifest, Outcome, Receipt, ShardRef, ShardSet, part_name
@@ -66,7 +66,7 @@ def publish_shard(job: tuple[ShardRef, str]) -> Outcome:
     table = shard.read()
     if "split" not in table.column_names:  # documents that were not split are all for training
         table = table.append_column("split", pa.repeat("train", table.num_rows))
-    columns = [name for name in (*PUBLISHED.names, *AUGMENTED.names) if name in table.column_names]
+    columns = [name for name in (*PUBLISHED.names, *CONTAMINATION.names, *AUGMENTED.names) if name in table.column_names]
     return Outcome(table.filter(pc.equal(table["split"], split_name)).select(columns))
 
 
@@ -87,14 +87,32 @@ def publish(documents: ShardSet, history: list[ShardSet], config: PublishConfig,
     out.facts = {"splits": splits, "held_out_by": held_out_by, **{f"num_documents.{name}": count for name, count in rows.items()}}
     # `datasets` cannot read a Parquet file without rows
     filled = {name: [index for index in indices if receipts[index].num_rows] for name, indices in splits.items()}
-    storage.write_bytes(storage.join(out.folder, CARD), data_card(config, filled, rows, made).encode())
+    certificate = _copy_certificate([*history, documents], out)
+    storage.write_bytes(storage.join(out.folder, CARD), data_card(config, filled, rows, made, certificate).encode())
     storage.write_json(storage.join(out.folder, METADATA), _metadata(config, out, receipts, splits, made))
     for name in (CARD, METADATA):
         out.keep_file(name)
 
 
-def data_card(config: PublishConfig, splits: dict[str, list[int]], rows: dict[str, int], history: list[Manifest]) -> str:
-    """A dataset card in the Hugging Face format; every number on it comes from a manifest."""
+def _copy_certificate(history: Sequence[ShardSet], out: Output) -> dict[str, Any] | None:
+    """The certificate of the last version that has one; its files become files of this version, so that it goes where the dataset goes."""
+    for version in reversed(history):
+        if names := certificate_files(version.manifest()):
+            for name in names:
+                storage.write_bytes(storage.join(out.folder, name), storage.read_bytes(version.file(name)))
+                out.keep_file(name)
+            return dict(storage.read_json(version.file(CERTIFICATE)))
+    return None
+
+
+def data_card(
+    config: PublishConfig,
+    splits: dict[str, list[int]],
+    rows: dict[str, int],
+    history: list[Manifest],
+    certificate: dict[str, Any] | None = None,
+) -> str:
+    """A dataset card in the Hugging Face format; every number on it comes from a manifest, or from the certificate of a decontamination."""
     files = [{"split": name, "path": [part_name(index) for index in indices]} for name, indices in splits.items() if indices]
     total = sum(rows.values())
     head = {
@@ -121,6 +139,7 @@ def data_card(config: PublishConfig, splits: dict[str, list[int]], rows: dict[st
         f"{funnel}\n\n"
         f"{judges_told(judges)}"
         f"{mixture_told(history)}"
+        f"{contamination_told(certificate)}"
         "Columns: `doc_id` names the capture, `content_id` is equal for exact duplicates, `text` is the text after rewriting and "
         f"redaction. {_privacy(history)} Machine-readable: `{METADATA}` (Croissant 1.0).\n"
     )

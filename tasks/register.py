@@ -6,6 +6,7 @@ digest names, has only what follows from the recipe.
 
 from __future__ import annotations
 
+import json
 import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -14,10 +15,10 @@ from typing import Any
 import yaml
 from pydantic import BaseModel, ConfigDict, Field
 
-from expectations.cards import mixture_told
+from expectations.cards import CERTIFICATE, CERTIFICATE_FOLDER, certificate_files, contamination_told, mixture_told
 from expectations.croissant import hub_licence, sources_told
 from infra import ledger, lineage, storage, tracking
-from infra.dataset import RUN, Counts, Manifest, ShardSet
+from infra.dataset import RUN, Counts, Manifest, ShardSet, bytes_digest
 from infra.settings import settings
 from infra.steps import Output, step
 from tasks.learn.config import MODEL
@@ -53,11 +54,16 @@ def register(model: ShardSet, dataset: ShardSet, scores: ShardSet, config: Regis
     out.keep_file(FACTS)
     made = [Manifest.model_validate(one.manifest) for one in lineage.chain([dataset.path])]
     told = sorted((one for one in made if one.step in MIXED), key=lambda one: MIXED.index(one.step))
-    card = model_card(config, trained, dataset, measured, storage.read_json(model.file(RUN)), *_origins(dataset), told)
+    certificate = {Path(name).name: storage.read_bytes(dataset.file(name)) for name in certificate_files(dataset.manifest())}
+    for name, data in certificate.items():
+        storage.write_bytes(storage.join(out.folder, CERTIFICATE_FOLDER, name), data)
+        out.keep_file(f"{CERTIFICATE_FOLDER}/{name}")
+    tested = json.loads(certificate[Path(CERTIFICATE).name]) if certificate else None
+    card = model_card(config, trained, dataset, measured, storage.read_json(model.file(RUN)), *_origins(dataset), told, tested)
     storage.write_bytes(storage.join(out.folder, CARD), card.encode())
     out.keep_beside(CARD)
     out.counts = Counts(total=1, kept=1)
-    if tracking.current() is None:
+    if (track := tracking.current()) is None:
         return
     numbers = {name: value for name, value in measured.facts.items() if isinstance(value, int | float)}
     with tempfile.TemporaryDirectory(prefix="gristmill-model-") as folder:
@@ -65,6 +71,11 @@ def register(model: ShardSet, dataset: ShardSet, scores: ShardSet, config: Regis
             if entry.name.startswith(f"{MODEL}/"):
                 Path(folder, Path(entry.name).name).write_bytes(storage.read_bytes(model.file(entry.name)))
         Path(folder, CARD).write_text(card, encoding="utf-8")
+        for name, data in certificate.items():
+            attached = Path(folder, CERTIFICATE_FOLDER, name)
+            attached.parent.mkdir(exist_ok=True)
+            attached.write_bytes(data)
+            track.file(attached, CERTIFICATE_FOLDER)
         registered = tracking.register_model(
             name=config.name,
             folder=Path(folder),
@@ -72,10 +83,22 @@ def register(model: ShardSet, dataset: ShardSet, scores: ShardSet, config: Regis
             evaluated_on=scores,
             params={"model_digest": model.digest, "num_parameters": trained.facts["num_parameters"], "version": model.version},
             metrics=numbers,
-            tags={"run": ledger.current_run(), "model.version": model.version, "dataset.version": dataset.version},
+            tags={
+                "run": ledger.current_run(),
+                "model.version": model.version,
+                "dataset.version": dataset.version,
+                **_contamination_tags(tested, certificate),
+            },
             card=card.split("---\n", 2)[2],
         )
     out.volatile["registered"] = registered
+
+
+def _contamination_tags(tested: Mapping[str, Any] | None, certificate: Mapping[str, bytes]) -> dict[str, str]:
+    """What the registry says of contamination without opening a file."""
+    if tested is None:
+        return {"contamination": "not tested"}
+    return {"contamination": tested["statement"], "contamination.digest": bytes_digest(certificate[Path(CERTIFICATE).name])}
 
 
 def model_facts(config: RegisterConfig, trained: Manifest, dataset: ShardSet, measured: Manifest) -> dict[str, Any]:
@@ -99,6 +122,7 @@ def model_card(
     sources: Sequence[str],
     judges: Sequence[str] = (),
     mixture: Sequence[Manifest] = (),
+    certificate: Mapping[str, Any] | None = None,
 ) -> str:
     """A model card in the Hugging Face format; every number on it comes from a manifest or from the training's own `run.json`.
 
@@ -107,6 +131,7 @@ def model_card(
         sources: where the dataset came from, in words.
         judges: the classifiers whose scores its documents were chosen by, and how good they are, in words.
         mixture: the audit of its filter, and what was sampled away and added, where that was done.
+        certificate: of the decontamination of its documents; None where they were not tested.
     """
     facts, published = trained.facts, dataset.manifest()
     head = {
@@ -126,6 +151,7 @@ def model_card(
         f"## Training\n\nSources of the data: {'; '.join(sources) or 'not known'}. {_cost(run, facts)}\n\n"
         f"{judges_told(judges)}"
         f"{mixture_told(mixture)}"
+        f"{contamination_told(certificate)}"
         f"| setting | value |\n| --- | --- |\n{_settings(trained.recipe['config'])}\n\n"
         "## Limits\n\nIt was not tuned to follow instructions, not tested for bias, hallucination or memorisation, and has no "
         f"guardrails. {published.recipe['config'].get('notice', '')}".rstrip()

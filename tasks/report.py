@@ -15,6 +15,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from pydantic import BaseModel, ConfigDict, Field
 
+from expectations.cards import CERTIFICATE
 from expectations.page import for_report
 from expectations.verdict import read_sections
 from infra import dataset, ledger, plots, rejects, storage, tracking
@@ -27,6 +28,7 @@ from infra.report import (
     ClassRow,
     Cluster,
     Clusters,
+    Contamination,
     Copies,
     Curve,
     Disparity,
@@ -120,7 +122,7 @@ def render_run(run_name: str, versions: Sequence[ShardSet], config: ReportConfig
             text_chars=_lengths(made.get("publish")),
             languages=_languages(made.get("signals")),
             classifiers=[_classifier(version) for version in _judges(made)],
-            clusters=_clusters(made.get("dedup"), made.get("rewrite"), config.biggest_clusters),
+            clusters=_clusters(made.get("dedup"), made.get("trim", made.get("rewrite")), config.biggest_clusters),
             curve=_curve(made.get("pretrain")),
             evaluation=_evaluation(made.get("evaluate"), made.get("publish")),
             generations=_generations(made.get("evaluate")),
@@ -129,6 +131,7 @@ def render_run(run_name: str, versions: Sequence[ShardSet], config: ReportConfig
             audit=_audit(made.get("audit"), config.audited_rows),
             shares=_shares(made.get("rebalance")),
             copies=_copies(made.get("augment")),
+            contamination=_contamination(made.get("decontaminate")),
         )
     )
 
@@ -411,6 +414,12 @@ def _copies(enlarged: ShardSet | None) -> list[Copies]:
     kinds = [name.removeprefix("num_tried.") for name in facts if name.startswith("num_tried.")]
     counted = ("num_tried", "num_augmented", "num_changed_words")
     return [Copies(kind, *(int(facts[f"{name}.{kind}"]) for name in counted)) for kind in kinds]
+
+
+def _contamination(looked: ShardSet | None) -> list[Contamination]:
+    sets = storage.read_json(looked.file(CERTIFICATE))["sets"] if looked else []
+    counted = ("items", "tested", "contaminated_items", "contaminated_documents")
+    return [Contamination(one["name"], *(one[name] for name in counted)) for one in sets]
 
 
 def _run(version: ShardSet) -> dict[str, Any]:

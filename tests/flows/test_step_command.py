@@ -30,7 +30,7 @@ def _corpus(path: Path) -> Path:
     texts[8] += " Her address was 8.8.8.8 in that summer, and his was john@harbour.net of old."
     texts += [texts[seed].upper() for seed in range(10, 10 + NUM_COPIES)]
     texts += [texts[seed] + " Nobody answered." for seed in range(20, 20 + NUM_NEAR)]
-    texts += [f"Short {number}." for number in range(NUM_SHORT)]
+    texts += [f"Short {'xyz'[number]}." for number in range(NUM_SHORT)]  # numbers would make them one content
     rows = [{"text": text, "url": f"http://h{number % 7}.example/{number}"} for number, text in enumerate(texts)]
     broken = ['{"text": ', '{"title": "no text"}']
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -14,6 +14,7 @@ from infra.report import (
     ClassRow,
     Cluster,
     Clusters,
+    Contamination,
     Copies,
     Curve,
     Disparity,
@@ -53,6 +54,7 @@ SECTIONS = {
     "audit": "bias",
     "shares": "sampling",
     "copies": "sampling",
+    "contamination": "contamination",
 }
 
 
@@ -208,6 +210,7 @@ def realistic() -> ReportFacts:
         ),
         shares=(Share("source", "web", 2_000, 500, 0.8, 0.5), Share("source", "books", 500, 500, 0.2, 0.5)),
         copies=(Copies("swap", 300, 212, 1_904), Copies("noise", 150, 150, 7_012)),
+        contamination=(Contamination("gsm8k", 1_319, 1_318, 12, 9),),
         validation=Validation(
             "published",
             "warning",
@@ -272,7 +275,7 @@ def test_figures_and_tables_say_what_they_are(html: str) -> None:
     assert len(figures) == 8
     assert all(attrs.get("role") == "img" and attrs.get("aria-label") for attrs in figures)
     tags = [tag for tag, _ in page.elements]
-    assert tags.count("caption") == tags.count("table") == 12
+    assert tags.count("caption") == tags.count("table") == 13
     headings = [int(tag[1]) for tag in tags if re.fullmatch(r"h[1-6]", tag)]
     assert headings[0] == 1 and headings.count(1) == 1
     assert all(below - above <= 1 for above, below in itertools.pairwise(headings))
@@ -305,6 +308,10 @@ def test_the_audit_shows_its_worst_rows_and_what_they_do_not_show(html: str) -> 
 def test_sampling_shows_shares_before_and_after_and_copies_by_kind(html: str) -> None:
     text = Page(html).text
     assert "web source 2,000 80.0 % 500 50.0 %" in text and "swap 300 212 1,904" in text
+
+
+def test_contamination_shows_each_evaluation_set_with_what_was_found(html: str) -> None:
+    assert "gsm8k 1,319 1,318 12 9" in Page(html).text
 
 
 def test_every_drop_is_shown_with_value_and_threshold_and_every_rule_with_its_count_and_meaning(html: str) -> None:

@@ -1,0 +1,29 @@
+"""Every text once: repeated passages, duplicates among all crawls of a corpus, what was taken down, and evaluation items."""
+
+from __future__ import annotations
+
+from flows.budget import within_budget
+from flows.config import RunConfig
+from infra.dataset import ShardSet
+from tasks.decontaminate import decontaminate
+from tasks.dedup import dedup, documents_of
+from tasks.forget import forget
+from tasks.index import base_of, index
+from tasks.trim import trim
+
+
+def unique(rewritten: ShardSet, config: RunConfig) -> list[ShardSet]:
+    """The versions on the way from documents to those that stay, which are the last.
+
+    Args:
+        rewritten: documents that the filter has kept.
+        config: the whole run's configuration.
+    """
+    trimmed = [within_budget(trim([rewritten], config=config.trim), config.budget)] if config.trim else []
+    compared = [rewritten, *trimmed][-1:]
+    found = [index(compared, base_of(config.index, config.name, compared), config=config.index)]
+    found += [forget(found[0], config=config.forget)] if config.forget.wanted else []
+    kept = [within_budget(dedup(documents_of(found[-1], config.dedup), found[-1], config=config.dedup), config.budget)]
+    if config.decontaminate.sets:
+        kept.append(within_budget(decontaminate(kept[0], config=config.decontaminate), config.budget))
+    return [*trimmed, *found, *kept]
