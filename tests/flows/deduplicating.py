@@ -132,7 +132,7 @@ class Crawls:
             urls=config.same_url,
         )
         copies = reference.copies_seen(self.living, sketches)
-        text = {one.doc_id: one.text for crawl in self.living for one in crawl}
+        text = {one.doc_id: one.text for one in reference.numbered(self.living)}
         found: Counter[Told] = Counter(Told(one.doc_id, "forgotten", REASON, None) for one in self.forgotten)
         seen: set[str] = set()
         for one in (one for crawl in self.living for one in crawl):
@@ -142,7 +142,7 @@ class Crawls:
             elif fate.level == "kept":
                 found[Told(one.doc_id, None, None, None, fate.cluster, copies[one.doc_id])] += 1
             else:
-                equal = ids.content_id(one.text) == ids.content_id(text[fate.keeper])
+                equal = ids.content_id(text[one.doc_id]) == ids.content_id(text[fate.keeper])
                 rule = "same_url" if fate.level == "url" else "exact_duplicate" if equal else "near_duplicate"
                 found[Told(one.doc_id, rule, fate.keeper, fate.similarity)] += 1
             seen.add(one.doc_id)
