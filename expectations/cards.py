@@ -1,4 +1,4 @@
-"""What cards of datasets and models say of audit, duplicates, sample, copies and contamination: paragraphs from manifests and certificates
+"""What cards of datasets and models say of audit, trimming, duplicates, sample, copies and contamination: from manifests and certificates
 alone."""
 
 from __future__ import annotations
@@ -73,8 +73,25 @@ def _dedup_told(made: Manifest) -> str:
 
 def mixture_told(history: Iterable[Manifest]) -> str:
     """A paragraph for each step among these that weighed documents or judged how they are weighed; empty where none did."""
-    told = {"audit": audit_told, "rebalance": rebalance_told, "augment": augment_told}
+    told = {"audit": audit_told, "trim": trim_told, "rebalance": rebalance_told, "augment": augment_told}
     return "".join(f"{told[one.step](one)}\n\n" for one in history if one.step in told)
+
+
+def trim_told(made: Manifest) -> str:
+    """What was taken out of documents or marked in them, in words for a card."""
+    facts = made.facts
+    levels = [name.removeprefix("units_removed.") for name in facts if name.startswith("units_removed.")]
+    marked = [name.removeprefix("units_marked.") for name in facts if name.startswith("units_marked.")]
+    found = [
+        f"{facts[f'units_removed.{level}']:,.0f} {level} ({facts[f'chars_removed.{level}']:,.0f} characters) taken out"
+        for level in levels
+    ]
+    found += [f"{facts[f'units_marked.{level}']:,.0f} {level} only marked" for level in marked]
+    rarer = " The first occurrence of each piece stayed: what is common (licences, notices, lines of code) is rarer here than in the world."
+    return (
+        f"Trimmed (version `{made.version}`): of text that is repeated across documents, {', '.join(found)}; "
+        f"{facts['documents_changed']:,.0f} of {made.counts.total:,} documents are not as they came.{rarer if levels else ''}"
+    )
 
 
 def rebalance_told(made: Manifest) -> str:

@@ -145,6 +145,8 @@ class Outcome:
     facts: dict[str, float] = field(default_factory=dict)
     rows_per_group: int | None = None
     """Rows in one row group of the shard's file, where it is read in parts; by default those of all files."""
+    hashes: tuple[str, ...] = ()
+    """Columns that no compression makes smaller, as Parquet calls them: they are written as they are."""
 
 
 @dataclass(frozen=True)
@@ -258,17 +260,21 @@ def file_entry(folder: str, name: str) -> FileEntry:
     return FileEntry(name=name, digest=state.hexdigest(), num_bytes=num_bytes)
 
 
-def write_table(path: str, table: pa.Table, rows_per_group: int | None = None) -> tuple[str, int]:
-    """Write one Parquet file atomically; returns its digest and size in bytes."""
-    data = encoded(table, rows_per_group)
+def write_table(path: str, table: pa.Table, rows_per_group: int | None = None, hashes: Sequence[str] = ()) -> tuple[str, int]:
+    """Write one Parquet file atomically; returns its digest and size in bytes. For the options see `Outcome`."""
+    data = encoded(table, rows_per_group, hashes)
     storage.write_bytes(path, data)
     return bytes_digest(data), len(data)
 
 
-def encoded(table: pa.Table, rows_per_group: int | None = None) -> bytes:
-    """The bytes of a table as a Parquet file of a version."""
+def encoded(table: pa.Table, rows_per_group: int | None = None, hashes: Sequence[str] = ()) -> bytes:
+    """The bytes of a table as a Parquet file of a version. For the options see `Outcome`."""
     sink = io.BytesIO()
     options = {**PARQUET_OPTIONS, **({"row_group_size": rows_per_group} if rows_per_group else {})}
+    if hashes:
+        others = [name for name in table.column_names if not any(column.startswith(name) for column in hashes)]
+        options |= {"compression": {**dict.fromkeys(others, "zstd"), **dict.fromkeys(hashes, "none")}, "use_dictionary": others}
+        options["compression_level"] = dict.fromkeys(others, PARQUET_OPTIONS["compression_level"])
     # pandas metadata and the like would put volatile words into the bytes
     pq.write_table(table.replace_schema_metadata(None), sink, **options)
     return sink.getvalue()
@@ -276,7 +282,7 @@ def encoded(table: pa.Table, rows_per_group: int | None = None) -> bytes:
 
 def write_shard(folder: str, index: int, outcome: Outcome) -> Receipt:
     """Write a shard's rows, its rejects, and last its receipt."""
-    digest, num_bytes = write_table(storage.join(folder, part_name(index)), outcome.kept, outcome.rows_per_group)
+    digest, num_bytes = write_table(storage.join(folder, part_name(index)), outcome.kept, outcome.rows_per_group, outcome.hashes)
     dropped: dict[str, int] = {}
     rejects_digest = None
     if outcome.rejects is not None and outcome.rejects.num_rows:

@@ -49,6 +49,9 @@ SKETCH_FORMAT = 1
 MIN_CONTAINMENT = 0.5
 """Edges are kept from this share of the smaller document's shingles on: at it lies every pair of Jaccard similarity 0.5, which may not
 straddle a train/test split, and no threshold of a removal should be lower."""
+CONTENT = ("content_high", "content_low")
+SKETCH_HASHES = (*CONTENT, "keys.list.element")
+"""Columns of hashes in the files of sketches; those of an index have CONTENT alone."""
 ROWS_PER_GROUP = 4_096
 """Of files that are read in parts: of band keys 64 kB."""
 SHINGLED_PER_GROUP = 64
@@ -89,7 +92,7 @@ class IndexConfig(SketchConfig):
 def sketch_shard(job: tuple[ShardRef, int], config: IndexConfig) -> Outcome:
     """Band keys, content hash and rank facts of one shard's documents."""
     shard, position = job
-    return Outcome(sketch_table(shard.read(), position, config))
+    return Outcome(sketch_table(shard.read(), position, config), hashes=SKETCH_HASHES)
 
 
 def sketch_table(table: pa.Table, position: int, config: IndexConfig) -> pa.Table:
@@ -179,7 +182,8 @@ def by_shard(rows: Iterator[pa.Table], num_shards: int) -> Iterator[tuple[int, p
 def index_shard(job: tuple[ShardRef, str]) -> Outcome:
     """The index's rows of one shard."""
     sketched, numbers = job
-    return Outcome(_numbered(sketched, numbers, [name for name in INDEXED.names if name not in ("number", "first", "node")]))
+    table = _numbered(sketched, numbers, [name for name in INDEXED.names if name not in ("number", "first", "node")])
+    return Outcome(table, hashes=CONTENT)
 
 
 def band_shard(job: tuple[ShardRef, str], num_bands: int) -> Outcome:
@@ -197,7 +201,7 @@ def band_table(band: NDArray[np.uint8], key: NDArray[np.uint64], node: Ints) -> 
     """Band keys as they are stored: sorted, in small row groups, so that a bucket range is read alone."""
     order = np.lexsort((node, key, band))
     table = pa.table({"band": pa.array(band[order]), "key": pa.array(key[order]), "node": pa.array(node[order], pa.int64())})
-    return Outcome(table, rows_per_group=ROWS_PER_GROUP)
+    return Outcome(table, rows_per_group=ROWS_PER_GROUP, hashes=("key",))
 
 
 def _numbered(sketched: ShardRef, numbers: str, columns: list[str]) -> pa.Table:
@@ -263,7 +267,8 @@ def shingle_shard(job: tuple[ShardRef, NDArray[np.int32], Ints, NDArray[np.int32
     taken, back = np.unique(rows, return_inverse=True)
     values, offsets = minhash.shingle_hashes(text.take(pa.array(taken)), config)
     sets = pa.LargeListArray.from_arrays(pa.array(offsets, pa.int64()), pa.array(values)).take(pa.array(back))
-    return Outcome(pa.table({"unit": units, "node": nodes, "shingles": sets}), rows_per_group=SHINGLED_PER_GROUP)
+    table = pa.table({"unit": units, "node": nodes, "shingles": sets})
+    return Outcome(table, rows_per_group=SHINGLED_PER_GROUP, hashes=("shingles.list.element",))
 
 
 def compare_unit(job: tuple[int, Ints, list[str]]) -> Outcome:
@@ -461,15 +466,15 @@ def _file_bytes(rows: pa.Table, keys: NDArray[np.uint64], config: IndexConfig) -
     """What the rows of an index take on disk: those of a sample, written to memory."""
     num, draw = max(1, rows.num_rows), np.random.default_rng(0)
     began = time.perf_counter()
-    sketch = len(dataset.encoded(rows))
+    sketch = len(dataset.encoded(rows, hashes=SKETCH_HASHES))
     numbers = pa.table({name: np.arange(rows.num_rows) for name in ("number", "first", "node")})
-    row = len(dataset.encoded(rows.drop_columns("keys")))
+    row = len(dataset.encoded(rows.drop_columns("keys"), hashes=CONTENT))
     band = band_table(
         np.tile(np.arange(config.num_bands, dtype=np.uint8), len(keys)),
         keys.reshape(-1),
         np.repeat(np.arange(len(keys)), config.num_bands),
     )
-    bands = len(dataset.encoded(band.kept, band.rows_per_group))
+    bands = len(dataset.encoded(band.kept, band.rows_per_group, band.hashes))
     seconds = time.perf_counter() - began
     beside = len(dataset.encoded(numbers))
     # pairs and hashes as they are in a large index: any numbers, which hardly compress
@@ -482,7 +487,7 @@ def _file_bytes(rows: pa.Table, keys: NDArray[np.uint64], config: IndexConfig) -
         numbers=beside / num,
         bands=bands / num,
         proposal=len(dataset.encoded(pa.table({"better": pairs[:, 0], "worse": pairs[:, 1]}))) / _PROBE,
-        shingle=len(dataset.encoded(pa.table({"shingles": hashes}))) / _PROBE,
+        shingle=len(dataset.encoded(pa.table({"shingles": hashes}), hashes=["shingles"])) / _PROBE,
         edge=len(dataset.encoded(edges)) / _PROBE,
         seconds=seconds / num,
     )

@@ -25,7 +25,7 @@ from tasks.learn.config import MODEL
 from tasks.text.classifier_card import judges_told, summary
 
 CARD, FACTS = "README.md", "model.json"
-MIXED = ("audit", "rebalance", "augment")
+MIXED = ("audit", "trim", "rebalance", "augment")
 """Steps that decide what of the world the data shows, in their order; the card has a paragraph for each."""
 JOULES_PER_WH = 3600.0
 

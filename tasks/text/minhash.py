@@ -22,7 +22,6 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 import pyarrow as pa
 import xxhash
-from datasketch import MinHash
 from llvmlite import ir
 from numba import int64, njit, types, uint32, uint64
 from numba.extending import intrinsic
@@ -875,6 +874,8 @@ class Sketch(NamedTuple):
 @lru_cache(maxsize=8)
 def _permutations(num_hashes: int, seed: int, scheme: str) -> tuple[Values, Values, Hashes, Hashes]:
     """Factors and offsets of both schemes; those of the other one are empty."""
+    from datasketch import MinHash  # half a second, which processes that sign nothing need not wait
+
     factors, offsets = MinHash(num_perm=num_hashes, seed=seed, scheme=scheme).permutations
     no32, no64 = np.empty(0, np.uint32), np.empty(0, np.uint64)
     both = np.ascontiguousarray(factors), np.ascontiguousarray(offsets)

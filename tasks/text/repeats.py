@@ -5,7 +5,7 @@ place: row, first character, character behind its last. White space between the 
 Two different pieces have one name with about 2^-128 (texts made to collide aside), so the 10^9 pieces of a large corpus with about 10^-21.
 Windows of words would be as many as there are words. So they are looked for in two passes: every window is stood for by its anchor, the
 least of the hashes of its shorter runs (winnowing, Schleimer et al. 2003), and only windows whose anchor occurs again are hashed; equal
-windows have equal anchors, so none is missed. Cost on one core: docs/repeats.md. Scratch memory: 47 bytes per byte of the longest text,
+windows have equal anchors, so none is missed. Cost on one core: docs/repeats.md. Scratch memory: 38 bytes per byte of the longest text,
 touched only as far as used.
 """
 

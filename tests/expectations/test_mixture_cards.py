@@ -53,6 +53,15 @@ def test_each_has_a_paragraph_with_its_numbers_and_its_limits() -> None:
     assert "mistyped" not in copies and "Given names, facts, and e-mail and IP addresses were not changed" in copies
 
 
+def test_what_was_trimmed_is_told_by_level_with_what_it_does_to_common_text() -> None:
+    facts = {"units_removed.lines": 1_200.0, "chars_removed.lines": 45_000.0, "chars_removed.white_space": 9.0}
+    marked = {"units_marked.spans": 7.0, "chars_marked.spans": 900.0, "documents_changed": 300.0}
+    told = mixture_told([manifest("trim", {}, {**facts, **marked}, 2_000, 2_000)])
+    assert "1,200 lines (45,000 characters) taken out, 7 spans only marked; 300 of 2,000 documents are not as they came" in told
+    assert "is rarer here" in told
+    assert "is rarer here" not in mixture_told([manifest("trim", {}, {**marked, "documents_changed": 0.0}, 2_000, 2_000)])
+
+
 def test_a_small_rate_of_noise_is_no_0() -> None:
     for rate, told in ((0.004, "0.4%"), (0.03, "3%"), (1.0, "100%")):
         noisy = manifest("augment", {"seed": 3, "axes": [], "noise_rate": rate}, {"num_augmented.noise": 12.0})

@@ -132,7 +132,7 @@ class Crawls:
             urls=config.same_url,
         )
         copies = reference.copies_seen(self.living, sketches)
-        text = {one.doc_id: one.text for crawl in self.living for one in crawl}
+        text = {one.doc_id: one.text for one in reference.numbered(self.living)}
         found: Counter[Told] = Counter(Told(one.doc_id, "forgotten", REASON, None) for one in self.forgotten)
         seen: set[str] = set()
         for one in (one for crawl in self.living for one in crawl):
@@ -142,7 +142,7 @@ class Crawls:
             elif fate.level == "kept":
                 found[Told(one.doc_id, None, None, None, fate.cluster, copies[one.doc_id])] += 1
             else:
-                equal = ids.content_id(one.text) == ids.content_id(text[fate.keeper])
+                equal = ids.content_id(text[one.doc_id]) == ids.content_id(text[fate.keeper])
                 rule = "same_url" if fate.level == "url" else "exact_duplicate" if equal else "near_duplicate"
                 found[Told(one.doc_id, rule, fate.keeper, fate.similarity)] += 1
             seen.add(one.doc_id)
@@ -158,11 +158,15 @@ def rows_of(deduplicated: ShardSet) -> Counter[Told]:
     return Counter(found + [Told(row["doc_id"], row["rule"], row["detail"], row["value"]) for row in gone])
 
 
-if __name__ == "__main__":
-    adopt_quiet_environment()
-    job = json.loads(Path(sys.argv[1]).read_text())
+def chained(job: dict[str, Any]) -> None:
+    """Index crawls one after the other, forget documents of them, and decide."""
     base: list[ShardSet] = []
     for name in job["crawls"]:
         base = [index([dataset.named(name)], base, config=IndexConfig.model_validate(job["index"]))]
     left = forget(base[0], config=ForgetConfig.model_validate(job["forget"]))
     dedup(documents_of(left, DedupConfig()), left, config=DedupConfig.model_validate(job["dedup"]))
+
+
+if __name__ == "__main__":
+    adopt_quiet_environment()
+    chained(json.loads(Path(sys.argv[1]).read_text()))

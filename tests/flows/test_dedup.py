@@ -24,7 +24,7 @@ from tasks.text.minhash import SketchConfig
 from tests.text import edits
 from tests.text.reference_dedup import Edge, Record, measured
 
-from .deduplicating import Crawls, Told, documents, rows_of, version
+from .deduplicating import Crawls, Told, chained, documents, rows_of, version
 from .processes import finished_parts, kill_when, receipts, start
 
 CAREFUL = IndexConfig()
@@ -61,9 +61,9 @@ def test_full_buckets_are_decided_by_the_rule_of_the_reference(home: Path, confi
 
 
 def test_crawl_after_crawl_is_decided_as_all_of_them_at_once(home: Path) -> None:
-    for seed, config, corpus in ((0, CAREFUL, edits.mixed), (1, CROWDED, edits.crowded)):
+    for seed, config, corpus in ((0, CAREFUL, edits.mixed(0, 6)), (1, CROWDED, edits.crowded(1))):
         crawls = Crawls(config)
-        for crawl in edits.crawls(corpus(seed), 4, seed):
+        for crawl in edits.crawls(corpus, 3, seed):
             crawls.add(crawl)
             agree(crawls)
         assert any(told.rule == "seen_before" for told in crawls.told(HALF))
@@ -83,14 +83,13 @@ def test_crawls_of_falling_quality_are_decided_as_one_index_of_all_decides_them(
 
 
 def test_shards_and_their_order_decide_nothing_and_workers_not_a_byte(home: Path) -> None:
-    dealt = edits.crawls(edits.mixed(3), 2, 3)
+    dealt = edits.crawls(edits.mixed(3, 6), 2, 3)
     first = Crawls.of(CAREFUL, *dealt)
     assert first.index is not None
-    for seed, num_shards in ((11, 1), (12, 6)):
-        other = Crawls.of(CAREFUL, *dealt, seed=seed, num_shards=num_shards)
-        assert other.index is not None and other.index.version != first.index.version
-        assert other.told(HALF) == first.told(HALF)
-        assert other.index.manifest().facts == first.index.manifest().facts
+    other = Crawls.of(CAREFUL, *dealt, seed=11, num_shards=5)
+    assert other.index is not None and other.index.version != first.index.version
+    assert other.told(HALF) == first.told(HALF)
+    assert other.index.manifest().facts == first.index.manifest().facts
     with pool(DaskConfig(workers=2)):
         base: list[dataset.ShardSet] = []
         for place, version in enumerate(first.versions):
@@ -153,13 +152,13 @@ def story(config: IndexConfig, seed: int, num_crawls: int) -> None:
             alive = sorted({one for living in crawls.living for one in living}, key=lambda one: one.doc_id)
             gone = draw.sample(alive, min(len(alive), draw.choice([1, 4, 12])))
             lost += gone
-            crawls.forget(doc_ids=[one.doc_id for one in gone], urls=[draw.choice(alive).url])
+            crawls.forget(doc_ids=[one.doc_id for one in gone], urls=[one.url for one in alive[:1]])
             agree(crawls)
 
 
 @pytest.mark.parametrize("config", [CROWDED, SMALL_PARTS, ROOMY], ids=["crowded", "small parts", "roomy"])
 def test_forgetting_gives_what_the_crawls_without_those_documents_give(home: Path, config: IndexConfig) -> None:
-    story(config, 1, 3)
+    story(config, 1, 2)
 
 
 @pytest.mark.soak
@@ -204,9 +203,9 @@ def test_the_heads_of_a_full_bucket_are_forgotten_and_the_next_take_their_place(
     config = IndexConfig(bucket_cap=6, bucket_heads=2)
     crawl = [Record(f"{place:032x}", text, quality=1 - place / 100) for place, text in enumerate(texts)]
     crawls = Crawls.of(config, crawl[:25], crawl[25:])
-    for gone in (range(0, 2), range(2, 9), range(20, 30)):
+    for gone in (range(0, 9), range(20, 30)):
         crawls.forget(doc_ids=[crawl[place].doc_id for place in gone])
-        agree(crawls, HALF, DedupConfig(min_similarity=0.99))
+        agree(crawls)
     told = crawls.told(HALF)
     assert [one.doc_id for one in told if one.rule is None] == [crawl[9].doc_id]
 
@@ -246,11 +245,11 @@ def test_a_damaged_file_of_the_index_is_made_again_before_anything_is_decided_by
     crawls = Crawls.of(CAREFUL, edits.mixed(13, 6))
     assert crawls.index is not None
     before = crawls.told(HALF)
-    for name in ("edges", "bands", "."):
+    for place, name in enumerate(("edges", "bands", ".")):
         path = sorted((Path(crawls.index.folder) / name).glob("part-*.parquet"))[0]
         whole = path.read_bytes()
         path.write_bytes(whole[:-9] + bytes(9))
-        config = DedupConfig(min_similarity=0.5 + len(name) / 100)
+        config = DedupConfig(min_similarity=0.6 + place / 10)  # another decision each time, which has to be made
         assert crawls.told(config) == crawls.expected(config)
         assert path.read_bytes() == whole
     assert crawls.told(HALF) == before
@@ -373,8 +372,8 @@ def half_done(store: Path, step: str, phase: str) -> list[Path]:
 
 @pytest.mark.parametrize(
     "phases",
-    [[("index", "aside/candidates"), ("forget", "edges")], pytest.param(PHASES, marks=pytest.mark.soak)],
-    ids=["two kills", "a kill in every phase"],
+    [[("forget", "edges")], pytest.param(PHASES, marks=pytest.mark.soak)],
+    ids=["a kill", "a kill in every phase"],
 )
 def test_killed_in_the_middle_of_its_phases_it_ends_with_the_same_bytes(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, phases: list[tuple[str, str]]
@@ -385,24 +384,24 @@ def test_killed_in_the_middle_of_its_phases_it_ends_with_the_same_bytes(
         "forget": {"doc_ids": [one.doc_id for one in dealt[0][::4]], "domains": ["h1.example"]},
         "dedup": HALF.model_dump(mode="json"),
     }
-    digests: dict[str, dict[str, str]] = {}
-    before: dict[Path, int] = {}
-    for name in ("killed", "calm"):
+    for name in ("calm", "killed"):
         monkeypatch.setenv("GRISTMILL_HOME", str(tmp_path / name))
         job["crawls"] = [documents(crawl, num_shards=8).path for crawl in dealt]
-        (tmp_path / "job.json").write_text(json.dumps(job))
-        script = (str(Path(__file__).parent / "deduplicating.py"), str(tmp_path / "job.json"))
-        store = tmp_path / name / "store"
-        for at in phases if name == "killed" else []:
-            kill_when(start(tmp_path / name, *script), partial(half_done, store, *at))
-            [folder] = half_done(store, *at)
-            before = finished_parts(folder / at[1])
-        last = start(tmp_path / name, *script)
-        said = last.communicate(timeout=120)[0]
-        assert last.returncode == 0, said
-        assert {path: path.stat().st_mtime_ns for path in before} == before  # of the last kill; not made again
-        digests[name] = {
-            f"{path.parent.relative_to(store)}": json.loads(path.read_text())["digest"]
-            for path in store.glob("*/*/manifest.json")
-        }
-    assert len(digests["calm"]) == 6 and digests["killed"] == digests["calm"]
+        if name == "calm":
+            chained(job)
+    store, script = tmp_path / "killed" / "store", Path(__file__).parent / "deduplicating.py"
+    (tmp_path / "job.json").write_text(json.dumps(job))
+    for at in phases:
+        process = start(tmp_path / "killed", str(script), str(tmp_path / "job.json"))
+        kill_when(process, partial(half_done, store, *at), timeout_s=120)
+        [folder] = half_done(store, *at)
+        before = finished_parts(folder / at[1])
+    last = start(tmp_path / "killed", str(script), str(tmp_path / "job.json"))
+    said = last.communicate(timeout=120)[0]
+    assert last.returncode == 0, said
+    assert {path: path.stat().st_mtime_ns for path in before} == before  # of the last kill: not made again
+    killed, calm = (
+        {path.parent.relative_to(root): json.loads(path.read_text())["digest"] for path in root.glob("*/*/manifest.json")}
+        for root in (store, tmp_path / "calm" / "store")
+    )
+    assert len(calm) == 6 and killed == calm

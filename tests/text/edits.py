@@ -92,7 +92,7 @@ def records(texts: Sequence[str], draw: random.Random) -> list[Record]:
 
 
 def crawls(documents: Sequence[Record], num_crawls: int, seed: int) -> list[list[Record]]:
-    """The documents dealt out to crawls; some are met again in later ones, as they were or with other words at the same address."""
+    """The documents dealt out to crawls; some are met again in later ones, with their id or another one."""
     draw = random.Random(f"crawls {seed}")
     dealt: list[list[Record]] = [[] for _ in range(num_crawls)]
     for one in documents:
@@ -101,6 +101,8 @@ def crawls(documents: Sequence[Record], num_crawls: int, seed: int) -> list[list
         for later in dealt[first + 1 :]:
             if draw.random() < 0.15:
                 later.append(one)
+            elif draw.random() < 0.05:
+                later.append(replace(one, text=f"{one.text} {documents[0].text}"))  # the same page, extracted otherwise
             elif draw.random() < 0.1:
                 later.append(replace(one, doc_id=f"{draw.getrandbits(128):032x}"))  # captured anew, found unchanged
     return dealt

@@ -260,5 +260,6 @@ def by_documents(
 
 def copies_seen(generations: Sequence[Sequence[Record]], config: SketchConfig) -> Counter[str]:
     """{doc_id: how many sights of documents with its content there were in all crawls}; a document seen again counts again."""
-    sights = Counter(measured(one.text, config).content for crawl in generations for one in crawl)
-    return Counter({one.doc_id: sights[measured(one.text, config).content] for crawl in generations for one in crawl})
+    content = {one.doc_id: measured(one.text, config).content for one in numbered(generations)}
+    sights = Counter(content[one.doc_id] for crawl in generations for one in crawl)
+    return Counter({doc_id: sights[its] for doc_id, its in content.items()})
