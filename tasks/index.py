@@ -6,7 +6,8 @@ Every pass is resumed at the parts that are missing.
 
 A document's number is its place in the rank: first crawl first, then by quality, length and id. Numbers never change, and a pair is
 proposed because of better documents only; so adding a crawl gives what all crawls together would give, and costs what the new one costs.
-In the flow's process are 16 bytes per candidate pair and DuckDB's capped memory; in a worker one shard, bucket range or unit.
+In the flow's process are 16 bytes per candidate pair, some 175 more at the peak, and DuckDB's capped memory; in a worker one shard,
+bucket range or unit.
 """
 
 from __future__ import annotations

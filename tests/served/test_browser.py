@@ -155,7 +155,7 @@ def test_the_report_page_shows_the_whole_run_and_asks_for_nothing(
     page.on("pageerror", lambda error: loud.append(str(error)))
     page.goto((mill.store / entry["path"] / "report.html").as_uri())
     headings = " ".join(page.locator("h1, h2").all_inner_texts()).lower()
-    for words in ("funnel", "training", "evaluation", "energy"):
+    for words in ("funnel", "duplicates", "training", "evaluation", "energy"):
         assert words in headings, headings
     text = page.locator("body").inner_text()
     missing = [step for step in STEPS if step not in text and step not in ("report", "ingest")]
@@ -164,4 +164,7 @@ def test_the_report_page_shows_the_whole_run_and_asks_for_nothing(
     assert page.locator("svg").count() >= 3
     width = page.evaluate("document.documentElement.scrollWidth")
     assert width <= 1440 and not loud
+    assert "Chance that a pair is proposed" in page.locator("#duplicates").inner_html()
     page.screenshot(path=pictures / "report.png")
+    page.set_viewport_size({"width": 390, "height": 1000})
+    assert page.evaluate("document.documentElement.scrollWidth") <= 390
