@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict
@@ -478,6 +479,11 @@ def _file_bytes(rows: pa.Table, keys: NDArray[np.uint64], config: IndexConfig) -
     bands = len(dataset.encoded(band.kept, band.rows_per_group, band.hashes))
     seconds = time.perf_counter() - began
     beside = len(dataset.encoded(numbers))
+    began = time.perf_counter()
+    with tempfile.TemporaryDirectory(prefix="gristmill-probe-") as folder:
+        for file in range(_FILES):
+            storage.write_bytes(storage.join(folder, str(file)), b"probe")
+    seconds_per_file = (time.perf_counter() - began) / _FILES
     # pairs and hashes as they are in a large index: any numbers, which hardly compress
     pairs = draw.integers(0, 1 << 24, (_PROBE, 2))
     hashes = pa.array(draw.integers(0, 1 << 63, _PROBE))
@@ -491,10 +497,11 @@ def _file_bytes(rows: pa.Table, keys: NDArray[np.uint64], config: IndexConfig) -
         shingle=len(dataset.encoded(pa.table({"shingles": hashes}), hashes=["shingles"])) / _PROBE,
         edge=len(dataset.encoded(edges)) / _PROBE,
         seconds=seconds / num,
+        seconds_per_file=seconds_per_file,
     )
 
 
-_PROBE = 10_000
+_PROBE, _FILES = 10_000, 4
 
 
 def require_room(out: Output, before: Chain, shards: Sequence[ShardRef], config: IndexConfig) -> None:

@@ -22,6 +22,8 @@ BYTES_PER_BAND = 64
 """A band key while it is sorted: band, key and node twice, and their order."""
 BYTES_PER_ENTRY = 40
 """A bucket entry while it is sorted (IndexConfig.max_bucket_entries)."""
+FILES_PER_SHARD = 9
+"""Sketch, numbers, rows, bands and shingles of a shard, with the receipts of four of them."""
 BYTES_PER_SHINGLE = 16
 """A shingle while sets are compared (IndexConfig.max_unit_shingles)."""
 
@@ -42,7 +44,9 @@ class FileBytes:
     edge: float
     """Of a pair that is kept."""
     seconds: float
-    """To write sketch, row and bands of a document."""
+    """To encode sketch, row and bands of a document."""
+    seconds_per_file: float
+    """To put a small file on a disk."""
 
 
 @dataclass(frozen=True)
@@ -97,6 +101,7 @@ def forecast(
     proposed = found.proposals * 16
     in_sql = min(sql_bytes, max((documents + num_earlier) * SQL_BYTES_PER_DOCUMENT, proposed))
     per_document = sample.read_seconds + files.seconds
+    num_files = FILES_PER_SHARD * sample.num_shards + 2 * num_bands
     return Forecast(
         likeness=found,
         aside_bytes=int(
@@ -106,6 +111,9 @@ def forecast(
         spilled_bytes=int(max(0, proposed - sql_bytes)),
         flow_bytes=int(PROCESS_BYTES + in_sql + found.pairs * FLOW_BYTES_PER_PAIR),
         worker_bytes=int(PROCESS_BYTES + max(phases)),
-        seconds=(documents * per_document + found.seconds_sketching + found.seconds_verifying) / max(1, workers),
+        seconds=(
+            documents * per_document + num_files * files.seconds_per_file + found.seconds_sketching + found.seconds_verifying
+        )
+        / max(1, workers),
         workers=workers,
     )

@@ -56,7 +56,7 @@ def site(pages: Path) -> Iterator[str]:
     server.shutdown()
 
 
-def run_section(mill: Mill, folder: Path, section: str, *changes: tuple[str, str]) -> str:
+def run_section(mill: Mill, folder: Path, section: str, *changes: tuple[str, str], patience_s: int = PATIENCE_S) -> str:
     """Run a section's words in `folder`; `changes` put in what only the reader can know, such as the address of his site."""
     words = commands(section)
     for old, new in changes:
@@ -69,7 +69,7 @@ def run_section(mill: Mill, folder: Path, section: str, *changes: tuple[str, str
         env=mill.env | {"PATH": path},
         capture_output=True,
         text=True,
-        timeout=PATIENCE_S,
+        timeout=patience_s,
         check=False,
     )
     assert done.returncode == 0, done.stdout + done.stderr + mill.logs()
@@ -102,13 +102,16 @@ def test_your_own_folder(mill: Mill, pages: Path, tmp_path: Path) -> None:
     assert "<h1>" in (tmp_path / "report.html").read_text()
 
 
+@pytest.mark.timeout(900, func_only=True)
 def test_a_corpus_that_grows_and_forgets(mill: Mill, pages: Path, tmp_path: Path) -> None:
     texts = sorted((pages / "_sources" / "library").glob("*.txt"))
     for name, some in (("october", texts[:80]), ("november", texts[40:120])):
         (tmp_path / name).mkdir()
         for text in some:
             shutil.copy(text, tmp_path / name)
-    out = run_section(mill, tmp_path, "grow", ("forget.domains=[example.org]", f"forget.urls=[{texts[0].name}]"))
+    out = run_section(
+        mill, tmp_path, "grow", ("forget.domains=[example.org]", f"forget.urls=[{texts[0].name}]"), patience_s=3 * PATIENCE_S
+    )
     assert "candidate pairs" in out
     dropped = mill.manifest(mill.entries(mill.newest_run())["dedup"])["counts"]["dropped"]
     assert dropped["seen_before"] > 5 and dropped.get("forgotten", 0) <= 1
