@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+import unicodedata
 from collections import Counter
 from dataclasses import replace
 from functools import partial
@@ -230,6 +231,30 @@ def test_all_that_a_crawl_brought_can_be_forgotten(home: Path) -> None:
 
 
 # --- captures of one URL, rows that come again, crawls of nothing ---------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "config", [IndexConfig(preset="fineweb"), IndexConfig(preset="nemo", scheme="affine64")], ids=["words", "characters"]
+)
+def test_other_normal_forms_shingles_and_hashes_are_decided_alike(home: Path, config: IndexConfig) -> None:
+    agree(Crawls.of(config, edits.mixed(14, 5)))
+
+
+def test_one_text_in_two_unicode_forms_is_one_content_where_accents_do_not_count(home: Path) -> None:
+    text = edits.passage(1, 0, 40).replace("q", "\u00e9")
+    crawl = [Record("a" * 32, text, quality=1.0), Record("b" * 32, unicodedata.normalize("NFD", text))]
+    for config, rule in ((CAREFUL, None), (IndexConfig(accents="strip"), "exact_duplicate")):
+        crawls = Crawls.of(config, crawl)
+        agree(crawls)
+        assert {told.doc_id[0]: told.rule for told in crawls.told(HALF)} == {"a": None, "b": rule}
+
+
+def test_crawls_that_were_compared_otherwise_are_not_joined(home: Path) -> None:
+    crawls = Crawls.of(CAREFUL, edits.mixed(15, 2))
+    assert crawls.index is not None
+    for change in ({"bucket_cap": 9}, {"shingle_length": 4}, {"accents": "strip"}, {"seed": 2}):
+        with pytest.raises(InputError, match=f"index.{next(iter(change))} "):
+            index([documents(edits.mixed(16, 2))], [crawls.index], config=IndexConfig.model_validate(change))
 
 
 def test_only_the_newest_crawl_is_told_apart_from_all_where_that_is_asked(home: Path) -> None:
