@@ -23,7 +23,7 @@ from tasks.forget import ForgetConfig, forget
 from tasks.index import IndexConfig, index
 from tasks.text.minhash import SketchConfig
 from tests.text import edits
-from tests.text.reference_dedup import Edge, Record, measured
+from tests.text.reference_dedup import Edge, Record, measured, numbered
 
 from .deduplicating import Crawls, Told, chained, documents, rows_of, version
 from .processes import finished_parts, kill_when, receipts, start
@@ -57,7 +57,7 @@ def test_one_crawl_is_decided_as_the_reference_decides_it(home: Path, seed: int)
 
 @pytest.mark.parametrize("config", [CROWDED, SMALL_PARTS], ids=["crowded", "small parts"])
 def test_full_buckets_are_decided_by_the_rule_of_the_reference(home: Path, config: IndexConfig) -> None:
-    for seed in range(2):
+    for seed in range(2 if config is CROWDED else 1):
         agree(Crawls.of(config, edits.crowded(seed, 60)), HALF, DedupConfig(measure="containment"))
 
 
@@ -79,7 +79,7 @@ def test_crawls_of_falling_quality_are_decided_as_one_index_of_all_decides_them(
     dealt = [[one for one in crawl if first[one.doc_id] is one] for crawl in dealt]
     assert min(map(len, dealt)) > 10
     apart, together = Crawls.of(CROWDED, *dealt), Crawls.of(CROWDED, [one for crawl in dealt for one in crawl])
-    for config in CHOICES:
+    for config in CHOICES[1:3]:
         assert apart.told(config) == together.told(config)
 
 
@@ -102,7 +102,7 @@ def test_shards_and_their_order_decide_nothing_and_workers_not_a_byte(home: Path
 
 def test_every_removal_names_a_document_that_stays_with_their_exact_similarity(home: Path) -> None:
     dealt = edits.crawls(edits.mixed(4), 3, 4)
-    texts = {one.doc_id: one.text for crawl in dealt for one in crawl}
+    texts = {one.doc_id: one.text for one in numbered(dealt)}
     crawls = Crawls.of(CAREFUL, *dealt)
     for config in CHOICES:
         told = crawls.told(config)
@@ -118,7 +118,7 @@ def test_every_removal_names_a_document_that_stays_with_their_exact_similarity(h
 
 
 def test_deciding_again_reads_the_index_and_leaves_it_as_it_is(home: Path) -> None:
-    crawls = Crawls.of(CAREFUL, *edits.crawls(edits.mixed(5), 2, 5))
+    crawls = Crawls.of(CAREFUL, *edits.crawls(edits.mixed(5, 6), 2, 5))
     assert crawls.index is not None
     folder = Path(crawls.index.folder)
     before = {path: (path.stat().st_mtime_ns, path.read_bytes()) for path in folder.rglob("*") if path.is_file()}
@@ -157,7 +157,7 @@ def story(config: IndexConfig, seed: int, num_crawls: int) -> None:
             agree(crawls)
 
 
-@pytest.mark.parametrize("config", [CROWDED, SMALL_PARTS, ROOMY], ids=["crowded", "small parts", "roomy"])
+@pytest.mark.parametrize("config", [CROWDED, SMALL_PARTS], ids=["crowded", "small parts"])
 def test_forgetting_gives_what_the_crawls_without_those_documents_give(home: Path, config: IndexConfig) -> None:
     story(config, 1, 2)
 
@@ -188,7 +188,7 @@ def test_after_a_keeper_is_forgotten_its_copies_in_later_crawls_live(home: Path)
 def test_hosts_with_what_is_below_them_and_urls_are_forgotten_whole(home: Path) -> None:
     corpus = [
         replace(one, url=one.url.replace("h3.example", "www.h2.example").replace("h4.example", "h2.example.org"))
-        for one in edits.mixed(6)
+        for one in edits.mixed(6, 5)
     ]
     crawls = Crawls.of(CAREFUL, *edits.crawls(corpus, 3, 6))
     crawls.forget(hosts=["h2.example"])
@@ -300,7 +300,7 @@ def test_captures_of_one_url_are_decided_as_the_reference_decides_them(home: Pat
 
 
 def test_one_document_twice_in_a_crawl_stays_once(home: Path) -> None:
-    crawl = edits.mixed(9)
+    crawl = edits.mixed(9, 5)
     crawls = Crawls.of(CAREFUL, crawl + crawl[::3])
     agree(crawls, HALF)
 
