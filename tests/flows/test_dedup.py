@@ -83,21 +83,28 @@ def test_crawls_of_falling_quality_are_decided_as_one_index_of_all_decides_them(
         assert apart.told(config) == together.told(config)
 
 
-def test_shards_and_their_order_decide_nothing_and_workers_not_a_byte(home: Path) -> None:
+def test_shards_and_their_order_decide_nothing(home: Path) -> None:
     dealt = edits.crawls(edits.mixed(3, 6), 2, 3)
-    first = Crawls.of(CAREFUL, *dealt)
-    assert first.index is not None
-    other = Crawls.of(CAREFUL, *dealt, seed=11, num_shards=5)
-    assert other.index is not None and other.index.version != first.index.version
+    first, other = Crawls.of(CAREFUL, *dealt), Crawls.of(CAREFUL, *dealt, seed=11, num_shards=5)
+    assert first.index is not None and other.index is not None and other.index.version != first.index.version
     assert other.told(HALF) == first.told(HALF)
     assert other.index.manifest().facts == first.index.manifest().facts
+
+
+@pytest.mark.soak
+def test_workers_change_no_byte_of_what_this_process_makes(home: Path) -> None:
+    crawls = Crawls.of(SMALL_PARTS, *edits.crawls(edits.crowded(3, 60), 2, 3))
+    assert crawls.index is not None
+    gone = ForgetConfig(doc_ids=tuple(one.doc_id for one in crawls.living[0][::3]))
+    left = forget(crawls.index, config=gone)
     with pool(DaskConfig(workers=2)):
-        base: list[dataset.ShardSet] = []
-        for place, version in enumerate(first.versions):
-            base = [index.run(([version], base), CAREFUL, str(home / f"index-{place}")).shards]
-        decided = dedup.run((first.versions, base[0]), HALF, str(home / "dedup"))
-    assert not decided.loaded and base[0].digest == first.index.digest
-    assert decided.shards.digest == dedup(documents_of(first.index, HALF), first.index, config=HALF).digest
+        base: list[ShardSet] = []
+        for place, given in enumerate(crawls.versions):
+            base = [index.run(([given], base), SMALL_PARTS, str(home / f"index-{place}")).shards]
+        forgotten = forget.run((base[0],), gone, str(home / "forget")).shards
+        decided = dedup.run((crawls.versions, forgotten), HALF, str(home / "dedup"))
+    assert not decided.loaded and (base[0].digest, forgotten.digest) == (crawls.index.digest, left.digest)
+    assert decided.shards.digest == dedup(documents_of(left, HALF), left, config=HALF).digest
 
 
 def test_every_removal_names_a_document_that_stays_with_their_exact_similarity(home: Path) -> None:
