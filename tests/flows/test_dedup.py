@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+import unicodedata
 from collections import Counter
 from dataclasses import replace
 from functools import partial
@@ -22,7 +23,7 @@ from tasks.forget import ForgetConfig, forget
 from tasks.index import IndexConfig, index
 from tasks.text.minhash import SketchConfig
 from tests.text import edits
-from tests.text.reference_dedup import Edge, Record, measured
+from tests.text.reference_dedup import Edge, Record, measured, numbered
 
 from .deduplicating import Crawls, Told, chained, documents, rows_of, version
 from .processes import finished_parts, kill_when, receipts, start
@@ -56,7 +57,7 @@ def test_one_crawl_is_decided_as_the_reference_decides_it(home: Path, seed: int)
 
 @pytest.mark.parametrize("config", [CROWDED, SMALL_PARTS], ids=["crowded", "small parts"])
 def test_full_buckets_are_decided_by_the_rule_of_the_reference(home: Path, config: IndexConfig) -> None:
-    for seed in range(2):
+    for seed in range(2 if config is CROWDED else 1):
         agree(Crawls.of(config, edits.crowded(seed, 60)), HALF, DedupConfig(measure="containment"))
 
 
@@ -78,30 +79,37 @@ def test_crawls_of_falling_quality_are_decided_as_one_index_of_all_decides_them(
     dealt = [[one for one in crawl if first[one.doc_id] is one] for crawl in dealt]
     assert min(map(len, dealt)) > 10
     apart, together = Crawls.of(CROWDED, *dealt), Crawls.of(CROWDED, [one for crawl in dealt for one in crawl])
-    for config in CHOICES:
+    for config in CHOICES[1:3]:
         assert apart.told(config) == together.told(config)
 
 
-def test_shards_and_their_order_decide_nothing_and_workers_not_a_byte(home: Path) -> None:
+def test_shards_and_their_order_decide_nothing(home: Path) -> None:
     dealt = edits.crawls(edits.mixed(3, 6), 2, 3)
-    first = Crawls.of(CAREFUL, *dealt)
-    assert first.index is not None
-    other = Crawls.of(CAREFUL, *dealt, seed=11, num_shards=5)
-    assert other.index is not None and other.index.version != first.index.version
+    first, other = Crawls.of(CAREFUL, *dealt), Crawls.of(CAREFUL, *dealt, seed=11, num_shards=5)
+    assert first.index is not None and other.index is not None and other.index.version != first.index.version
     assert other.told(HALF) == first.told(HALF)
     assert other.index.manifest().facts == first.index.manifest().facts
+
+
+@pytest.mark.soak
+def test_workers_change_no_byte_of_what_this_process_makes(home: Path) -> None:
+    crawls = Crawls.of(SMALL_PARTS, *edits.crawls(edits.crowded(3, 60), 2, 3))
+    assert crawls.index is not None
+    gone = ForgetConfig(doc_ids=tuple(one.doc_id for one in crawls.living[0][::3]))
+    left = forget(crawls.index, config=gone)
     with pool(DaskConfig(workers=2)):
-        base: list[dataset.ShardSet] = []
-        for place, version in enumerate(first.versions):
-            base = [index.run(([version], base), CAREFUL, str(home / f"index-{place}")).shards]
-        decided = dedup.run((first.versions, base[0]), HALF, str(home / "dedup"))
-    assert not decided.loaded and base[0].digest == first.index.digest
-    assert decided.shards.digest == dedup(documents_of(first.index, HALF), first.index, config=HALF).digest
+        base: list[ShardSet] = []
+        for place, given in enumerate(crawls.versions):
+            base = [index.run(([given], base), SMALL_PARTS, str(home / f"index-{place}")).shards]
+        forgotten = forget.run((base[0],), gone, str(home / "forget")).shards
+        decided = dedup.run((crawls.versions, forgotten), HALF, str(home / "dedup"))
+    assert not decided.loaded and (base[0].digest, forgotten.digest) == (crawls.index.digest, left.digest)
+    assert decided.shards.digest == dedup(documents_of(left, HALF), left, config=HALF).digest
 
 
 def test_every_removal_names_a_document_that_stays_with_their_exact_similarity(home: Path) -> None:
     dealt = edits.crawls(edits.mixed(4), 3, 4)
-    texts = {one.doc_id: one.text for crawl in dealt for one in crawl}
+    texts = {one.doc_id: one.text for one in numbered(dealt)}
     crawls = Crawls.of(CAREFUL, *dealt)
     for config in CHOICES:
         told = crawls.told(config)
@@ -117,7 +125,7 @@ def test_every_removal_names_a_document_that_stays_with_their_exact_similarity(h
 
 
 def test_deciding_again_reads_the_index_and_leaves_it_as_it_is(home: Path) -> None:
-    crawls = Crawls.of(CAREFUL, *edits.crawls(edits.mixed(5), 2, 5))
+    crawls = Crawls.of(CAREFUL, *edits.crawls(edits.mixed(5, 6), 2, 5))
     assert crawls.index is not None
     folder = Path(crawls.index.folder)
     before = {path: (path.stat().st_mtime_ns, path.read_bytes()) for path in folder.rglob("*") if path.is_file()}
@@ -156,7 +164,7 @@ def story(config: IndexConfig, seed: int, num_crawls: int) -> None:
             agree(crawls)
 
 
-@pytest.mark.parametrize("config", [CROWDED, SMALL_PARTS, ROOMY], ids=["crowded", "small parts", "roomy"])
+@pytest.mark.parametrize("config", [CROWDED, SMALL_PARTS], ids=["crowded", "small parts"])
 def test_forgetting_gives_what_the_crawls_without_those_documents_give(home: Path, config: IndexConfig) -> None:
     story(config, 1, 2)
 
@@ -187,7 +195,7 @@ def test_after_a_keeper_is_forgotten_its_copies_in_later_crawls_live(home: Path)
 def test_hosts_with_what_is_below_them_and_urls_are_forgotten_whole(home: Path) -> None:
     corpus = [
         replace(one, url=one.url.replace("h3.example", "www.h2.example").replace("h4.example", "h2.example.org"))
-        for one in edits.mixed(6)
+        for one in edits.mixed(6, 5)
     ]
     crawls = Crawls.of(CAREFUL, *edits.crawls(corpus, 3, 6))
     crawls.forget(hosts=["h2.example"])
@@ -230,6 +238,30 @@ def test_all_that_a_crawl_brought_can_be_forgotten(home: Path) -> None:
 
 
 # --- captures of one URL, rows that come again, crawls of nothing ---------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "config", [IndexConfig(preset="fineweb"), IndexConfig(preset="nemo", scheme="affine64")], ids=["words", "characters"]
+)
+def test_other_normal_forms_shingles_and_hashes_are_decided_alike(home: Path, config: IndexConfig) -> None:
+    agree(Crawls.of(config, edits.mixed(14, 5)))
+
+
+def test_one_text_in_two_unicode_forms_is_one_content_where_accents_do_not_count(home: Path) -> None:
+    text = edits.passage(1, 0, 40).replace("q", "\u00e9")
+    crawl = [Record("a" * 32, text, quality=1.0), Record("b" * 32, unicodedata.normalize("NFD", text))]
+    for config, rule in ((CAREFUL, None), (IndexConfig(accents="strip"), "exact_duplicate")):
+        crawls = Crawls.of(config, crawl)
+        agree(crawls)
+        assert {told.doc_id[0]: told.rule for told in crawls.told(HALF)} == {"a": None, "b": rule}
+
+
+def test_crawls_that_were_compared_otherwise_are_not_joined(home: Path) -> None:
+    crawls = Crawls.of(CAREFUL, edits.mixed(15, 2))
+    assert crawls.index is not None
+    for change in ({"bucket_cap": 9}, {"shingle_length": 4}, {"accents": "strip"}, {"seed": 2}):
+        with pytest.raises(InputError, match=f"index.{next(iter(change))} "):
+            index([documents(edits.mixed(16, 2))], [crawls.index], config=IndexConfig.model_validate(change))
 
 
 def test_only_the_newest_crawl_is_told_apart_from_all_where_that_is_asked(home: Path) -> None:
@@ -275,7 +307,7 @@ def test_captures_of_one_url_are_decided_as_the_reference_decides_them(home: Pat
 
 
 def test_one_document_twice_in_a_crawl_stays_once(home: Path) -> None:
-    crawl = edits.mixed(9)
+    crawl = edits.mixed(9, 5)
     crawls = Crawls.of(CAREFUL, crawl + crawl[::3])
     agree(crawls, HALF)
 
