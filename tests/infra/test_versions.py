@@ -68,3 +68,9 @@ def test_libraries_that_decide_bytes_are_in_the_recipe() -> None:
     _, libraries = versions.code_of("tasks.dedup")
     assert {"pyarrow", "numpy", "numba", "datasketch"} <= libraries.keys()
     assert not {"prefect", "mlflow", "pydantic"} & libraries.keys()
+
+
+def test_what_only_estimates_is_no_part_of_a_step() -> None:
+    sources, _ = versions._closure("tasks.index")
+    assert "tasks.text.clusters" in sources and not sources & set(versions.ESTIMATES)
+    assert all((PROJECT / f"{name.replace('.', '/')}.py").exists() for name in versions.ESTIMATES)
