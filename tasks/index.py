@@ -6,7 +6,7 @@ Every pass is resumed at the parts that are missing.
 
 A document's number is its place in the rank: first crawl first, then by quality, length and id. Numbers never change, and a pair is
 proposed because of better documents only; so adding a crawl gives what all crawls together would give, and costs what the new one costs.
-In the flow's process are 16 bytes per candidate pair, some 175 more at the peak, and DuckDB's capped memory; in a worker one shard,
+In the flow's process are 16 bytes per candidate pair, some 95 more at the peak, and DuckDB's capped memory; in a worker one shard,
 bucket range or unit.
 """
 
@@ -317,17 +317,15 @@ def compare(out: Output, chain: Chain, pairs: Ints, config: IndexConfig) -> None
         found = sql.sql("""SELECT number, generation, shard, "row", num_shingles FROM living SEMI JOIN candidates USING (number)
             ORDER BY number""").to_arrow_table()
     divided = clusters.units(pairs, nodes, found["num_shingles"].to_numpy(), config.max_unit_shingles)
-    # each document of each unit once, as one integer
-    members = np.unique(np.tile(divided.unit.astype(np.int64) * len(nodes), 2) + np.searchsorted(nodes, pairs.T.reshape(-1)))
-    unit, place = members // max(1, len(nodes)), members % max(1, len(nodes))
+    member_of, place = divided.member_of, divided.member
     generation, shard, row = (found[name].to_numpy()[place] for name in ("generation", "shard", "row"))
-    order = np.lexsort((place, unit, shard, generation))
+    order = np.lexsort((place, member_of, shard, generation))
     firsts = np.flatnonzero(np.diff(generation[order], prepend=-1) | np.diff(shard[order], prepend=-1))
     texts = [one.texts() for one in chain.generations]
     jobs = []
     for rows in np.split(order, firsts[1:]) if len(order) else []:
         shard_of_text = texts[generation[rows[0]]][shard[rows[0]]]
-        jobs.append((shard_of_text, row[rows], nodes[place[rows]], unit[rows].astype(np.int32)))
+        jobs.append((shard_of_text, row[rows], nodes[place[rows]], member_of[rows].astype(np.int32)))
     shingled = out.map_aside("shingles", partial(shingle_shard, config=config), jobs)
     files: list[list[str]] = [[] for _ in range(divided.num_units)]
     for job, made in zip(jobs, shingled, strict=True):

@@ -59,6 +59,11 @@ class Units(NamedTuple):
     unit: NDArray[np.int32]
     """(num_pairs,) the unit of each pair."""
     num_units: int
+    """Each of them has pairs."""
+    member_of: Ints
+    """Units with their documents, each once, ascending: the unit …"""
+    member: Ints
+    """… and the place of the document among all."""
 
 
 def _frozen(dtype: types.Type, ndim: int = 1) -> types.Array:
@@ -267,30 +272,30 @@ def units(pairs: Ints, docs: Ints, weight: Ints, most: int) -> Units:
         docs: every document of the pairs, ascending.
         weight: (num_docs,) what each weighs, such as its shingles.
     """
-    named, label = components(pairs)
-    assert np.array_equal(named, docs)
-    order = np.lexsort((docs, label))
-    heavy = np.cumsum(weight[order])
-    block_in_order = (heavy - weight[order]) // max(1, most // 2)
-    first = np.ones(len(docs), np.bool_)
-    first[1:] = label[order][1:] != label[order][:-1]
-    number = np.cumsum(first) - 1
-    total = np.bincount(number, weight[order]).astype(np.int64)
-    # small components share units as they come; the documents of a large one keep the block they fall into
-    start = np.cumsum(total) - total
-    large = total > most
-    small_unit = start // max(1, most)
+    ends = np.searchsorted(docs, pairs).astype(np.int32)
+    label = _component_kernel(len(docs), *(np.ascontiguousarray(ends[:, side], np.int64) for side in (0, 1)))
+    order = np.argsort(label, kind="stable")
+    before = np.cumsum(weight[order]) - weight[order]
+    firsts = np.flatnonzero(np.diff(label[order], prepend=-1))
+    component = np.empty(len(docs), np.int32)
+    component[order] = np.repeat(np.arange(len(firsts)), np.diff(firsts, append=len(docs)))
+    start = before[firsts]
+    large = np.diff(start, append=weight.sum()) > most
+    # small components share units as they come
+    shared_unit = np.zeros(len(firsts), np.int32)
+    names, shared_unit[~large] = np.unique(start[~large] // max(1, most), return_inverse=True)
+    unit, num_units = shared_unit[component[ends[:, 0]]], len(names)
+    # of a large one, the documents of about half a unit are a block
     block = np.empty(len(docs), np.int64)
-    block[order] = np.where(large[number], block_in_order - block_in_order[np.flatnonzero(first)][number], -1)
-    place = np.empty(len(docs), np.int64)
-    place[order] = number
-    left, right = (np.searchsorted(docs, pairs[:, side]) for side in (0, 1))
-    component = place[left]
-    num_blocks = int(block.max(initial=0)) + 1
-    blocks = (component * num_blocks + block[left]) * num_blocks + block[right]
-    key = np.where(large[component], small_unit.max(initial=0) + 1 + blocks, small_unit[component])
-    names, unit = np.unique(key, return_inverse=True)
-    return Units(unit.astype(np.int32), len(names))
+    block[order] = before // max(1, most // 2)
+    of_large = np.flatnonzero(large[component[ends[:, 0]]])
+    two_blocks = np.stack([component[ends[of_large, 0]], block[ends[of_large, 0]], block[ends[of_large, 1]]], axis=1)
+    names, own_unit = np.unique(two_blocks, axis=0, return_inverse=True)
+    unit[of_large] = num_units + own_unit.reshape(-1)
+    members = np.concatenate([unit * np.int64(len(docs)) + ends[:, side] for side in (0, 1)])
+    members.sort()  # in place, where `np.unique` would copy
+    members = members[np.diff(members, prepend=-1) > 0]
+    return Units(unit, num_units + len(names), *np.divmod(members, max(1, len(docs))))
 
 
 def compile_kernels() -> None:

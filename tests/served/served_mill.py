@@ -27,7 +27,7 @@ from mlflow import MlflowClient
 from infra.orchestration import STEP_KEY
 
 PROJECT = Path(__file__).resolve().parents[2]
-CURATED = ("crawl", "extract", "ingest", "signals", "filter", "audit", "rewrite", "dedup", "redact")
+CURATED = ("crawl", "extract", "ingest", "signals", "filter", "audit", "rewrite", "index", "dedup", "redact")
 PUBLISHED = ("split", "publish")
 AFTER_GATE = (*PUBLISHED, "tokenise", "pretrain", "evaluate", "register", "report")
 STEPS = (*CURATED, "validate", *AFTER_GATE)
