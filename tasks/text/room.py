@@ -13,7 +13,7 @@ MIB = 1 << 20
 PROCESS_BYTES = 430 * MIB
 """Of a process with its libraries and kernels: measured 466 MB in a flow and 478 MB in a worker that indexed 20,000 documents of 1.6 kB."""
 FLOW_BYTES_PER_PAIR = 110
-"""Peak of dividing pairs into units; measured 174 beside the pairs themselves, with as many documents as pairs."""
+"""Peak of dividing pairs into units; measured 93 beside the pairs themselves, with as many documents as pairs."""
 SQL_BYTES_PER_DOCUMENT = 400
 """What ranking keeps of a document in DuckDB, until that spills."""
 TEXT_COPIES = 3
