@@ -268,9 +268,13 @@ def shingle_shard(job: tuple[ShardRef, NDArray[np.int32], Ints, NDArray[np.int32
     text = shard.read(["text"])["text"].combine_chunks()
     taken, back = np.unique(rows, return_inverse=True)
     values, offsets = minhash.shingle_hashes(text.take(pa.array(taken)), config)
-    sets = pa.LargeListArray.from_arrays(pa.array(offsets, pa.int64()), pa.array(values)).take(pa.array(back))
+    # as bytes, because Parquet counts the members of lists one by one
+    sets = pa.LargeBinaryArray.from_buffers(
+        pa.large_binary(), len(taken), [None, pa.py_buffer(8 * offsets), pa.py_buffer(values)]
+    )
+    sets = sets.take(pa.array(back))
     table = pa.table({"unit": units, "node": nodes, "shingles": sets})
-    return Outcome(table, rows_per_group=SHINGLED_PER_GROUP, hashes=("shingles.list.element",))
+    return Outcome(table, rows_per_group=SHINGLED_PER_GROUP, hashes=("shingles",))
 
 
 def compare_unit(job: tuple[int, Ints, list[str]]) -> Outcome:
@@ -280,7 +284,9 @@ def compare_unit(job: tuple[int, Ints, list[str]]) -> Outcome:
     assert rows is not None
     table = rows.to_table(["node", "shingles"], filter=pc.field("unit") == pa.scalar(unit, pa.int32())).combine_chunks()
     nodes, sets = table["node"].to_numpy(), table["shingles"].combine_chunks()
-    values, offsets = sets.flatten().to_numpy(), sets.offsets.to_numpy() - sets.offsets[0].as_py()
+    _, places, data = sets.buffers()
+    ends = np.frombuffer(places, np.int64)[sets.offset : sets.offset + len(sets) + 1] // 8
+    values, offsets = np.frombuffer(data, np.uint64)[ends[0] : ends[-1]], ends - ends[0]
     order = np.argsort(nodes)
     left, right = (order[np.searchsorted(nodes[order], pairs[:, side])] for side in (0, 1))
     shared = minhash.shared_counts(values, offsets, left, right)
