@@ -42,7 +42,10 @@ from tasks.text.needles import Needles, needles_of, search
 RULE = "contaminated"
 HITS, ITEMS = f"{CERTIFICATE_FOLDER}/hits.parquet", f"{CERTIFICATE_FOLDER}/items.parquet"
 _FOUND = pa.schema(
-    [("row", pa.int32()), ("needle", pa.int32()), ("documents", pa.int64()), ("doc_id", pa.string()), ("url", pa.string())]
+    [
+        *(("row", pa.int32()), ("needle", pa.int32()), ("documents", pa.int64())),
+        *(("doc_id", pa.string()), ("url", pa.string()), ("split", pa.string())),
+    ]
 )
 """A needle in a document; with row -1 a needle that stands in so many documents of a shard that these are not named."""
 _FATES = pa.schema(
@@ -59,16 +62,19 @@ def sets_read(config: DecontaminateConfig) -> Mapping[str, str]:
     return {f"{one.name} {name}": digest for one in config.sets for name, digest in file_digests(one).items()}
 
 
-def search_shard(shard: ShardRef, passages: str, digest: str, config: DecontaminateConfig) -> Outcome:
-    """Which needles stand in which documents of one shard, as rows of _FOUND."""
-    table = shard.read(["doc_id", "url", "text"])
+def search_shard(shard: ShardRef, passages: str, digest: str, config: DecontaminateConfig, held_out: bool) -> Outcome:
+    """Which needles stand in which documents of one shard, as rows of _FOUND; with their splits where sets are `held_out` of versions."""
+    table = shard.read(None if held_out else ["doc_id", "url", "text"])
+    if "split" not in table.column_names:
+        table = table.append_column("split", pa.nulls(table.num_rows, pa.string()))
     needles = _needles(passages, digest, config.ngram_words, config.min_words)
     rows, found = search(table["text"].combine_chunks(), needles)
     counts = np.bincount(found, minlength=needles.size)
     counted_only = (counts > config.max_documents) & ~long_wholes(needles)
     named = ~counted_only[found]
     rows, found, common = rows[named], found[named], np.flatnonzero(counted_only)
-    documents = table.select(["doc_id", "url"]).take(pa.array(rows))
+    names = ["doc_id", "url", "split"]
+    documents = table.select(names).take(pa.array(rows))
     return Outcome(
         pa.table(
             {
@@ -77,7 +83,7 @@ def search_shard(shard: ShardRef, passages: str, digest: str, config: Decontamin
                 "documents": np.concatenate([np.ones(len(rows), np.int64), counts[common]]),
                 **{
                     name: pa.chunked_array([*documents[name].chunks, pa.nulls(len(common), pa.string())], pa.string())
-                    for name in ("doc_id", "url")
+                    for name in names
                 },
             },
             schema=_FOUND,
@@ -125,16 +131,20 @@ def decontaminate(documents: ShardSet, config: DecontaminateConfig, out: Output)
     digest, _ = write_table(passages, pa.table({"text": pa.array([text for one in sets for text in one.passages], pa.string())}))
     looked = Looked(sets, _needles(passages, digest, config.ngram_words, config.min_words))
     shards = documents.shards()
-    search_one = partial(search_shard, passages=passages, digest=digest, config=config)
+    held_out = any(one.held_out for one in sets)
+    search_one = partial(search_shard, passages=passages, digest=digest, config=config, held_out=held_out)
     found = [part.read() for part in out.map_aside("found", search_one, shards)]
     pairs, counts = _gathered(found, looked.needles)
+    splits = _splits(documents, pairs) if held_out else [""] * pairs.num_rows
     doc_ids, urls = pairs["doc_id"].to_pylist(), pc.fill_null(pairs["url"], "").to_pylist()
     evidence = weigh(looked, *_by_document(pairs), counts, config)
-    evidence = _without_themselves(evidence, looked, doc_ids)
+    themselves = _themselves(evidence, looked, doc_ids, splits)
+    exempt = len(np.unique(evidence.document[themselves & evidence.is_hit]))
+    evidence = evidence.take(~themselves)
     hits = evidence.take(evidence.is_hit)
     write_table(out.aside("fates.parquet"), _fates(looked, hits, pairs))
     out.map(partial(judge_shard, fates=out.aside("fates.parquet"), config=config), list(enumerate(shards)))
-    _certify(out, looked, evidence, counts, hit_table(looked, hits, doc_ids, urls), documents, config)
+    _certify(out, looked, evidence, counts, hit_table(looked, hits, doc_ids, urls), exempt, documents, config)
 
 
 @lru_cache(maxsize=1)
@@ -160,11 +170,25 @@ def _by_document(pairs: pa.Table) -> tuple[np.ndarray, np.ndarray]:
     return first[which].astype(np.int64), pairs["needle"].to_numpy().astype(np.int64)
 
 
-def _without_themselves(found: Evidence, looked: Looked, doc_ids: Sequence[str]) -> Evidence:
-    """Where held-out documents of ours are looked for in what they were held out of, each is in itself, which says nothing."""
+def _splits(documents: ShardSet, pairs: pa.Table) -> list[str]:
+    """The split of the document of each pair: as its row says, or the manifest of a published version; empty where neither does."""
+    parts = documents.manifest().facts.get("splits")
+    of_shard = {index: name for name, indices in parts.items() for index in indices} if isinstance(parts, dict) else {}
+    indices = [shard.index for shard in documents.shards()]
+    rows = zip(pairs["split"].to_pylist(), pairs["shard"].to_pylist(), strict=True)
+    return [said or of_shard.get(indices[shard], "") for said, shard in rows]
+
+
+def _themselves(found: Evidence, looked: Looked, doc_ids: Sequence[str], splits: Sequence[str]) -> np.ndarray:
+    """Which evidence is a held-out document of ours found in itself, which says nothing.
+
+    The document must be held out still: the same page in documents that are not split, or in another split, may be trained on.
+    """
     keys, items = looked.keys, looked.item_of[found.passage]
-    same = [keys[item] == doc_ids[document] for item, document in zip(items.tolist(), found.document.tolist(), strict=True)]
-    return found.take(~np.array(same, bool))
+    held_out = [looked.sets[at].held_out for at in looked.set_of(items).tolist()]
+    rows = zip(items.tolist(), held_out, found.document.tolist(), strict=True)
+    same = [name != "" and splits[document] == name and keys[item] == doc_ids[document] for item, name, document in rows]
+    return np.array(same, bool)
 
 
 def _fates(looked: Looked, hits: Evidence, pairs: pa.Table) -> pa.Table:
@@ -218,6 +242,7 @@ def _certify(
     evidence: Evidence,
     counts: np.ndarray,
     hits: pa.Table,
+    exempt: int,
     documents: ShardSet,
     config: DecontaminateConfig,
 ) -> None:
@@ -229,6 +254,7 @@ def _certify(
         "version": documents.version,
         "digest": documents.digest,
         "documents": documents.counts.kept,
+        "held_out_still": exempt,
     }
     told = certificate(looked, evidence, counts, hits, items, corpus, digests, config)
     storage.write_json(storage.join(out.folder, CERTIFICATE), told)

@@ -45,7 +45,8 @@ def certificate(
         documents: in how many documents each needle stands.
         hits: as `hit_table` gives them.
         items: as `item_table` gives them.
-        corpus: what was looked at: step, version, digest, number of documents.
+        corpus: what was looked at: step, version, digest, number of documents, and of those `held_out_still`, which are items of a set
+            themselves and so no hits of it.
         digests: of the tables of hits and items, by file.
     """
     rules = config.model_dump(mode="json", exclude={"sets"})
@@ -126,7 +127,10 @@ def _statement(looked: Looked, hits: pa.Table, items: pa.Table, corpus: Mapping[
     done = "which went" if config.action == "remove" else "which stayed, marked"
     what = f"{_counted(dirty, 'item')} found in {_counted(where, 'document')}, {done}" if where else "none was found"
     untested = f" {_counted(short, 'item')} too short to look for." if short else ""
-    return f"{_counted(corpus['documents'], 'document')} searched for {_counted(items.num_rows, 'item')} of {names}: {what}.{untested}"
+    still = corpus["held_out_still"]
+    exempt = f" {_counted(still, 'document')} of the sets themselves, held out still, not counted." if still else ""
+    searched = f"{_counted(corpus['documents'], 'document')} searched for {_counted(items.num_rows, 'item')} of {names}"
+    return f"{searched}: {what}.{untested}{exempt}"
 
 
 def _counted(number: int, what: str) -> str:

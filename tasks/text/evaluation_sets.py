@@ -90,6 +90,8 @@ class Items:
     field: tuple[str, ...]
     """The field of each passage."""
     passages: tuple[str, ...]
+    held_out: str = ""
+    """Of a version of ours: the split whose documents these items are, each called by its doc_id; empty for files of rows."""
 
     @property
     def digest(self) -> str:
@@ -139,7 +141,8 @@ def read_set(wanted: EvaluationSet) -> Items:
                 item.append(number)
                 field.append(name)
                 passages.append(passage)
-    return Items(wanted.name, files, tuple(fields), tuple(keys), tuple(item), tuple(field), tuple(passages))
+    held_out = wanted.split if _is_version(wanted) and key_field == "doc_id" else ""
+    return Items(wanted.name, files, tuple(fields), tuple(keys), tuple(item), tuple(field), tuple(passages), held_out)
 
 
 def _error(wanted: EvaluationSet, path: str, problem: str) -> InputError:

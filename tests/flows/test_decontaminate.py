@@ -129,7 +129,13 @@ def test_the_certificate_says_what_was_looked_for_in_what_and_every_item_has_its
     given, path = documents(home), write_set(home / "sums.jsonl", [*questions(), {"question": "Why?", "answer": "42"}])
     made = decontaminate(given, config=config(path))
     said = told(made)
-    assert said["documents"] == {"step": "ingest", "version": given.version, "digest": given.digest, "documents": NUM_ROWS}
+    assert said["documents"] == {
+        "step": "ingest",
+        "version": given.version,
+        "digest": given.digest,
+        "documents": NUM_ROWS,
+        "held_out_still": 0,
+    }
     [one] = said["sets"]
     assert one["files"] == {"sums.jsonl": dataset.bytes_digest(path.read_bytes())}
     assert (one["items"], one["tested"], one["too_short"], one["contaminated_items"], one["contaminated_documents"]) == (
@@ -266,6 +272,21 @@ def sealed(folder: Path, step: str, schema: str, *, facts: dict[str, Any], files
     return open_version(str(folder))
 
 
+def version_of_texts(folder: Path, texts: list[str], split: list[str] | None) -> ShardSet:
+    """A version of one shard, with splits or without."""
+    columns = {
+        "doc_id": [f"{n:032x}" for n in range(len(texts))],
+        "url": [f"http://old.example/{n}" for n in range(len(texts))],
+        "source": ["old"] * len(texts),
+        "text": texts,
+    }
+    table = pa.table(columns | ({"split": split} if split else {}))
+    receipt = write_shard(str(folder), 0, dataset.Outcome(table))
+    recipe = {"step": "split", "inputs": {}, "config": {}, "files": {}, "code": "0" * 12, "libraries": {}}
+    seal(str(folder), step="split", schema_name="split_documents", recipe=recipe, receipts=[receipt], files=[], facts={})
+    return open_version(str(folder))
+
+
 @pytest.mark.parametrize("tested", [True, False])
 def test_the_certificate_goes_with_the_dataset_to_the_mlflow_run_and_the_cards_of_the_model(
     home: Path, mlflow_store: Any, tested: bool
@@ -338,18 +359,7 @@ def test_the_certificate_goes_with_the_dataset_to_the_mlflow_run_and_the_cards_o
 def test_held_out_documents_of_a_version_of_ours_are_a_set_and_none_is_found_in_itself(home: Path) -> None:
     asked = [row["question"] for row in questions()]
     old = home / "old"
-    table = pa.table(
-        {
-            "doc_id": [f"{n:032x}" for n in range(4)],
-            "url": [f"http://old.example/{n}" for n in range(4)],
-            "source": ["old"] * 4,
-            "text": asked[:4],
-            "split": ["train", "test", "test", "train"],
-        }
-    )
-    receipt = write_shard(str(old), 0, dataset.Outcome(table))
-    recipe = {"step": "split", "inputs": {}, "config": {}, "files": {}, "code": "0" * 12, "libraries": {}}
-    seal(str(old), step="split", schema_name="split_documents", recipe=recipe, receipts=[receipt], files=[], facts={})
+    version_of_texts(old, asked[:4], ["train", "test", "test", "train"])
     made = decontaminate(documents(home), config=config(old))
     assert [(row["id"], row["state"]) for row in pq.read_table(made.file("contamination/items.parquet")).to_pylist()] == [
         (f"{1:032x}", "contaminated"),
@@ -360,6 +370,27 @@ def test_held_out_documents_of_a_version_of_ours_are_a_set_and_none_is_found_in_
         decontaminate(documents(home), config=config(old, sets=[{"name": "sums", "path": str(old), "split": "dev"}]))
     itself = decontaminate(open_version(str(old)), config=config(old))
     assert itself.counts.dropped == {} and told(itself)["contaminated_items"] == 0
+    assert told(itself)["documents"]["held_out_still"] == 2
+    assert "2 documents of the sets themselves, held out still, not counted." in told(itself)["statement"]
+
+
+@pytest.mark.parametrize("split", [None, ["train"] * 4, ["test", "train", "test", "train"]])
+def test_a_held_out_page_that_may_be_trained_on_is_a_hit_though_it_is_called_as_the_item(
+    home: Path, split: list[str] | None
+) -> None:
+    asked = [row["question"] for row in questions()][:4]
+    held_out = version_of_texts(home / "old", asked, ["train", "test", "test", "train"])
+    new = version_of_texts(home / "new", asked, split)
+    made = decontaminate(new, config=config(Path(held_out.folder)))
+    gone = {2} if split and split[2] == "test" else set()
+    assert {row["doc_id"] for row in rejected(made).values()} == {f"{n:032x}" for n in {1, 2} - gone}
+    assert told(made)["documents"]["held_out_still"] == len(gone)
+    # rows of a file are called by their place, or as they like: no document is one of them
+    rows = [{"doc_id": f"{n:032x}", "question": text} for n, text in enumerate(asked)]
+    path = write_set(home / "rows.jsonl", rows)
+    assert (
+        decontaminate(held_out, config=config(path, sets=[{"name": "rows", "path": str(path), "split": "test"}])).counts.kept == 0
+    )
 
 
 def test_the_command_tests_a_published_version_or_files_against_a_new_set(home: Path) -> None:
