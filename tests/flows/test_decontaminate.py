@@ -224,6 +224,9 @@ def test_what_stands_in_many_documents_is_common_wherever_the_shards_end(home: P
         given = ingest(config=IngestConfig.model_validate(source))
         found.append(told(decontaminate(given, config=config(path))))
         assert rejected(decontaminate(given, config=config(path, max_documents=30))).keys() == {row["url"] for row in made}
+    [one] = found[0]["sets"]
+    assert (one["tested"], one["common"], one["contaminated_items"]) == (1, 1, 0)
+    assert "1 item stands in more than 10 documents each and was taken for common phrases." in found[0]["statement"]
     assert found[0]["contaminated_documents"] == found[1]["contaminated_documents"] == 0
     assert found[0]["common"] == found[1]["common"]
     assert found[0]["common"]["examples"][0] == {"documents": 30, "words": "terms and conditions apply to every offer that"}
