@@ -19,8 +19,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from expectations.cards import CERTIFICATE, CERTIFICATE_FOLDER, CERTIFICATE_PAGE
-from expectations.schemas import CONTAMINATION
+from expectations.schemas import CERTIFICATE, CERTIFICATE_FOLDER, CERTIFICATE_PAGE, CONTAMINATION
 from infra import storage
 from infra.dataset import EXCERPT_CHARS, REJECTS_SCHEMA, Outcome, ShardRef, ShardSet, bytes_digest, write_table
 from infra.errors import InputError

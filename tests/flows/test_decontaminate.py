@@ -23,6 +23,8 @@ from infra.dataset import ShardSet, open_version, seal, write_shard
 from infra.errors import InputError
 from tasks.decontaminate import decontaminate
 from tasks.ingest import ingest
+from tasks.publish import PublishConfig
+from tasks.publish import publish as publish_step
 from tasks.register import RegisterConfig, register
 from tasks.report import render_run
 from tasks.text.contamination import DecontaminateConfig
@@ -438,3 +440,21 @@ def test_a_run_whose_evaluation_set_is_missing_does_not_begin(home: Path, tmp_pa
         require_sources(load(str(path)))
     with pytest.raises(InputError, match="no evaluation set is given"):
         decontaminate(documents(home), config=DecontaminateConfig())
+
+
+def test_a_certificate_that_was_changed_is_neither_published_nor_registered(home: Path) -> None:
+    looked = decontaminate(documents(home), config=config(write_set(home / "sums.jsonl", questions()), action="mark"))
+    right = Path(looked.file("contamination/certificate.json")).read_text()
+
+    def forged(version: ShardSet) -> None:
+        Path(version.file("contamination/certificate.json")).write_text(right.replace("3 items found", "0 items found"))
+
+    forged(looked)
+    published = publish_step(looked, [], config=PublishConfig())
+    assert Path(published.file("contamination/certificate.json")).read_text() == right  # it was made again
+    assert "3 items found in 3 documents" in Path(published.file("README.md")).read_text()
+    looked.read_file("contamination/hits.parquet")
+    for change in (forged, lambda version: Path(version.file("contamination/certificate.json")).unlink()):
+        change(looked)
+        with pytest.raises(dataset.ShardCorrupt, match=r"contamination/certificate\.json: (digest|no such file)"):
+            looked.read_file("contamination/certificate.json")
