@@ -23,7 +23,7 @@ from expectations.schemas import CERTIFICATE, CERTIFICATE_FOLDER, CERTIFICATE_PA
 from infra import storage
 from infra.dataset import EXCERPT_CHARS, REJECTS_SCHEMA, Outcome, ShardRef, ShardSet, bytes_digest, write_table
 from infra.errors import InputError
-from infra.steps import Output, step
+from infra.steps import RECIPE, Output, step
 from tasks.text.certificate import certificate, page
 from tasks.text.contamination import (
     CONTAINMENT,
@@ -129,11 +129,14 @@ def decontaminate(documents: ShardSet, config: DecontaminateConfig, out: Output)
     """Remove or mark the documents that hold items of evaluation sets, and write a certificate of what was looked for and found.
 
     Raises:
-        InputError: there are no sets, or one cannot be read.
+        InputError: there are no sets, or one cannot be read, or is another than that of the recipe.
     """
     if not config.sets:
         raise InputError("decontaminate.sets: no evaluation set is given; name one: sets=[{name: gsm8k, path: gsm8k_test.jsonl}]")
     sets = [read_set(one) for one in config.sets]
+    recipe = storage.read_json(storage.join(out.folder, RECIPE))["files"]
+    if changed := {f"{one.name} {name}": digest for one in sets for name, digest in one.files.items()}.items() ^ recipe.items():
+        raise InputError(f"decontaminate.sets: {min(changed)[0]}: changed while it was read; run again when nobody writes to it")
     passages = out.aside("passages.parquet")
     digest, _ = write_table(passages, pa.table({"text": distinct_passages(sets).dictionary}))
     looked = Looked(sets, _needles(passages, digest, config.ngram_words, config.min_words))
@@ -249,7 +252,9 @@ def _told(looked: Looked, hits: Evidence, at: int) -> str:
     one, place = looked.sets[number], item - int(looked.item_at[number])
     length = int(hits.ngram_words[at])
     kind = {EXACT: "the whole", NGRAM: f"{length}-grams of the"}.get(method, f"share of the {length}-grams of the")
-    words = looked.needles.words(int(hits.start[at]), min(int(hits.run_words[at]), 13))
+    words = looked.needles.words(
+        int(hits.start[at]), min(int(hits.run_words[at]), length or 13)
+    )  # one n-gram: it is there as told
     return f"{one.name}, item {place} ({one.keys[place]}): {kind} {looked.fields[use]}: {words}"
 
 

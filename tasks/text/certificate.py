@@ -188,7 +188,7 @@ def page(told: Mapping[str, Any]) -> str:
         f"{sets}\n## What was found, by method\n\nAny overlap is told beside what made a hit.\n\n"
         "| set | method | items with any | documents with any | items hit | documents hit |\n| --- | --- | ---: | ---: | ---: | ---: |\n"
         f"{found}\n## Hits\n\n{_how_many(told)}\n\n"
-        "| set | item | passage | document | method | value | words that both have |\n| --- | --- | --- | --- | --- | ---: | --- |\n"
+        "| set | item | passage | document | method | value | words |\n| --- | --- | --- | --- | --- | ---: | --- |\n"
         f"{hits}\n" + (f"## Common phrases that were no evidence\n\n{common}" if common else "")
     )
 
@@ -198,7 +198,8 @@ def _how_many(told: Mapping[str, Any]) -> str:
         return "None."
     shown = min(told["num_hits"], MAX_PAGE_HITS)
     return (
-        f"{told['num_hits']:,}, of which {shown:,} are here; `hits.parquet` has all, `items.parquet` every item with its flags."
+        f"{told['num_hits']:,}, of which {shown:,} are here; `hits.parquet` has all, `items.parquet` every item with its flags. "
+        "Every n-gram of the words told stands in the document, in one place or another."
     )
 
 

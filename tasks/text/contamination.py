@@ -284,7 +284,9 @@ def common_passages(needles: Needles, documents: Ints, config: DecontaminateConf
     common = np.append(documents > config.max_documents, False)  # NONE is the last
     found = common[needles.whole_of]
     for k, length in enumerate(needles.lengths.tolist()):
-        share = config.min_containment.get(length, 1.0 if length in config.any_ngram else np.inf)
+        share = config.min_containment.get(length, 1.0 if length in config.any_ngram else None)
+        if share is None:
+            continue
         before = np.concatenate([[0], np.cumsum(common[needles.gram_of[k]])])
         many = before[needles.passage_at[1:]] - before[needles.passage_at[:-1]]
         found |= (many > 0) & (many >= share * (needles.passage_words() - length + 1) - 1e-9)
@@ -423,7 +425,7 @@ def _documents_of(looked: Looked, hits: Evidence) -> Ints:
 
 
 def hit_table(looked: Looked, hits: Evidence, doc_ids: Sequence[str], urls: Sequence[str]) -> pa.Table:
-    """Every hit in order of set, item, passage, document and method, with the words that both have, cut to MAX_WORDS.
+    """Every hit in order of set, item, passage, document and method, with the words of its longest run, cut to MAX_WORDS.
 
     A passage that several items of a set use is told once, with the first of these and their number (`items`).
     """

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import random
 import re
+import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -28,10 +30,12 @@ from tasks.publish import publish as publish_step
 from tasks.register import RegisterConfig, register
 from tasks.report import render_run
 from tasks.text.contamination import DecontaminateConfig
+from tasks.text.evaluation_sets import read_set
 from tasks.text.readers import IngestConfig
 
 from . import english
 from .driver import commands
+from .processes import finished_parts, kill_when, receipts, start
 
 NUM_ROWS = 120
 NAMES = ("Derek", "Theresa", "Grace", "Omar", "Lucia", "Pavel", "Ingrid", "Kofi")
@@ -71,8 +75,8 @@ def planted() -> dict[int, str]:
     }
 
 
-def rows() -> list[dict[str, str]]:
-    holds = planted()
+def rows(also: Mapping[int, str] | None = None) -> list[dict[str, str]]:
+    holds = planted() | dict(also or {})
     made = []
     for n in range(NUM_ROWS):
         text = english.text(n, 2)
@@ -82,10 +86,12 @@ def rows() -> list[dict[str, str]]:
     return made
 
 
-def documents(home: Path, *, backwards: bool = False, shard_bytes: int = 20_000) -> ShardSet:
+def documents(
+    home: Path, *, backwards: bool = False, shard_bytes: int = 20_000, also: Mapping[int, str] | None = None
+) -> ShardSet:
     folder = home / f"rows-{backwards}"
     folder.mkdir(parents=True, exist_ok=True)
-    lines = [json.dumps(row) for row in rows()]
+    lines = [json.dumps(row) for row in rows(also)]
     (folder / "rows.jsonl").write_text("\n".join(reversed(lines) if backwards else lines))
     config = {"sources": [{"kind": "folder", "path": str(folder)}], "shard_bytes": shard_bytes}
     return ingest(config=IngestConfig.model_validate(config))
@@ -198,9 +204,13 @@ def test_marked_documents_stay_and_say_of_which_sets_they_hold_items(home: Path)
 
 def test_any_shards_order_and_workers_give_the_same_findings(home: Path) -> None:
     path = write_set(home / "sums.jsonl", questions())
-    few, many = documents(home, shard_bytes=10_000_000), documents(home, backwards=True, shard_bytes=9_000)
+    # in documents of far shards: question 0, which is long, and answer 5, which is looked for as a whole only or by its 8-grams
+    again, answer = questions()[0]["question"], questions()[5]["answer"]
+    also = {110: again, 20: answer, 100: answer}
+    few = documents(home, shard_bytes=10_000_000, also=also)
+    many = documents(home, backwards=True, shard_bytes=9_000, also=also)
     assert len(few.shards()) == 1 and len(many.shards()) > 5
-    # a guard that one shard alone does not see: question 0 and 1 stand in two documents together
+    # a guard that one shard alone does not see
     common = config(path, max_documents=1)
     for rules in (config(path), common):
         one, other = decontaminate(few, config=rules), decontaminate(many, config=rules)
@@ -208,6 +218,9 @@ def test_any_shards_order_and_workers_give_the_same_findings(home: Path) -> None
             assert Path(one.file(f"contamination/{name}")).read_bytes() == Path(other.file(f"contamination/{name}")).read_bytes()
         first, second = ({**told(version), "documents": None} for version in (one, other))
         assert first == second
+        flags = pq.read_table(other.file("contamination/items.parquet")).to_pylist()
+        assert flags[0]["documents"] == 2 and (flags[0]["ngram_13"] == 0) is (rules is common)
+        assert flags[5]["state"] == ("common" if rules is common else "contaminated")
     with pool(DaskConfig(workers=2)):
         parallel = decontaminate.run((many,), common, str(home / "elsewhere"))
     assert not parallel.loaded and parallel.shards.digest == other.digest
@@ -458,3 +471,66 @@ def test_a_certificate_that_was_changed_is_neither_published_nor_registered(home
         change(looked)
         with pytest.raises(dataset.ShardCorrupt, match=r"contamination/certificate\.json: (digest|no such file)"):
             looked.read_file("contamination/certificate.json")
+
+
+def test_a_long_item_is_found_in_all_of_more_documents_of_one_shard_than_make_a_phrase_common(home: Path) -> None:
+    asked = questions()
+    edited = " ".join([*asked[1]["question"].split()[:-1], "Lagos"])
+    texts = [f"{n} {asked[0]['question']} {n}" for n in range(12)] + [f"{n} {edited}" for n in range(12)] + ["nothing of it"]
+    made = decontaminate(version_of_texts(home / "texts", texts, None), config=config(write_set(home / "sums.jsonl", asked)))
+    assert made.counts.kept == 1 and made.counts.dropped == {"contaminated": 24}
+    states = pq.read_table(made.file("contamination/items.parquet")).to_pylist()
+    assert [(row["state"], row["documents"]) for row in states[:3]] == [("contaminated", 12), ("contaminated", 12), ("clean", 0)]
+    assert {(hit["index"], hit["method"]) for hit in told(made)["hits"]} == {
+        (0, "exact"),
+        (0, "containment"),
+        (1, "containment"),
+    }
+
+
+def test_a_set_that_changes_while_it_is_read_is_not_certified(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = write_set(home / "sums.jsonl", questions())
+    given = version_of_texts(home / "texts", ["nothing"], None)
+
+    def read_late(wanted: Any) -> Any:
+        write_set(path, questions()[:2])
+        return read_set(wanted)
+
+    monkeypatch.setattr(sys.modules["tasks.decontaminate"], "read_set", read_late)
+    with pytest.raises(InputError, match=r"sums sums\.jsonl: changed while it was read; run again"):
+        decontaminate(given, config=config(path))
+
+
+KILLED = """
+import json, sys
+from infra.dataset import open_version
+from infra.settings import adopt_quiet_environment
+from tasks.decontaminate import decontaminate
+from tasks.text.contamination import DecontaminateConfig
+
+adopt_quiet_environment()
+documents, config, folder = json.loads(sys.argv[1])
+decontaminate.run((open_version(documents),), DecontaminateConfig.model_validate(config), folder)
+"""
+
+
+@pytest.mark.parametrize("phase", ["aside/found", ""], ids=["found", "judged"])
+def test_killed_in_a_phase_it_ends_with_the_same_bytes(home: Path, phase: str) -> None:
+    given = documents(home, shard_bytes=3_000)
+    assert len(given.shards()) > 12
+    wanted = config(write_set(home / "sums.jsonl", questions()))
+    calm = decontaminate.run((given,), wanted, str(home / "calm")).shards
+    folder = home / "killed"
+    job = json.dumps([given.folder, wanted.model_dump(mode="json"), str(folder)])
+    process = start(home, "-c", KILLED, job)
+    kill_when(process, lambda: len(receipts(folder / phase)) >= 2, timeout_s=120)
+    assert not (folder / "manifest.json").exists()
+    before = finished_parts(folder / phase)
+    last = start(home, "-c", KILLED, job)
+    said = last.communicate(timeout=120)[0]
+    assert last.returncode == 0, said
+    assert open_version(str(folder)).digest == calm.digest
+    if not phase:  # what is aside is gone by now
+        assert {path: path.stat().st_mtime_ns for path in before} == before
+    for name in ("certificate.json", "certificate.md", "hits.parquet", "items.parquet"):
+        assert (folder / "contamination" / name).read_bytes() == (home / "calm" / "contamination" / name).read_bytes()
