@@ -534,3 +534,15 @@ def test_killed_in_a_phase_it_ends_with_the_same_bytes(home: Path, phase: str) -
         assert {path: path.stat().st_mtime_ns for path in before} == before
     for name in ("certificate.json", "certificate.md", "hits.parquet", "items.parquet"):
         assert (folder / "contamination" / name).read_bytes() == (home / "calm" / "contamination" / name).read_bytes()
+
+
+def test_held_out_documents_of_a_published_version_whose_manifest_alone_knows_the_splits_are_no_hits_of_themselves(
+    home: Path,
+) -> None:
+    asked = [row["question"] for row in questions()]
+    marked = version_of_texts(home / "split", [*asked[:4], asked[1]], ["train", "test", "test", "train", "train"])
+    published = publish_step(marked, [], config=PublishConfig())
+    assert "split" not in kept(published).column_names
+    made = decontaminate(published, config=config(Path(published.folder)))
+    assert rejected(made).keys() == {"http://old.example/4"}  # a copy in the other split
+    assert told(made)["documents"]["held_out_still"] == 2
