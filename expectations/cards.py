@@ -6,11 +6,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from expectations.schemas import CERTIFICATE_FOLDER, CERTIFICATE_PAGE
 from infra.dataset import Manifest
-
-CERTIFICATE_FOLDER = "contamination"
-"""Folder of a certificate and its tables, in the version that made it, in the dataset, and among the files of the model."""
-CERTIFICATE, CERTIFICATE_PAGE = f"{CERTIFICATE_FOLDER}/certificate.json", f"{CERTIFICATE_FOLDER}/certificate.md"
 
 
 def certificate_files(made: Manifest) -> list[str]:

@@ -148,6 +148,10 @@ CONTAMINATION = pa.schema([("contaminated", pa.list_(pa.string()))])
 """Names of the evaluation sets of which a document holds an item, null where it holds none: from `decontaminate` on, where it marks. Beside
 PUBLISHED, too."""
 
+CERTIFICATE_FOLDER = "contamination"
+"""Folder of a certificate and its tables, in the version that made it, in the dataset, and among the files of the model."""
+CERTIFICATE, CERTIFICATE_PAGE = f"{CERTIFICATE_FOLDER}/certificate.json", f"{CERTIFICATE_FOLDER}/certificate.md"
+
 
 def originals(rows: pads.Dataset) -> pads.Dataset:
     """The documents that are as they came, where some are copies."""

@@ -187,15 +187,20 @@ class ShardRef:
         return table.filter(pc.invert(pc.is_in(ids, pa.array(sorted(self.left_out), pa.string()))))
 
     def _bytes(self) -> bytes:
-        try:
-            data = storage.read_bytes(self.path)
-        except storage.StorageError as error:
-            if not isinstance(error.__cause__, FileNotFoundError):
-                raise  # a store that does not answer says nothing about the file
-            raise ShardCorrupt(self.path, "no such file, though the manifest names it") from error
-        if (found := bytes_digest(data)) != self.digest:
-            raise ShardCorrupt(self.path, f"digest {found} where the manifest says {self.digest}")
-        return data
+        return _checked(self.path, self.digest)
+
+
+def _checked(path: str, digest: str) -> bytes:
+    """A file's bytes, if they are those of the manifest."""
+    try:
+        data = storage.read_bytes(path)
+    except storage.StorageError as error:
+        if not isinstance(error.__cause__, FileNotFoundError):
+            raise  # a store that does not answer says nothing about the file
+        raise ShardCorrupt(path, "no such file, though the manifest names it") from error
+    if (found := bytes_digest(data)) != digest:
+        raise ShardCorrupt(path, f"digest {found} where the manifest says {digest}")
+    return data
 
 
 class ShardSet(BaseModel):
@@ -228,6 +233,15 @@ class ShardSet(BaseModel):
     def file(self, name: str) -> str:
         """Path of one of its files that is not a shard."""
         return storage.join(self.folder, name)
+
+    def read_file(self, name: str) -> bytes:
+        """The bytes of one of its files that is not a shard.
+
+        Raises:
+            KeyError: its manifest names no such file.
+            ShardCorrupt: the file is gone, or its bytes are not those of the manifest.
+        """
+        return _checked(self.file(name), {entry.name: entry.digest for entry in self.manifest().files}[name])
 
 
 def shard_refs(folder: str, receipts: Sequence[Receipt]) -> list[ShardRef]:

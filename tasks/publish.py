@@ -7,6 +7,7 @@ so equal recipes give equal cards.
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
@@ -19,7 +20,6 @@ import yaml
 from pydantic import BaseModel, ConfigDict
 
 from expectations.cards import (
-    CERTIFICATE,
     audit_told,
     augment_told,
     certificate_files,
@@ -30,7 +30,7 @@ from expectations.cards import (
     mixture_told,
 )
 from expectations.croissant import File, Responsible, croissant, hub_licence, sources_told
-from expectations.schemas import AUGMENTED, CONTAMINATION, PUBLISHED
+from expectations.schemas import AUGMENTED, CERTIFICATE, CONTAMINATION, PUBLISHED
 from infra import storage
 from infra.cluster import at_hand
 from infra.dataset import Manifest, Outcome, Receipt, ShardRef, ShardSet, part_name
@@ -108,10 +108,11 @@ def _copy_certificate(history: Sequence[ShardSet], out: Output) -> dict[str, Any
     """The certificate of the last version that has one; its files become files of this version, so that it goes where the dataset goes."""
     for version in reversed(history):
         if names := certificate_files(version.manifest()):
-            for name in names:
-                storage.write_bytes(storage.join(out.folder, name), storage.read_bytes(version.file(name)))
+            files = {name: version.read_file(name) for name in names}
+            for name, data in files.items():
+                storage.write_bytes(storage.join(out.folder, name), data)
                 out.keep_file(name)
-            return dict(storage.read_json(version.file(CERTIFICATE)))
+            return dict(json.loads(files[CERTIFICATE]))
     return None
 
 

@@ -15,8 +15,9 @@ from typing import Any
 import yaml
 from pydantic import BaseModel, ConfigDict, Field
 
-from expectations.cards import CERTIFICATE, CERTIFICATE_FOLDER, certificate_files, contamination_told, mixture_told
+from expectations.cards import certificate_files, contamination_told, mixture_told
 from expectations.croissant import hub_licence, sources_told
+from expectations.schemas import CERTIFICATE, CERTIFICATE_FOLDER
 from infra import ledger, lineage, storage, tracking
 from infra.dataset import RUN, Counts, Manifest, ShardSet, bytes_digest
 from infra.settings import settings
@@ -54,7 +55,7 @@ def register(model: ShardSet, dataset: ShardSet, scores: ShardSet, config: Regis
     out.keep_file(FACTS)
     made = [Manifest.model_validate(one.manifest) for one in lineage.chain([dataset.path])]
     told = sorted((one for one in made if one.step in MIXED), key=lambda one: MIXED.index(one.step))
-    certificate = {Path(name).name: storage.read_bytes(dataset.file(name)) for name in certificate_files(dataset.manifest())}
+    certificate = {Path(name).name: dataset.read_file(name) for name in certificate_files(dataset.manifest())}
     for name, data in certificate.items():
         storage.write_bytes(storage.join(out.folder, CERTIFICATE_FOLDER, name), data)
         out.keep_file(f"{CERTIFICATE_FOLDER}/{name}")

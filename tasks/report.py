@@ -15,8 +15,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from pydantic import BaseModel, ConfigDict, Field
 
-from expectations.cards import CERTIFICATE
 from expectations.page import for_report
+from expectations.schemas import CERTIFICATE
 from expectations.verdict import read_sections
 from infra import dataset, ledger, plots, rejects, storage, tracking
 from infra.dataset import RUN, Counts, ShardSet

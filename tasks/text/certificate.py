@@ -11,6 +11,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from tasks.text.contamination import (
+    COMMON,
     CONTAMINATED,
     EXACT,
     METHODS,
@@ -45,7 +46,8 @@ def certificate(
         documents: in how many documents each needle stands.
         hits: as `hit_table` gives them.
         items: as `item_table` gives them.
-        corpus: what was looked at: step, version, digest, number of documents.
+        corpus: what was looked at: step, version, digest, number of documents, and of those `held_out_still`, which are items of a set
+            themselves and so no hits of it.
         digests: of the tables of hits and items, by file.
     """
     rules = config.model_dump(mode="json", exclude={"sets"})
@@ -55,8 +57,8 @@ def certificate(
         "rules": rules,
         "sets": [_set(looked, number, found, items) for number in range(len(looked.sets))],
         "contaminated_items": pc.sum(pc.equal(items["state"], CONTAMINATED)).as_py() or 0,
-        "contaminated_documents": len(pc.unique(hits["doc_id"])),
-        "statement": _statement(looked, hits, items, corpus, config),
+        "contaminated_documents": len(np.unique(found.document[found.is_hit])),
+        "statement": _statement(looked, found, items, corpus, config),
         "common": _common(looked, documents, config),
         "files": dict(digests),
         "num_hits": hits.num_rows,
@@ -68,8 +70,11 @@ def _set(looked: Looked, number: int, found: Evidence, items: pa.Table) -> dict[
     one = looked.sets[number]
     states = items.filter(pc.equal(items["set"], one.name))["state"]
     first = sum(len(other.passages) for other in looked.sets[:number])
-    own = (found.passage >= first) & (found.passage < first + len(one.passages))
-    wholes = looked.needles.whole_of[first : first + len(one.passages)]
+    passages = looked.passage_of[first : first + len(one.passages)]
+    is_own = np.zeros(len(looked.needles.whole_of), bool)
+    is_own[passages] = True
+    own = is_own[found.passage]
+    wholes = looked.needles.whole_of[passages]
     hit = found.take(own & found.is_hit)
     too_short = pc.sum(pc.equal(states, TOO_SHORT)).as_py() or 0
     return {
@@ -80,28 +85,35 @@ def _set(looked: Looked, number: int, found: Evidence, items: pa.Table) -> dict[
         "items": len(one.keys),
         "tested": len(one.keys) - too_short,
         "too_short": too_short,
+        "common": pc.sum(pc.equal(states, COMMON)).as_py() or 0,
         "passages": len(one.passages),
         "passages_too_short": int((wholes == NONE).sum()),
         "contaminated_items": pc.sum(pc.equal(states, CONTAMINATED)).as_py() or 0,
         "contaminated_documents": len(np.unique(hit.document)),
         "found": [
-            _tally(looked, found.take(own), method, length)
+            _tally(looked, number, found.take(own), method, length)
             for method in METHODS
             for length in ([0] if method == EXACT else looked.needles.lengths.tolist())
         ],
     }
 
 
-def _tally(looked: Looked, found: Evidence, method: str, length: int) -> dict[str, Any]:
-    """Items and documents for one method and length: all with any such overlap, and those that it makes hits."""
+def _tally(looked: Looked, number: int, found: Evidence, method: str, length: int) -> dict[str, Any]:
+    """Items of a set and documents for one method and length: all with any such overlap, and those that it makes hits."""
+
+    def items(some: Evidence) -> int:
+        overlapping = np.zeros(len(looked.needles.whole_of), bool)
+        overlapping[some.passage] = True
+        return int(looked.most(overlapping)[looked.item_at[number] : looked.item_at[number + 1]].sum())
+
     rows = found.take((found.method == METHODS.index(method)) & (found.ngram_words == length))
     hits = rows.take(rows.is_hit)
     return {
         "method": method,
         "ngram_words": length,
-        "items_overlapping": len(np.unique(looked.item_of[rows.passage])),
+        "items_overlapping": items(rows),
         "documents_overlapping": len(np.unique(rows.document)),
-        "items": len(np.unique(looked.item_of[hits.passage])),
+        "items": items(hits),
         "documents": len(np.unique(hits.document)),
     }
 
@@ -118,15 +130,22 @@ def _common(looked: Looked, documents: npt.NDArray[np.int64], config: Decontamin
     return {"by_words": {str(n): count for n, count in zip(lengths.tolist(), counts.tolist(), strict=True)}, "examples": told}
 
 
-def _statement(looked: Looked, hits: pa.Table, items: pa.Table, corpus: Mapping[str, Any], config: DecontaminateConfig) -> str:
+def _statement(looked: Looked, found: Evidence, items: pa.Table, corpus: Mapping[str, Any], config: DecontaminateConfig) -> str:
     names = ", ".join(one.name for one in looked.sets)
     dirty = pc.sum(pc.equal(items["state"], CONTAMINATED)).as_py() or 0
     short = pc.sum(pc.equal(items["state"], TOO_SHORT)).as_py() or 0
-    where = len(pc.unique(hits["doc_id"]))
+    common = pc.sum(pc.equal(items["state"], COMMON)).as_py() or 0
+    where = len(np.unique(found.document[found.is_hit]))
     done = "which went" if config.action == "remove" else "which stayed, marked"
     what = f"{_counted(dirty, 'item')} found in {_counted(where, 'document')}, {done}" if where else "none was found"
     untested = f" {_counted(short, 'item')} too short to look for." if short else ""
-    return f"{_counted(corpus['documents'], 'document')} searched for {_counted(items.num_rows, 'item')} of {names}: {what}.{untested}"
+    if common:
+        each = f"{_counted(common, 'item')} {'stands' if common == 1 else 'stand'} in more than {config.max_documents:,} documents each"
+        untested += f" {each} and {'was' if common == 1 else 'were'} taken for common phrases."
+    still = corpus["held_out_still"]
+    exempt = f" {_counted(still, 'document')} of the sets themselves, held out still, not counted." if still else ""
+    searched = f"{_counted(corpus['documents'], 'document')} searched for {_counted(items.num_rows, 'item')} of {names}"
+    return f"{searched}: {what}.{untested}{exempt}"
 
 
 def _counted(number: int, what: str) -> str:
@@ -142,7 +161,7 @@ def page(told: Mapping[str, Any]) -> str:
         *(f"one {length}-gram" for length in rules["any_ngram"]),
     ]
     sets = "".join(
-        f"| {one['name']} | `{one['digest']}` | {', '.join(one['fields'])} | {one['items']:,} | {one['too_short']:,} "
+        f"| {one['name']} | `{one['digest']}` | {', '.join(one['fields'])} | {one['items']:,} | {one['too_short']:,} | {one['common']:,} "
         f"| {one['contaminated_items']:,} | {one['contaminated_documents']:,} |\n"
         for one in told["sets"]
     )
@@ -162,12 +181,14 @@ def page(told: Mapping[str, Any]) -> str:
         f"# Contamination certificate\n\n{told['statement']}\n\n"
         f"Searched: {corpus['step']} version `{corpus['version']}`, digest `{corpus['digest']}`. A document is a hit if it has "
         f"{' or '.join(asked)}; words are compared in lower case, without punctuation. What stands in more than {rules['max_documents']} "
-        "documents is no evidence, unless it is a whole passage as long as the longest n-gram. Paraphrases are not found.\n\n"
-        "| set | digest | passages | items | too short | contaminated | documents |\n| --- | --- | --- | ---: | ---: | ---: | ---: |\n"
+        "documents is no evidence, unless one document has all of a passage as long as the longest n-gram, or the share that is asked "
+        "for; an item of which only this was found is common. Paraphrases are not found.\n\n"
+        "| set | digest | passages | items | too short | common | contaminated | documents |\n"
+        "| --- | --- | --- | ---: | ---: | ---: | ---: | ---: |\n"
         f"{sets}\n## What was found, by method\n\nAny overlap is told beside what made a hit.\n\n"
         "| set | method | items with any | documents with any | items hit | documents hit |\n| --- | --- | ---: | ---: | ---: | ---: |\n"
         f"{found}\n## Hits\n\n{_how_many(told)}\n\n"
-        "| set | item | passage | document | method | value | words that both have |\n| --- | --- | --- | --- | --- | ---: | --- |\n"
+        "| set | item | passage | document | method | value | words |\n| --- | --- | --- | --- | --- | ---: | --- |\n"
         f"{hits}\n" + (f"## Common phrases that were no evidence\n\n{common}" if common else "")
     )
 
@@ -177,7 +198,8 @@ def _how_many(told: Mapping[str, Any]) -> str:
         return "None."
     shown = min(told["num_hits"], MAX_PAGE_HITS)
     return (
-        f"{told['num_hits']:,}, of which {shown:,} are here; `hits.parquet` has all, `items.parquet` every item with its flags."
+        f"{told['num_hits']:,}, of which {shown:,} are here; `hits.parquet` has all, `items.parquet` every item with its flags. "
+        "Every n-gram of the words told stands in the document, in one place or another."
     )
 
 

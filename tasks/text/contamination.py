@@ -3,7 +3,8 @@
 Three kinds of evidence, each per document and passage of an item: the whole passage (`exact`), a shared n-gram (`ngram`, as GPT-3 did with
 13 words; Brown et al. 2020, appendix C), and the share of the passage's n-grams that one document has (`containment`), which a changed word
 here and there leaves high. All are measured at every configured length; those that are asked for decide. What stands in many documents is
-everybody's phrase and no evidence (GPT-3 ignored 13-grams in more than 10 documents): it is counted as not found, and told.
+everybody's phrase and no evidence (GPT-3 ignored 13-grams in more than 10 documents), but for long passages: one that stands as a whole, or
+with enough of its n-grams, in one document is found wherever else these stand. An item that only this guard hides is `common`, not clean.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import pairwise
 from typing import Any, Literal
 
 import numpy as np
@@ -29,9 +31,13 @@ Mask = npt.NDArray[np.bool_]
 EXACT, NGRAM, CONTAINMENT = "exact", "ngram", "containment"
 METHODS = (EXACT, CONTAINMENT, NGRAM)
 """The strongest first: a document's reject names the first of these."""
-CLEAN, CONTAMINATED, TOO_SHORT = "clean", "contaminated", "too_short"
+CLEAN, COMMON, CONTAMINATED, TOO_SHORT = "clean", "common", "contaminated", "too_short"
+"""States of an item. `common`: no document is a hit, but a whole passage, or as large a share of its n-grams as would be a hit in one
+document, stands in so many documents that it was no evidence."""
 MAX_WORDS = 40
 """Words of a match that are told."""
+PROPOSED_AT_ONCE = 1_000_000
+"""n-grams of proposed passages that are looked up together."""
 
 
 class DecontaminateConfig(BaseModel):
@@ -56,7 +62,8 @@ class DecontaminateConfig(BaseModel):
     """Passages of fewer words are too short to look for, which the certificate counts; those too short for an n-gram are looked for as a
     whole."""
     max_documents: int = Field(10, ge=1)
-    """What stands in more documents than this is no evidence, unless it is a whole passage as long as the longest n-gram."""
+    """What stands in more documents than this is no evidence; but a passage as long as the longest n-gram is, that stands as a whole in a
+    document, or with `min_containment` of its n-grams."""
 
     @model_validator(mode="after")
     def _lengths_are_measured(self) -> DecontaminateConfig:
@@ -81,12 +88,19 @@ class DecontaminateConfig(BaseModel):
         return self
 
 
+def distinct_passages(sets: Sequence[Items]) -> pa.DictionaryArray:
+    """The passages of all sets, each text once, in order of where it is first."""
+    return pa.array([text for one in sets for text in one.passages], pa.string()).dictionary_encode()
+
+
 @dataclass(frozen=True)
 class Looked:
-    """Evaluation sets as they were looked for: passages numbered through all sets, and so are items."""
+    """Evaluation sets as they were looked for. Passages are distinct texts, which several items may *use*; items are numbered through all
+    sets."""
 
     sets: Sequence[Items]
     needles: Needles
+    """Of the `distinct_passages`."""
 
     @cached_property
     def item_at(self) -> Ints:
@@ -94,8 +108,13 @@ class Looked:
         return np.cumsum([0, *(len(one.keys) for one in self.sets)])
 
     @cached_property
+    def passage_of(self) -> Ints:
+        """The passage of each use."""
+        return distinct_passages(self.sets).indices.to_numpy().astype(np.int64)
+
+    @cached_property
     def item_of(self) -> Ints:
-        """The item of each passage."""
+        """The item of each use."""
         starts = self.item_at
         return np.concatenate(
             [np.zeros(0, np.int64), *(np.array(one.item, np.int64) + starts[i] for i, one in enumerate(self.sets))]
@@ -103,13 +122,35 @@ class Looked:
 
     @cached_property
     def fields(self) -> list[str]:
-        """The field of each passage."""
+        """The field of each use."""
         return [field for one in self.sets for field in one.field]
 
     @cached_property
     def keys(self) -> list[str]:
         """What each item is called."""
         return [key for one in self.sets for key in one.keys]
+
+    @cached_property
+    def first_uses(self) -> tuple[Ints, Ints, Ints]:
+        """(passage, its first use in a set, items of that set that use it), in order of passage and set."""
+        order = np.argsort(self.passage_of, kind="stable")
+        passage, item = self.passage_of[order], self.item_of[order]
+        first = np.flatnonzero(_changes(passage, self.set_of(item)))
+        items = np.add.reduceat(_changes(passage, item).astype(np.int64), first) if len(first) else first
+        return passage[first], order[first], items
+
+    def first_uses_of(self, passages: Ints) -> tuple[Ints, Ints, Ints]:
+        """(place in `passages`, first use in a set, items of that set that use it): one for each set that has the passage."""
+        passage, use, items = self.first_uses
+        size = int(self.needles.passage_at.size - 1)
+        place, which = _joined(passages, np.ones(size, bool), passage, np.arange(len(passage)), size)
+        return place, use[which], items[which]
+
+    def most(self, passages: npt.NDArray[Any]) -> npt.NDArray[Any]:
+        """Of something 0 or more that is known of each passage, the most in each item."""
+        found = np.zeros(int(self.item_at[-1]), passages.dtype)
+        np.maximum.at(found, self.item_of, passages[self.passage_of])
+        return found
 
     def set_of(self, items: Ints) -> Ints:
         """The set of each of these items."""
@@ -122,6 +163,7 @@ class Evidence:
 
     document: Ints
     passage: Ints
+    """Among the distinct ones."""
     method: Ints
     """Index into METHODS."""
     ngram_words: Ints
@@ -131,7 +173,8 @@ class Evidence:
     threshold: Floats
     """From which value on it is a hit; NaN where the configuration does not ask for it."""
     start: Ints
-    """First word, counted through all passages, of the longest run of words that both have."""
+    """First word, counted through all passages, of the longest run of the passage's words of which every n-gram stands in the document,
+    in one place or another."""
     run_words: Ints
 
     @property
@@ -154,20 +197,100 @@ def long_wholes(needles: Needles) -> Mask:
     return found
 
 
-def weigh(looked: Looked, document: Ints, needle: Ints, documents: Ints, config: DecontaminateConfig) -> Evidence:
+def contained(needles: Needles, document: Ints, needle: Ints, config: DecontaminateConfig) -> Evidence:
+    """The containment that makes documents hits of long passages, which counts n-grams that are common, too.
+
+    Args:
+        document, needle: all pairs of some documents, each pair once, in order of documents.
+    """
+    parts = [_contained(needles, k, document, needle, config) for k in range(len(needles.lengths))]
+    return _concatenated(parts)
+
+
+def _contained(needles: Needles, k: int, document: Ints, needle: Ints, config: DecontaminateConfig) -> Evidence:
+    length = int(needles.lengths[k])
+    share = config.min_containment.get(length, np.inf)
+    num_grams = np.maximum(needles.passage_words() - length + 1, 0)
+    long = needles.passage_words() >= needles.lengths[-1]
+    places = np.flatnonzero(needles.gram_of[k] != NONE)
+    passage = np.searchsorted(needles.passage_at, places, side="right") - 1
+    if not np.isfinite(share):
+        places, passage = places[:0], passage[:0]
+    # a document with enough of a passage's n-grams has one of the rarest few of them: only these propose it
+    spread = np.bincount(needle, minlength=needles.size) * np.bincount(needles.gram_of[k][places], minlength=needles.size)
+    order = np.lexsort((spread[needles.gram_of[k][places]], passage))
+    rank = np.arange(len(order)) - np.searchsorted(passage[order], passage[order])
+    few = num_grams - np.ceil(num_grams * share - 1e-9) + 1 if np.isfinite(share) else num_grams
+    proposing = order[(rank < few[passage[order]]) & long[passage[order]]]
+    usable = np.ones(needles.size, bool)
+    pair, at = _joined(needle, usable, needles.gram_of[k][places[proposing]], proposing, needles.size)
+    proposed = np.unique(np.stack([document[pair], passage[at]]), axis=1)
+    known = document * needles.size + needle
+    known.sort()
+    parts = []
+    for rows in _blocks(num_grams[proposed[1]], PROPOSED_AT_ONCE):
+        owner, of = proposed[0, rows], proposed[1, rows]
+        counts = num_grams[of]
+        word = np.repeat(needles.passage_at[of] - np.cumsum(counts) + counts, counts) + np.arange(counts.sum())
+        wanted = np.repeat(owner, counts) * needles.size + needles.gram_of[k][word]
+        at = np.minimum(np.searchsorted(known, wanted), len(known) - 1)
+        has = known[at] == wanted
+        found = _overlaps(needles, length, np.repeat(owner, counts)[has], word[has], config)[1]
+        parts.append(found.take(found.is_hit))
+    return _concatenated(parts)
+
+
+def _blocks(sizes: Ints, most: int) -> list[slice]:
+    """Slices of rows whose sizes add up to about `most` each."""
+    if not len(sizes):
+        return []
+    starts = np.flatnonzero(_changes(np.cumsum(sizes) // most)).tolist()
+    return [slice(start, end) for start, end in pairwise([*starts, len(sizes)])]
+
+
+def _concatenated(parts: Sequence[Evidence]) -> Evidence:
+    kinds = {"value": np.float64, "threshold": np.float64}
+    return Evidence(
+        **{
+            name: np.concatenate([np.zeros(0, kinds.get(name, np.int64)), *(getattr(part, name) for part in parts)])
+            for name in Evidence.__dataclass_fields__
+        }
+    )
+
+
+def weigh(
+    needles: Needles, document: Ints, needle: Ints, documents: Ints, long: Evidence, config: DecontaminateConfig
+) -> Evidence:
     """The evidence of what was found.
 
     Args:
-        document, needle: pairs, each once; documents may have any numbers.
+        document, needle: pairs, each once; documents may have any numbers. Those of needles that are common may be left out, but for
+            `long_wholes`.
         documents: in how many documents each needle stands.
+        long: what `contained` gives for the same documents.
     """
-    needles = looked.needles
     common = documents > config.max_documents
-    parts = [_wholes(needles, document, needle, common, config)]
+    parts = [long, _wholes(needles, document, needle, common, config)]
     for k in range(len(needles.lengths)):
         parts += _ngrams(needles, k, document, needle, common, config)
-    found = Evidence(**{name: np.concatenate([getattr(part, name) for part in parts]) for name in Evidence.__dataclass_fields__})
-    return found.take(np.lexsort((found.ngram_words, found.method, found.document, found.passage)))
+    found = _concatenated(parts)
+    found = found.take(np.lexsort((found.ngram_words, found.method, found.document, found.passage)))  # stable: long ones first
+    return found.take(_changes(found.passage, found.document, found.method, found.ngram_words))
+
+
+def common_passages(needles: Needles, documents: Ints, config: DecontaminateConfig) -> Mask:
+    """Which passages may have leaked into so many documents that it was taken for no evidence: as a whole, or so many of their n-grams that
+    these would be a hit in one document."""
+    common = np.append(documents > config.max_documents, False)  # NONE is the last
+    found = common[needles.whole_of]
+    for k, length in enumerate(needles.lengths.tolist()):
+        share = config.min_containment.get(length, 1.0 if length in config.any_ngram else None)
+        if share is None:
+            continue
+        before = np.concatenate([[0], np.cumsum(common[needles.gram_of[k]])])
+        many = before[needles.passage_at[1:]] - before[needles.passage_at[:-1]]
+        found |= (many > 0) & (many >= share * (needles.passage_words() - length + 1) - 1e-9)
+    return found
 
 
 def _wholes(needles: Needles, document: Ints, needle: Ints, common: Mask, config: DecontaminateConfig) -> Evidence:
@@ -192,7 +315,11 @@ def _ngrams(needles: Needles, k: int, document: Ints, needle: Ints, common: Mask
     length = int(needles.lengths[k])
     words = np.flatnonzero(needles.gram_of[k] != NONE)
     pair, word = _joined(needle, ~common, needles.gram_of[k][words], words, needles.size)
-    owner = document[pair]
+    return _overlaps(needles, length, document[pair], word, config)
+
+
+def _overlaps(needles: Needles, length: int, owner: Ints, word: Ints, config: DecontaminateConfig) -> list[Evidence]:
+    """The n-grams shared and their share, of (document, word at which one of its n-grams begins) pairs."""
     order = np.lexsort((word, owner))
     owner, word = owner[order], word[order]
     passage = np.searchsorted(needles.passage_at, word, side="right") - 1
@@ -246,28 +373,34 @@ def _changes(*columns: npt.NDArray[Any]) -> Mask:
     return new
 
 
-def item_table(looked: Looked, found: Evidence, config: DecontaminateConfig) -> pa.Table:
-    """One row for each item, in order: whether it is contaminated, and how near the nearest document came at each length."""
-    needles, item_of = looked.needles, looked.item_of
-    num_items = int(looked.item_at[-1])
+def item_table(looked: Looked, found: Evidence, documents: Ints, config: DecontaminateConfig) -> pa.Table:
+    """One row for each item, in order: whether it is contaminated, and how near the nearest document came at each length.
+
+    Args:
+        documents: in how many documents each needle stands.
+    """
+    needles = looked.needles
+    num_items, num_passages = int(looked.item_at[-1]), len(needles.whole_of)
     hits = found.take(found.is_hit)
-    tested = np.zeros(num_items, bool)
-    tested[item_of[needles.whole_of != NONE]] = True
-    dirty = np.zeros(num_items, bool)
-    dirty[item_of[hits.passage]] = True
-    owners = np.unique(np.stack([item_of[hits.passage], hits.document]), axis=1)
+    tested = looked.most(needles.whole_of != NONE)
+    common = looked.most(common_passages(needles, documents, config))
+    dirty = np.zeros(num_passages, bool)
+    dirty[hits.passage] = True
+    state = np.where(looked.most(dirty), CONTAMINATED, np.where(common, COMMON, np.where(tested, CLEAN, TOO_SHORT)))
+    sets = looked.set_of(np.arange(num_items))
     columns: dict[str, Any] = {
-        "set": pa.array([looked.sets[i].name for i in looked.set_of(np.arange(num_items))], pa.string()),
-        "index": pa.array(np.arange(num_items) - looked.item_at[looked.set_of(np.arange(num_items))]),
+        "set": pa.array([looked.sets[i].name for i in sets], pa.string()),
+        "index": pa.array(np.arange(num_items) - looked.item_at[sets]),
         "id": pa.array(looked.keys, pa.string()),
-        "state": pa.array(np.where(dirty, CONTAMINATED, np.where(tested, CLEAN, TOO_SHORT)).tolist(), pa.string()),
-        "documents": pa.array(np.bincount(owners[0], minlength=num_items)),
+        "state": pa.array(state.tolist(), pa.string()),
+        "documents": pa.array(_documents_of(looked, hits)),
     }
     for method in (EXACT, CONTAINMENT, NGRAM):
         for length in [0] if method == EXACT else needles.lengths.tolist():
             rows = found.take((found.method == METHODS.index(method)) & (found.ngram_words == length))
-            most = np.zeros(num_items)
-            np.maximum.at(most, item_of[rows.passage], rows.value)
+            of_passage = np.zeros(num_passages)
+            np.maximum.at(of_passage, rows.passage, rows.value)
+            most = looked.most(of_passage)
             name = method if method == EXACT else f"{method}_{length}"
             columns[name] = (
                 pa.array(most > 0) if method == EXACT else pa.array(most if method == CONTAINMENT else most.astype(np.int64))
@@ -275,16 +408,37 @@ def item_table(looked: Looked, found: Evidence, config: DecontaminateConfig) -> 
     return pa.table(columns)
 
 
+def _documents_of(looked: Looked, hits: Evidence) -> Ints:
+    """In how many documents each item was found. Passages that many items use are never multiplied by the documents that have them."""
+    passage, document = np.unique(np.stack([hits.passage, hits.document]), axis=1)
+    starts = np.searchsorted(passage, np.arange(len(looked.needles.whole_of) + 1))
+    sizes = np.diff(starts)
+    item, used = np.unique(np.stack([looked.item_of, looked.passage_of]), axis=1)
+    item, used = item[sizes[used] > 0], used[sizes[used] > 0]
+    counts = np.bincount(item, sizes[used], int(looked.item_at[-1])).astype(np.int64)
+    first = np.flatnonzero(_changes(item))
+    for start, end in pairwise([*first.tolist(), len(item)]):
+        if end - start > 1:  # several passages, perhaps in the same documents
+            together = [document[starts[one] : starts[one + 1]] for one in used[start:end].tolist()]
+            counts[item[start]] = len(np.unique(np.concatenate(together)))
+    return counts
+
+
 def hit_table(looked: Looked, hits: Evidence, doc_ids: Sequence[str], urls: Sequence[str]) -> pa.Table:
-    """Every hit in order of set, item, passage, document and method, with the words that both have, cut to MAX_WORDS."""
-    items = looked.item_of[hits.passage]
+    """Every hit in order of set, item, passage, document and method, with the words of its longest run, cut to MAX_WORDS.
+
+    A passage that several items of a set use is told once, with the first of these and their number (`items`).
+    """
+    place, use, num_items = looked.first_uses_of(hits.passage)
+    hits, items = hits.take(place), looked.item_of[use]
     sets, fields, keys = looked.set_of(items), looked.fields, looked.keys
     table = pa.table(
         {
             "set": pa.array([looked.sets[one].name for one in sets], pa.string()),
             "index": pa.array(items - looked.item_at[sets]),
             "id": pa.array([keys[one] for one in items], pa.string()),
-            "field": pa.array([fields[one] for one in hits.passage], pa.string()),
+            "items": pa.array(num_items),
+            "field": pa.array([fields[one] for one in use], pa.string()),
             "doc_id": pa.array([doc_ids[one] for one in hits.document], pa.string()),
             "url": pa.array([urls[one] for one in hits.document], pa.string()),
             "method": pa.array([METHODS[one] for one in hits.method], pa.string()),
@@ -300,5 +454,5 @@ def hit_table(looked: Looked, hits: Evidence, doc_ids: Sequence[str], urls: Sequ
             ),
         }
     )
-    places = pa.table({"passage": hits.passage, "doc_id": table["doc_id"], "method": hits.method, "length": hits.ngram_words})
-    return table.take(pc.sort_indices(places, [(name, "ascending") for name in ("passage", "doc_id", "method", "length")]))
+    places = pa.table({"use": use, "doc_id": table["doc_id"], "method": hits.method, "length": hits.ngram_words})
+    return table.take(pc.sort_indices(places, [(name, "ascending") for name in ("use", "doc_id", "method", "length")]))

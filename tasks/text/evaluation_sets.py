@@ -10,6 +10,7 @@ from __future__ import annotations
 import gzip
 import json
 import re
+import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,10 +20,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import yaml
 import zstandard
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from infra import storage
-from infra.dataset import MANIFEST, bytes_digest, open_version
+from infra.dataset import MANIFEST, ShardSet, bytes_digest, open_version
 from infra.errors import InputError
 from infra.ids import digest_of
 from infra.storage import LocalPath
@@ -54,7 +55,9 @@ SHAPES: tuple[tuple[tuple[str, ...], tuple[str, ...]], ...] = (
 )
 """(fields that a row must have, fields that are its passages): the first that fits a set's first row is its shape."""
 _BRACES = re.compile(r"\{([^{}]+)\}")
-_JINJA = re.compile(r"\{\{-?\s*([A-Za-z_]\w*)")
+_JINJA = re.compile(r"\{\{-?(.*?)-?\}\}", re.DOTALL)
+_FIELD = re.compile(r"\s*([A-Za-z_]\w*)\s*(?:\.\w+(?:\([^()]*\))?\s*|\[[^][]*\]\s*|\|\s*\w+(?:\([^()]*\))?\s*)*", re.ASCII)
+"""An expression that is one field, with what is done to it: `.x`, `.method(…)`, `[…]`, `|filter(…)`."""
 
 
 class EvaluationSet(BaseModel):
@@ -90,6 +93,8 @@ class Items:
     field: tuple[str, ...]
     """The field of each passage."""
     passages: tuple[str, ...]
+    held_out: str = ""
+    """Of a version of ours: the split whose documents these items are, each called by its doc_id; empty for files of rows."""
 
     @property
     def digest(self) -> str:
@@ -104,8 +109,8 @@ def file_digests(wanted: EvaluationSet) -> dict[str, str]:
         InputError: there is no such file, or nothing to read in the folder.
     """
     if _is_version(wanted):
-        return {MANIFEST: open_version(wanted.path).digest}
-    return {_name(path, wanted): bytes_digest(raw) for path, raw in _files(wanted)}
+        return {MANIFEST: _version(wanted).digest}
+    return _digests(list(_files(wanted)), wanted)
 
 
 def read_set(wanted: EvaluationSet) -> Items:
@@ -115,13 +120,13 @@ def read_set(wanted: EvaluationSet) -> Items:
         InputError: a file is missing or damaged, a field is in no row, or there are no items; the message says what to do.
     """
     if _is_version(wanted):
-        files, fields = {MANIFEST: open_version(wanted.path).digest}, wanted.fields or ("text",)
+        files, fields = {MANIFEST: _version(wanted).digest}, wanted.fields or ("text",)
         rows: list[tuple[str, dict[str, Any]]] = [(wanted.path, row) for row in _version_rows(wanted)]
         if not rows:
             raise _error(wanted, wanted.path, f"no document of this version is in split {wanted.split!r}; mend `split`")
     else:
         read = list(_files(wanted))
-        files = {_name(path, wanted): bytes_digest(raw) for path, raw in read}
+        files = _digests(read, wanted)
         fields = wanted.fields or _task_fields(wanted)
         rows = [(path, row) for path, raw in read if _is_rows(path) for row in _rows(path, raw, wanted)]
     if not rows:
@@ -133,26 +138,51 @@ def read_set(wanted: EvaluationSet) -> Items:
     passages: list[str] = []
     key_field = next((key for key in KEYS if all(row.get(key) not in (None, "") for _, row in rows)), "")
     for number, (path, row) in enumerate(rows):
-        keys.append(str(row[key_field]) if key_field else str(number))
+        keys.append(_whole(str(row[key_field]), key_field, number, path, wanted) if key_field else str(number))
         for name in fields:
             for passage in _passages(row, name, number, path, wanted):
                 item.append(number)
                 field.append(name)
-                passages.append(passage)
-    return Items(wanted.name, files, tuple(fields), tuple(keys), tuple(item), tuple(field), tuple(passages))
+                passages.append(_whole(passage, name, number, path, wanted))
+    held_out = wanted.split if _is_version(wanted) and key_field == "doc_id" else ""
+    return Items(wanted.name, files, tuple(fields), tuple(keys), tuple(item), tuple(field), tuple(passages), held_out)
 
 
 def _error(wanted: EvaluationSet, path: str, problem: str) -> InputError:
     return InputError(f"decontaminate.sets: {wanted.name}: {path}: {problem}")
 
 
+def _whole(text: str, field: str, number: int, path: str, wanted: EvaluationSet) -> str:
+    """The text, if it is one: JSON can name half a character."""
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        problem = f"row {number + 1}, {field}: {text[error.start]!a} is half a character (a lone surrogate); mend it, or take the row out"
+        raise _error(wanted, path, problem) from error
+    return text
+
+
 def _is_version(wanted: EvaluationSet) -> bool:
     return storage.exists(storage.join(wanted.path, MANIFEST))
 
 
+def _version(wanted: EvaluationSet) -> ShardSet:
+    try:
+        return open_version(wanted.path)
+    except (storage.StorageError, ValidationError) as error:
+        if isinstance(error, storage.StorageError) and not isinstance(error.__cause__, ValueError | None):
+            raise  # a store that does not answer
+        path, told = storage.join(wanted.path, MANIFEST), " ".join(str(error).split())
+        raise _error(
+            wanted,
+            path,
+            f"no manifest of a version of ours ({told}); where the folder holds rows, give these, or take this file out",
+        ) from error
+
+
 def _version_rows(wanted: EvaluationSet) -> Iterator[dict[str, Any]]:
     """The held-out documents of a version of ours, or all of one that is not split."""
-    version = open_version(wanted.path)
+    version = _version(wanted)
     splits = version.manifest().facts.get("splits")
     for shard in version.shards():
         if isinstance(splits, dict) and shard.index not in splits.get(wanted.split, ()):
@@ -164,7 +194,7 @@ def _version_rows(wanted: EvaluationSet) -> Iterator[dict[str, Any]]:
 
 
 def _suffix(path: str) -> str:
-    name = path.lower()
+    name = path.rstrip("/").lower()
     for end in (".gz", ".zst"):
         name = name.removesuffix(end)
     return Path(name).suffix
@@ -174,10 +204,16 @@ def _is_rows(path: str) -> bool:
     return _suffix(path) in ROWS
 
 
-def _name(path: str, wanted: EvaluationSet) -> str:
-    """A file's name in recipes and certificates: from the set's folder on, where it lies below that."""
+def _digests(files: Sequence[tuple[str, bytes]], wanted: EvaluationSet) -> dict[str, str]:
+    """{name: digest} for recipes and certificates: names go from the set's folder on, else they are those of the files, made unique."""
     folder = wanted.path.rpartition("/")[0] if _is_rows(wanted.path) or _suffix(wanted.path) in TASKS else wanted.path.rstrip("/")
-    return path.removeprefix(f"{folder}/")
+    names: dict[str, str] = {}
+    for path, _ in files:
+        base = path.removeprefix(f"{folder}/")
+        base = base.rpartition("/")[2] if base == path else base
+        same = sum(name == base or name.startswith(f"{base} (") for other, name in names.items() if other != path)
+        names.setdefault(path, f"{base} ({same + 1})" if same else base)
+    return {names[path]: bytes_digest(raw) for path, raw in files}
 
 
 def _files(wanted: EvaluationSet) -> list[tuple[str, bytes]]:
@@ -202,7 +238,9 @@ def _files(wanted: EvaluationSet) -> list[tuple[str, bytes]]:
 def _bytes(path: str, wanted: EvaluationSet) -> bytes:
     try:
         return storage.read_bytes(path)
-    except storage.StorageError as error:
+    except (storage.StorageError, IsADirectoryError) as error:
+        if isinstance(error, IsADirectoryError) or isinstance(error.__cause__, IsADirectoryError):
+            raise _error(wanted, path, "a folder, which is called as a file of rows; give it another name") from error
         if not isinstance(error.__cause__, FileNotFoundError):
             raise
         raise _error(wanted, path, "no such file; mend `path`, or take the set out") from error
@@ -213,12 +251,11 @@ def _rows(path: str, raw: bytes, wanted: EvaluationSet) -> Iterator[dict[str, An
         if path.lower().endswith(".gz"):
             raw = gzip.decompress(raw)
         elif path.lower().endswith(".zst"):
-            with zstandard.ZstdDecompressor().stream_reader(raw, read_across_frames=True) as stream:
-                raw = stream.read()
+            raw = _frames(raw)
         if _suffix(path) == ".parquet":
             yield from pq.read_table(pa.BufferReader(raw)).to_pylist()
             return
-    except (OSError, EOFError, zstandard.ZstdError, pa.ArrowInvalid) as error:
+    except (OSError, EOFError, zlib.error, zstandard.ZstdError, pa.ArrowException) as error:
         raise _error(wanted, path, f"damaged ({error}); copy it again") from error
     text = raw.decode("utf-8-sig", "replace")
     if _suffix(path) == ".json" and text.lstrip().startswith("["):
@@ -236,6 +273,18 @@ def _rows(path: str, raw: bytes, wanted: EvaluationSet) -> Iterator[dict[str, An
             if not isinstance(row, dict):
                 raise _error(wanted, path, f"line {number} is no object of fields (got {str(row)[:60]!r})")
             yield row
+
+
+def _frames(raw: bytes) -> bytes:
+    """What is in all frames of a .zst, each to its end."""
+    parts = []
+    while raw:
+        frame = zstandard.ZstdDecompressor().decompressobj()
+        parts.append(frame.decompress(raw))
+        if not frame.eof:
+            raise zstandard.ZstdError("it ends in the middle of a frame")
+        raw = frame.unused_data
+    return b"".join(parts)
 
 
 def _shape(path: str, row: Mapping[str, Any], wanted: EvaluationSet) -> tuple[str, ...]:
@@ -306,7 +355,8 @@ def _beside(path: str, name: str) -> str:
 
 def _data_files(path: str, task: Mapping[str, Any], wanted: EvaluationSet) -> list[tuple[str, bytes]]:
     """The files with the rows that a task measures: its `test_split`, else its `validation_split`."""
-    given = (task.get("dataset_kwargs") or {}).get("data_files")
+    kwargs = task.get("dataset_kwargs")
+    given = kwargs.get("data_files") if isinstance(kwargs, dict) else None
     if task.get("dataset_path") not in ("json", "parquet") or not given:
         raise _error(
             wanted,
@@ -316,10 +366,12 @@ def _data_files(path: str, task: Mapping[str, Any], wanted: EvaluationSet) -> li
         )
     if isinstance(given, dict):
         split = task.get("test_split") or task.get("validation_split") or "test"
-        if split not in given:
-            raise _error(wanted, path, f"data_files has no split {split!r} (it has: {', '.join(given)})")
+        if not isinstance(split, str) or split not in given:
+            raise _error(wanted, path, f"data_files has no split {split!r} (it has: {', '.join(map(str, given))})")
         given = given[split]
-    names = [given] if isinstance(given, str) else list(given)
+    names = [given] if isinstance(given, str) else given
+    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+        raise _error(wanted, path, f"data_files: give the path of a file, or a list of such (got {str(given)[:60]!r})")
     return [(one, _bytes(one, wanted)) for one in (_beside(path, name) for name in names)]
 
 
@@ -328,15 +380,29 @@ def _task_fields(wanted: EvaluationSet) -> tuple[str, ...]:
     if _suffix(wanted.path) not in TASKS:
         return ()
     task = _merged(list(_task_chain(wanted.path, wanted)))
+    if task.get("process_docs"):
+        raise _error(
+            wanted,
+            wanted.path,
+            "process_docs is a program, which is not run; name the fields of an item, as the rows have them, in `fields`",
+        )
     found: dict[str, None] = {}
     for key in ("doc_to_text", "doc_to_target"):
         words = task.get(key)
         if not isinstance(words, str):
             continue  # the number of a choice
-        if "{%" in words:
+        if "{%" in words or "{#" in words:
             raise _error(wanted, wanted.path, f"{key} is a program, which is not run; name the fields of an item in `fields`")
         if "{{" in words:
-            found |= dict.fromkeys(_JINJA.findall(words))
+            for expression in _JINJA.findall(words):
+                if (one := _FIELD.fullmatch(expression)) is None:
+                    raise _error(
+                        wanted,
+                        wanted.path,
+                        f"{key}: {{{{{expression}}}}} is more than a field, which is not worked out; name the fields of an item in "
+                        "`fields`",
+                    )
+                found[one[1]] = None
         elif words.strip() and " " not in words.strip():
             found[words.strip()] = None
     if not found:

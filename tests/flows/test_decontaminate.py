@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import random
 import re
+import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -23,13 +25,17 @@ from infra.dataset import ShardSet, open_version, seal, write_shard
 from infra.errors import InputError
 from tasks.decontaminate import decontaminate
 from tasks.ingest import ingest
+from tasks.publish import PublishConfig
+from tasks.publish import publish as publish_step
 from tasks.register import RegisterConfig, register
 from tasks.report import render_run
 from tasks.text.contamination import DecontaminateConfig
+from tasks.text.evaluation_sets import read_set
 from tasks.text.readers import IngestConfig
 
 from . import english
 from .driver import commands
+from .processes import finished_parts, kill_when, receipts, start
 
 NUM_ROWS = 120
 NAMES = ("Derek", "Theresa", "Grace", "Omar", "Lucia", "Pavel", "Ingrid", "Kofi")
@@ -69,8 +75,8 @@ def planted() -> dict[int, str]:
     }
 
 
-def rows() -> list[dict[str, str]]:
-    holds = planted()
+def rows(also: Mapping[int, str] | None = None) -> list[dict[str, str]]:
+    holds = planted() | dict(also or {})
     made = []
     for n in range(NUM_ROWS):
         text = english.text(n, 2)
@@ -80,10 +86,12 @@ def rows() -> list[dict[str, str]]:
     return made
 
 
-def documents(home: Path, *, backwards: bool = False, shard_bytes: int = 20_000) -> ShardSet:
+def documents(
+    home: Path, *, backwards: bool = False, shard_bytes: int = 20_000, also: Mapping[int, str] | None = None
+) -> ShardSet:
     folder = home / f"rows-{backwards}"
     folder.mkdir(parents=True, exist_ok=True)
-    lines = [json.dumps(row) for row in rows()]
+    lines = [json.dumps(row) for row in rows(also)]
     (folder / "rows.jsonl").write_text("\n".join(reversed(lines) if backwards else lines))
     config = {"sources": [{"kind": "folder", "path": str(folder)}], "shard_bytes": shard_bytes}
     return ingest(config=IngestConfig.model_validate(config))
@@ -129,7 +137,13 @@ def test_the_certificate_says_what_was_looked_for_in_what_and_every_item_has_its
     given, path = documents(home), write_set(home / "sums.jsonl", [*questions(), {"question": "Why?", "answer": "42"}])
     made = decontaminate(given, config=config(path))
     said = told(made)
-    assert said["documents"] == {"step": "ingest", "version": given.version, "digest": given.digest, "documents": NUM_ROWS}
+    assert said["documents"] == {
+        "step": "ingest",
+        "version": given.version,
+        "digest": given.digest,
+        "documents": NUM_ROWS,
+        "held_out_still": 0,
+    }
     [one] = said["sets"]
     assert one["files"] == {"sums.jsonl": dataset.bytes_digest(path.read_bytes())}
     assert (one["items"], one["tested"], one["too_short"], one["contaminated_items"], one["contaminated_documents"]) == (
@@ -190,9 +204,13 @@ def test_marked_documents_stay_and_say_of_which_sets_they_hold_items(home: Path)
 
 def test_any_shards_order_and_workers_give_the_same_findings(home: Path) -> None:
     path = write_set(home / "sums.jsonl", questions())
-    few, many = documents(home, shard_bytes=10_000_000), documents(home, backwards=True, shard_bytes=9_000)
+    # in documents of far shards: question 0, which is long, and answer 5, which is looked for as a whole only or by its 8-grams
+    again, answer = questions()[0]["question"], questions()[5]["answer"]
+    also = {110: again, 20: answer, 100: answer}
+    few = documents(home, shard_bytes=10_000_000, also=also)
+    many = documents(home, backwards=True, shard_bytes=9_000, also=also)
     assert len(few.shards()) == 1 and len(many.shards()) > 5
-    # a guard that one shard alone does not see: question 0 and 1 stand in two documents together
+    # a guard that one shard alone does not see
     common = config(path, max_documents=1)
     for rules in (config(path), common):
         one, other = decontaminate(few, config=rules), decontaminate(many, config=rules)
@@ -200,6 +218,9 @@ def test_any_shards_order_and_workers_give_the_same_findings(home: Path) -> None
             assert Path(one.file(f"contamination/{name}")).read_bytes() == Path(other.file(f"contamination/{name}")).read_bytes()
         first, second = ({**told(version), "documents": None} for version in (one, other))
         assert first == second
+        flags = pq.read_table(other.file("contamination/items.parquet")).to_pylist()
+        assert flags[0]["documents"] == 2 and (flags[0]["ngram_13"] == 0) is (rules is common)
+        assert flags[5]["state"] == ("common" if rules is common else "contaminated")
     with pool(DaskConfig(workers=2)):
         parallel = decontaminate.run((many,), common, str(home / "elsewhere"))
     assert not parallel.loaded and parallel.shards.digest == other.digest
@@ -218,6 +239,9 @@ def test_what_stands_in_many_documents_is_common_wherever_the_shards_end(home: P
         given = ingest(config=IngestConfig.model_validate(source))
         found.append(told(decontaminate(given, config=config(path))))
         assert rejected(decontaminate(given, config=config(path, max_documents=30))).keys() == {row["url"] for row in made}
+    [one] = found[0]["sets"]
+    assert (one["tested"], one["common"], one["contaminated_items"]) == (1, 1, 0)
+    assert "1 item stands in more than 10 documents each and was taken for common phrases." in found[0]["statement"]
     assert found[0]["contaminated_documents"] == found[1]["contaminated_documents"] == 0
     assert found[0]["common"] == found[1]["common"]
     assert found[0]["common"]["examples"][0] == {"documents": 30, "words": "terms and conditions apply to every offer that"}
@@ -263,6 +287,21 @@ def sealed(folder: Path, step: str, schema: str, *, facts: dict[str, Any], files
     entries = [dataset.file_entry(str(folder), name) for name in files or {}]
     storage.write_json(storage.join(str(folder), dataset.RUN), {"device": "cpu"})
     seal(str(folder), step=step, schema_name=schema, recipe=recipe, receipts=[receipt], files=entries, facts=facts)
+    return open_version(str(folder))
+
+
+def version_of_texts(folder: Path, texts: list[str], split: list[str] | None) -> ShardSet:
+    """A version of one shard, with splits or without."""
+    columns = {
+        "doc_id": [f"{n:032x}" for n in range(len(texts))],
+        "url": [f"http://old.example/{n}" for n in range(len(texts))],
+        "source": ["old"] * len(texts),
+        "text": texts,
+    }
+    table = pa.table(columns | ({"split": split} if split else {}))
+    receipt = write_shard(str(folder), 0, dataset.Outcome(table))
+    recipe = {"step": "split", "inputs": {}, "config": {}, "files": {}, "code": "0" * 12, "libraries": {}}
+    seal(str(folder), step="split", schema_name="split_documents", recipe=recipe, receipts=[receipt], files=[], facts={})
     return open_version(str(folder))
 
 
@@ -338,18 +377,7 @@ def test_the_certificate_goes_with_the_dataset_to_the_mlflow_run_and_the_cards_o
 def test_held_out_documents_of_a_version_of_ours_are_a_set_and_none_is_found_in_itself(home: Path) -> None:
     asked = [row["question"] for row in questions()]
     old = home / "old"
-    table = pa.table(
-        {
-            "doc_id": [f"{n:032x}" for n in range(4)],
-            "url": [f"http://old.example/{n}" for n in range(4)],
-            "source": ["old"] * 4,
-            "text": asked[:4],
-            "split": ["train", "test", "test", "train"],
-        }
-    )
-    receipt = write_shard(str(old), 0, dataset.Outcome(table))
-    recipe = {"step": "split", "inputs": {}, "config": {}, "files": {}, "code": "0" * 12, "libraries": {}}
-    seal(str(old), step="split", schema_name="split_documents", recipe=recipe, receipts=[receipt], files=[], facts={})
+    version_of_texts(old, asked[:4], ["train", "test", "test", "train"])
     made = decontaminate(documents(home), config=config(old))
     assert [(row["id"], row["state"]) for row in pq.read_table(made.file("contamination/items.parquet")).to_pylist()] == [
         (f"{1:032x}", "contaminated"),
@@ -360,6 +388,27 @@ def test_held_out_documents_of_a_version_of_ours_are_a_set_and_none_is_found_in_
         decontaminate(documents(home), config=config(old, sets=[{"name": "sums", "path": str(old), "split": "dev"}]))
     itself = decontaminate(open_version(str(old)), config=config(old))
     assert itself.counts.dropped == {} and told(itself)["contaminated_items"] == 0
+    assert told(itself)["documents"]["held_out_still"] == 2
+    assert "2 documents of the sets themselves, held out still, not counted." in told(itself)["statement"]
+
+
+@pytest.mark.parametrize("split", [None, ["train"] * 4, ["test", "train", "test", "train"]])
+def test_a_held_out_page_that_may_be_trained_on_is_a_hit_though_it_is_called_as_the_item(
+    home: Path, split: list[str] | None
+) -> None:
+    asked = [row["question"] for row in questions()][:4]
+    held_out = version_of_texts(home / "old", asked, ["train", "test", "test", "train"])
+    new = version_of_texts(home / "new", asked, split)
+    made = decontaminate(new, config=config(Path(held_out.folder)))
+    gone = {2} if split and split[2] == "test" else set()
+    assert {row["doc_id"] for row in rejected(made).values()} == {f"{n:032x}" for n in {1, 2} - gone}
+    assert told(made)["documents"]["held_out_still"] == len(gone)
+    # rows of a file are called by their place, or as they like: no document is one of them
+    rows = [{"doc_id": f"{n:032x}", "question": text} for n, text in enumerate(asked)]
+    path = write_set(home / "rows.jsonl", rows)
+    assert (
+        decontaminate(held_out, config=config(path, sets=[{"name": "rows", "path": str(path), "split": "test"}])).counts.kept == 0
+    )
 
 
 def test_the_command_tests_a_published_version_or_files_against_a_new_set(home: Path) -> None:
@@ -404,3 +453,96 @@ def test_a_run_whose_evaluation_set_is_missing_does_not_begin(home: Path, tmp_pa
         require_sources(load(str(path)))
     with pytest.raises(InputError, match="no evaluation set is given"):
         decontaminate(documents(home), config=DecontaminateConfig())
+
+
+def test_a_certificate_that_was_changed_is_neither_published_nor_registered(home: Path) -> None:
+    looked = decontaminate(documents(home), config=config(write_set(home / "sums.jsonl", questions()), action="mark"))
+    right = Path(looked.file("contamination/certificate.json")).read_text()
+
+    def forged(version: ShardSet) -> None:
+        Path(version.file("contamination/certificate.json")).write_text(right.replace("3 items found", "0 items found"))
+
+    forged(looked)
+    published = publish_step(looked, [], config=PublishConfig())
+    assert Path(published.file("contamination/certificate.json")).read_text() == right  # it was made again
+    assert "3 items found in 3 documents" in Path(published.file("README.md")).read_text()
+    looked.read_file("contamination/hits.parquet")
+    for change in (forged, lambda version: Path(version.file("contamination/certificate.json")).unlink()):
+        change(looked)
+        with pytest.raises(dataset.ShardCorrupt, match=r"contamination/certificate\.json: (digest|no such file)"):
+            looked.read_file("contamination/certificate.json")
+
+
+def test_a_long_item_is_found_in_all_of_more_documents_of_one_shard_than_make_a_phrase_common(home: Path) -> None:
+    asked = questions()
+    edited = " ".join([*asked[1]["question"].split()[:-1], "Lagos"])
+    texts = [f"{n} {asked[0]['question']} {n}" for n in range(12)] + [f"{n} {edited}" for n in range(12)] + ["nothing of it"]
+    made = decontaminate(version_of_texts(home / "texts", texts, None), config=config(write_set(home / "sums.jsonl", asked)))
+    assert made.counts.kept == 1 and made.counts.dropped == {"contaminated": 24}
+    states = pq.read_table(made.file("contamination/items.parquet")).to_pylist()
+    assert [(row["state"], row["documents"]) for row in states[:3]] == [("contaminated", 12), ("contaminated", 12), ("clean", 0)]
+    assert {(hit["index"], hit["method"]) for hit in told(made)["hits"]} == {
+        (0, "exact"),
+        (0, "containment"),
+        (1, "containment"),
+    }
+
+
+def test_a_set_that_changes_while_it_is_read_is_not_certified(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = write_set(home / "sums.jsonl", questions())
+    given = version_of_texts(home / "texts", ["nothing"], None)
+
+    def read_late(wanted: Any) -> Any:
+        write_set(path, questions()[:2])
+        return read_set(wanted)
+
+    monkeypatch.setattr(sys.modules["tasks.decontaminate"], "read_set", read_late)
+    with pytest.raises(InputError, match=r"sums sums\.jsonl: changed while it was read; run again"):
+        decontaminate(given, config=config(path))
+
+
+KILLED = """
+import json, sys
+from infra.dataset import open_version
+from infra.settings import adopt_quiet_environment
+from tasks.decontaminate import decontaminate
+from tasks.text.contamination import DecontaminateConfig
+
+adopt_quiet_environment()
+documents, config, folder = json.loads(sys.argv[1])
+decontaminate.run((open_version(documents),), DecontaminateConfig.model_validate(config), folder)
+"""
+
+
+@pytest.mark.parametrize("phase", ["aside/found", ""], ids=["found", "judged"])
+def test_killed_in_a_phase_it_ends_with_the_same_bytes(home: Path, phase: str) -> None:
+    given = documents(home, shard_bytes=3_000)
+    assert len(given.shards()) > 12
+    wanted = config(write_set(home / "sums.jsonl", questions()))
+    calm = decontaminate.run((given,), wanted, str(home / "calm")).shards
+    folder = home / "killed"
+    job = json.dumps([given.folder, wanted.model_dump(mode="json"), str(folder)])
+    process = start(home, "-c", KILLED, job)
+    kill_when(process, lambda: len(receipts(folder / phase)) >= 2, timeout_s=120)
+    assert not (folder / "manifest.json").exists()
+    before = finished_parts(folder / phase)
+    last = start(home, "-c", KILLED, job)
+    said = last.communicate(timeout=120)[0]
+    assert last.returncode == 0, said
+    assert open_version(str(folder)).digest == calm.digest
+    if not phase:  # what is aside is gone by now
+        assert {path: path.stat().st_mtime_ns for path in before} == before
+    for name in ("certificate.json", "certificate.md", "hits.parquet", "items.parquet"):
+        assert (folder / "contamination" / name).read_bytes() == (home / "calm" / "contamination" / name).read_bytes()
+
+
+def test_held_out_documents_of_a_published_version_whose_manifest_alone_knows_the_splits_are_no_hits_of_themselves(
+    home: Path,
+) -> None:
+    asked = [row["question"] for row in questions()]
+    marked = version_of_texts(home / "split", [*asked[:4], asked[1]], ["train", "test", "test", "train", "train"])
+    published = publish_step(marked, [], config=PublishConfig())
+    assert "split" not in kept(published).column_names
+    made = decontaminate(published, config=config(Path(published.folder)))
+    assert rejected(made).keys() == {"http://old.example/4"}  # a copy in the other split
+    assert told(made)["documents"]["held_out_still"] == 2

@@ -13,7 +13,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from tasks.text.contamination import METHODS, DecontaminateConfig, Evidence, Looked, hit_table, item_table, weigh
+from tasks.text.contamination import (
+    METHODS,
+    DecontaminateConfig,
+    Evidence,
+    Looked,
+    contained,
+    distinct_passages,
+    hit_table,
+    item_table,
+    weigh,
+)
 from tasks.text.evaluation_sets import Items
 from tasks.text.minhash import normalise
 from tasks.text.needles import needles_of, search
@@ -31,11 +41,22 @@ def items(name: str, rows: list[list[str]]) -> Items:
 
 
 def judged(texts: list[str], sets: list[Items], config: DecontaminateConfig) -> tuple[Looked, Evidence]:
-    passages = [text for one in sets for text in one.passages]
-    looked = Looked(sets, needles_of(pa.array(passages, pa.string()), config.ngram_words, config.min_words))
+    looked = Looked(sets, needles_of(distinct_passages(sets).dictionary, config.ngram_words, config.min_words))
     document, needle = (one.astype(np.int64) for one in search(pa.array(texts, pa.string()), looked.needles))
     documents = np.bincount(needle, minlength=looked.needles.size)
-    return looked, weigh(looked, document, needle, documents, config)
+    long = contained(looked.needles, document, needle, config)
+    return looked, weigh(looked.needles, document, needle, documents, long, config)
+
+
+def spread(texts: list[str], looked: Looked) -> np.ndarray:
+    """In how many texts each needle stands."""
+    return np.bincount(search(pa.array(texts, pa.string()), looked.needles)[1], minlength=looked.needles.size)
+
+
+def states(texts: list[str], sets: list[Items], **settings: Any) -> list[str]:
+    config = DecontaminateConfig(**settings)
+    looked, found = judged(texts, sets, config)
+    return list(item_table(looked, found, spread(texts, looked), config)["state"].to_pylist())
 
 
 def rows_of(found: Evidence) -> dict[Row, float]:
@@ -72,10 +93,15 @@ def judged_plainly(texts: list[str], passages: list[str], config: DecontaminateC
                 found[doc, number, "exact", 0] = 1.0
             for n in config.ngram_words:
                 own = grams(words, n)
+                if not own:
+                    continue
+                every = sum(one in grams(body, n) for one in own) / len(own)
+                if len(words) >= longest and every >= config.min_containment.get(n, 2):  # common ones count, too
+                    found[doc, number, "containment", n] = every
                 shared = sum(one in grams(body, n) and spread(one) <= config.max_documents for one in own)
                 if shared:
                     found[doc, number, "ngram", n] = float(shared)
-                    found[doc, number, "containment", n] = shared / len(own)
+                    found.setdefault((doc, number, "containment", n), shared / len(own))
     return found
 
 
@@ -89,12 +115,18 @@ WORDS = st.lists(st.sampled_from(["a", "b", "c", "d"]), max_size=14).map(" ".joi
     st.sets(st.integers(2, 5), min_size=1),
     st.integers(1, 4),
     st.integers(1, 3),
+    st.sampled_from([0.3, 0.5, 0.8, 1.0]),
 )
 def test_evidence_is_that_of_a_plain_judge(
-    texts: list[str], passages: list[str], lengths: set[int], least: int, most: int
+    texts: list[str], passages: list[str], lengths: set[int], least: int, most: int, share: float
 ) -> None:
+    passages = list(dict.fromkeys(passages))
     config = DecontaminateConfig(
-        ngram_words=tuple(lengths), any_ngram=(), min_containment={}, min_words=min(least, *lengths), max_documents=most
+        ngram_words=tuple(lengths),
+        any_ngram=(),
+        min_containment={max(lengths): share, min(lengths): share},
+        min_words=min(least, *lengths),
+        max_documents=most,
     )
     _, found = judged(texts, [items("set", [[one] for one in passages])], config)
     assert rows_of(found) == pytest.approx(judged_plainly(texts, passages, config))
@@ -154,7 +186,8 @@ def test_what_is_shorter_than_an_n_gram_is_found_as_a_whole_only() -> None:
         [items("a", [["Paula references Robert."], ["Raymond is selling this sketch", "3"]])],
         config,
     )
-    assert item_table(looked, found, config).to_pylist() == [
+    counts = spread(["Raymond is selling this sketch"], looked)
+    assert item_table(looked, found, counts, config).to_pylist() == [
         {"set": "a", "index": 0, "id": "k0", "state": "too_short", "documents": 0, "exact": False}
         | {f"containment_{n}": 0.0 for n in (8, 10, 13)} | {f"ngram_{n}": 0 for n in (8, 10, 13)},
         {"set": "a", "index": 1, "id": "k1", "state": "contaminated", "documents": 1, "exact": True}
@@ -167,9 +200,9 @@ def test_what_many_documents_have_is_no_evidence_but_a_long_passage_is() -> None
     longer = phrase + " and then something of its own that nobody else has ever said"
     texts = [f"{longer} {short}", *[f"{phrase} {n} {short}" for n in range(10)]]
     assert hits(texts[:10], short) == {"exact"} and hits(texts, short) == set()
-    assert hits(texts, phrase + " and") == {"exact", "ngram 13"}  # one of its two 13-grams is in one text only
+    assert hits(texts, phrase + " and") == {"exact", "ngram 13", "containment 8"}  # one of its two 13-grams is in one text only
     assert hits([phrase] * 10, phrase) == {"exact", "ngram 13", "containment 8"}
-    assert hits([phrase] * 11, phrase) == {"exact"}  # a whole passage of 13 words is not everybody's phrase
+    assert hits([phrase] * 11, phrase) == {"exact", "containment 8"}  # a whole passage of 13 words is not everybody's phrase
 
 
 def test_an_item_may_be_hit_by_any_of_its_passages_and_hits_are_told_in_order() -> None:
@@ -189,9 +222,9 @@ def test_an_item_may_be_hit_by_any_of_its_passages_and_hits_are_told_in_order() 
         ("two", 0, "k0", "field1", "b", "u1", passages[3][1]),
         ("two", 2, "k2", "field1", "d", "u3", passages[5][1]),
     ]
-    states = item_table(looked, found, config)
-    assert states["state"].to_pylist() == ["contaminated", "clean", "clean", "contaminated", "clean", "contaminated"]
-    assert states["documents"].to_pylist() == [2, 0, 0, 1, 0, 1]
+    flags = item_table(looked, found, spread(texts, looked), config)
+    assert flags["state"].to_pylist() == ["contaminated", "clean", "clean", "contaminated", "clean", "contaminated"]
+    assert flags["documents"].to_pylist() == [2, 0, 0, 1, 0, 1]
 
 
 def test_the_longest_run_of_words_is_told() -> None:
@@ -228,3 +261,32 @@ def test_a_needle_in_several_passages_is_weighed_for_each() -> None:
     _, found = judged([f"x {shared} y"], sets, DecontaminateConfig())
     counted = Counter(passage for _, passage, method, n in rows_of(found) if (method, n) == ("ngram", 13))
     assert counted == {0: 1, 1: 1, 2: 1}
+
+
+def test_an_item_that_leaked_into_many_documents_is_found_if_long_and_else_common_but_never_clean() -> None:
+    short = "Sally paid seven crowns for the brown horse of her old uncle"  # 12 words
+    asked = [items("set", [[short], ["nobody has ever said this of a horse"]])]
+    assert states([f"page{n} says {short} page{n}" for n in range(10)], asked) == ["contaminated", "clean"]
+    assert states([f"page{n} says {short} page{n}" for n in range(11)], asked) == ["common", "clean"]
+    # five of its five 8-grams, but for one word at the end four, which is 0.8
+    cut = short.replace("uncle", "aunt")
+    assert states([f"{cut} {n}" for n in range(11)], asked) == ["common", "clean"]
+    assert states([f"{cut} {n}" for n in range(11)], asked, min_containment={8: 0.81}) == ["clean", "clean"]
+    long = [items("set", [[QUESTION]])]
+    edited = " ".join([*QUESTION.split()[:-1], "dresses"])
+    texts = [f"{n}. {edited} {n}" for n in range(30)]
+    assert states(texts, long) == ["contaminated"] and hits(texts, QUESTION) == {"containment 8"}
+    assert states(texts, long, min_containment={}) == ["clean"]  # not asked for: fourteen of its fifteen 13-grams are common
+
+
+def test_a_passage_that_many_items_use_is_told_once_with_their_number() -> None:
+    prompt = "Choose the one right option from the four that are given below this line and say why"
+    sets = [items("one", [[prompt, f"q{n}"] for n in range(50)]), items("two", [["x"], [prompt], [prompt, prompt]])]
+    config = DecontaminateConfig()
+    looked, found = judged([f"{prompt} once", "no", f"{prompt} twice"], sets, config)
+    table = hit_table(looked, found.take(found.is_hit), ["a", "b", "c"], ["", "", ""])
+    told = {(row["set"], row["index"], row["items"], row["doc_id"]) for row in table.to_pylist() if row["method"] == "exact"}
+    assert told == {("one", 0, 50, "a"), ("one", 0, 50, "c"), ("two", 1, 2, "a"), ("two", 1, 2, "c")}
+    flags = item_table(looked, found, spread([f"{prompt} once", "no", f"{prompt} twice"], looked), config)
+    assert flags["documents"].to_pylist() == [2] * 50 + [0, 2, 2]
+    assert flags["state"].to_pylist() == ["contaminated"] * 50 + ["too_short"] + ["contaminated"] * 2

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import random
 from pathlib import Path
 from typing import Any
 
@@ -131,6 +132,30 @@ def test_a_task_file_of_lm_eval_names_rows_and_fields_and_runs_nothing(tmp_path:
     ):
         (tmp_path / "wrong.yaml").write_text(text)
         assert told in refused(tmp_path / "wrong.yaml"), text
+    local = "dataset_path: json\ndataset_kwargs: {data_files: rows/test.jsonl}\n"
+    for expression in (
+        "{{ stem if stem else note }}",
+        "{{ 'Q: ' + stem }} {{ gold }}",
+        "{{ (stem) }} {{gold}}",
+        "{{stem ~ note}}",
+        "{{ ['a'][0] }} {{stem}}",
+        "{{ stem | join(f(note)) }}",
+        "{{ stem note }}",
+        "{{}} {{stem}}",
+    ):
+        (tmp_path / "wrong.yaml").write_text(f"{local}doc_to_text: {json.dumps(expression)}\n")
+        assert "is more than a field, which is not worked out; name the fields" in refused(tmp_path / "wrong.yaml"), expression
+    for expression in (
+        "{{stem}}",
+        "{{- stem.strip() -}}",
+        "{{ stem|trim }}",
+        "{{stem | replace('a', 'b') | trim}}",
+        "{{ stem[0:5] }}",
+    ):
+        (tmp_path / "right.yaml").write_text(f"{local}doc_to_text: {json.dumps(expression)}\n")
+        assert read(tmp_path / "right.yaml").fields == ("stem",), expression
+    (tmp_path / "wrong.yaml").write_text(f"{local}process_docs: !function utils.rows\ndoc_to_text: stem\n")
+    assert "process_docs is a program, which is not run; name the fields" in refused(tmp_path / "wrong.yaml")
     (tmp_path / "wrong.yaml").write_text(
         "dataset_path: json\ndataset_kwargs: {data_files: rows/test.jsonl}\ndoc_to_text: !function utils.text\n"
     )
@@ -171,3 +196,70 @@ def test_gsm8k_and_blimp_are_read_as_they_are() -> None:
     assert len(read(DATA / "gsm8k_test.jsonl").keys) == 1319
     blimp = read(DATA / "blimp_adjunct_island.jsonl")
     assert len(blimp.keys) == 1000 and len(blimp.passages) == 2000 and blimp.keys[7] == "7"
+
+
+def test_a_zst_is_read_frame_by_frame_and_one_that_is_cut_is_no_shorter_set(tmp_path: Path) -> None:
+    draw = random.Random(0)
+    rows = [{"question": " ".join(f"w{draw.randrange(10**6)}" for _ in range(20)), "answer": "x"} for _ in range(2000)]
+    lines = [f"{json.dumps(row)}\n".encode() for row in rows]
+    skipped = b"\x50\x2a\x4d\x18\x04\x00\x00\x00abcd"  # a frame of no data, as parallel compressors write them
+    frames = [zstandard.compress(b"".join(lines[at : at + 500])) for at in range(0, 2000, 500)]
+    path = tmp_path / "rows.jsonl.zst"
+    path.write_bytes(skipped + b"".join(frames))
+    assert len(read(path).keys) == 2000
+    whole = zstandard.compress(b"".join(lines))
+    for size in [5, len(whole) // 3, len(whole) // 2, len(whole) - 1]:
+        path.write_bytes(whole[:size])
+        assert f"{path}: damaged" in refused(path), size
+    path.write_bytes(b"".join(frames)[:-3])
+    assert f"{path}: damaged" in refused(path)
+
+
+def test_what_no_set_can_be_is_told_and_never_a_crash(tmp_path: Path) -> None:
+    (tmp_path / "half.jsonl").write_text('{"question": "a b"}\n{"question": "a \\ud83d b"}\n')
+    assert r"half.jsonl: row 2, question: '\ud83d' is half a character (a lone surrogate); mend it" in refused(
+        tmp_path / "half.jsonl"
+    )
+    (tmp_path / "key.jsonl").write_text('{"id": "\\udc00", "question": "a b"}\n')
+    assert r"key.jsonl: row 1, id: '\udc00' is half a character" in refused(tmp_path / "key.jsonl")
+    packed = bytearray(gzip.compress(b'{"question":"abc def ghi jkl mno pqr stu"}\n' * 500))
+    packed[25:27] = bytes(one ^ 255 for one in packed[25:27])
+    (tmp_path / "bits.jsonl.gz").write_bytes(packed)
+    assert "bits.jsonl.gz: damaged" in refused(tmp_path / "bits.jsonl.gz")
+    (tmp_path / "folder.jsonl").mkdir()
+    assert "folder.jsonl: a folder, which is called as a file of rows" in refused(tmp_path / "folder.jsonl")
+    (tmp_path / "in" / "rows.jsonl").mkdir(parents=True)
+    assert "in/rows.jsonl: a folder, which is called as a file of rows" in refused(tmp_path / "in")
+    for kwargs, told in (
+        ("[a]", "only tasks with local rows can be read"),
+        ("{data_files: 5}", "data_files: give the path of a file, or a list of such (got '5')"),
+        ("{data_files: [rows.jsonl, 3]}", "data_files: give the path of a file"),
+        ("{data_files: {1: rows.jsonl}}", "data_files has no split 'test' (it has: 1)"),
+        ("{data_files: {test: rows.jsonl}}\ntest_split: [x]", "data_files has no split ['x'] (it has: test)"),
+    ):
+        (tmp_path / "task.yaml").write_text(f"dataset_path: json\ndataset_kwargs: {kwargs}\ndoc_to_text: question\n")
+        assert f"{tmp_path}/task.yaml: {told}" in refused(tmp_path / "task.yaml"), kwargs
+    (tmp_path / "other").mkdir()
+    for manifest in ("{}", "[1", '{"format": 1}', "[]"):
+        (tmp_path / "other" / "manifest.json").write_text(manifest)
+        wanted = EvaluationSet(name="mine", path=str(tmp_path / "other"))
+        for use in (read_set, file_digests):
+            with pytest.raises(
+                InputError, match=r"other/manifest\.json: no manifest of a version of ours .* give these, or take this"
+            ):
+                use(wanted)
+
+
+def test_files_of_other_folders_are_called_by_their_names_and_not_by_where_they_lie(tmp_path: Path) -> None:
+    found = []
+    for home in (tmp_path / "one", tmp_path / "two"):
+        for folder in ("a", "b", "tasks"):
+            (home / folder).mkdir(parents=True)
+        files = [str(written(home / folder / "rows.jsonl", [{"question": folder}])) for folder in ("a", "b")]
+        task = f"dataset_path: json\ndataset_kwargs: {{data_files: {json.dumps([*files, files[0]])}}}\n"
+        (home / "tasks" / "base.yaml").write_text("doc_to_text: question\n")
+        (home / "tasks" / "task.yaml").write_text("include: base.yaml\n" + task)
+        made = read(home / "tasks" / "task.yaml")
+        assert list(made.files) == ["base.yaml", "task.yaml", "rows.jsonl", "rows.jsonl (2)"]
+        found.append({name: digest for name, digest in made.files.items() if name != "task.yaml"})
+    assert found[0] == found[1]

@@ -84,3 +84,17 @@ def test_neither_words_run_together_nor_words_of_two_passages_are_a_match() -> N
         assert [len(one) for one in search(pa.array([text]), needles)] == [0, 0], text
     docs, _ = search(pa.array(["", "x ab\n\ncd, EF.", None], pa.string()), needles)
     assert docs.tolist() == [1, 1, 1]  # ab cd · cd ef · ab cd ef
+
+
+def test_runs_of_equal_hash_and_other_words_are_told_apart() -> None:
+    needles = needles_of(pa.array(["ab cd", "ef gh"]), (2,), 2)
+    home = {int(needles.first[slot]): slot for slot in np.flatnonzero(needles.slots).tolist()}
+    text = pa.array(["x ab cd y"])
+    # as if both had the hash of the first
+    needles.first[home[0]], needles.chain[1], needles.chain[0] = 1, 0, NONE
+    assert [one.tolist() for one in search(text, needles)] == [[0], [0]]
+    needles.first[home[0]], needles.chain[0], needles.chain[1] = 0, 1, NONE
+    assert [one.tolist() for one in search(text, needles)] == [[0], [0]]
+    # as if the second alone had it
+    needles.first[home[0]], needles.chain[1] = 1, NONE
+    assert [one.tolist() for one in search(text, needles)] == [[], []]
