@@ -1,8 +1,9 @@
 """trim: take out, or mark, what is repeated across documents: lines, paragraphs, spans of three sentences, long spans of words.
 
-Optional: it runs only where configured, between rewrite and what compares whole documents. Of a repeated piece the first occurrence
-stays, in the order of (the order of the inputs, doc_id, place): a crawl behind others changes nothing in theirs. All levels look at the
-text as it came in. Beside the documents lies `beside/repeats`: every piece that went or was marked, and where its first occurrence is.
+Optional: it runs only where configured, behind dedup, so that whole documents are compared whole and what is taken down leaves no gap in
+others. Of a repeated piece the first occurrence stays, in the order of (the order of the inputs, doc_id, place); in the flow there is one
+input, the documents of all crawls. All levels look at the text as it came in. Beside the documents lies `beside/repeats`: every piece that
+went or was marked, and where its first occurrence is.
 Passes: for each level its pieces, sorted by hash (per shard), and of these the later occurrences (per bucket of hashes); `spans` has two
 before them, which find the windows that may occur again. Then what that means for each shard, and its texts. Memory: a shard, or a bucket
 of about a million pieces; of one piece that is everywhere, all its occurrences. Disk aside and rates: docs/repeats.md.
@@ -202,7 +203,7 @@ def trim_shard(pair: tuple[ShardRef, ShardRef], config: TrimConfig) -> Outcome:
     return Outcome(kept, rejects, facts)
 
 
-@step(schema="rewritten")
+@step(schema="clustered_documents")
 def trim(documents: list[ShardSet], config: TrimConfig, out: Output) -> None:
     """Take out, or mark, lines, paragraphs and spans that are repeated across documents; of each the first occurrence stays."""
     jobs: list[Job] = []

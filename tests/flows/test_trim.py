@@ -282,23 +282,80 @@ def test_a_single_step_takes_plain_files(tmp_path: Path) -> None:
     assert sum(FOOTER.splitlines()[1] in row["text"] for row in kept) == 40  # 18 characters: too short for the level
 
 
-def test_a_run_trims_between_rewrite_and_dedup_and_the_passport_says_what_went(home: Path) -> None:
-    source = write(home / "rows", rows())
+def run(source: Path, name: str, **more: Any) -> tuple[list[str], dict[str, ShardSet]]:
+    """(steps in order, version of each) of a run that trims paragraphs."""
     config = RunConfig.model_validate(
         {
             "dask": {"kind": "none"},
-            "ingest": {"sources": [{"kind": "folder", "path": str(source)}]},
+            "ingest": {"snapshot": name, "sources": [{"kind": "folder", "path": str(source)}]},
             "trim": {"paragraphs": {}},
             "filter": {"languages": ["en"]},
+            **more,
         }
     )
-    with ledger.run("trimmed"):
+    with ledger.run(name):
         prepared = prepare.fn(config)
-        made = {entry.step: entry.shards() for entry in ledger.entries("trimmed")}
-    assert [one.step for one in prepared.history if one.step in ("rewrite", "trim", "dedup")] == ["rewrite", "trim", "dedup"]
-    assert made["rewrite"].counts.kept == made["trim"].counts.total and made["trim"].counts.kept == made["dedup"].counts.total
-    row = next(row for row in told(made["trim"].folder) if row["doc_id"] in texts(made["trim"]))
+        return [one.step for one in prepared.history], {entry.step: entry.shards() for entry in ledger.entries(name)}
+
+
+def read(version: ShardSet) -> dict[str, dict[str, Any]]:
+    return {row["doc_id"]: row for shard in version.shards() for row in shard.read().to_pylist()}
+
+
+def test_a_run_trims_what_dedup_let_stay_and_the_passport_says_what_went(home: Path) -> None:
+    steps, made = run(write(home / "rows", rows()), "trimmed")
+    assert [one for one in steps if one in ("rewrite", "trim", "dedup", "redact")] == ["rewrite", "dedup", "trim", "redact"]
+    assert made["rewrite"].counts.kept == made["dedup"].counts.total and made["dedup"].counts.kept == made["trim"].counts.total
+    before, after = read(made["dedup"]), read(made["trim"])
+    assert made["dedup"].counts.dropped["exact_duplicate"] and {row["num_copies"] for row in after.values()} == {1, 2}
+    for doc, row in after.items():
+        whole = before[doc] | {name: row[name] for name in ("text", "text_digest")}
+        assert list(whole) == list(row) and whole == row  # cluster, num_copies and all others go on as they came
+    row = next(row for row in told(made["trim"].folder) if row["doc_id"] in after)
     words = {version.step: said for version, said in passport(row["doc_id"], list(made.values()))}
     assert f"paragraphs removed in 1 places, the first as in document {row['first_doc_id']}" in words["trim"]
-    stages = {stage["dataset"] for stage in storage.read_json(made["validate"].file("validation.json"))["stages"]}
+    stages = {stage["dataset"]: stage for stage in storage.read_json(made["validate"].file("validation.json"))["stages"]}
     assert "trim" in stages
+
+
+def test_a_takedown_brings_back_the_whole_copy_and_the_piece_that_another_had_first(home: Path) -> None:
+    shared = english.text(99, 1)
+    some = [{"text": english.text(n, 3), "url": f"http://h{n}.example/"} for n in range(8)]
+    some += [{"text": some[0]["text"], "url": "http://copy.example/"}]
+    some += [{"text": f"{english.text(n, 3)}\n\n{shared}", "url": f"http://shares{n}.example/"} for n in (20, 21)]
+    source = write(home / "rows", some)
+    _, made = run(source, "all")
+    everything_there = {row["url"]: row for row in read(made["trim"]).values()}
+    [first] = [url for url, row in everything_there.items() if shared in row["text"]]
+    [second] = {"http://shares20.example/", "http://shares21.example/"} - {first}
+    [stays] = everything_there.keys() & {"http://h0.example/", "http://copy.example/"}
+    [copy] = {"http://h0.example/", "http://copy.example/"} - {stays}
+    assert everything_there[stays]["num_copies"] == 2 and second in everything_there
+    gone = [url.removeprefix("http://").removesuffix("/") for url in (stays, first)]
+    _, made = run(source, "fewer", forget={"domains": gone})
+    left = {row["url"]: row for row in read(made["trim"]).values()}
+    assert left.keys() == everything_there.keys() - {stays, first} | {copy}
+    assert left[copy]["text"] == everything_there[stays]["text"] and left[copy]["num_copies"] == 1
+    assert left[second]["text"].endswith(shared)
+
+
+def test_pieces_of_all_crawls_are_met_and_the_least_id_keeps_them(home: Path) -> None:
+    shared = english.text(99, 1)
+    some = [{"text": f"{english.text(n, 3)}\n\n{shared}", "url": f"http://h{n}.example/"} for n in range(24)]
+    _, old = run(write(home / "old", some[:12]), "old")
+    _, new = run(write(home / "new", some[12:]), "new", index={"base": old["index"].path})
+    before, after = read(new["dedup"]), read(new["trim"])
+    assert before.keys() > read(old["dedup"]).keys() and len(before) == 24
+    assert [doc for doc, row in after.items() if shared in row["text"]] == [min(before)]
+    _, alone = run(write(home / "new", some[12:]), "alone", index={"base": old["index"].path}, dedup={"documents": "new"})
+    assert [doc for doc, row in read(alone["trim"]).items() if shared in row["text"]] == [min(read(alone["dedup"]))]
+
+
+def test_the_removal_rate_of_a_grown_corpus_counts_each_document_once(home: Path) -> None:
+    some = [{"text": english.text(n, 3), "url": f"http://h{n}.example/"} for n in range(24)]
+    _, old = run(write(home / "old", some[:12]), "old")
+    _, new = run(
+        write(home / "new", [*some[12:], some[0] | {"url": "http://copy.example/"}]), "new", index={"base": old["index"].path}
+    )
+    assert new["dedup"].counts.total == 25 and new["trim"].counts.kept == 24
+    assert read_manifest(new["validate"].folder).facts["removal_rate"] == pytest.approx(1 / 25)
