@@ -239,7 +239,9 @@ def _span_pieces(out: Output, jobs: list[Job], phase: str, config: TrimConfig) -
 
 
 def _buckets(listed: Sequence[ShardRef]) -> list[tuple[int, int]]:
-    """(first hash, last hash) of each bucket, so that one has about BUCKET_PIECES pieces."""
+    """(first hash, last hash) of each bucket, so that one has about BUCKET_PIECES pieces; none where there is no shard."""
+    if not listed:
+        return []
     count = max(1, -(-sum(shard.num_rows for shard in listed) // BUCKET_PIECES))
     edges = [(1 << 64) * number // count for number in range(count + 1)]
     return [(first, behind - 1) for first, behind in pairwise(edges)]

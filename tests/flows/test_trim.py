@@ -12,12 +12,13 @@ import pyarrow.parquet as pq
 import pytest
 from pydantic import ValidationError
 
+from expectations.cards import trim_told
 from flows.config import RunConfig
 from flows.passport import passport
 from flows.prepare import prepare
 from infra import dataset, ledger, storage
 from infra.cluster import DaskConfig, pool
-from infra.dataset import ShardSet, read_manifest
+from infra.dataset import Counts, ShardSet, read_manifest
 from infra.ids import text_digest
 from infra.steps import STEPS
 from tasks import trim as module
@@ -180,6 +181,17 @@ def test_a_document_of_which_too_little_is_left_is_a_reject_that_names_another(h
         assert row["threshold"] == 300 > row["value"] and row["excerpt"] == before[row["doc_id"]][:300]
     assert {row["value"] for row in gone} > {0.0}
     assert made.manifest().facts["chars_rejected"] == sum(row["value"] for row in gone)
+
+
+def test_a_version_without_shards_makes_one_and_changes_nothing_beside_another(home: Path) -> None:
+    folder = str(home / "nothing")
+    dataset.seal(folder, step="dedup", schema_name="clustered_documents", recipe={}, receipts=[], files=[], facts={})
+    nothing, config = dataset.open_version(folder), TrimConfig.model_validate(EVERYTHING)
+    for made in (trim([nothing], config=config), trim([], config=config)):
+        assert made.num_shards == 0 and made.counts == Counts() and made.manifest().facts == {}
+        assert "there was none; 0 of 0 documents" in trim_told(made.manifest())
+    some = documents(home / "rows", rows())
+    assert everything(trim([nothing, some], config=config)) == everything(trim([some], config=config))
 
 
 def test_a_short_document_that_repeats_nothing_stays_as_it_is(home: Path) -> None:
