@@ -192,7 +192,7 @@ def trim_shard(pair: tuple[ShardRef, ShardRef], config: TrimConfig) -> Outcome:
     table = _with_text(table, trimmed, touched)
     changed = np.zeros(table.num_rows, bool)
     changed[touched] = True
-    gone = changed & (pc.utf8_length(trimmed).to_numpy() < config.min_chars)
+    gone = changed & (pc.fill_null(pc.utf8_length(trimmed), 0).to_numpy() < config.min_chars)
     kept = table.filter(pa.array(~gone))
     rejects = _rejects(table, text, gone, removed, config.min_chars)
     facts |= {

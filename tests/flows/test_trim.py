@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from pydantic import ValidationError
@@ -200,6 +201,18 @@ def test_a_short_document_that_repeats_nothing_stays_as_it_is(home: Path) -> Non
         config=TrimConfig.model_validate({"lines": {}, "min_chars": 99}),
     )
     assert list(texts(made).values()) == ["Short."] and told(made.folder) == []
+
+
+def test_a_null_text_stays_null_beside_texts_that_change(home: Path) -> None:
+    found = ["Hello there, a long line.\nfoo", None, "Hello there, a long line.\nbar", None, ""]
+    names = {name: [f"{name}{k}" for k in range(5)] for name in ("doc_id", "url", "source", "text_digest")}
+    receipt = dataset.write_shard(str(home / "v"), 0, dataset.Outcome(pa.table({**names, "text": pa.array(found, pa.string())})))
+    about = {"step": "dedup", "schema_name": "clustered_documents", "recipe": {}, "files": [], "facts": {}}
+    dataset.seal(str(home / "v"), receipts=[receipt], **about)
+    made = trim([dataset.open_version(str(home / "v"))], config=TrimConfig.model_validate(EVERYTHING))
+    [shard] = made.shards()
+    assert shard.read()["text"].to_pylist() == [found[0], None, "bar", None, ""]
+    assert shard.read()["text_digest"].to_pylist() == [*names["text_digest"][:2], text_digest("bar"), *names["text_digest"][3:]]
 
 
 def test_rows_of_one_id_are_told_apart_and_one_of_them_stays_whole(home: Path) -> None:
