@@ -2,7 +2,7 @@
 
 Optional: it runs only where configured, behind dedup, so that whole documents are compared whole and what is taken down leaves no gap in
 others. Of a repeated piece the first occurrence stays, in the order of (the order of the inputs, doc_id, place); in the flow there is one
-input, the documents of all crawls. All levels look at the text as it came in. Beside the documents lies `beside/repeats`: every piece that
+input, the documents of all crawls. All levels look at the text as it came in. Beside the documents lies `repeats/`: every piece that
 went or was marked, and where its first occurrence is.
 Passes: for each level its pieces, sorted by hash (per shard), and of these the later occurrences (per bucket of hashes); `spans` has two
 before them, which find the windows that may occur again. Then what that means for each shard, and its texts. Memory: a shard, or a bucket
@@ -21,10 +21,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from infra import storage
-from infra.dataset import EXCERPT_CHARS, REJECTS_SCHEMA, Outcome, ShardRef, ShardSet, dataset, part_name
+from infra.dataset import EXCERPT_CHARS, REJECTS_SCHEMA, Outcome, ShardRef, ShardSet, dataset
 from infra.ids import text_digest
-from infra.steps import BESIDE, Output, step
+from infra.steps import Output, step
 from tasks.text import cutting, repeats
 from tasks.text.cutting import LATER
 
@@ -34,7 +33,7 @@ LEVELS: tuple[Level, ...] = ("lines", "paragraphs", "three_sentences", "spans")
 BUCKET_PIECES = 1 << 20
 """Pieces that a worker sorts at a time: about 150 MB."""
 REPEATS = "repeats"
-"""The phase and the folder below `beside` that tell what is repeated."""
+"""The phase and the folder of the version that tell what is repeated."""
 REPEATED = pa.schema(
     [
         ("doc_id", pa.string()),
@@ -57,7 +56,7 @@ class LevelConfig(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     action: Literal["remove", "mark"] = "remove"
-    """`remove`: later occurrences go. `mark`: texts stay, and `beside/repeats` says what is repeated."""
+    """`remove`: later occurrences go. `mark`: texts stay, and `repeats/` says what is repeated."""
     max_copies: int = Field(1, ge=1)
     """So many occurrences stay, those in one document counted, too."""
 
@@ -219,9 +218,7 @@ def trim(documents: list[ShardSet], config: TrimConfig, out: Output) -> None:
         later = partial(find_later, folder=out.aside(pieces), generations=generations, max_copies=given.max_copies)
         out.map_aside(f"{level}-later", later, _buckets(listed))
         folders[level] = out.aside(f"{level}-later")
-    told = out.map_beside(REPEATS, partial(tell_shard, folders=folders, config=config), range(len(jobs)))
-    for number in range(len(jobs)):
-        out.keep_file(storage.join(BESIDE, REPEATS, part_name(number)))
+    told = out.map_files(REPEATS, partial(tell_shard, folders=folders, config=config), range(len(jobs)))
     pairs = [(shard, repeated) for (shard, _), repeated in zip(jobs, told, strict=True)]
     out.sum_facts(out.map(partial(trim_shard, config=config), pairs))
 

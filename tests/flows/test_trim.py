@@ -84,8 +84,8 @@ def texts(version: ShardSet) -> dict[str, str]:
 
 
 def told(folder: str | Path) -> list[dict[str, Any]]:
-    """Everything that `beside/repeats` tells, without the numbers of rows, which are those of a split."""
-    found = dataset.dataset(storage.join(str(folder), "beside", REPEATS))
+    """Everything that `repeats/` tells, without the numbers of rows, which are those of a split."""
+    found = dataset.dataset(storage.join(str(folder), REPEATS))
     assert found is not None
     made = found.to_table().drop(["row"]).to_pylist()
     return sorted(made, key=lambda row: (row["doc_id"], LEVELS.index(row["level"]), row["start"]))
@@ -256,7 +256,7 @@ def test_a_level_is_asked_for_and_settings_are_told_with_their_key() -> None:
             TrimConfig.model_validate(wrong)
 
 
-PHASES = ["spans-anchors", "spans-repeated", "spans-pieces", "spans-later", f"../beside/{REPEATS}", ".."]
+PHASES = ["spans-anchors", "spans-repeated", "spans-pieces", "spans-later", f"../{REPEATS}", ".."]
 
 
 def test_a_single_step_killed_in_each_phase_ends_with_the_same_bytes(tmp_path: Path) -> None:
