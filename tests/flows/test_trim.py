@@ -146,6 +146,28 @@ def test_what_goes_and_what_is_told_is_what_plain_python_says(
     assert facts["documents_changed"] == sum(left[one] != before[one] for one in before)
 
 
+def test_a_bucket_reads_its_own_rows_and_no_more_than_two_row_groups_of_each_file_beside_them(
+    home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "ROWS_PER_GROUP", 3)
+    draw, folder, hashes = random.Random(1), str(home / "pieces"), list[int]()
+    for number in range(6):
+        high = sorted(
+            draw.choice([0, 5, 1 << 62, (1 << 63) + draw.randrange(9), (1 << 64) - 1]) for _ in range(50 * (number != 2))
+        )
+        columns = {"row": pa.array(range(len(high)), pa.int32()), **{name: pa.array(high, pa.uint64()) for name in module.NAME}}
+        dataset.write_shard(folder, number, module._in_groups(pa.table(columns), module.NAME))
+        hashes += high
+    files = dataset.dataset(folder)
+    assert files is not None
+    last = (1 << 64) - 1
+    for first, behind in ((0, 0), (0, 4), (1, 5), (6, 7), (1 << 62, (1 << 63) + 3), (1 << 63, last), (last, last), (0, last)):
+        found = module._bucket(folder, (first, behind), ["high", "row"])
+        assert found["high"].to_pylist() == [one for one in hashes if first <= one <= behind]
+        groups = [len(module._groups(one, "high", first, behind)) for one in files.get_fragments()]
+        assert sum(groups) * 3 <= found.num_rows + 2 * 3 * len(groups)
+
+
 def test_any_split_into_shards_order_of_rows_and_number_of_workers_give_the_same(home: Path) -> None:
     config = TrimConfig.model_validate(EVERYTHING)
     one = trim([documents(home / "one", rows())], config=config)
