@@ -86,8 +86,8 @@ def trim_told(made: Manifest) -> str:
     found += [f"{facts[f'units_marked.{level}']:,.0f} {level} only marked" for level in marked]
     rarer = " The first occurrence of each piece stayed: what is common (licences, notices, lines of code) is rarer here than in the world."
     return (
-        f"Trimmed (version `{made.version}`): of text that is repeated across documents, {', '.join(found)}; "
-        f"{facts['documents_changed']:,.0f} of {made.counts.total:,} documents are not as they came.{rarer if levels else ''}"
+        f"Trimmed (version `{made.version}`): of text that is repeated across documents, {', '.join(found) or 'there was none'}; "
+        f"{facts.get('documents_changed', 0):,.0f} of {made.counts.total:,} documents are not as they came.{rarer if levels else ''}"
     )
 
 

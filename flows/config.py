@@ -91,14 +91,14 @@ class RunConfig(BaseModel):
     """Whose documents the filter removes more often than others'; null: nobody asks. What is found decides by the suite `audit`."""
     rewrite: RewriteConfig = RewriteConfig()
     """Which lines go."""
-    trim: TrimConfig | None = None
-    """Which lines, paragraphs and spans go that other documents hold, too; null: all stay."""
     index: IndexConfig = IndexConfig()
     """How documents are compared, and with which earlier crawls."""
     forget: ForgetConfig = ForgetConfig()
     """Which documents, pages and hosts are taken out of the index; nothing, if none is named."""
     dedup: DedupConfig = DedupConfig()
     """What counts as a duplicate."""
+    trim: TrimConfig | None = None
+    """Which lines, paragraphs and spans go that other documents hold, too; null: all stay."""
     decontaminate: DecontaminateConfig = DecontaminateConfig()
     """Which evaluation items no document may hold; without sets nothing is looked for."""
     redact: RedactConfig = RedactConfig()

@@ -31,7 +31,7 @@ from tasks.text.readers import FolderSource, IngestConfig, plan, read_piece
 from tasks.text.room import Forecast
 from tasks.text.sampling import draws
 
-MAKERS = ("trim", "rewrite", "ingest", "extract")
+MAKERS = ("rewrite", "ingest", "extract")
 """Steps whose documents are compared; the first of these that a run has is meant."""
 
 

@@ -130,7 +130,7 @@ def _kept_words(version: ShardSet, row: dict[str, Any]) -> str:
 
 def _repeated_words(version: ShardSet, row: dict[str, Any]) -> str:
     """What `trim` took out of a document or marked in it, and which document had the first such piece before."""
-    told = dataset.dataset(storage.join(version.folder, BESIDE, REPEATS)) if version.step == "trim" else None
+    told = dataset.dataset(version.file(REPEATS)) if version.step == "trim" else None
     found = told.to_table(filter=pc.field("doc_id") == row["doc_id"]).to_pylist() if told is not None else []
     words = []
     for level, action in dict.fromkeys((one["level"], one["action"]) for one in found):

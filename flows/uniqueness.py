@@ -1,4 +1,4 @@
-"""Every text once: repeated passages, duplicates among all crawls of a corpus, what was taken down, and evaluation items."""
+"""Every text once: duplicates among all crawls of a corpus, what was taken down, repeated passages, and evaluation items."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ def unique(rewritten: ShardSet, config: RunConfig) -> list[ShardSet]:
         rewritten: documents that the filter has kept.
         config: the whole run's configuration.
     """
-    trimmed = [within_budget(trim([rewritten], config=config.trim), config.budget)] if config.trim else []
-    compared = [rewritten, *trimmed][-1:]
-    found = [index(compared, base_of(config.index, config.name, compared), config=config.index)]
+    found = [index([rewritten], base_of(config.index, config.name, [rewritten]), config=config.index)]
     found += [forget(found[0], config=config.forget)] if config.forget.wanted else []
     kept = [within_budget(dedup(documents_of(found[-1], config.dedup), found[-1], config=config.dedup), config.budget)]
+    if config.trim:
+        kept.append(within_budget(trim(kept[-1:], config=config.trim), config.budget))
     if config.decontaminate.sets:
-        kept.append(within_budget(decontaminate(kept[0], config=config.decontaminate), config.budget))
-    return [*trimmed, *found, *kept]
+        kept.append(within_budget(decontaminate(kept[-1], config=config.decontaminate), config.budget))
+    return [*found, *kept]

@@ -545,7 +545,7 @@ def memory_told(need: Forecast, free_bytes: int, worker_bytes: int | None) -> li
     if need.flow_bytes > free_bytes:
         told.append(
             f"index: about {need.likeness.pairs:,.0f} candidate pairs need some {byte_words(need.flow_bytes)} in the flow's process, and "
-            f"{byte_words(free_bytes)} are free: trim what many documents share, raise index.rows_per_band, or give the machine more"
+            f"{byte_words(free_bytes)} are free: raise index.rows_per_band, or give the machine more"
         )
     if worker_bytes is not None and need.worker_bytes > worker_bytes:
         told.append(

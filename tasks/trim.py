@@ -1,8 +1,9 @@
 """trim: take out, or mark, what is repeated across documents: lines, paragraphs, spans of three sentences, long spans of words.
 
-Optional: it runs only where configured, between rewrite and what compares whole documents. Of a repeated piece the first occurrence
-stays, in the order of (the order of the inputs, doc_id, place): a crawl behind others changes nothing in theirs. All levels look at the
-text as it came in. Beside the documents lies `beside/repeats`: every piece that went or was marked, and where its first occurrence is.
+Optional: it runs only where configured, behind dedup, so that whole documents are compared whole and what is taken down leaves no gap in
+others. Of a repeated piece the first occurrence stays, in the order of (the order of the inputs, doc_id, place); in the flow there is one
+input, the documents of all crawls. All levels look at the text as it came in. Beside the documents lies `repeats/`: every piece that
+went or was marked, and where its first occurrence is.
 Passes: for each level its pieces, sorted by hash (per shard), and of these the later occurrences (per bucket of hashes); `spans` has two
 before them, which find the windows that may occur again. Then what that means for each shard, and its texts. Memory: a shard, or a bucket
 of about a million pieces; of one piece that is everywhere, all its occurrences. Disk aside and rates: docs/repeats.md.
@@ -10,6 +11,7 @@ of about a million pieces; of one piece that is everywhere, all its occurrences.
 
 from __future__ import annotations
 
+from bisect import bisect_left, bisect_right
 from collections.abc import Sequence
 from functools import partial
 from itertools import pairwise
@@ -18,12 +20,12 @@ from typing import Literal
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+import pyarrow.dataset as pads
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from infra import storage
-from infra.dataset import EXCERPT_CHARS, REJECTS_SCHEMA, Outcome, ShardRef, ShardSet, dataset, part_name
+from infra.dataset import EXCERPT_CHARS, REJECTS_SCHEMA, Outcome, ShardRef, ShardSet, dataset
 from infra.ids import text_digest
-from infra.steps import BESIDE, Output, step
+from infra.steps import Output, step
 from tasks.text import cutting, repeats
 from tasks.text.cutting import LATER
 
@@ -32,8 +34,11 @@ Level = Literal["lines", "paragraphs", "three_sentences", "spans"]
 LEVELS: tuple[Level, ...] = ("lines", "paragraphs", "three_sentences", "spans")
 BUCKET_PIECES = 1 << 20
 """Pieces that a worker sorts at a time: about 150 MB."""
+ROWS_PER_GROUP = 4_096
+"""Of files that are read in parts: at most so many rows of each are read that are of no account, two groups' worth."""
+NAME = ("high", "low")
 REPEATS = "repeats"
-"""The phase and the folder below `beside` that tell what is repeated."""
+"""The phase and the folder of the version that tell what is repeated."""
 REPEATED = pa.schema(
     [
         ("doc_id", pa.string()),
@@ -56,7 +61,7 @@ class LevelConfig(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     action: Literal["remove", "mark"] = "remove"
-    """`remove`: later occurrences go. `mark`: texts stay, and `beside/repeats` says what is repeated."""
+    """`remove`: later occurrences go. `mark`: texts stay, and `repeats/` says what is repeated."""
     max_copies: int = Field(1, ge=1)
     """So many occurrences stay, those in one document counted, too."""
 
@@ -124,7 +129,8 @@ def list_units(job: Job, level: repeats.Kind, config: TrimConfig) -> Outcome:
     table = shard.read(["doc_id", "text"])
     given: UnitsConfig = getattr(config, level)
     text = table["text"].combine_chunks()
-    return Outcome(_owned(repeats.units(text, level, min_chars=given.min_chars, fold_case=config.fold_case), table, number))
+    found = repeats.units(text, level, min_chars=given.min_chars, fold_case=config.fold_case)
+    return _in_groups(_owned(found, table, number), NAME)
 
 
 def list_anchors(job: Job, config: TrimConfig) -> Outcome:
@@ -132,14 +138,14 @@ def list_anchors(job: Job, config: TrimConfig) -> Outcome:
     shard, number = job
     text = shard.read(["text"])["text"].combine_chunks()
     found = repeats.anchors(text, min_words=_min_words(config), fold_case=config.fold_case)
-    return Outcome(found.append_column("shard", _numbers(number, found.num_rows)))
+    return _in_groups(found.append_column("shard", _numbers(number, found.num_rows)), NAME[:1])
 
 
 def find_repeated(bucket: tuple[int, int], folder: str, max_copies: int) -> Outcome:
     """The anchors of one bucket that occur again, in order of shard."""
     found = _bucket(folder, bucket, ["high", "shard", "row", "word"])
     again = found.take(pa.array(cutting.more_than(found["high"].to_numpy(), max_copies))).drop(["high"])
-    return Outcome(again.sort_by([("shard", "ascending"), ("row", "ascending"), ("word", "ascending")]))
+    return _in_groups(again.sort_by([("shard", "ascending"), ("row", "ascending"), ("word", "ascending")]))
 
 
 def list_spans(job: Job, folder: str, config: TrimConfig) -> Outcome:
@@ -150,13 +156,14 @@ def list_spans(job: Job, folder: str, config: TrimConfig) -> Outcome:
     places = np.stack([again["row"].to_numpy(), again["word"].to_numpy()], axis=1)
     places = places[np.lexsort((places[:, 1], places[:, 0]))]
     text = table["text"].combine_chunks()
-    return Outcome(_owned(repeats.spans(text, places, min_words=_min_words(config), fold_case=config.fold_case), table, number))
+    found = repeats.spans(text, places, min_words=_min_words(config), fold_case=config.fold_case)
+    return _in_groups(_owned(found, table, number), NAME)
 
 
 def find_later(bucket: tuple[int, int], folder: str, generations: Sequence[int], max_copies: int) -> Outcome:
     """The occurrences in one bucket that are too many, in order of shard."""
     found = _bucket(folder, bucket, ["high", "low", "shard", "row", "start", "end", "doc_id"])
-    return Outcome(cutting.later_copies(found, np.array(generations, np.int64), max_copies))
+    return _in_groups(cutting.later_copies(found, np.array(generations, np.int64), max_copies))
 
 
 def tell_shard(number: int, folders: dict[Level, str], config: TrimConfig) -> Outcome:
@@ -191,7 +198,7 @@ def trim_shard(pair: tuple[ShardRef, ShardRef], config: TrimConfig) -> Outcome:
     table = _with_text(table, trimmed, touched)
     changed = np.zeros(table.num_rows, bool)
     changed[touched] = True
-    gone = changed & (pc.utf8_length(trimmed).to_numpy() < config.min_chars)
+    gone = changed & (pc.fill_null(pc.utf8_length(trimmed), 0).to_numpy() < config.min_chars)
     kept = table.filter(pa.array(~gone))
     rejects = _rejects(table, text, gone, removed, config.min_chars)
     facts |= {
@@ -202,7 +209,7 @@ def trim_shard(pair: tuple[ShardRef, ShardRef], config: TrimConfig) -> Outcome:
     return Outcome(kept, rejects, facts)
 
 
-@step(schema="rewritten")
+@step(schema="clustered_documents")
 def trim(documents: list[ShardSet], config: TrimConfig, out: Output) -> None:
     """Take out, or mark, lines, paragraphs and spans that are repeated across documents; of each the first occurrence stays."""
     jobs: list[Job] = []
@@ -218,9 +225,7 @@ def trim(documents: list[ShardSet], config: TrimConfig, out: Output) -> None:
         later = partial(find_later, folder=out.aside(pieces), generations=generations, max_copies=given.max_copies)
         out.map_aside(f"{level}-later", later, _buckets(listed))
         folders[level] = out.aside(f"{level}-later")
-    told = out.map_beside(REPEATS, partial(tell_shard, folders=folders, config=config), range(len(jobs)))
-    for number in range(len(jobs)):
-        out.keep_file(storage.join(BESIDE, REPEATS, part_name(number)))
+    told = out.map_files(REPEATS, partial(tell_shard, folders=folders, config=config), range(len(jobs)))
     pairs = [(shard, repeated) for (shard, _), repeated in zip(jobs, told, strict=True)]
     out.sum_facts(out.map(partial(trim_shard, config=config), pairs))
 
@@ -238,27 +243,46 @@ def _span_pieces(out: Output, jobs: list[Job], phase: str, config: TrimConfig) -
 
 
 def _buckets(listed: Sequence[ShardRef]) -> list[tuple[int, int]]:
-    """(first hash, last hash) of each bucket, so that one has about BUCKET_PIECES pieces."""
+    """(first hash, last hash) of each bucket, so that one has about BUCKET_PIECES pieces; none where there is no shard."""
+    if not listed:
+        return []
     count = max(1, -(-sum(shard.num_rows for shard in listed) // BUCKET_PIECES))
     edges = [(1 << 64) * number // count for number in range(count + 1)]
     return [(first, behind - 1) for first, behind in pairwise(edges)]
 
 
+def _in_groups(rows: pa.Table, hashes: tuple[str, ...] = ()) -> Outcome:
+    return Outcome(rows, rows_per_group=ROWS_PER_GROUP, hashes=hashes)
+
+
 def _bucket(folder: str, bucket: tuple[int, int], columns: list[str]) -> pa.Table:
-    """The pieces of all shards whose hash is in the bucket: files are sorted by it, so the rest of them stays unread."""
-    first, last = (pa.scalar(edge, pa.uint64()) for edge in bucket)
-    return _rows(folder, (pc.field("high") >= first) & (pc.field("high") <= last), columns)
+    """The pieces of all shards whose hash is in the bucket."""
+    return _rows(folder, "high", *bucket, columns)
 
 
 def _of_shard(folder: str, number: int, columns: list[str]) -> pa.Table:
-    """What the buckets found of one shard: they are sorted by it."""
-    return _rows(folder, pc.field("shard") == pa.scalar(number, pa.int32()), columns)
+    """What the buckets found of one shard."""
+    return _rows(folder, "shard", number, number, columns)
 
 
-def _rows(folder: str, wanted: pc.Expression, columns: list[str]) -> pa.Table:
+def _rows(folder: str, name: str, first: int, last: int, columns: list[str]) -> pa.Table:
+    """The rows from `first` to `last` of files that are sorted by column `name`; only the row groups that have some are read."""
     found = dataset(folder)
     assert found is not None, folder  # a phase without a shard asks nothing
-    return found.to_table(columns, filter=wanted)
+    low, high = (pa.scalar(edge, found.schema.field(name).type) for edge in (first, last))
+    parts = ((fragment, _groups(fragment, name, first, last)) for fragment in found.get_fragments())
+    some = [fragment.subset(row_group_ids=list(groups)) for fragment, groups in parts if groups]
+    wanted = (pc.field(name) >= low) & (pc.field(name) <= high)
+    return pads.FileSystemDataset(some, found.schema, found.format, found.filesystem).to_table(columns, filter=wanted)
+
+
+def _groups(file: pads.ParquetFileFragment, name: str, first: int, last: int) -> range:
+    """The row groups of a sorted file with rows from `first` to `last`: by halving, as a look at every group of every file takes longer
+    than reading the rows (Arrow's filters do that)."""
+    told, column = file.metadata, file.physical_schema.get_field_index(name)
+    groups = range(told.num_row_groups if told.num_rows else 0)
+    begin = bisect_left(groups, first, key=lambda group: told.row_group(group).column(column).statistics.max)
+    return groups[begin : bisect_right(groups, last, key=lambda group: told.row_group(group).column(column).statistics.min)]
 
 
 def _owned(pieces: pa.Table, documents: pa.Table, number: int) -> pa.Table:

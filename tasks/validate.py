@@ -237,7 +237,7 @@ def _removal_rates(documents: ShardSet, history: list[ShardSet]) -> dict[str, fl
     steps = [one for one in (*history, *([documents] * sampled)) if one.counts.total]
     rates = {f"{REMOVAL_RATE}{one.step}": 1 - one.counts.kept / one.counts.total for one in steps}
     kept = {one.step: one.counts.kept for one in history}
-    of_earlier_crawls = sum(one.counts.total - kept.get("trim", kept.get("rewrite", 0)) for one in history if one.step == "dedup")
+    of_earlier_crawls = sum(one.counts.total - kept.get("rewrite", 0) for one in history if one.step == "dedup")
     extracted = sum(one.counts.kept for one in history if one.step in ("extract", "ingest")) + of_earlier_crawls
     here = documents.counts.total if sampled else documents.counts.kept
     return {**rates, "removal_rate": 1 - here / extracted if extracted else 0.0}

@@ -244,7 +244,7 @@ def cut(text: pa.Array, rows: Ints, places: npt.NDArray[np.int32], num_levels: i
     the ends of the text.
 
     Args:
-        text: string or large_string array.
+        text: string or large_string array; a null stays one.
         rows: int[n], in ascending order: in which text each place is.
         places: int32[n, 3]: first character, character behind the last, level (1 … num_levels); in a text in order of level.
         num_levels: a character in places of several levels is counted for the first of them.
@@ -261,7 +261,8 @@ def cut(text: pa.Array, rows: Ints, places: npt.NDArray[np.int32], num_levels: i
     size = _cut_texts(data, offsets, _white(), cuts, np.ascontiguousarray(places, np.int32), out, out_offsets, tally)
     width = np.int32 if pa.types.is_string(text.type) else np.int64
     buffers = [None, pa.py_buffer(out_offsets.astype(width)), pa.py_buffer(out[:size])]
-    return pa.Array.from_buffers(text.type, len(text), buffers), tally
+    made = pa.Array.from_buffers(text.type, len(text), buffers)
+    return pc.if_else(pc.is_valid(text), made, pa.scalar(None, text.type)) if text.null_count else made, tally
 
 
 def compile_kernels() -> None:

@@ -59,6 +59,7 @@ def test_what_was_trimmed_is_told_by_level_with_what_it_does_to_common_text() ->
     told = mixture_told([manifest("trim", {}, {**facts, **marked}, 2_000, 2_000)])
     assert "1,200 lines (45,000 characters) taken out, 7 spans only marked; 300 of 2,000 documents are not as they came" in told
     assert "is rarer here" in told
+    assert "documents, there was none; 0 of 0 documents are not" in mixture_told([manifest("trim", {}, {})])
     assert "is rarer here" not in mixture_told([manifest("trim", {}, {**marked, "documents_changed": 0.0}, 2_000, 2_000)])
 
 

@@ -8,16 +8,18 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from pydantic import ValidationError
 
+from expectations.cards import trim_told
 from flows.config import RunConfig
 from flows.passport import passport
 from flows.prepare import prepare
 from infra import dataset, ledger, storage
 from infra.cluster import DaskConfig, pool
-from infra.dataset import ShardSet, read_manifest
+from infra.dataset import Counts, ShardSet, read_manifest
 from infra.ids import text_digest
 from infra.steps import STEPS
 from tasks import trim as module
@@ -82,8 +84,8 @@ def texts(version: ShardSet) -> dict[str, str]:
 
 
 def told(folder: str | Path) -> list[dict[str, Any]]:
-    """Everything that `beside/repeats` tells, without the numbers of rows, which are those of a split."""
-    found = dataset.dataset(storage.join(str(folder), "beside", REPEATS))
+    """Everything that `repeats/` tells, without the numbers of rows, which are those of a split."""
+    found = dataset.dataset(storage.join(str(folder), REPEATS))
     assert found is not None
     made = found.to_table().drop(["row"]).to_pylist()
     return sorted(made, key=lambda row: (row["doc_id"], LEVELS.index(row["level"]), row["start"]))
@@ -144,6 +146,28 @@ def test_what_goes_and_what_is_told_is_what_plain_python_says(
     assert facts["documents_changed"] == sum(left[one] != before[one] for one in before)
 
 
+def test_a_bucket_reads_its_own_rows_and_no_more_than_two_row_groups_of_each_file_beside_them(
+    home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "ROWS_PER_GROUP", 3)
+    draw, folder, hashes = random.Random(1), str(home / "pieces"), list[int]()
+    for number in range(6):
+        high = sorted(
+            draw.choice([0, 5, 1 << 62, (1 << 63) + draw.randrange(9), (1 << 64) - 1]) for _ in range(50 * (number != 2))
+        )
+        columns = {"row": pa.array(range(len(high)), pa.int32()), **{name: pa.array(high, pa.uint64()) for name in module.NAME}}
+        dataset.write_shard(folder, number, module._in_groups(pa.table(columns), module.NAME))
+        hashes += high
+    files = dataset.dataset(folder)
+    assert files is not None
+    last = (1 << 64) - 1
+    for first, behind in ((0, 0), (0, 4), (1, 5), (6, 7), (1 << 62, (1 << 63) + 3), (1 << 63, last), (last, last), (0, last)):
+        found = module._bucket(folder, (first, behind), ["high", "row"])
+        assert found["high"].to_pylist() == [one for one in hashes if first <= one <= behind]
+        groups = [len(module._groups(one, "high", first, behind)) for one in files.get_fragments()]
+        assert sum(groups) * 3 <= found.num_rows + 2 * 3 * len(groups)
+
+
 def test_any_split_into_shards_order_of_rows_and_number_of_workers_give_the_same(home: Path) -> None:
     config = TrimConfig.model_validate(EVERYTHING)
     one = trim([documents(home / "one", rows())], config=config)
@@ -182,12 +206,35 @@ def test_a_document_of_which_too_little_is_left_is_a_reject_that_names_another(h
     assert made.manifest().facts["chars_rejected"] == sum(row["value"] for row in gone)
 
 
+def test_a_version_without_shards_makes_one_and_changes_nothing_beside_another(home: Path) -> None:
+    folder = str(home / "nothing")
+    dataset.seal(folder, step="dedup", schema_name="clustered_documents", recipe={}, receipts=[], files=[], facts={})
+    nothing, config = dataset.open_version(folder), TrimConfig.model_validate(EVERYTHING)
+    for made in (trim([nothing], config=config), trim([], config=config)):
+        assert made.num_shards == 0 and made.counts == Counts() and made.manifest().facts == {}
+        assert "there was none; 0 of 0 documents" in trim_told(made.manifest())
+    some = documents(home / "rows", rows())
+    assert everything(trim([nothing, some], config=config)) == everything(trim([some], config=config))
+
+
 def test_a_short_document_that_repeats_nothing_stays_as_it_is(home: Path) -> None:
     made = trim(
         [documents(home / "rows", [{"text": "Short.", "url": "http://a.example/"}])],
         config=TrimConfig.model_validate({"lines": {}, "min_chars": 99}),
     )
     assert list(texts(made).values()) == ["Short."] and told(made.folder) == []
+
+
+def test_a_null_text_stays_null_beside_texts_that_change(home: Path) -> None:
+    found = ["Hello there, a long line.\nfoo", None, "Hello there, a long line.\nbar", None, ""]
+    names = {name: [f"{name}{k}" for k in range(5)] for name in ("doc_id", "url", "source", "text_digest")}
+    receipt = dataset.write_shard(str(home / "v"), 0, dataset.Outcome(pa.table({**names, "text": pa.array(found, pa.string())})))
+    about = {"step": "dedup", "schema_name": "clustered_documents", "recipe": {}, "files": [], "facts": {}}
+    dataset.seal(str(home / "v"), receipts=[receipt], **about)
+    made = trim([dataset.open_version(str(home / "v"))], config=TrimConfig.model_validate(EVERYTHING))
+    [shard] = made.shards()
+    assert shard.read()["text"].to_pylist() == [found[0], None, "bar", None, ""]
+    assert shard.read()["text_digest"].to_pylist() == [*names["text_digest"][:2], text_digest("bar"), *names["text_digest"][3:]]
 
 
 def test_rows_of_one_id_are_told_apart_and_one_of_them_stays_whole(home: Path) -> None:
@@ -231,7 +278,7 @@ def test_a_level_is_asked_for_and_settings_are_told_with_their_key() -> None:
             TrimConfig.model_validate(wrong)
 
 
-PHASES = ["spans-anchors", "spans-repeated", "spans-pieces", "spans-later", f"../beside/{REPEATS}", ".."]
+PHASES = ["spans-anchors", "spans-repeated", "spans-pieces", "spans-later", f"../{REPEATS}", ".."]
 
 
 def test_a_single_step_killed_in_each_phase_ends_with_the_same_bytes(tmp_path: Path) -> None:
@@ -282,23 +329,80 @@ def test_a_single_step_takes_plain_files(tmp_path: Path) -> None:
     assert sum(FOOTER.splitlines()[1] in row["text"] for row in kept) == 40  # 18 characters: too short for the level
 
 
-def test_a_run_trims_between_rewrite_and_dedup_and_the_passport_says_what_went(home: Path) -> None:
-    source = write(home / "rows", rows())
+def run(source: Path, name: str, **more: Any) -> tuple[list[str], dict[str, ShardSet]]:
+    """(steps in order, version of each) of a run that trims paragraphs."""
     config = RunConfig.model_validate(
         {
             "dask": {"kind": "none"},
-            "ingest": {"sources": [{"kind": "folder", "path": str(source)}]},
+            "ingest": {"snapshot": name, "sources": [{"kind": "folder", "path": str(source)}]},
             "trim": {"paragraphs": {}},
             "filter": {"languages": ["en"]},
+            **more,
         }
     )
-    with ledger.run("trimmed"):
+    with ledger.run(name):
         prepared = prepare.fn(config)
-        made = {entry.step: entry.shards() for entry in ledger.entries("trimmed")}
-    assert [one.step for one in prepared.history if one.step in ("rewrite", "trim", "dedup")] == ["rewrite", "trim", "dedup"]
-    assert made["rewrite"].counts.kept == made["trim"].counts.total and made["trim"].counts.kept == made["dedup"].counts.total
-    row = next(row for row in told(made["trim"].folder) if row["doc_id"] in texts(made["trim"]))
+        return [one.step for one in prepared.history], {entry.step: entry.shards() for entry in ledger.entries(name)}
+
+
+def read(version: ShardSet) -> dict[str, dict[str, Any]]:
+    return {row["doc_id"]: row for shard in version.shards() for row in shard.read().to_pylist()}
+
+
+def test_a_run_trims_what_dedup_let_stay_and_the_passport_says_what_went(home: Path) -> None:
+    steps, made = run(write(home / "rows", rows()), "trimmed")
+    assert [one for one in steps if one in ("rewrite", "trim", "dedup", "redact")] == ["rewrite", "dedup", "trim", "redact"]
+    assert made["rewrite"].counts.kept == made["dedup"].counts.total and made["dedup"].counts.kept == made["trim"].counts.total
+    before, after = read(made["dedup"]), read(made["trim"])
+    assert made["dedup"].counts.dropped["exact_duplicate"] and {row["num_copies"] for row in after.values()} == {1, 2}
+    for doc, row in after.items():
+        whole = before[doc] | {name: row[name] for name in ("text", "text_digest")}
+        assert list(whole) == list(row) and whole == row  # cluster, num_copies and all others go on as they came
+    row = next(row for row in told(made["trim"].folder) if row["doc_id"] in after)
     words = {version.step: said for version, said in passport(row["doc_id"], list(made.values()))}
     assert f"paragraphs removed in 1 places, the first as in document {row['first_doc_id']}" in words["trim"]
-    stages = {stage["dataset"] for stage in storage.read_json(made["validate"].file("validation.json"))["stages"]}
+    stages = {stage["dataset"]: stage for stage in storage.read_json(made["validate"].file("validation.json"))["stages"]}
     assert "trim" in stages
+
+
+def test_a_takedown_brings_back_the_whole_copy_and_the_piece_that_another_had_first(home: Path) -> None:
+    shared = english.text(99, 1)
+    some = [{"text": english.text(n, 3), "url": f"http://h{n}.example/"} for n in range(8)]
+    some += [{"text": some[0]["text"], "url": "http://copy.example/"}]
+    some += [{"text": f"{english.text(n, 3)}\n\n{shared}", "url": f"http://shares{n}.example/"} for n in (20, 21)]
+    source = write(home / "rows", some)
+    _, made = run(source, "all")
+    everything_there = {row["url"]: row for row in read(made["trim"]).values()}
+    [first] = [url for url, row in everything_there.items() if shared in row["text"]]
+    [second] = {"http://shares20.example/", "http://shares21.example/"} - {first}
+    [stays] = everything_there.keys() & {"http://h0.example/", "http://copy.example/"}
+    [copy] = {"http://h0.example/", "http://copy.example/"} - {stays}
+    assert everything_there[stays]["num_copies"] == 2 and second in everything_there
+    gone = [url.removeprefix("http://").removesuffix("/") for url in (stays, first)]
+    _, made = run(source, "fewer", forget={"domains": gone})
+    left = {row["url"]: row for row in read(made["trim"]).values()}
+    assert left.keys() == everything_there.keys() - {stays, first} | {copy}
+    assert left[copy]["text"] == everything_there[stays]["text"] and left[copy]["num_copies"] == 1
+    assert left[second]["text"].endswith(shared)
+
+
+def test_pieces_of_all_crawls_are_met_and_the_least_id_keeps_them(home: Path) -> None:
+    shared = english.text(99, 1)
+    some = [{"text": f"{english.text(n, 3)}\n\n{shared}", "url": f"http://h{n}.example/"} for n in range(24)]
+    _, old = run(write(home / "old", some[:12]), "old")
+    _, new = run(write(home / "new", some[12:]), "new", index={"base": old["index"].path})
+    before, after = read(new["dedup"]), read(new["trim"])
+    assert before.keys() > read(old["dedup"]).keys() and len(before) == 24
+    assert [doc for doc, row in after.items() if shared in row["text"]] == [min(before)]
+    _, alone = run(write(home / "new", some[12:]), "alone", index={"base": old["index"].path}, dedup={"documents": "new"})
+    assert [doc for doc, row in read(alone["trim"]).items() if shared in row["text"]] == [min(read(alone["dedup"]))]
+
+
+def test_the_removal_rate_of_a_grown_corpus_counts_each_document_once(home: Path) -> None:
+    some = [{"text": english.text(n, 3), "url": f"http://h{n}.example/"} for n in range(24)]
+    _, old = run(write(home / "old", some[:12]), "old")
+    _, new = run(
+        write(home / "new", [*some[12:], some[0] | {"url": "http://copy.example/"}]), "new", index={"base": old["index"].path}
+    )
+    assert new["dedup"].counts.total == 25 and new["trim"].counts.kept == 24
+    assert read_manifest(new["validate"].folder).facts["removal_rate"] == pytest.approx(1 / 25)

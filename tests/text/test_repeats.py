@@ -188,6 +188,28 @@ def test_a_million_lines_that_differ_have_a_million_names_in_both_halves() -> No
         assert np.histogram((values >> np.uint64(60)).astype(int), bins=16, range=(0, 16))[0] == pytest.approx(62_500, rel=0.02)
 
 
+def test_pieces_of_one_high_and_other_low_halves_of_the_name_are_other_pieces() -> None:
+    # low, doc_id, row, start: of name (7, 1) "a" is first, of (7, 2) "a" too, further on, and (7, 3) is there once
+    rows = [(2, "b", 1, 0), (1, "c", 2, 0), (3, "d", 3, 0), (1, "a", 0, 0), (2, "a", 0, 10)]
+    pieces = pa.table(
+        {
+            "high": pa.array([7] * len(rows), pa.uint64()),
+            "low": pa.array([low for low, *_ in rows], pa.uint64()),
+            "shard": pa.array([0] * len(rows), pa.int32()),
+            "row": pa.array([row for *_, row, _ in rows], pa.int32()),
+            "start": pa.array([start for *_, start in rows], pa.int32()),
+            "end": pa.array([start + 5 for *_, start in rows], pa.int32()),
+            "doc_id": [doc for _, doc, *_ in rows],
+        }
+    )
+    late = cutting.later_copies(pieces, np.zeros(1, np.int64), 1).to_pylist()
+    assert [(one["doc_id"], one["start"], one["first_doc_id"], one["first_start"]) for one in late] == [
+        ("b", 0, "a", 10),
+        ("c", 0, "a", 0),
+    ]
+    assert not cutting.later_copies(pieces, np.zeros(1, np.int64), 2).num_rows  # five of one high half, and no three of one name
+
+
 def test_anchors_are_few_and_spread_evenly_though_each_is_the_least_of_its_window() -> None:
     draw = random.Random(1)
     text = " ".join(str(draw.randrange(50_000)) for _ in range(300_000))
