@@ -26,6 +26,7 @@ from infra import dataset, ledger, lineage
 from infra.dataset import EXCERPT_CHARS, ShardSet, folder_of, open_version
 from infra.errors import InputError
 from infra.rejects import texts_behind, texts_of
+from tasks.forget import taken_down
 from tasks.text.rules import LANGUAGE, LANGUAGE_SCORE, PROFILES, FilterConfig, decide
 
 KEPT = "kept"
@@ -122,7 +123,7 @@ def signals_of(what: str) -> ShardSet:
 
 
 def compare(signals: ShardSet, a: FilterConfig, b: FilterConfig, num_samples: int = 3) -> Comparison:
-    """Ask both filters of every document."""
+    """Ask both filters of every document. The text of what was taken down is not among the samples'."""
     needed = {rule.signal for config in (a, b) for rule in config.rules()} | {*KEYS, LANGUAGE, LANGUAGE_SCORE}
     stored = dataset.dataset(signals.folder)
     columns = [name for name in stored.schema.names if name in needed] if stored else []  # `decide` says what is missing
@@ -137,7 +138,8 @@ def compare(signals: ShardSet, a: FilterConfig, b: FilterConfig, num_samples: in
         either = {name: pc.if_else(by_a, *(getattr(one, name) for one in verdicts)) for name in ("value", "threshold")}
         judged = pa.table({**{name: table[name] for name in KEYS}, "a": rules[0], "b": rules[1], **either})
         _add(changes, judged.filter(pc.not_equal(rules[0], rules[1])), num_samples)
-    shown = {one.doc_id for change in changes.values() for one in change.samples}
+    hidden = taken_down().covers
+    shown = {one.doc_id for change in changes.values() for one in change.samples if not hidden(one)}
     texts = {doc: text[:EXCERPT_CHARS] for doc, text in texts_of(shown, texts_behind(signals))}
     for change in changes.values():
         change.samples = [replace(one, text=texts.get(one.doc_id, "")) for one in change.samples]

@@ -14,6 +14,7 @@ from expectations.cards import duplicates_told
 from expectations.verdict import read_sections
 from flows.approval import describe
 from flows.budget import BudgetConfig, BudgetExceeded, within_budget
+from flows.compare_filters import compare
 from flows.passport import passport
 from flows.rejects import drawn
 from infra import ledger, rejects
@@ -24,7 +25,9 @@ from tasks.index import IndexConfig, index
 from tasks.ingest import ingest
 from tasks.publish import PublishConfig, data_card
 from tasks.report import render_run
+from tasks.signals import SignalsConfig, signals
 from tasks.text.readers import IngestConfig
+from tasks.text.rules import FilterConfig
 from tasks.validate import ValidateConfig, validate
 
 from . import english
@@ -154,6 +157,13 @@ def test_the_text_of_what_was_taken_down_is_shown_nowhere(told: Told) -> None:
     [unseen] = rejects.draw(told.third[-1], 9, rule="forgotten")[0].samples  # and not by the general way either
     assert unseen.text == ""
     assert secret not in render_run("", told.first)
+
+
+def test_two_filters_are_compared_without_the_text_of_what_was_taken_down(told: Told) -> None:
+    measured = signals([told.first[0]], config=SignalsConfig(groups=()))
+    found = compare(measured, FilterConfig(languages=("en",)), FilterConfig(languages=("de",)), num_samples=999)
+    texts = {one.url: one.text for change in found.changes for one in change.samples}
+    assert texts.pop("http://www.gone.example/secret") == "" and len(texts) > NUM_TEXTS and all(texts.values())
 
 
 def test_trace_names_the_kept_document_its_address_and_the_similarity(told: Told) -> None:
