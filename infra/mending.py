@@ -6,6 +6,7 @@ take. Either way the version is taken for unfinished, so that its own step makes
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import posixpath
 from collections.abc import Callable, Iterator, Sequence
@@ -61,10 +62,10 @@ def complete(folder: str, version: str, *, mend: bool = False) -> Manifest | Non
 
 
 def mend(corrupt: ShardCorrupt, folder: str, inputs: Sequence[ShardSet], remake: Callable[[ShardSet], None]) -> None:
-    """Have a damaged shard made again: an intermediate one of the version in `folder`, or one of its inputs.
+    """Have a damaged file made again: an intermediate one of the version in `folder`, one of its inputs, or of what these came from.
 
     Raises:
-        ShardCorrupt: it is neither.
+        ShardCorrupt: it is none of these.
         InputError: it cannot be made again.
     """
     where, name = posixpath.split(corrupt.path)
@@ -72,7 +73,7 @@ def mend(corrupt: ShardCorrupt, folder: str, inputs: Sequence[ShardSet], remake:
     if where == folder or where.startswith(f"{folder}/"):
         dataset.reopen(where, [name])
         return
-    damaged = next((one for one in inputs if corrupt.path.startswith(f"{one.folder}/")), None)
+    damaged = next((one for one in _with_those_behind(inputs) if corrupt.path.startswith(f"{one.folder}/")), None)
     if damaged is None:
         raise corrupt
     where, name = damaged.folder, corrupt.path.removeprefix(f"{damaged.folder}/")
@@ -84,6 +85,19 @@ def mend(corrupt: ShardCorrupt, folder: str, inputs: Sequence[ShardSet], remake:
         remake(damaged)
     except GristmillError as error:
         raise InputError(f"{corrupt.path}: {corrupt.args[1]}, and it cannot be made again: {error}") from error
+
+
+def _with_those_behind(versions: Sequence[ShardSet]) -> Iterator[ShardSet]:
+    """The versions, and those that they came from, as far as they are there: an index is read with all before it."""
+    todo, seen = list(versions), set()
+    while todo:
+        version = todo.pop(0)
+        if version.folder in seen:
+            continue
+        seen.add(version.folder)
+        yield version
+        with contextlib.suppress(GristmillError):
+            todo += dataset.flattened(list(dataset.opened_inputs(version).values()))
 
 
 def forget(folder: str, step: str) -> None:

@@ -21,6 +21,7 @@ from infra.errors import InputError
 from tasks.dedup import DedupConfig, dedup, documents_of
 from tasks.forget import ForgetConfig, forget
 from tasks.index import IndexConfig, index
+from tasks.text.generations import Chain
 from tasks.text.minhash import SketchConfig
 from tests.text import edits
 from tests.text.reference_dedup import Edge, Record, measured, numbered
@@ -285,6 +286,17 @@ def test_a_damaged_file_of_the_index_is_made_again_before_anything_is_decided_by
         assert crawls.told(config) == crawls.expected(config)
         assert path.read_bytes() == whole
     assert crawls.told(HALF) == before
+
+
+def test_a_damaged_file_of_an_earlier_crawl_is_made_again_too(home: Path) -> None:
+    crawls = Crawls.of(CAREFUL, *edits.crawls(edits.mixed(13, 6), 3, 1))
+    assert crawls.index is not None
+    oldest = Chain.of(crawls.index).segments[0].folder
+    path = sorted(Path(oldest).glob("edges/part-*.parquet"))[0]
+    whole = path.read_bytes()
+    path.write_bytes(whole[:-9] + bytes(9))
+    assert crawls.told(HALF) == crawls.expected(HALF)
+    assert path.read_bytes() == whole
 
 
 def test_of_one_url_the_best_stays_but_no_content_is_lost_for_it(home: Path) -> None:
