@@ -27,7 +27,7 @@ from tasks.crawl import CrawlConfig
 from tasks.dedup import DedupConfig
 from tasks.enrol import EnrolConfig
 from tasks.forget import ForgetConfig
-from tasks.index import IndexConfig
+from tasks.index import EARLIER, IndexConfig
 from tasks.learn.config import EvaluateConfig, TrainConfig
 from tasks.publish import PublishConfig
 from tasks.quality import QualityConfig
@@ -284,6 +284,7 @@ def require_sources(config: RunConfig) -> None:
         for key in ("path", "url_file")
         if (path := getattr(source, key, ""))
     }
+    named |= {"forget.file": config.forget.file} if config.forget.file else {}
     missing = [
         f"{key}: no such file or folder (got {path})"
         for key, path in named.items()
@@ -294,5 +295,10 @@ def require_sources(config: RunConfig) -> None:
         for kind, given in (("quality", config.quality.trained), ("toxicity", config.toxicity.trained))
         if given and not storage.exists(storage.join(folder_of(given), MANIFEST))
     ]
+    base = config.index.base
+    if base not in ("", EARLIER) and not storage.exists(storage.join(folder_of(base), MANIFEST)):
+        missing.append(
+            f"index.base: no version {base} in the store {settings().store}; give its path there, or {EARLIER} (got {base})"
+        )
     if missing:
         raise ConfigError("\n".join(missing))

@@ -79,7 +79,10 @@ class ForgetConfig(BaseModel):
 
 def files_of(config: ForgetConfig) -> Mapping[str, str]:
     """{the file: its digest}, for the recipe."""
-    return {config.file: file_entry("", str(Path(config.file).resolve())).digest} if config.file else {}
+    if not config.file:
+        return {}
+    config.named()  # which tells the key of a file that is not there
+    return {config.file: file_entry("", str(Path(config.file).resolve())).digest}
 
 
 class Named(Protocol):

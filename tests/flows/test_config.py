@@ -12,7 +12,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from flows.__main__ import app
-from flows.config import RunConfig, load
+from flows.config import RunConfig, load, require_sources
 from flows.keys import ConfigError, overrides_of
 from infra.settings import PROJECT
 from tasks.text.rules import FilterConfig
@@ -251,3 +251,14 @@ def test_every_command_explains_itself_and_wrong_words_end_with_2(tmp_path: Path
     for words, one in zip(wrong, ended[1 + len(names) :], strict=False):
         assert (one.code, "Traceback" in one.output) == (2, False), (words, one.output)
     assert ended[-1] == (0, f"{SHIPPED[0].parent / 'demo.yaml'}: good\n")
+
+
+def test_a_list_of_takedowns_and_an_index_that_are_not_there_are_named_before_anything_runs(tmp_path: Path) -> None:
+    path = tmp_path / "run.yaml"
+    path.write_text("forget: {file: nowhere.txt}\nindex: {base: index/0123456789abcdef}\n")
+    with pytest.raises(ConfigError) as told:
+        require_sources(load(str(path)))
+    forgotten, base = str(told.value).splitlines()
+    assert forgotten == "forget.file: no such file or folder (got nowhere.txt)"
+    assert base.startswith("index.base: no version index/0123456789abcdef in the store") and "earlier" in base
+    require_sources(load(str(path), ["forget.file=''", "index.base=earlier"]))
