@@ -30,7 +30,7 @@ OF_CLASSIFIER = {
     "calibration_error": "mean distance of its score from the share of positives",
 }
 """What a trained classifier's version says of itself."""
-OF_INDEX = {"skipped_pair_share": "pairs that full buckets held back, among those and the candidates: what was not compared"}
+OF_INDEX = {"skipped_pair_share": "pairs that full buckets held back, among all that the buckets have: what was not compared"}
 """What an index says of itself."""
 NUMBERS = {
     "num_rows": "rows",

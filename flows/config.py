@@ -27,7 +27,7 @@ from tasks.crawl import CrawlConfig
 from tasks.dedup import DedupConfig
 from tasks.enrol import EnrolConfig
 from tasks.forget import ForgetConfig
-from tasks.index import EARLIER, IndexConfig
+from tasks.index import EARLIER
 from tasks.learn.config import EvaluateConfig, TrainConfig
 from tasks.publish import PublishConfig
 from tasks.quality import QualityConfig
@@ -43,6 +43,7 @@ from tasks.text.pii import RedactConfig
 from tasks.text.readers import IngestConfig
 from tasks.text.rules import LANGUAGE, FilterConfig
 from tasks.text.signals import SCORE_NAMES
+from tasks.text.sketches import IndexConfig
 from tasks.toxicity import ToxicityConfig
 from tasks.trim import TrimConfig
 from tasks.validate import ValidateConfig

@@ -23,13 +23,15 @@ from infra.dataset import ShardSet
 from infra.errors import InputError
 from infra.settings import settings
 from infra.storage import byte_words
-from tasks.index import base_of, bytes_of_worker, memory_told, need_of, sampled_columns
+from tasks.index import base_of, bytes_of_worker
 from tasks.text import likeness
 from tasks.text.generations import Chain
 from tasks.text.likeness import Sample
+from tasks.text.need import memory_told, need_of
 from tasks.text.readers import FolderSource, IngestConfig, plan, read_piece
 from tasks.text.room import Forecast
 from tasks.text.sampling import draws
+from tasks.text.sketches import sketched_columns
 
 MAKERS = ("rewrite", "ingest", "extract")
 """Steps whose documents are compared; the first of these that a run has is meant."""
@@ -87,7 +89,7 @@ def estimate(given: str, config_file: str, overrides: Sequence[str]) -> Estimate
         sample = _of_files(IngestConfig(sources=(source,)), config, given)
     else:
         versions = _documents(given)
-        sample = likeness.drawn([shard for one in versions for shard in one.shards()], sampled_columns(config.index))
+        sample = likeness.drawn([shard for one in versions for shard in one.shards()], sketched_columns(config.index))
     if not sample.rows.num_rows:
         raise InputError(f"{given}: has no documents, so there is nothing to estimate")
     before = Chain.of(next(iter(base_of(config.index, config.name, versions)), None))
@@ -145,7 +147,7 @@ def _config(file: str, overrides: Sequence[str]) -> RunConfig:
 def _of_files(given: IngestConfig, config: RunConfig, name: str) -> Sample:
     if not given.sources:
         raise InputError(f"{name}: its documents come from a crawl, and are not there before; name a run, a version or files")
-    return _drawn(given.model_copy(update={"shard_bytes": config.ingest.shard_bytes}), sampled_columns(config.index))
+    return _drawn(given.model_copy(update={"shard_bytes": config.ingest.shard_bytes}), sketched_columns(config.index))
 
 
 def _drawn(config: IngestConfig, columns: Sequence[str]) -> Sample:

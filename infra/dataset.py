@@ -7,6 +7,7 @@ after a kill reads. Between steps travels a `ShardSet`, a small frozen descripti
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import io
 import json
@@ -29,6 +30,8 @@ from infra.settings import settings
 MANIFEST = "manifest.json"
 RUN = "run.json"
 """When, where and by which code a version was made: beside the manifest, and no part of its digest."""
+GUARD: dict[str, Any] = {"guard": True}
+"""As `json_schema_extra` of a field of a step's configuration: it decides whether the step may begin, and is no part of the recipe."""
 ELSEWHERE = "elsewhere"
 """Key there: the folders of inputs that are not below the storage root, by the names that the recipe has for them."""
 REJECTS = "rejects"
@@ -286,7 +289,7 @@ def encoded(table: pa.Table, rows_per_group: int | None = None, hashes: Sequence
     sink = io.BytesIO()
     options = {**PARQUET_OPTIONS, **({"row_group_size": rows_per_group} if rows_per_group else {})}
     if hashes:
-        others = [name for name in table.column_names if not any(column.startswith(name) for column in hashes)]
+        others = [name for name in table.column_names if name not in {column.partition(".")[0] for column in hashes}]
         options |= {"compression": {**dict.fromkeys(others, "zstd"), **dict.fromkeys(hashes, "none")}, "use_dictionary": others}
         options["compression_level"] = dict.fromkeys(others, PARQUET_OPTIONS["compression_level"])
     # pandas metadata and the like would put volatile words into the bytes
@@ -482,9 +485,23 @@ def opened_inputs(version: ShardSet) -> dict[str, Any]:
     Raises:
         StorageError, InputError: as `opened`.
     """
-    run = storage.join(version.folder, RUN)
-    elsewhere = storage.read_json(run).get(ELSEWHERE) if storage.exists(run) else None
+    elsewhere = _elsewhere(version)
     return {name: opened(names, elsewhere) for name, names in version.manifest().recipe["inputs"].items()}
+
+
+def inputs_there(version: ShardSet) -> Iterator[ShardSet]:
+    """The versions that a version was made from, as far as they are still there, whatever their digest is now."""
+    elsewhere = _elsewhere(version)
+    for given in version.manifest().recipe["inputs"].values():
+        for name in [given] if isinstance(given, str) else given:
+            with contextlib.suppress(storage.StorageError):
+                yield open_version(elsewhere.get(name) or folder_of(name.partition("@")[0]))
+
+
+def _elsewhere(version: ShardSet) -> Mapping[str, str]:
+    run = version.file(RUN)
+    found: Mapping[str, str] = storage.read_json(run).get(ELSEWHERE, {}) if storage.exists(run) else {}
+    return found
 
 
 def name_of(version: ShardSet) -> str:

@@ -6,7 +6,6 @@ take. Either way the version is taken for unfinished, so that its own step makes
 
 from __future__ import annotations
 
-import contextlib
 import logging
 import posixpath
 from collections.abc import Callable, Iterator, Sequence
@@ -96,8 +95,7 @@ def _with_those_behind(versions: Sequence[ShardSet]) -> Iterator[ShardSet]:
             continue
         seen.add(version.folder)
         yield version
-        with contextlib.suppress(GristmillError):
-            todo += dataset.flattened(list(dataset.opened_inputs(version).values()))
+        todo += dataset.inputs_there(version)
 
 
 def forget(folder: str, step: str) -> None:

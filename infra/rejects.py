@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import heapq
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -18,9 +17,8 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from infra import dataset, storage
-from infra.dataset import ELSEWHERE, EXCERPT_CHARS, RUN, ShardSet, folder_of, open_version
-from infra.storage import StorageError
+from infra import dataset
+from infra.dataset import EXCERPT_CHARS, ShardSet
 
 FORGOTTEN = "forgotten"
 """The rule of documents that were taken down: their text is shown nowhere."""
@@ -118,7 +116,7 @@ def texts_behind(version: ShardSet) -> Iterator[ShardSet]:
     """The nearest versions with texts that a version was made of, as far as they are still there."""
     todo, seen = [version], {version.folder}
     while todo:
-        for given in inputs_of(todo.pop(0)):
+        for given in dataset.inputs_there(todo.pop(0)):
             if given.folder in seen:
                 continue
             seen.add(given.folder)
@@ -127,16 +125,6 @@ def texts_behind(version: ShardSet) -> Iterator[ShardSet]:
                 yield given
             else:
                 todo.append(given)
-
-
-def inputs_of(version: ShardSet) -> Iterator[ShardSet]:
-    """The versions that a version was made of, as far as they are still there."""
-    run = version.file(RUN)
-    elsewhere = storage.read_json(run).get(ELSEWHERE, {}) if storage.exists(run) else {}
-    for given in version.manifest().recipe["inputs"].values():
-        for name in [given] if isinstance(given, str) else given:
-            with suppress(StorageError):
-                yield open_version(elsewhere.get(name) or folder_of(name.partition("@")[0]))
 
 
 def _count(found: dict[str, Dropped], table: pa.Table, step: str) -> None:

@@ -16,17 +16,13 @@ BATCH_ROWS = 100_000
 
 
 @contextmanager
-def connected(*, ordered: bool = False, **tables: pads.Dataset | pa.Table) -> Iterator[Any]:
-    """A DuckDB connection that knows these tables by name, spills to a folder of its own and fetches nothing.
-
-    Args:
-        ordered: keep the order of rows through a query that does not sort; it costs memory.
-    """
+def connected(**tables: pads.Dataset | pa.Table) -> Iterator[Any]:
+    """A DuckDB connection that knows these tables by name, spills to a folder of its own and fetches nothing."""
     with tempfile.TemporaryDirectory(prefix="gristmill-sql-") as spill:
         config = {
             "memory_limit": f"{MEMORY_BYTES // 1_000_000}MB",
             "temp_directory": spill,
-            "preserve_insertion_order": ordered,
+            "preserve_insertion_order": False,
             "autoinstall_known_extensions": False,
             "autoload_known_extensions": False,
         }

@@ -39,9 +39,6 @@ BESIDE = "beside"
 INPUT_PREFIX = "input"
 """Folders of these names below an `--output` hold what a single step's plain input files became."""
 
-GUARD: dict[str, Any] = {"guard": True}
-"""As `json_schema_extra` of a field of a step's configuration: it decides whether the step may begin, and is no part of the recipe."""
-
 Fingerprint = Callable[[Any], Mapping[str, Any]]
 
 
@@ -261,7 +258,7 @@ def step(*, schema: str, fingerprint: Fingerprint = lambda config: {}) -> Callab
 
 
 def _guards(config: BaseModel) -> set[str]:
-    return {name for name, field in type(config).model_fields.items() if field.json_schema_extra == GUARD}
+    return {name for name, field in type(config).model_fields.items() if field.json_schema_extra == dataset.GUARD}
 
 
 def _names(given: ShardSet | Sequence[ShardSet]) -> Any:

@@ -20,7 +20,7 @@ FIRST_PARTY = ("flows", "tasks", "models", "expectations", "infra")
 # of infra, only what decides the bytes of a version; servers, progress and tracking do not
 BYTES_OF_INFRA = ("infra.ids", "infra.dataset")
 # these say beforehand what a step will need
-ESTIMATES = ("tasks.text.likeness", "tasks.text.room")
+ESTIMATES = ("tasks.text.likeness", "tasks.text.need", "tasks.text.room")
 # these move data or draw pages about it and never decide a byte of a shard
 NEUTRAL_LIBRARIES = {
     "pydantic",

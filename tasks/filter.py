@@ -11,7 +11,7 @@ import pyarrow.compute as pc
 
 from infra import dataset
 from infra.dataset import EXCERPT_CHARS, REJECTS_SCHEMA, Outcome, ShardRef, ShardSet
-from infra.rejects import Reject, inputs_of, texts_behind, texts_of
+from infra.rejects import Reject, texts_behind, texts_of
 from infra.steps import Output, step
 from tasks.text import bad_words
 from tasks.text.rules import MEASURED, FilterConfig, decide
@@ -93,7 +93,7 @@ def passages(version: ShardSet, drawn: Sequence[Reject]) -> dict[str, str]:
 def _languages(version: ShardSet, ids: Collection[str]) -> dict[str, str]:
     """doc_id → the language that was found, from the signals that the version was decided by."""
     found: dict[str, str] = {}
-    for measured in inputs_of(version) if ids else ():
+    for measured in dataset.inputs_there(version) if ids else ():
         rows = dataset.dataset(measured.folder)
         if rows is not None and "language" in rows.schema.names:
             table = rows.to_table(["doc_id", "language"], filter=pc.field("doc_id").isin(pa.array(list(ids), pa.string())))

@@ -21,13 +21,15 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict
 
 from infra import dataset, storage
-from infra.dataset import Outcome, ShardRef, ShardSet, file_entry
+from infra.dataset import Counts, Outcome, ShardRef, ShardSet, file_entry
 from infra.errors import InputError
+from infra.rejects import FORGOTTEN
 from infra.settings import settings
 from infra.steps import Output, step
-from tasks.index import IndexConfig, band_table, bucket_ranges, compare, distinct_pairs, gather_facts, pair_table, read_range
+from tasks.index import bucket_ranges, compare, distinct_pairs, gather_facts, pair_table, read_range
 from tasks.text import clusters
 from tasks.text.generations import BANDS, FORGET, REBORN, Chain
+from tasks.text.sketches import IndexConfig, band_table
 
 Ints = NDArray[np.int64]
 
@@ -169,7 +171,7 @@ def _propose_again(
     alive = np.isin(keys, keys[was]) & ~was
     found = clusters.propose(keys[alive], nodes[alive], bucket_cap=config.bucket_cap, bucket_heads=config.bucket_heads)
     fresh = np.isin(found.pairs, reborn).any(axis=1) | np.isin(found.pairs, nodes[full]).all(axis=1)
-    return pair_table(found.pairs[fresh], {"skipped_pairs": float(found.num_skipped)})
+    return pair_table(found.pairs[fresh], found)
 
 
 def _as_it_is(table: pa.Table) -> Outcome:
@@ -204,8 +206,11 @@ def forget(index: ShardSet, config: ForgetConfig, out: Output) -> None:
     proposed = out.map_aside("candidates", again, ranges if len(gone) else [])
     compare(out, chain, distinct_pairs(proposed, known=before.edges()), compared)
     gather_facts(out)
+    living = before.num_numbers - len(before.dead)
+    out.counts = Counts(
+        total=living, kept=living - matched.num_rows, dropped={FORGOTTEN: matched.num_rows} if matched.num_rows else {}
+    )
     out.facts |= {
-        "documents_forgotten": matched.num_rows,
         "contents_forgotten": len(gone) - len(reborn),
         "contents_reborn": len(reborn),
     }

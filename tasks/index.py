@@ -14,48 +14,36 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import tempfile
-import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 from functools import partial
-from typing import Any
 
 import numpy as np
 import psutil
 import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
-from pydantic import Field
 
-from expectations.schemas import EDGE, INDEXED
+from expectations.schemas import EDGE, INDEXED, REWRITTEN
 from infra import dataset, ledger, relations, storage
 from infra.cluster import Pool, current
 from infra.dataset import Outcome, ShardRef, ShardSet, write_table
 from infra.errors import GristmillError, InputError
-from infra.steps import GUARD, Output, step
+from infra.steps import Output, step
 from infra.storage import byte_words
-from tasks.text import clusters, likeness, minhash, room
+from tasks.text import clusters, likeness, minhash
 from tasks.text.generations import BANDS, EDGES, FORGET, INDEX, Chain
-from tasks.text.likeness import Sample
-from tasks.text.minhash import SketchConfig
-from tasks.text.room import FileBytes, Forecast
+from tasks.text.need import memory_told, need_of
+from tasks.text.sketches import CONTENT, SKETCH_HASHES, IndexConfig, band_table, sketch_table, sketched_columns
 
 log = logging.getLogger("gristmill")
 
 Ints = NDArray[np.int64]
 
 EARLIER = "earlier"
-SKETCH_FORMAT = 1
-"""To be raised when equal settings give other band keys or content hashes than before."""
 MIN_CONTAINMENT = 0.5
 """Edges are kept from this share of the smaller document's shingles on: at it lies every pair of Jaccard similarity 0.5, which may not
 straddle a train/test split, and no threshold of a removal should be lower."""
-CONTENT = ("content_high", "content_low")
-SKETCH_HASHES = (*CONTENT, "keys.list.element")
-"""Columns of hashes in the files of sketches; those of an index have CONTENT alone."""
-ROWS_PER_GROUP = 4_096
-"""Of files that are read in parts: of band keys 64 kB."""
 SHINGLED_PER_GROUP = 64
 """Documents in a row group of shingles: some 250 kB."""
 SIMILARITY_BINS = 20
@@ -65,72 +53,11 @@ class NoRoom(GristmillError):
     """A disk on which an index would not find room."""
 
 
-class IndexConfig(SketchConfig):
-    """How documents are compared: by default in FineWeb's shingles and bands, but numbers and accents count."""
-
-    base: str = ""
-    """An earlier index that this crawl is added to, as its path below the storage root (`index/0123456789abcdef`), or `earlier`: that of
-    what the corpus published last. Empty: documents are compared among themselves only."""
-    quality: str = "quality_percentile"
-    """Column by which the better of two duplicates is chosen, before length; where there is none, length decides."""
-    bucket_cap: int = Field(64, ge=2)
-    """A document in a bucket is compared with all better ones of it up to this number …"""
-    bucket_heads: int = Field(8, ge=1)
-    """… and beyond it with the best so many only. What is held back is counted, and told when it is much."""
-    max_bucket_entries: int = Field(4_000_000, ge=1)
-    """Documents of one bucket range that a worker sorts at a time, 40 bytes each: the memory of the candidates' pass."""
-    max_unit_shingles: int = Field(16_000_000, ge=1)
-    """Shingles that a worker holds at a time to count overlaps, 16 bytes each; it may be twice as many."""
-    check_room: bool = Field(True, json_schema_extra=GUARD)
-    """Whether the step first estimates what it needs from a sample, refuses to begin where the disk has too little room, and warns of
-    too little memory. No part of the recipe."""
-
-    def sketches(self) -> dict[str, Any]:
-        """The settings that two crawls must share to be compared."""
-        names = {*SketchConfig.model_fields, "bucket_cap", "bucket_heads"} - {"preset"}
-        return {"format": SKETCH_FORMAT, **self.model_dump(mode="json", include=names)}
-
-
 def sketch_shard(job: tuple[ShardRef, int], config: IndexConfig) -> Outcome:
     """Band keys, content hash and rank facts of one shard's documents."""
     shard, position = job
-    return Outcome(sketch_table(shard.read(), position, config), hashes=SKETCH_HASHES)
-
-
-def sketch_table(table: pa.Table, position: int, config: IndexConfig) -> pa.Table:
-    """The same of documents that are in memory; `position` is the place of their shard."""
-    text = table["text"].combine_chunks()
-    found = minhash.sketch(text, config)
-    content = _told_apart(found, table["content_id"])
-    quality = (
-        table[config.quality].cast(pa.float32()) if config.quality in table.column_names else pa.nulls(len(text), pa.float32())
-    )
-    keys = pa.FixedSizeListArray.from_arrays(pa.array(np.ascontiguousarray(found.keys).reshape(-1)), config.num_bands)
-    columns = {name: table[name] for name in ("doc_id", "content_id", "url", "host", "source")}
-    return pa.table(
-        {
-            **columns,
-            "quality": pc.fill_null(pc.if_else(pc.is_finite(quality), quality, None), -1.0),
-            "num_chars": pc.utf8_length(text).cast(pa.int32()),
-            "num_shingles": pa.array(found.num_shingles),
-            "content_high": pa.array(np.ascontiguousarray(content[:, 0])),
-            "content_low": pa.array(np.ascontiguousarray(content[:, 1])),
-            "shard": pa.repeat(pa.scalar(position, pa.int32()), len(text)),
-            "row": pa.array(np.arange(len(text), dtype=np.int32)),
-            "keys": keys,
-        }
-    )
-
-
-def _told_apart(found: minhash.Sketch, content_id: pa.ChunkedArray) -> NDArray[np.uint64]:
-    """Content hashes; documents without a word have no normal form that could tell them apart, and are told by their content_id."""
-    wordless = np.flatnonzero(found.num_shingles == 0)
-    if not len(wordless):
-        return found.content
-    content = found.content.copy()
-    for row, name in zip(wordless.tolist(), content_id.take(pa.array(wordless)).to_pylist(), strict=True):
-        content[row] = int(name[:16], 16), int(name[16:], 16)
-    return content
+    unread = set(REWRITTEN.names) - set(sketched_columns(config))
+    return Outcome(sketch_table(shard.read(without=unread), position, config), hashes=SKETCH_HASHES)
 
 
 def number_documents(out: Output, chain: Chain, sketched: Sequence[ShardRef]) -> list[str]:
@@ -199,13 +126,6 @@ def band_shard(job: tuple[ShardRef, str], num_bands: int) -> Outcome:
     )
 
 
-def band_table(band: NDArray[np.uint8], key: NDArray[np.uint64], node: Ints) -> Outcome:
-    """Band keys as they are stored: sorted, in small row groups, so that a bucket range is read alone."""
-    order = np.lexsort((node, key, band))
-    table = pa.table({"band": pa.array(band[order]), "key": pa.array(key[order]), "node": pa.array(node[order], pa.int64())})
-    return Outcome(table, rows_per_group=ROWS_PER_GROUP, hashes=("key",))
-
-
 def _numbered(sketched: ShardRef, numbers: str, columns: list[str]) -> pa.Table:
     rows = dataset.of_files([numbers])
     assert rows is not None
@@ -242,12 +162,13 @@ def propose_range(bucket: tuple[int, int, int], files: Sequence[str], dead: Ints
     keys, nodes = read_range(files, dead, bucket)
     found = clusters.propose(keys, nodes, nodes >= first_new, bucket_cap=config.bucket_cap, bucket_heads=config.bucket_heads)
     facts = {f"buckets.{size}": float(count) for size, count in zip(clusters.BUCKET_SIZES, found.buckets, strict=True)}
-    return pair_table(found.pairs, facts | {"skipped_pairs": float(found.num_skipped)})
+    return pair_table(found.pairs, found, facts)
 
 
-def pair_table(pairs: Ints, facts: dict[str, float]) -> Outcome:
-    """Candidate pairs as they are stored."""
-    return Outcome(pa.table({"better": pairs[:, 0], "worse": pairs[:, 1]}), facts=facts)
+def pair_table(pairs: Ints, found: clusters.Candidates, facts: Mapping[str, float] | None = None) -> Outcome:
+    """Candidate pairs as they are stored, with what the buckets that they were found in propose and hold back."""
+    counted = {"proposed_pairs": float(len(found.pairs)), "skipped_pairs": float(found.num_skipped)}
+    return Outcome(pa.table({"better": pairs[:, 0], "worse": pairs[:, 1]}), facts={**counted, **(facts or {})})
 
 
 def distinct_pairs(proposals: Sequence[ShardRef], known: pa.Table | None = None) -> Ints:
@@ -345,14 +266,15 @@ def compare(out: Output, chain: Chain, pairs: Ints, config: IndexConfig) -> None
 
 
 def gather_facts(out: Output) -> None:
-    """Put the counts of buckets by size and of pairs by similarity together, and tell the share of pairs that full buckets held back."""
+    """Put the counts of buckets by size and of pairs by similarity together, and tell which share of their pairs full buckets held back:
+    counted bucket by bucket, so a pair counts once for each that its two are in."""
     for kind in ("buckets", "similarity"):
         names = sorted(
             (name for name in out.facts if name.startswith(f"{kind}.")), key=lambda name: float(name.partition(".")[2])
         )
         out.facts[kind] = {name.partition(".")[2]: int(out.facts.pop(name)) for name in names}
-    skipped = out.facts.get("skipped_pairs", 0)
-    out.facts["skipped_pair_share"] = skipped / max(1, skipped + out.facts["candidate_pairs"])
+    skipped, proposed = (out.facts.get(name, 0) for name in ("skipped_pairs", "proposed_pairs"))
+    out.facts["skipped_pair_share"] = skipped / max(1, skipped + proposed)
 
 
 def base_of(config: IndexConfig, corpus: str, documents: Sequence[ShardSet]) -> list[ShardSet]:
@@ -372,17 +294,11 @@ def earlier(corpus: str, documents: Sequence[ShardSet]) -> list[ShardSet]:
     before: list[ShardSet] = []
     for published in ledger.published(corpus):
         with contextlib.suppress(storage.StorageError):  # removed since
-            for found in _indices_behind(published.shards())[-1:]:
-                newest = Chain.of(found).generations[-1].documents
-                if names & {dataset.name_of(one) for one in newest}:
-                    return before[-1:]
-                before.append(found)
+            found = [one for one in dataset.inputs_there(published.shards()) if one.step in (INDEX, FORGET)][-1:]
+            if found and names & {dataset.name_of(one) for one in Chain.of(found[0]).generations[-1].documents}:
+                break
+            before += found
     return before[-1:]
-
-
-def _indices_behind(published: ShardSet) -> list[ShardSet]:
-    history = dataset.flattened(list(dataset.opened_inputs(published).values()))
-    return [one for one in history if one.step in (INDEX, FORGET)]
 
 
 @step(schema="indexed")
@@ -410,104 +326,6 @@ def index(documents: list[ShardSet], base: list[ShardSet], config: IndexConfig, 
     out.facts |= {"generation": len(before.generations), "first_number": first_new, "sketches": config.sketches()}
 
 
-def sampled_columns(config: IndexConfig) -> tuple[str, ...]:
-    """What `need_of` asks of documents."""
-    return ("doc_id", "content_id", "url", "host", "source", "text", config.quality)
-
-
-def need_of(sample: Sample, before: Chain, config: IndexConfig, workers: int) -> Forecast:
-    """What an index of the documents behind a sample needs, if they are added to the chain `before`."""
-    sketch_table(sample.rows.slice(0, 1), 0, config)  # what a process prepares once is not taken for work
-    began = time.perf_counter()
-    rows = sketch_table(sample.rows, 0, config)
-    seconds = time.perf_counter() - began
-    keys = rows["keys"].combine_chunks().flatten().to_numpy().reshape(-1, config.num_bands)
-    content = np.stack([rows["content_high"].to_numpy(), rows["content_low"].to_numpy()], axis=1)
-    fresh, earlier = _met_earlier(rows, keys, before)
-    found = likeness.likeness(
-        sample,
-        minhash.Sketch(content, rows["num_shingles"].to_numpy(), keys),
-        seconds,
-        config,
-        bucket_cap=config.bucket_cap,
-        bucket_heads=config.bucket_heads,
-        fresh=fresh,
-        earlier=earlier,
-        num_earlier=before.num_numbers,
-    )
-    return room.forecast(
-        sample,
-        found,
-        _file_bytes(rows, keys, config),
-        workers,
-        num_bands=config.num_bands,
-        num_earlier=before.num_numbers,
-        max_bucket_entries=config.max_bucket_entries,
-        max_unit_shingles=config.max_unit_shingles,
-        sql_bytes=relations.MEMORY_BYTES,
-    )
-
-
-def _met_earlier(
-    rows: pa.Table, keys: NDArray[np.uint64], before: Chain
-) -> tuple[NDArray[np.bool_], tuple[NDArray[np.uint8], NDArray[np.uint64], Ints]]:
-    """(whether no earlier document has the id or the content of a row; band, key and node of the earlier entries in their buckets)."""
-    fresh = np.ones(rows.num_rows, bool)
-    bands = dataset.of_files(before.bands())
-    if bands is None or not rows.num_rows:
-        return fresh, (np.empty(0, np.uint8), np.empty(0, np.uint64), np.empty(0, np.int64))
-    with before.relations(drawn=rows.select(["row", "doc_id", "content_high", "content_low"])) as sql:
-        known = sql.sql("""SELECT "row" FROM drawn WHERE doc_id IN (SELECT doc_id FROM living)
-            OR (content_high, content_low) IN (SELECT (content_high, content_low) FROM living)""").to_arrow_table()
-    fresh[known["row"].to_numpy()] = False
-    wanted, parts = np.unique(keys[fresh]), []
-    for batch in bands.to_batches():
-        inside = np.isin(batch["key"].to_numpy(), wanted) & ~np.isin(batch["node"].to_numpy(), before.dead)
-        parts.append(pa.table(batch).filter(pa.array(inside)))
-    met = pa.concat_tables(parts)
-    return fresh, (met["band"].to_numpy(), met["key"].to_numpy(), met["node"].to_numpy())
-
-
-def _file_bytes(rows: pa.Table, keys: NDArray[np.uint64], config: IndexConfig) -> FileBytes:
-    """What the rows of an index take on disk: those of a sample, written to memory."""
-    num, draw = max(1, rows.num_rows), np.random.default_rng(0)
-    began = time.perf_counter()
-    sketch = len(dataset.encoded(rows, hashes=SKETCH_HASHES))
-    numbers = pa.table({name: np.arange(rows.num_rows) for name in ("number", "first", "node")})
-    row = len(dataset.encoded(rows.drop_columns("keys"), hashes=CONTENT))
-    band = band_table(
-        np.tile(np.arange(config.num_bands, dtype=np.uint8), len(keys)),
-        keys.reshape(-1),
-        np.repeat(np.arange(len(keys)), config.num_bands),
-    )
-    bands = len(dataset.encoded(band.kept, band.rows_per_group, band.hashes))
-    seconds = time.perf_counter() - began
-    beside = len(dataset.encoded(numbers))
-    began = time.perf_counter()
-    with tempfile.TemporaryDirectory(prefix="gristmill-probe-") as folder:
-        for file in range(_FILES):
-            storage.write_bytes(storage.join(folder, str(file)), b"probe")
-    seconds_per_file = (time.perf_counter() - began) / _FILES
-    # pairs and hashes as they are in a large index: any numbers, which hardly compress
-    pairs = draw.integers(0, 1 << 24, (_PROBE, 2))
-    hashes = pa.array(draw.integers(0, 1 << 63, _PROBE))
-    edges = pa.table({"a": pairs[:, 0], "b": pairs[:, 1], **{name: draw.integers(0, 1000, _PROBE) for name in "cde"}})
-    return FileBytes(
-        sketch=sketch / num,
-        row=(row + beside) / num,
-        numbers=beside / num,
-        bands=bands / num,
-        proposal=len(dataset.encoded(pa.table({"better": pairs[:, 0], "worse": pairs[:, 1]}))) / _PROBE,
-        shingle=len(dataset.encoded(pa.table({"shingles": hashes}), hashes=["shingles"])) / _PROBE,
-        edge=len(dataset.encoded(edges)) / _PROBE,
-        seconds=seconds / num,
-        seconds_per_file=seconds_per_file,
-    )
-
-
-_PROBE, _FILES = 10_000, 4
-
-
 def require_room(out: Output, before: Chain, shards: Sequence[ShardRef], config: IndexConfig) -> None:
     """Estimate what the step needs, keep that with the run, and refuse to begin where the disk has too little room for it.
 
@@ -517,7 +335,7 @@ def require_room(out: Output, before: Chain, shards: Sequence[ShardRef], config:
     if not any(shard.num_rows for shard in shards):
         return
     pool = current()
-    need = need_of(likeness.drawn(shards, sampled_columns(config)), before, config, pool.num_workers)
+    need = need_of(likeness.drawn(shards, sketched_columns(config)), before, config, pool.num_workers)
     out.volatile["estimate"] = {**asdict(need), "disk_bytes": need.disk_bytes}
     free = storage.free_bytes(out.folder)
     there = storage.used(out.folder)[0]
@@ -537,22 +355,6 @@ def bytes_of_worker(pool: Pool) -> int | None:
     if pool.config.kind == "none":
         return psutil.virtual_memory().total
     return pool.max_worker_bytes() if pool.config.kind == "local" else None
-
-
-def memory_told(need: Forecast, free_bytes: int, worker_bytes: int | None) -> list[str]:
-    """What to say of memory that an index would exceed: nothing, where it is enough."""
-    told = []
-    if need.flow_bytes > free_bytes:
-        told.append(
-            f"index: about {need.likeness.pairs:,.0f} candidate pairs need some {byte_words(need.flow_bytes)} in the flow's process, and "
-            f"{byte_words(free_bytes)} are free: raise index.rows_per_band, or give the machine more"
-        )
-    if worker_bytes is not None and need.worker_bytes > worker_bytes:
-        told.append(
-            f"index: a worker needs some {byte_words(need.worker_bytes)} and is ended at {byte_words(worker_bytes)}: raise "
-            "dask.memory_limit, use fewer workers (dask.workers), or lower index.max_bucket_entries and index.max_unit_shingles"
-        )
-    return told
 
 
 def require_new(chain: Chain, documents: Sequence[ShardSet]) -> None:

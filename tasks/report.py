@@ -56,12 +56,12 @@ from infra.steps import Output, step
 from tasks.dedup import place_of
 from tasks.filter import meanings, passages
 from tasks.forget import taken_down
-from tasks.index import IndexConfig
 from tasks.text.classifier import SCORES
 from tasks.text.classifier_card import LIMITS, told_few
 from tasks.text.disparity import more_often, worst_first
 from tasks.text.generations import FORGET, INDEX, Chain
 from tasks.text.minhash import candidate_probability
+from tasks.text.sketches import IndexConfig
 
 PAGE = "report.html"
 UNITS = {
@@ -393,7 +393,7 @@ def _pairs(deduped: ShardSet, how_many: int, hidden: Hidden) -> list[Pair]:
 
 def _compared(deduped: ShardSet) -> list[ShardSet]:
     """The versions whose documents were compared, as far as they are still there."""
-    return [one for one in rejects.inputs_of(deduped) if one.step not in (INDEX, FORGET)]
+    return [one for one in dataset.inputs_there(deduped) if one.step not in (INDEX, FORGET)]
 
 
 def _around(text: str, start: int) -> str:

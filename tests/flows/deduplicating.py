@@ -22,8 +22,9 @@ from infra.dataset import Outcome, ShardSet
 from infra.settings import adopt_quiet_environment, settings
 from tasks.dedup import DedupConfig, dedup, documents_of
 from tasks.forget import ForgetConfig, forget
-from tasks.index import IndexConfig, index
+from tasks.index import index
 from tasks.text.minhash import SketchConfig
+from tasks.text.sketches import IndexConfig
 
 sys.path.insert(0, str(Path(__file__).parents[2]))  # as a script it is found, but not its neighbours
 from tests.text import reference_dedup as reference

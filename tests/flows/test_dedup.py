@@ -20,9 +20,10 @@ from infra.dataset import ShardSet
 from infra.errors import InputError
 from tasks.dedup import DedupConfig, dedup, documents_of
 from tasks.forget import ForgetConfig, forget
-from tasks.index import IndexConfig, index
+from tasks.index import index
 from tasks.text.generations import Chain
 from tasks.text.minhash import SketchConfig
+from tasks.text.sketches import IndexConfig
 from tests.text import edits
 from tests.text.reference_dedup import Edge, Record, measured, numbered
 

@@ -21,13 +21,14 @@ from infra import ledger, rejects
 from infra.dataset import ShardSet
 from tasks.dedup import DedupConfig, dedup, documents_of
 from tasks.forget import ForgetConfig, forget
-from tasks.index import IndexConfig, index
+from tasks.index import index
 from tasks.ingest import ingest
 from tasks.publish import PublishConfig, data_card
 from tasks.report import render_run
 from tasks.signals import SignalsConfig, signals
 from tasks.text.readers import IngestConfig
 from tasks.text.rules import FilterConfig
+from tasks.text.sketches import IndexConfig
 from tasks.validate import ValidateConfig, validate
 
 from . import english

@@ -18,12 +18,14 @@ from infra.cluster import DaskConfig, pool
 from infra.dataset import ShardSet
 from infra.errors import InputError
 from infra.steps import Output
-from tasks.index import IndexConfig, NoRoom, index, memory_told, need_of, require_room, sampled_columns
+from tasks.index import NoRoom, index, require_room
 from tasks.ingest import ingest
 from tasks.text import likeness
 from tasks.text.generations import Chain
 from tasks.text.likeness import groups_behind
+from tasks.text.need import memory_told, need_of
 from tasks.text.readers import IngestConfig
+from tasks.text.sketches import IndexConfig, sketched_columns
 
 from . import english
 from .driver import commands
@@ -58,7 +60,7 @@ def ingested(home: Path, name: str, given: Sequence[str]) -> ShardSet:
 
 def test_the_estimate_is_near_the_truth(home: Path) -> None:
     documents = ingested(home, "many", texts(4000, 1))
-    sample = likeness.drawn(documents.shards(), sampled_columns(CONFIG))
+    sample = likeness.drawn(documents.shards(), sketched_columns(CONFIG))
     assert 1800 < sample.rows.num_rows < 2200 and sample.num_documents == 4000
     need = need_of(sample, Chain(()), CONFIG, workers=1)
     out = Output(str(home / "index"), "unsealed")  # the step itself, so that what lies aside is still there
@@ -83,7 +85,7 @@ def test_a_small_corpus_is_counted_exactly_also_beside_an_earlier_crawl(home: Pa
     first, second = ingested(home, "first", every[:500]), ingested(home, "second", every[450:])
     before = index([first], [], config=CONFIG)
     for documents, base in ((first, None), (second, before)):
-        found = need_of(likeness.drawn(documents.shards(), sampled_columns(CONFIG)), Chain.of(base), CONFIG, 1).likeness
+        found = need_of(likeness.drawn(documents.shards(), sketched_columns(CONFIG)), Chain.of(base), CONFIG, 1).likeness
         made = index([documents], [base] if base else [], config=CONFIG).manifest().facts
         assert (found.low, found.pairs, found.high) == (made["candidate_pairs"],) * 3 and found.pairs > 50
 
@@ -136,7 +138,7 @@ def test_what_was_measured_stands_beside_the_version_and_not_in_it(home: Path) -
 
 def test_memory_that_would_be_exceeded_is_told_with_what_to_do(home: Path, caplog: pytest.LogCaptureFixture) -> None:
     documents = ingested(home, "some", texts(300, 5))
-    need = need_of(likeness.drawn(documents.shards(), sampled_columns(CONFIG)), Chain(()), CONFIG, 1)
+    need = need_of(likeness.drawn(documents.shards(), sketched_columns(CONFIG)), Chain(()), CONFIG, 1)
     assert memory_told(need, 1 << 50, 1 << 50) == []
     flow, worker = memory_told(need, 1000, 1000)
     assert "candidate pairs" in flow and "index.rows_per_band" in flow and "dask.memory_limit" in worker
