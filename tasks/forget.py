@@ -8,6 +8,7 @@ that never had the forgotten documents. The texts of their versions go when `gri
 from __future__ import annotations
 
 import contextlib
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -34,6 +35,9 @@ from tasks.text.sketches import IndexConfig, band_table
 Ints = NDArray[np.int64]
 
 
+_COMMENT = re.compile(r"(?:^|\s)#")
+
+
 class ForgetConfig(BaseModel):
     """What is taken out of the index; the step runs where anything is named. What is not there is no error: it may come with a crawl."""
 
@@ -48,7 +52,8 @@ class ForgetConfig(BaseModel):
     sources: tuple[str, ...] = ()
     """Whole sources, by name."""
     file: str = ""
-    """A text file with more of them, one per line: a doc_id, a URL (with ://), or a domain; # begins a comment."""
+    """A text file with more of them, one per line: a doc_id, a URL (with ://), or a domain; # begins a comment, at the start or behind a
+    space."""
     reason: str = "takedown"
     """Why, in words: stands in the rejects instead of the text."""
 
@@ -76,7 +81,7 @@ class ForgetConfig(BaseModel):
             lines = Path(self.file).read_text(encoding="utf-8").splitlines()
         except (OSError, UnicodeDecodeError) as error:
             raise InputError(f"forget.file: {self.file}: cannot be read: {error}") from error
-        return [name for line in lines if (name := line.split("#")[0].strip() if "://" not in line else line.strip())]
+        return [name for line in lines if (name := _COMMENT.split(line)[0].strip())]
 
 
 def files_of(config: ForgetConfig) -> Mapping[str, str]:

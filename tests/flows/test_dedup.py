@@ -208,6 +208,32 @@ def test_hosts_with_what_is_below_them_and_urls_are_forgotten_whole(home: Path) 
     agree(crawls)
 
 
+def test_a_list_in_a_file_and_whole_sources_are_forgotten_as_names_in_the_configuration_are(home: Path, tmp_path: Path) -> None:
+    corpus = [replace(one, source="theirs" if place % 7 == 0 else "ours") for place, one in enumerate(edits.mixed(6, 5))]
+    crawls = Crawls.of(CAREFUL, corpus)
+    assert crawls.index is not None
+    lone, page = (
+        next(one for one in corpus if one.source == "ours" and one.host == host) for host in ("h1.example", "h4.example")
+    )
+    listed = tmp_path / "takedowns.txt"
+    listed.write_text(f"# asked for in November\n\n{lone.doc_id}\n{page.url}   # by mail\n  H2.Example # the whole of it\n")
+    told = ForgetConfig(file=str(listed), sources=("theirs",), reason="list")
+    named = ForgetConfig(doc_ids=(lone.doc_id,), urls=(page.url,), domains=("h2.example",), sources=("theirs",), reason="list")
+    by_file, by_name = (forget(crawls.index, config=config) for config in (told, named))
+    assert by_file.digest == by_name.digest and by_file.version != by_name.version
+    gone = [
+        one.doc_id
+        for one in corpus
+        if one in (lone, page) or one.url == page.url or one.source == "theirs" or one.host == "h2.example"
+    ]
+    assert 10 < len(gone) < len(corpus) == by_file.counts.total
+    assert by_file.counts.dropped == {"forgotten": len(gone)} and by_file.counts.kept == len(corpus) - len(gone)
+    fates = rows_of(dedup(documents_of(by_file, HALF), by_file, config=HALF))
+    assert sorted(one.doc_id for one in fates.elements() if one.rule == "forgotten") == sorted(gone)
+    listed.write_text(lone.doc_id)
+    assert forget(crawls.index, config=told).version != by_file.version  # what the file says is part of the recipe
+
+
 def test_the_heads_of_a_full_bucket_are_forgotten_and_the_next_take_their_place(home: Path) -> None:
     texts = edits.family(1, 100, [1] * 40)  # any two of them 100/102
     config = IndexConfig(bucket_cap=6, bucket_heads=2)
