@@ -42,8 +42,8 @@ def forget_told(made: Manifest) -> str:
     """A takedown in words for a card, without what was taken down."""
     again = made.facts["contents_reborn"]
     return (
-        f"{made.counts.total - made.counts.kept:,} documents were taken down (version `{made.version}`), and {again:,} texts of theirs stay "
-        "under another document of the same words."
+        f"{made.counts.total - made.counts.kept:,} documents were taken down (version `{made.version}`), and {again:,} texts of theirs "
+        "stay under another document of the same words."
     )
 
 
