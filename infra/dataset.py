@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import io
 import json
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -262,7 +261,7 @@ def part_name(index: int) -> str:
     return f"part-{index:05d}.parquet"
 
 
-def bytes_digest(data: bytes) -> str:
+def bytes_digest(data: bytes | memoryview) -> str:
     """32 hex characters over a file's bytes."""
     return hashlib.blake2b(data, digest_size=16).hexdigest()
 
@@ -284,9 +283,9 @@ def write_table(path: str, table: pa.Table, rows_per_group: int | None = None, h
     return bytes_digest(data), len(data)
 
 
-def encoded(table: pa.Table, rows_per_group: int | None = None, hashes: Sequence[str] = ()) -> bytes:
+def encoded(table: pa.Table, rows_per_group: int | None = None, hashes: Sequence[str] = ()) -> memoryview:
     """The bytes of a table as a Parquet file of a version. For the options see `Outcome`."""
-    sink = io.BytesIO()
+    sink = pa.BufferOutputStream()
     options = {**PARQUET_OPTIONS, **({"row_group_size": rows_per_group} if rows_per_group else {})}
     if hashes:
         others = [name for name in table.column_names if name not in {column.partition(".")[0] for column in hashes}]
@@ -294,7 +293,7 @@ def encoded(table: pa.Table, rows_per_group: int | None = None, hashes: Sequence
         options["compression_level"] = dict.fromkeys(others, PARQUET_OPTIONS["compression_level"])
     # pandas metadata and the like would put volatile words into the bytes
     pq.write_table(table.replace_schema_metadata(None), sink, **options)
-    return sink.getvalue()
+    return memoryview(sink.getvalue())
 
 
 def write_shard(folder: str, index: int, outcome: Outcome) -> Receipt:

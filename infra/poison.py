@@ -51,7 +51,10 @@ def without(item: Any, doc_ids: Sequence[str]) -> Any:
     """The work item with these documents left out of every shard in it."""
     if isinstance(item, ShardRef):
         return dataclasses.replace(item, left_out=frozenset(doc_ids) | item.left_out)
-    return tuple(without(part, doc_ids) for part in item) if isinstance(item, tuple) else item
+    if not isinstance(item, tuple):
+        return item
+    parts = tuple(without(part, doc_ids) for part in item)
+    return item._make(parts) if hasattr(item, "_make") else parts  # a named one keeps its names
 
 
 def find(work: Callable[[Any], Any], item: Any, max_bytes: int) -> list[Poisoned]:

@@ -239,7 +239,7 @@ def local_folder(path: str) -> Iterator[str]:
         yield folder
 
 
-def write_bytes(path: str, data: bytes) -> None:
+def write_bytes(path: str, data: bytes | memoryview) -> None:
     """Write a whole file, atomically."""
     with open_write(path) as handle:
         handle.write(data)

@@ -158,7 +158,7 @@ def _entries(bucket: tuple[int, int, int], files: Sequence[str], dead: Ints, nod
     """Band keys of these nodes, in one range."""
     keys, found = read_range(files, dead, bucket)
     of_them = np.isin(found, nodes)
-    return band_table(np.full(of_them.sum(), bucket[0], np.uint8), keys[of_them], found[of_them])
+    return band_table({bucket[0]: (keys[of_them], found[of_them])})
 
 
 def _propose_again(
@@ -187,7 +187,8 @@ def _renumbered(entries: ShardRef, renamed: pa.Table) -> Outcome:
     """Band keys of nodes under the numbers that they go on under."""
     table = entries.read()
     place = np.searchsorted(renamed["node"].to_numpy(), table["node"].to_numpy())
-    return band_table(table["band"].to_numpy(), table["key"].to_numpy(), renamed["reborn"].to_numpy()[place])
+    bands, keys, nodes = table["band"].to_numpy(), table["key"].to_numpy(), renamed["reborn"].to_numpy()[place]
+    return band_table({band: (keys[bands == band], nodes[bands == band]) for band in np.unique(bands).tolist()})
 
 
 @step(schema="forgotten", fingerprint=files_of)

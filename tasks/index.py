@@ -17,6 +17,7 @@ import logging
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 from functools import partial
+from typing import NamedTuple
 
 import numpy as np
 import psutil
@@ -26,6 +27,7 @@ from numpy.typing import NDArray
 
 from expectations.schemas import EDGE, INDEXED, REWRITTEN
 from infra import dataset, ledger, relations, storage
+from infra.batches import read_batch, write_batches
 from infra.cluster import Pool, current
 from infra.dataset import Outcome, ShardRef, ShardSet, write_table
 from infra.errors import GristmillError, InputError
@@ -44,8 +46,7 @@ EARLIER = "earlier"
 MIN_CONTAINMENT = 0.5
 """Edges are kept from this share of the smaller document's shingles on: at it lies every pair of Jaccard similarity 0.5, which may not
 straddle a train/test split, and no threshold of a removal should be lower."""
-SHINGLED_PER_GROUP = 64
-"""Documents in a row group of shingles: some 250 kB."""
+SHINGLES = pa.schema([("node", pa.int64()), ("shingles", pa.large_list(pa.uint64()))])
 SIMILARITY_BINS = 20
 
 
@@ -120,10 +121,8 @@ def band_shard(job: tuple[ShardRef, str], num_bands: int) -> Outcome:
     sketched, numbers = job
     table = _numbered(sketched, numbers, ["keys"])
     table = table.filter(pc.equal(table["number"], table["node"]))
-    keys = table["keys"].combine_chunks().flatten().to_numpy().reshape(-1, num_bands)
-    return band_table(
-        np.tile(np.arange(num_bands, dtype=np.uint8), len(keys)), keys.reshape(-1), np.repeat(table["node"], num_bands)
-    )
+    keys, nodes = table["keys"].combine_chunks().flatten().to_numpy().reshape(-1, num_bands), table["node"].to_numpy()
+    return band_table({band: (column, nodes) for band, column in enumerate(np.ascontiguousarray(keys.T))})
 
 
 def _numbered(sketched: ShardRef, numbers: str, columns: list[str]) -> pa.Table:
@@ -183,35 +182,41 @@ def distinct_pairs(proposals: Sequence[ShardRef], known: pa.Table | None = None)
     return np.stack([table["better"].to_numpy(), table["worse"].to_numpy()], axis=1)
 
 
-def shingle_shard(job: tuple[ShardRef, NDArray[np.int32], Ints, NDArray[np.int32]], config: IndexConfig) -> Outcome:
-    """Shingle sets of one shard's candidates; `job` is the shard, and row, number and unit of each, by unit and number."""
-    shard, rows, nodes, units = job
-    text = shard.read(["text"])["text"].combine_chunks()
-    taken, back = np.unique(rows, return_inverse=True)
-    values, offsets = minhash.shingle_hashes(text.take(pa.array(taken)), config)
-    # as bytes, because Parquet counts the members of lists one by one
-    sets = pa.LargeBinaryArray.from_buffers(
-        pa.large_binary(), len(taken), [None, pa.py_buffer(8 * offsets), pa.py_buffer(values)]
-    )
-    sets = sets.take(pa.array(back))
-    table = pa.table({"unit": units, "node": nodes, "shingles": sets})
-    return Outcome(table, rows_per_group=SHINGLED_PER_GROUP, hashes=("shingles",))
+class Shingled(NamedTuple):
+    """What of one shard has to be shingled, row by row: in order of unit, then of node."""
+
+    shard: ShardRef
+    row: NDArray[np.int32]
+    node: Ints
+    unit: NDArray[np.int32]
+    path: str
+    """Of the file that its shingle sets go to, with a batch for each unit."""
 
 
-def compare_unit(job: tuple[int, Ints, list[str]]) -> Outcome:
-    """Exact overlaps of one unit's pairs; `job` is the unit, its pairs and the files with their shingles."""
-    unit, pairs, files = job
-    rows = dataset.of_files(files)
-    assert rows is not None
-    table = rows.to_table(["node", "shingles"], filter=pc.field("unit") == pa.scalar(unit, pa.int32())).combine_chunks()
-    nodes, sets = table["node"].to_numpy(), table["shingles"].combine_chunks()
-    _, places, data = sets.buffers()
-    ends = np.frombuffer(places, np.int64)[sets.offset : sets.offset + len(sets) + 1] // 8
-    values, offsets = np.frombuffer(data, np.uint64)[ends[0] : ends[-1]], ends - ends[0]
+def shingle_shard(job: Shingled, config: IndexConfig) -> Outcome:
+    """Write the shingle sets of one shard's candidates; the units that have some, in the order of their batches."""
+    text = job.shard.read(["text"])["text"].combine_chunks()
+    taken, back = np.unique(job.row, return_inverse=True)
+    again = len(taken) < len(job.row)
+    values, offsets = minhash.shingle_hashes(text.take(pa.array(taken if again else job.row)), config)
+    sets = pa.LargeListArray.from_arrays(pa.array(offsets), pa.array(values))
+    whole = pa.record_batch([pa.array(job.node), sets.take(pa.array(back)) if again else sets], schema=SHINGLES)
+    units, firsts = np.unique(job.unit, return_index=True)
+    ends = np.append(firsts[1:], len(job.unit))
+    write_batches(job.path, SHINGLES, [whole.slice(first, end - first) for first, end in zip(firsts, ends, strict=True)])
+    return Outcome(pa.table({"unit": units}))
+
+
+def compare_unit(job: tuple[Ints, list[tuple[str, int]]]) -> Outcome:
+    """Exact overlaps of one unit's pairs; `job` is these, and file and place of the batches with their shingle sets."""
+    pairs, places = job
+    batches = [read_batch(*place) for place in places]
+    nodes = np.concatenate([batch["node"].to_numpy() for batch in batches])
+    sizes = np.concatenate([pc.list_value_length(batch["shingles"]).to_numpy() for batch in batches])
+    values = np.concatenate([batch["shingles"].flatten().to_numpy() for batch in batches])
     order = np.argsort(nodes)
     left, right = (order[np.searchsorted(nodes[order], pairs[:, side])] for side in (0, 1))
-    shared = minhash.shared_counts(values, offsets, left, right)
-    sizes = np.diff(offsets)
+    shared = minhash.shared_counts(values, np.concatenate([[0], np.cumsum(sizes)]), left, right)
     edges = {
         "better": pairs[:, 0],
         "worse": pairs[:, 1],
@@ -249,19 +254,19 @@ def compare(out: Output, chain: Chain, pairs: Ints, config: IndexConfig) -> None
     order = np.lexsort((place, member_of, shard, generation))
     firsts = np.flatnonzero(np.diff(generation[order], prepend=-1) | np.diff(shard[order], prepend=-1))
     texts = [one.texts() for one in chain.generations]
-    jobs = []
+    jobs: list[Shingled] = []
     for rows in np.split(order, firsts[1:]) if len(order) else []:
-        shard_of_text = texts[generation[rows[0]]][shard[rows[0]]]
-        jobs.append((shard_of_text, row[rows], nodes[place[rows]], member_of[rows].astype(np.int32)))
-    shingled = out.map_aside("shingles", partial(shingle_shard, config=config), jobs)
-    files: list[list[str]] = [[] for _ in range(divided.num_units)]
-    for job, made in zip(jobs, shingled, strict=True):
-        for unit in np.unique(job[3]).tolist():
-            files[unit].append(made.path)
+        text = texts[generation[rows[0]]][shard[rows[0]]]
+        path = out.aside("sets", f"{len(jobs):05d}.arrow")
+        jobs.append(Shingled(text, row[rows], nodes[place[rows]], member_of[rows].astype(np.int32), path))
+    batches: list[list[tuple[str, int]]] = [[] for _ in range(divided.num_units)]
+    for job, made in zip(jobs, out.map_aside("shingles", partial(shingle_shard, config=config), jobs), strict=True):
+        for at, unit in enumerate(made.read()["unit"].to_pylist()):
+            batches[unit].append((job.path, at))
     by_unit = np.argsort(divided.unit, kind="stable")
     cuts = np.searchsorted(divided.unit[by_unit], np.arange(1, divided.num_units))
     parts = np.split(by_unit, cuts) if divided.num_units else []
-    out.map_files(EDGES, compare_unit, [(unit, pairs[rows], files[unit]) for unit, rows in enumerate(parts)])
+    out.map_files(EDGES, compare_unit, [(pairs[rows], batches[unit]) for unit, rows in enumerate(parts)])
     out.facts["candidate_pairs"] = len(pairs)
 
 

@@ -88,11 +88,7 @@ def _file_bytes(rows: pa.Table, keys: NDArray[np.uint64], config: IndexConfig) -
     sketch = len(dataset.encoded(rows, hashes=SKETCH_HASHES))
     numbers = pa.table({name: np.arange(rows.num_rows) for name in ("number", "first", "node")})
     row = len(dataset.encoded(rows.drop_columns("keys"), hashes=CONTENT))
-    band = band_table(
-        np.tile(np.arange(config.num_bands, dtype=np.uint8), len(keys)),
-        keys.reshape(-1),
-        np.repeat(np.arange(len(keys)), config.num_bands),
-    )
+    band = band_table({at: (column, np.arange(len(keys))) for at, column in enumerate(np.ascontiguousarray(keys.T))})
     bands = len(dataset.encoded(band.kept, band.rows_per_group, band.hashes))
     seconds = time.perf_counter() - began
     beside = len(dataset.encoded(numbers))
@@ -101,9 +97,8 @@ def _file_bytes(rows: pa.Table, keys: NDArray[np.uint64], config: IndexConfig) -
         for file in range(PROBE_FILES):
             storage.write_bytes(storage.join(folder, str(file)), b"probe")
     seconds_per_file = (time.perf_counter() - began) / PROBE_FILES
-    # pairs and hashes as they are in a large index: any numbers, which hardly compress
+    # pairs as they are in a large index: any numbers, which hardly compress
     pairs = draw.integers(0, 1 << 24, (PROBE_ROWS, 2))
-    hashes = pa.array(draw.integers(0, 1 << 63, PROBE_ROWS))
     edges = pa.table({"a": pairs[:, 0], "b": pairs[:, 1], **{name: draw.integers(0, 1000, PROBE_ROWS) for name in "cde"}})
     return FileBytes(
         sketch=sketch / num,
@@ -111,7 +106,6 @@ def _file_bytes(rows: pa.Table, keys: NDArray[np.uint64], config: IndexConfig) -
         numbers=beside / num,
         bands=bands / num,
         proposal=len(dataset.encoded(pa.table({"better": pairs[:, 0], "worse": pairs[:, 1]}))) / PROBE_ROWS,
-        shingle=len(dataset.encoded(pa.table({"shingles": hashes}), hashes=["shingles"])) / PROBE_ROWS,
         edge=len(dataset.encoded(edges)) / PROBE_ROWS,
         seconds=seconds / num,
         seconds_per_file=seconds_per_file,

@@ -22,8 +22,10 @@ BYTES_PER_BAND = 64
 """A band key while it is sorted: band, key and node twice, and their order."""
 BYTES_PER_ENTRY = 40
 """A bucket entry while it is sorted (IndexConfig.max_bucket_entries)."""
-FILES_PER_SHARD = 9
-"""Sketch, numbers, rows, bands and shingles of a shard, with the receipts of four of them."""
+FILES_PER_SHARD = 10
+"""Sketch, numbers, rows, bands, shingles and their list of a shard, with the receipts of four of them."""
+SHINGLE_BYTES = 8
+"""A shingle on disk, as no compression makes it smaller."""
 BYTES_PER_SHINGLE = 16
 """A shingle while sets are compared (IndexConfig.max_unit_shingles)."""
 
@@ -39,8 +41,6 @@ class FileBytes:
     """Of a content."""
     proposal: float
     """Of a pair."""
-    shingle: float
-    """Of a shingle."""
     edge: float
     """Of a pair that is kept."""
     seconds: float
@@ -105,7 +105,7 @@ def forecast(
     return Forecast(
         likeness=found,
         aside_bytes=int(
-            documents * (files.sketch + files.numbers) + found.proposals * files.proposal + found.shingles * files.shingle
+            documents * (files.sketch + files.numbers) + found.proposals * files.proposal + found.shingles * SHINGLE_BYTES
         ),
         kept_bytes=int(documents * files.row + found.contents * files.bands + found.edges * files.edge),
         spilled_bytes=int(max(0, proposed - sql_bytes)),

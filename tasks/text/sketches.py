@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -11,7 +12,7 @@ from numpy.typing import NDArray
 from pydantic import Field
 
 from infra.dataset import GUARD, Outcome
-from tasks.text import minhash
+from tasks.text import clusters, minhash
 from tasks.text.minhash import SketchConfig
 
 Ints = NDArray[np.int64]
@@ -21,6 +22,7 @@ SKETCH_FORMAT = 1
 CONTENT = ("content_high", "content_low")
 SKETCH_HASHES = (*CONTENT, "keys.list.element")
 """Columns of hashes in the files of sketches; those of an index have CONTENT alone."""
+BAND = pa.schema([("band", pa.uint8()), ("key", pa.uint64()), ("node", pa.int64())])
 ROWS_PER_GROUP = 4_096
 """Of files that are read in parts: of band keys 64 kB."""
 
@@ -92,8 +94,11 @@ def _told_apart(found: minhash.Sketch, content_id: pa.ChunkedArray) -> NDArray[n
     return content
 
 
-def band_table(band: NDArray[np.uint8], key: NDArray[np.uint64], node: Ints) -> Outcome:
-    """Band keys as they are stored: sorted, in small row groups, so that a bucket range is read alone."""
-    order = np.lexsort((node, key, band))
-    table = pa.table({"band": pa.array(band[order]), "key": pa.array(key[order]), "node": pa.array(node[order], pa.int64())})
-    return Outcome(table, rows_per_group=ROWS_PER_GROUP, hashes=("key",))
+def band_table(entries: Mapping[int, tuple[NDArray[np.uint64], Ints]]) -> Outcome:
+    """The (keys, nodes) of each band as they are stored: sorted, in small row groups, so that a bucket range is read alone."""
+    tables = [BAND.empty_table()]
+    for band, (keys, nodes) in sorted(entries.items()):
+        order = clusters.by_key(keys, nodes)
+        columns = np.full(len(order), band, np.uint8), keys[order], nodes[order]
+        tables.append(pa.table([pa.array(column) for column in columns], schema=BAND))
+    return Outcome(pa.concat_tables(tables), rows_per_group=ROWS_PER_GROUP, hashes=("key",))
