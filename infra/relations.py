@@ -11,7 +11,7 @@ import duckdb
 import pyarrow as pa
 import pyarrow.dataset as pads
 
-MEMORY_BYTES = 1_000_000_000
+MEMORY_BYTES = 256_000_000
 BATCH_ROWS = 100_000
 
 

@@ -11,6 +11,7 @@ import ast
 import hashlib
 import importlib.metadata
 import sys
+from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
 
@@ -69,18 +70,26 @@ def _closure(module: str) -> tuple[frozenset[str], dict[str, str]]:
                 imported.add(target.split(".")[0])
             elif target in BYTES_OF_INFRA or (not target.startswith("infra") and target not in ESTIMATES):
                 todo.append(target)
-    names = _distributions()
-    libraries = {
-        names[top]: importlib.metadata.version(names[top])
-        for top in imported - NEUTRAL_LIBRARIES
-        if top not in sys.stdlib_module_names and top in names
-    }
+    names = {top: _distribution(top) for top in imported - NEUTRAL_LIBRARIES if top not in sys.stdlib_module_names}
+    libraries = {name: importlib.metadata.version(name) for name in names.values() if name}
     return frozenset(sources), dict(sorted(libraries.items()))
 
 
 @cache
-def _distributions() -> dict[str, str]:
-    return {top: sorted(owners)[0] for top, owners in importlib.metadata.packages_distributions().items()}
+def _distribution(top: str) -> str | None:
+    """The distribution that a package came with: mostly that of its name, which is found without reading what all of them hold."""
+    try:
+        named = importlib.metadata.distribution(top)
+        if f"\n{top}/__init__.py," in "\n" + (named.read_text("RECORD") or ""):
+            return str(named.metadata["Name"])
+    except importlib.metadata.PackageNotFoundError:
+        pass
+    return next(iter(sorted(_distributions().get(top, []))), None)
+
+
+@cache
+def _distributions() -> Mapping[str, list[str]]:
+    return importlib.metadata.packages_distributions()
 
 
 def _path(module: str) -> Path | None:

@@ -2,7 +2,8 @@
 
 No text is compared here: the thresholds are held against the similarities of the index, so deciding again takes seconds beside copying
 what stays. A document is removed only for a kept document that it verifiably resembles, which its reject row names with the similarity.
-In the flow's process are some 130 bytes per similar pair at the peak (measured), and DuckDB's capped memory.
+In the flow's process are some 130 bytes per similar pair at the peak (measured), 90 per document that another one's fate names, and
+DuckDB's capped memory.
 """
 
 from __future__ import annotations
@@ -16,16 +17,16 @@ import pyarrow.compute as pc
 from pydantic import BaseModel, ConfigDict, Field
 
 from expectations.schemas import COPIES
-from infra import dataset, relations
-from infra.dataset import EXCERPT_CHARS, REJECTS_SCHEMA, Outcome, ShardRef, ShardSet, write_table
+from infra import dataset
+from infra.dataset import EXCERPT_CHARS, REJECTS_SCHEMA, Outcome, ShardRef, ShardSet
 from infra.errors import InputError
 from infra.rejects import FORGOTTEN
 from infra.steps import Output, step
-from tasks.index import by_shard, similarities
+from tasks.index import similarities
 from tasks.text import clusters
+from tasks.text.fates import Decided, fate_of, read_decided
 from tasks.text.generations import Chain
 
-EXACT, SEEN, SAME_URL, NEAR = "exact_duplicate", "seen_before", "same_url", "near_duplicate"
 LOOSE_JACCARD = 0.5
 """Pairs from this similarity on share much text: below the threshold they are not removed, but must not straddle a train/test split."""
 
@@ -48,75 +49,39 @@ class DedupConfig(BaseModel):
     """`all`: the documents of all crawls in the index; `new`: those of the newest only, without what earlier ones had."""
 
 
-def fates(out: Output, chain: Chain, places: list[tuple[int, int]], config: DedupConfig) -> list[str]:
-    """Decide the fate of every document.
-
-    Args:
-        places: (generation, place among its shards) of the shards that are asked for.
-
-    Returns:
-        For each of them a file with a row for each of its rows: rule (null: it stays), keeper, similarity, cluster, num_copies.
-    """
-    paths = [out.aside("fates", dataset.part_name(position)) for position in range(len(places))]
-    wanted = pa.table(
-        {
-            "generation": pa.array([generation for generation, _ in places], pa.int32()),
-            "shard": pa.array([shard for _, shard in places], pa.int32()),
-            "position": pa.array(range(len(places)), pa.int32()),
-        }
-    )
+def decided(chain: Chain, config: DedupConfig) -> Decided:
+    """Decide about all documents of a chain."""
     edges = chain.edges()
-    with chain.relations(wanted=wanted) as sql:
-        for name, table in _decided(sql, edges, config).items():
-            sql.register(name, table)
-        for position, table in by_shard(relations.batches(sql, _FATES), len(places)):
-            write_table(paths[position], table)
-    return paths
-
-
-# d is the document, node the first document of its content; its content's fate is its own, if its URL does not crowd it out
-_FATES = f"""
-    SELECT wanted.position AS shard,
-        CASE WHEN d.number IS NULL THEN '{FORGOTTEN}'
-             WHEN d.number <> d.first THEN '{SEEN}'
-             WHEN crowded.document IS NOT NULL THEN '{SAME_URL}'
-             WHEN stars.keeper >= 0 OR keeper.number <> d.number AND keeper.content_id <> d.content_id THEN '{NEAR}'
-             WHEN keeper.number <> d.number THEN '{EXACT}' END AS rule,
-        CASE WHEN d.number IS NULL THEN dead.reason WHEN keeper.number <> d.number THEN keeper.doc_id END AS keeper,
-        CASE WHEN d.number IS NULL OR d.number <> d.first OR crowded.document IS NOT NULL THEN NULL
-             WHEN stars.keeper >= 0 THEN stars.similarity ELSE 1.0 END AS similarity,
-        coalesce(relative.doc_id, node.doc_id) AS cluster,
-        copies.num_copies
-    FROM indexed e
-    JOIN wanted ON wanted.generation = e.generation AND wanted.shard = e.shard
-    LEFT JOIN dead ON dead.number = e.number
-    LEFT JOIN living d ON d.number = e.number
-    LEFT JOIN living node ON node.number = d.node
-    LEFT JOIN crowded ON crowded.document = d.first
-    LEFT JOIN stars ON stars.content = d.node
-    LEFT JOIN living keeper ON keeper.number = CASE WHEN crowded.document IS NOT NULL THEN crowded.crowded_by
-        WHEN stars.keeper >= 0 THEN stars.keeper WHEN stars.stays >= 0 THEN stars.stays ELSE d.node END
-    LEFT JOIN loose ON loose.node = d.node
-    LEFT JOIN living relative ON relative.number = loose.label
-    LEFT JOIN (SELECT node, count(*)::INTEGER AS num_copies FROM living GROUP BY node) copies ON copies.node = d.node
-    ORDER BY wanted.position, e."row" """
-
-
-def _decided(sql: Any, edges: pa.Table, config: DedupConfig) -> dict[str, pa.Table]:
-    """stars: the fate of each content that resembles another one or shares URLs; crowded: documents that go for their URL; loose: the
-    loose cluster of each content that has one."""
     pairs = np.stack([edges["better"].to_numpy(), edges["worse"].to_numpy()], axis=1)
     similarity = similarities(edges, config.measure)
     near = similarity >= config.min_similarity if config.near else np.zeros(len(pairs), bool)
-    judged = _judged(sql, pairs[near]) if config.same_url else ()
-    found = clusters.stars(pairs[near], similarity[near], *judged)
-    stars = {"content": found.content, "stays": found.stays, "keeper": found.keeper, "similarity": found.similarity}
-    nodes, label = clusters.components(pairs[similarities(edges) >= LOOSE_JACCARD])
-    return {
-        "stars": pa.table(stars),
-        "crowded": pa.table({"document": found.crowded, "crowded_by": found.crowded_by}),
-        "loose": pa.table({"node": nodes, "label": label}),
-    }
+    with chain.relations() as sql:
+        judged = _judged(sql, pairs[near]) if config.same_url else ()
+        found = clusters.stars(pairs[near], similarity[near], *judged)
+        nodes, label = clusters.components(pairs[similarities(edges) >= LOOSE_JACCARD])
+        copies = sql.sql("""SELECT node, count(*) AS num_copies FROM living GROUP BY node HAVING count(*) > 1
+            ORDER BY node""").to_arrow_table()
+        old, new = chain.reborn
+        unnamed = Decided(
+            stars=_batch(content=found.content, stays=found.stays, keeper=found.keeper, similarity=found.similarity),
+            crowded=_batch(document=found.crowded, crowded_by=found.crowded_by),
+            loose=_batch(node=nodes, label=label),
+            copies=_batch(**{name: copies[name].to_numpy() for name in copies.column_names}),
+            dead=_whole(chain.dead_rows.sort_by("number")),
+            renamed=_batch(node=old, reborn=new),
+            names=_batch(),
+        )
+        sql.register("named", pa.table({"number": unnamed.needed_names()}))
+        names = "SELECT number, doc_id, content_id FROM living SEMI JOIN named USING (number) ORDER BY number"
+        return unnamed._replace(names=_whole(sql.sql(names).to_arrow_table()))
+
+
+def _batch(**columns: np.ndarray) -> pa.RecordBatch:
+    return pa.record_batch({name: pa.array(column) for name, column in columns.items()})
+
+
+def _whole(table: pa.Table) -> pa.RecordBatch:
+    return pa.record_batch([column.combine_chunks() for column in table.columns], schema=table.schema)
 
 
 def _judged(sql: Any, pairs: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -134,12 +99,14 @@ def _judged(sql: Any, pairs: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.nda
     return number, node, url
 
 
-def remove_shard(job: tuple[ShardRef, str], config: DedupConfig) -> Outcome:
-    """Split one shard into the documents that stay, with loose cluster and number of copies, and the others, each with its keeper."""
-    shard, fate_file = job
-    table, rows = shard.read(), dataset.of_files([fate_file])
-    assert rows is not None
-    fate = rows.to_table()
+def remove_shard(job: tuple[ShardRef, ShardRef], folder: str, version: str, config: DedupConfig) -> Outcome:
+    """Split one shard into the documents that stay, with loose cluster and number of copies, and the others, each with its keeper.
+
+    `job` is the shard and what the index has of it; in `folder` is what was decided for this `version`.
+    """
+    shard, indexed = job
+    table = shard.read()
+    fate = fate_of(indexed.read(["number", "first", "node", "doc_id", "content_id"]), read_decided(folder, version))
     keep = pc.is_null(fate["rule"])
     gone, why = table.filter(pc.invert(keep)), fate.filter(pc.invert(keep))
     told = pc.not_equal(why["rule"], FORGOTTEN)
@@ -172,14 +139,14 @@ def dedup(documents: list[ShardSet], index: ShardSet, config: DedupConfig, out: 
     """Remove the copies and near duplicates among these documents and all others of the index."""
     chain = Chain.of(index)
     chain.check()
-    shards, places = [], []
+    folder = out.aside("decided")
+    decided(chain, config).write(folder)
+    jobs: list[tuple[ShardRef, ShardRef]] = []
     for version in documents:
-        of_version = version.shards()
         generation, first = place_of(chain, version)
-        shards += of_version
-        places += [(generation, first + at) for at in range(len(of_version))]
-    decided = fates(out, chain, places, config)
-    out.map(partial(remove_shard, config=config), list(zip(shards, decided, strict=True)))
+        of_index = dataset.open_version(chain.generations[generation].folder).shards()
+        jobs += [(shard, of_index[first + at]) for at, shard in enumerate(version.shards())]
+    out.map(partial(remove_shard, folder=folder, version=out.version, config=config), jobs)
 
 
 def place_of(chain: Chain, version: ShardSet) -> tuple[int, int]:

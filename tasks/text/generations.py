@@ -91,10 +91,11 @@ class Chain:
     @cached_property
     def dead(self) -> Ints:
         """Numbers of forgotten documents, ascending."""
-        return np.sort(self._dead_rows["number"].to_numpy())
+        return np.sort(self.dead_rows["number"].to_numpy())
 
     @cached_property
-    def _dead_rows(self) -> pa.Table:
+    def dead_rows(self) -> pa.Table:
+        """number and reason of forgotten documents, as they were named."""
         folders = [one.folder for one in self.segments if not one.documents]
         tables = [rows.to_table(["number", "reason"]) for folder in folders if (rows := dataset.dataset(folder)) is not None]
         return pa.concat_tables([pa.table({"number": pa.array([], pa.int64()), "reason": pa.array([], pa.string())}), *tables])
@@ -120,7 +121,7 @@ class Chain:
         given = {name: rows for name, rows in found.items() if rows is not None}
         old, new = self.reborn
         renamed = pa.table({"node": old, "reborn": new})
-        with connected(**{**given, "dead": self._dead_rows, "renamed": renamed, **tables}) as connection:
+        with connected(**{**given, "dead": self.dead_rows, "renamed": renamed, **tables}) as connection:
             rows = " UNION ALL ".join(f"SELECT {name.rpartition('_')[2]} AS generation, * FROM {name}" for name in given)
             if not rows:
                 connection.register("nothing", INDEXED.empty_table())

@@ -873,13 +873,14 @@ class Sketch(NamedTuple):
 
 @lru_cache(maxsize=8)
 def _permutations(num_hashes: int, seed: int, scheme: str) -> tuple[Values, Values, Hashes, Hashes]:
-    """Factors and offsets of both schemes; those of the other one are empty."""
-    from datasketch import MinHash  # half a second, which processes that sign nothing need not wait
-
-    factors, offsets = MinHash(num_perm=num_hashes, seed=seed, scheme=scheme).permutations
+    """Factors and offsets of both schemes; those of the other one are empty. As `datasketch.MinHash` draws them: importing that for
+    three lines takes half a second of every process."""
+    dtype: Any = np.uint32 if scheme == "affine32" else np.uint64
+    draws, width = np.random.RandomState(seed), 8 * np.dtype(dtype).itemsize
+    factors = draws.randint(0, 1 << (width - 1), num_hashes, dtype=dtype) * dtype(2) + dtype(1)
+    offsets = draws.randint(0, 1 << width, num_hashes, dtype=dtype)
     no32, no64 = np.empty(0, np.uint32), np.empty(0, np.uint64)
-    both = np.ascontiguousarray(factors), np.ascontiguousarray(offsets)
-    return (*both, no64, no64) if scheme == "affine32" else (no32, no32, *both)
+    return (factors, offsets, no64, no64) if scheme == "affine32" else (no32, no32, factors, offsets)
 
 
 def sketch(text: pa.Array, config: SketchConfig) -> Sketch:
