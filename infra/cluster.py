@@ -188,6 +188,7 @@ class Pool:
                         threads_per_worker=1,
                         memory_limit=self.config.memory_limit,
                         dashboard_address=None,
+                        preload=["infra.local_worker"],
                         # without a dashboard its server still asks for port 8787, and every second cluster would warn
                         scheduler_kwargs={"dashboard_address": ":0"},
                     )

@@ -34,7 +34,7 @@ from infra.errors import GristmillError, InputError
 from infra.steps import Output, step
 from infra.storage import byte_words
 from tasks.text import clusters, likeness, minhash
-from tasks.text.generations import BANDS, EDGES, FORGET, INDEX, Chain
+from tasks.text.generations import BANDS, EDGES, FORGET, INDEX, SQL_BYTES, Chain
 from tasks.text.need import memory_told, need_of
 from tasks.text.sketches import CONTENT, SKETCH_HASHES, IndexConfig, band_table, sketch_table, sketched_columns
 
@@ -176,7 +176,7 @@ def distinct_pairs(proposals: Sequence[ShardRef], known: pa.Table | None = None)
     if rows is None:
         return np.empty((0, 2), np.int64)
     known = EDGE.empty_table() if known is None else known
-    with relations.connected(proposed=rows, known=known.select(["better", "worse"])) as sql:
+    with relations.connected(SQL_BYTES, proposed=rows, known=known.select(["better", "worse"])) as sql:
         new = "SELECT DISTINCT better, worse FROM proposed ANTI JOIN known USING (better, worse)"
         table = sql.sql(f"SELECT * FROM ({new}) ORDER BY worse, better").to_arrow_table()
     return np.stack([table["better"].to_numpy(), table["worse"].to_numpy()], axis=1)

@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+import pyarrow.dataset as pads
 from numpy.typing import NDArray
 
 from expectations.schemas import EDGE, INDEXED
@@ -33,6 +34,16 @@ INDEX, FORGET = "index", "forget"
 """The steps that make the versions of a chain."""
 BANDS, EDGES, REBORN = "bands", "edges", "reborn"
 """Folders of a version."""
+
+SQL_BYTES = 256_000_000
+"""What DuckDB uses of an index before it spills to a disk, so that memory does not grow with the corpus …"""
+SQL_BYTES_PER_DOCUMENT = 64
+"""… up to 4 million documents: ranking and joining 10 million took more than 256 MB, however much was spilled, and less than 512."""
+
+
+def sql_bytes(num_documents: float) -> int:
+    """What DuckDB is limited to for an index of so many documents."""
+    return max(SQL_BYTES, int(SQL_BYTES_PER_DOCUMENT * num_documents))
 
 
 @dataclass(frozen=True)
@@ -121,7 +132,8 @@ class Chain:
         given = {name: rows for name, rows in found.items() if rows is not None}
         old, new = self.reborn
         renamed = pa.table({"node": old, "reborn": new})
-        with connected(**{**given, "dead": self.dead_rows, "renamed": renamed, **tables}) as connection:
+        num_documents = sum(rows.count_rows() for rows in (*given.values(), *tables.values()) if isinstance(rows, pads.Dataset))
+        with connected(sql_bytes(num_documents), **{**given, "dead": self.dead_rows, "renamed": renamed, **tables}) as connection:
             rows = " UNION ALL ".join(f"SELECT {name.rpartition('_')[2]} AS generation, * FROM {name}" for name in given)
             if not rows:
                 connection.register("nothing", INDEXED.empty_table())

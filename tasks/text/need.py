@@ -12,10 +12,10 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from infra import dataset, relations, storage
+from infra import dataset, storage
 from infra.storage import byte_words
 from tasks.text import likeness, minhash, room
-from tasks.text.generations import Chain
+from tasks.text.generations import Chain, sql_bytes
 from tasks.text.likeness import Sample
 from tasks.text.room import FileBytes, Forecast
 from tasks.text.sketches import CONTENT, SKETCH_HASHES, IndexConfig, band_table, sketch_table
@@ -57,7 +57,7 @@ def need_of(sample: Sample, before: Chain, config: IndexConfig, workers: int) ->
         num_earlier=before.num_numbers,
         max_bucket_entries=config.max_bucket_entries,
         max_unit_shingles=config.max_unit_shingles,
-        sql_bytes=relations.MEMORY_BYTES,
+        sql_bytes=sql_bytes(sample.num_documents + before.num_numbers),
     )
 
 

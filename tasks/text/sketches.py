@@ -41,7 +41,7 @@ class IndexConfig(SketchConfig):
     """… and beyond it with the best so many only. What is held back is counted, and told when it is much."""
     max_bucket_entries: int = Field(2_000_000, ge=1)
     """Documents of one bucket range that a worker sorts at a time, 40 bytes each: the memory of the candidates' pass."""
-    max_unit_shingles: int = Field(4_000_000, ge=1)
+    max_unit_shingles: int = Field(8_000_000, ge=1)
     """Shingles that a worker holds at a time to count overlaps, 16 bytes each; it may be twice as many."""
     check_room: bool = Field(True, json_schema_extra=GUARD)
     """Whether the step first estimates what it needs from a sample, refuses to begin where the disk has too little room, and warns of

@@ -66,7 +66,7 @@ def test_servers_and_tracking_are_no_part_of_a_step(copy: Callable[[], None], tm
 
 def test_libraries_that_decide_bytes_are_in_the_recipe() -> None:
     _, libraries = versions.code_of("tasks.dedup")
-    assert {"pyarrow", "numpy", "numba", "datasketch"} <= libraries.keys()
+    assert {"pyarrow", "numpy", "numba", "xxhash"} <= libraries.keys()
     assert not {"prefect", "mlflow", "pydantic"} & libraries.keys()
 
 
@@ -74,3 +74,9 @@ def test_what_only_estimates_is_no_part_of_a_step() -> None:
     sources, _ = versions._closure("tasks.index")
     assert "tasks.text.clusters" in sources and not sources & set(versions.ESTIMATES)
     assert all((PROJECT / f"{name.replace('.', '/')}.py").exists() for name in versions.ESTIMATES)
+
+
+def test_a_package_is_found_in_the_distribution_that_all_of_them_together_name() -> None:
+    owners = versions._distributions()
+    tops = ["pyarrow", "sklearn", "yaml", "fasttext", "fastwarc", "PIL", "dateutil", "idna", "google", "attr", "nothing_of_ours"]
+    assert [versions._distribution(top) for top in tops] == [next(iter(sorted(owners.get(top, []))), None) for top in tops]

@@ -60,6 +60,13 @@ def graphs(draw: st.DrawFn) -> tuple[list[int], dict[tuple[int, int], float]]:
 
 
 @settings(deadline=None)
+@given(bands(), st.data())
+def test_entries_are_ordered_by_key_then_document(rows: list[tuple[int, int]], data: st.DataObject) -> None:
+    keys, docs = columns(data.draw(st.permutations(rows)))
+    order = clusters.by_key(keys, docs)
+    assert list(zip(keys[order].tolist(), docs[order].tolist(), strict=True)) == sorted(rows)
+
+
 @given(bands(), CAPS, HEADS)
 def test_buckets_propose_by_the_rule_and_count_what_they_hold_back(rows: list[tuple[int, int]], cap: int, heads: int) -> None:
     found = clusters.propose(*columns(rows), bucket_cap=cap, bucket_heads=heads)
