@@ -133,7 +133,6 @@ def measured(command: Sequence[str], folder: Path) -> Usage:
     if process.returncode:
         tail = (folder / "log").read_text(errors="replace")[-2000:]
         raise SystemExit(f"{' '.join(words)}\nended with {process.returncode}:\n{tail}")
-    peak[0] = max(peak[0], used.ru_maxrss * 1024)
     # a worker that is killed at the end, and that nobody waits for, is only in what was seen of it
     return Usage(max(used.ru_utime + used.ru_stime, sum(cpu_s.values())), wall_s, *peak)
 
@@ -147,10 +146,20 @@ def _watch(pid: int, folder: Path, peak: list[int], cpu_s: dict[int, float], end
             for process in [top, *top.children(recursive=True)]:
                 with suppress(psutil.Error):
                     sizes.append(process.memory_info().rss)
+                    peak[0] = max(peak[0], _peak_bytes(process.pid))
                     times = process.cpu_times()
                     cpu_s[process.pid] = times.user + times.system
-        now = (max(sizes, default=0), sum(sizes), _size_of(folder))
+        now = (0, sum(sizes), _size_of(folder))
         peak[:] = [max(pair) for pair in zip(peak, now, strict=True)]
+
+
+def _peak_bytes(pid: int) -> int:
+    """The largest a process has been; what `wait4` tells of it counts the one that started it too, before the program began."""
+    with suppress(OSError):
+        for line in Path(f"/proc/{pid}/status").read_text().splitlines():
+            if line.startswith("VmHWM:"):
+                return int(line.split()[1]) * 1024
+    return 0
 
 
 def _size_of(folder: Path) -> int:
