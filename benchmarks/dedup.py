@@ -1,6 +1,6 @@
 """Deduplication end to end beside five peers, in one run over one corpus of planted pairs: speed per core, recall, precision, memory.
 
-    python -m benchmarks.dedup [--documents N] [--datatrove-documents N]     the comparison
+    python -m benchmarks.dedup [--documents N] [--datatrove-documents N] [--peers NAME …]     the comparison
     python -m benchmarks.dedup --agreement [--pairs FILE]                    who finds which planted pair; ends with 1 where a tool differs
     python -m benchmarks.dedup --scaling [--sizes N N N]                     time, memory and disk of ours at 1, 10 and 100 times the size
 
@@ -74,13 +74,13 @@ def sampled_rows(plan: Plan, max_documents: int = MAX_TRUTH_DOCUMENTS) -> Plan:
     return plan[np.isin(plan["family"], chosen)]
 
 
-def compare(num_documents: int, datatrove_documents: int) -> int:
+def compare(num_documents: int, datatrove_documents: int, peers: Sequence[str] = tuple(PEERS)) -> int:
     """Print how everybody does; 1 where a limit is missed."""
     whole = corpus_of(num_documents)
     part = corpus_of(datatrove_documents) if datatrove_documents < num_documents else whole
     minhash.compile_kernels()
     truths = {id(one): (rows := sampled_rows(one.plan), truth_of_rows(rows, one)) for one in (whole, part)}
-    for name in PEERS:
+    for name in peers:
         peer_environment(PEERS[name].packages)
     print(
         f"{num_documents:,} documents, {whole.num_mb:,.0f} MB of text, one core each; datatrove {part.num_mb:,.0f} MB", flush=True
@@ -90,7 +90,7 @@ def compare(num_documents: int, datatrove_documents: int) -> int:
         f"{'wall':>9}{'memory':>9}{'disk':>9}"
     )
     rates, ours = {}, None
-    for name in (OURS, *PEERS):
+    for name in (OURS, *peers):
         corpus = part if name == "datatrove" else whole
         used, kept = run_tool(name, corpus)
         rates[name] = corpus.num_mb / used.cpu_s
@@ -109,6 +109,7 @@ def compare(num_documents: int, datatrove_documents: int) -> int:
     limits = [
         (f"{peer}, at least {times:g} x", rates[OURS] / rates[peer], times)
         for peer, times in (("datatrove", TIMES_DATATROVE), ("text-dedup", TIMES_TEXT_DEDUP), ("rensa", TIMES_RENSA))
+        if peer in peers
     ]
     limits += [("recall at 0.85", ours.recall, MIN_RECALL), ("precision at 0.75", ours.precision, MIN_PRECISION)]
     return _judged(limits)
@@ -283,6 +284,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--documents", type=int, default=100_000, help="of the comparison")
     parser.add_argument("--datatrove-documents", type=int, default=5_000, help="for datatrove, as many or fewer")
+    parser.add_argument("--peers", nargs="+", choices=tuple(PEERS), default=tuple(PEERS), help="to compare with")
     parser.add_argument("--agreement", action="store_true", help="planted pairs, one by one")
     parser.add_argument("--agreement-documents", type=int, default=4_000, help="two for each pair")
     parser.add_argument("--pairs", type=Path, help="Parquet file for every pair's similarities and who found it")
@@ -294,7 +296,7 @@ def main() -> None:
         sys.exit(scaling(given.sizes, given.workers))
     if given.agreement:
         sys.exit(agreement(given.agreement_documents, given.pairs))
-    sys.exit(compare(given.documents, given.datatrove_documents))
+    sys.exit(compare(given.documents, given.datatrove_documents, given.peers))
 
 
 if __name__ == "__main__":
