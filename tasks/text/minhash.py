@@ -15,6 +15,7 @@ for characters); for `shingle_hashes` 15 (27). Little-endian machines only.
 from __future__ import annotations
 
 import re
+import string
 import unicodedata
 from functools import lru_cache
 from typing import Any, Literal, NamedTuple
@@ -68,8 +69,8 @@ PRESETS: dict[Preset, dict[str, Any]] = {
         **{"lower_case": False, "punctuation": "keep"},
     },
     # RedPajama-Data-v2, configs/rp_v2.0.conf and app/src/utilities/text/normalization.py; 9 × 13 is its division for 0.8, that for
-    # 0.7 is 14 × 9 and that for 0.9 is 5 × 25. It deletes ASCII punctuation where ours separates, and gives short documents no shingle.
-    "redpajama": {"shingle_length": 13, "num_bands": 9, "rows_per_band": 13},
+    # 0.7 is 14 × 9 and that for 0.9 is 5 × 25. It decomposes accents (NFD), and gives short documents no shingle.
+    "redpajama": {"shingle_length": 13, "num_bands": 9, "rows_per_band": 13, "punctuation": "drop_ascii"},
     # Lee et al. 2022 (arXiv 2107.06499), A: space-tokenised 5-grams, 9,000 hashes
     "lee2022": {
         **{"num_bands": 450, "rows_per_band": 20},
@@ -110,8 +111,9 @@ class SketchConfig(BaseModel):
     digits: Literal["keep", "zero", "number", "drop"] = "keep"
     """Decimal digits of every script: as they are; each becomes 0; a run of them, with one decimal mark and more of them behind it,
     becomes one 0 (datatrove); none stays. Unless kept, documents that differ in numbers only are the same content."""
-    punctuation: Literal["separate", "keep"] = "separate"
-    """Punctuation marks and symbols separate words as white space does, or stay as characters of words."""
+    punctuation: Literal["separate", "keep", "drop_ascii"] = "separate"
+    """Punctuation marks and symbols separate words as white space does; or stay as characters of words; or those of ASCII go without
+    separating and the others stay, as RedPajama has it."""
     accents: Literal["keep", "strip"] = "keep"
     """As they are (no Unicode normal form either); or each character is replaced by its canonical decomposition without the
     nonspacing marks (category Mn), as datatrove does: é is e, and so is e with a combining accent; vowel signs go too."""
@@ -160,6 +162,8 @@ def _fold(char: str, config: SketchConfig) -> str:
     if category == "Nd" and config.digits != "keep":
         return "" if config.digits == "drop" else "0"
     if category == "Cf" or 0xFE00 <= code <= 0xFE0F:  # soft hyphen, joiners, variation selectors
+        return ""
+    if config.punctuation == "drop_ascii" and char in string.punctuation:
         return ""
     if category[0] not in ("LMN" if config.punctuation == "separate" else "LMNPS"):
         return " "
@@ -229,6 +233,7 @@ def _fold_all(config: SketchConfig) -> _Folds:
         _BY_WORDS * (config.shingle_unit == "words")
         | _LOWER_CASE * config.lower_case
         | _KEEP_SIGNS * (config.punctuation == "keep")
+        | _DROP_SIGNS * (config.punctuation == "drop_ascii")
         | _ZERO_DIGITS * (config.digits == "zero")
         | _CAREFUL * (config.digits in ("number", "drop"))
     )
@@ -392,7 +397,9 @@ def _action(code: int, table: Actions, by_words: bool) -> Any:
 
 
 _ONES, _HIGHS, _SPACES = np.uint64(0x0101010101010101), np.uint64(0x8080808080808080), np.uint64(0x2020202020202020)
-_BY_WORDS, _LOWER_CASE, _KEEP_SIGNS, _ZERO_DIGITS, _CAREFUL = (1 << bit for bit in range(5))  # flags: how ASCII is normalised
+_BY_WORDS, _LOWER_CASE, _KEEP_SIGNS, _DROP_SIGNS, _ZERO_DIGITS, _CAREFUL = (
+    1 << bit for bit in range(6)
+)  # how ASCII is normalised
 
 
 @njit(nogil=True)
@@ -506,6 +513,8 @@ def _normalise(
         if at + 8 <= end:
             eight, taken = _load64(data, at), 8
             blocked = eight & _HIGHS | (_within(eight, 48, 57) if flags & _CAREFUL else uint64(0))
+            if flags & _DROP_SIGNS:
+                blocked |= _within(eight, 33, 126) & ~_within(eight | _SPACES, 97, 122) & ~_within(eight, 48, 57)
             if blocked != 0:
                 taken = int64(_count_low_zeros(blocked) >> uint64(3))
             if taken >= 3:

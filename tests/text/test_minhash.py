@@ -27,7 +27,7 @@ TEXT = st.one_of(
     st.lists(st.sampled_from(WORDS), max_size=60).map(" ".join),
     st.lists(st.sampled_from([*WORDS, " ", "  ", "abcdefgh", "X"]), max_size=60).map("".join),
 )
-# Every value of every option, and every one of `digits` with every one of `punctuation`
+# Every value of every option, and every one of `digits` with `separate` and `keep`
 FORMS = [
     {"shingle_unit": unit, "lower_case": lower, "digits": digits, "punctuation": punctuation, "accents": accents}
     for unit, lower, digits, punctuation, accents in (
@@ -35,6 +35,7 @@ FORMS = [
         *(("characters", False, "keep", "keep", "keep"), ("characters", True, "number", "keep", "strip")),
         *(("words", False, "zero", "keep", "strip"), ("characters", True, "zero", "separate", "keep")),
         *(("words", True, "drop", "keep", "keep"), ("characters", False, "drop", "separate", "strip")),
+        *(("words", True, "keep", "drop_ascii", "keep"), ("characters", False, "number", "drop_ascii", "strip")),
     )
 ]
 CONFIGS = st.builds(
@@ -171,6 +172,7 @@ def test_a_normal_form_has_at_most_three_times_the_bytes_and_every_word_takes_tw
         ({"digits": "number", "accents": "keep"}, {"3.14 1.2.3 1,234,567 x12y 5. ٣٫٥": "0 0 0 0 0 x0y 0 0"}),
         ({"accents": "strip"}, {"Ünï e\u0301 ça": "uni e ca", "한 ೋ": "\u1112\u1161\u11ab \u0cc2\u0cd5", "が": "か"}),
         ({"punctuation": "keep", "digits": "keep"}, {"Don't — stop!\n\n 3.5 €👍🏽": "don't — stop! 3.5 €👍🏽"}),
+        ({"punctuation": "drop_ascii"}, {"Don't — s-t.o_p! a,b [~] 3.5 «€»": "dont — stop ab 35 «€»", "!?'\"": ""}),
         ({"lower_case": False, "accents": "strip"}, {"The MILL ÉTÉ": "The MILL ETE"}),
         ({"shingle_unit": "characters"}, {" a漢字b  かな! ": "a漢字b かな"}),
     ],
