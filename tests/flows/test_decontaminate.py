@@ -202,7 +202,7 @@ def test_marked_documents_stay_and_say_of_which_sets_they_hold_items(home: Path)
     assert again.equals(table)
 
 
-def test_any_shards_order_and_workers_give_the_same_findings(home: Path) -> None:
+def test_any_shards_order_and_workers_give_the_same_findings(home: Path, two_workers: DaskConfig) -> None:
     path = write_set(home / "sums.jsonl", questions())
     # in documents of far shards: question 0, which is long, and answer 5, which is looked for as a whole only or by its 8-grams
     again, answer = questions()[0]["question"], questions()[5]["answer"]
@@ -221,7 +221,7 @@ def test_any_shards_order_and_workers_give_the_same_findings(home: Path) -> None
         flags = pq.read_table(other.file("contamination/items.parquet")).to_pylist()
         assert flags[0]["documents"] == 2 and (flags[0]["ngram_13"] == 0) is (rules is common)
         assert flags[5]["state"] == ("common" if rules is common else "contaminated")
-    with pool(DaskConfig(workers=2)):
+    with pool(two_workers):
         parallel = decontaminate.run((many,), common, str(home / "elsewhere"))
     assert not parallel.loaded and parallel.shards.digest == other.digest
 
