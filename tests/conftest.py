@@ -18,7 +18,8 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--soak-slice", type=int, default=None, metavar="SEED", help="run only a seeded slice of the soak tests")
 
 
-# the longest files, longest first, for one that comes last leaves a process idle; the mill of `served` goes on working until the end, so it is not the very first
+# the longest files, longest first, for one that comes last leaves a process idle; not quite first the mill of `served`, which works until
+# the end
 LONGEST = (
     *("flows/test_curate", "flows/test_dedup", "flows/test_trim", "served/test_served", "flows/test_decontaminate"),
     *("flows/test_step_command", "flows/test_classifiers", "infra/test_locks", "flows/test_audit", "text/test_minhash"),
