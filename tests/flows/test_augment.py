@@ -217,7 +217,7 @@ def test_own_lists_of_other_axes_swap_nothing_and_each_is_part_of_the_recipe(hom
         AugmentConfig(swap=1, swap_lists=("en", english))
 
 
-def test_any_shards_and_workers_give_the_same_copies(home: Path, made: ShardSet) -> None:
+def test_any_shards_and_workers_give_the_same_copies(home: Path, made: ShardSet, two_workers: DaskConfig) -> None:
     rows = sorted(corpus(), key=lambda one: one["doc_id"])
     folder = storage.join(str(home), "parts")
     cuts = [table(rows[at : at + 50]) for at in range(0, len(rows), 50)]
@@ -227,7 +227,7 @@ def test_any_shards_and_workers_give_the_same_copies(home: Path, made: ShardSet)
         folder, step="split", schema_name="split_documents", recipe=recipe, receipts=receipts, files=[], facts={"unit": "host"}
     )
     parts = dataset.open_version(folder)
-    with pool(DaskConfig(workers=2)):
+    with pool(two_workers):
         many = augment(parts, config=ALL)
     by_id = {one["doc_id"]: one for one in rows_of(made)}
     assert {one["doc_id"]: one for one in rows_of(many)} == by_id

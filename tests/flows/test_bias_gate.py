@@ -41,7 +41,7 @@ def config(folder: Path, **changes: Any) -> RunConfig:
     return RunConfig.model_validate(
         {
             "dask": {"kind": "none"},
-            "ingest": {"sources": [{"kind": "folder", "path": str(folder)}], "shard_bytes": 200_000},
+            "ingest": {"sources": [{"kind": "folder", "path": str(folder)}], "shard_bytes": 2_000_000},
             "filter": HASHES,
             **changes,
         }

@@ -199,7 +199,7 @@ def by_text(version: ShardSet) -> dict[str, tuple[float, ...]]:
 
 
 def test_scores_and_percentiles_are_the_same_for_any_shards_order_and_workers(
-    judged: tuple[Path, list[ShardSet], list[ShardSet]], monkeypatch: pytest.MonkeyPatch
+    judged: tuple[Path, list[ShardSet], list[ShardSet]], monkeypatch: pytest.MonkeyPatch, two_workers: DaskConfig
 ) -> None:
     root, good, bad = judged
     monkeypatch.setenv("GRISTMILL_HOME", str(root / "home"))
@@ -213,7 +213,7 @@ def test_scores_and_percentiles_are_the_same_for_any_shards_order_and_workers(
         num_shards.append(made.num_shards)
     assert num_shards[0] == 1 and min(num_shards[1:]) >= 3
     assert found[0] == found[1] == found[2] and len(found[0]) == NUM_DOCUMENTS
-    with pool(DaskConfig(workers=2)):
+    with pool(two_workers):
         both = score.run((given, documents, good, bad), ScoreConfig(), str(root / "elsewhere"))
     assert not both.loaded and both.shards.digest == made.digest
 

@@ -45,7 +45,7 @@ ORDER = [
     "split",
     "publish",
 ]
-NUM_HOSTS, NUM_PAGES, NUM_CAPTURES, NUM_ROWS, SHARD_PAGES = 3, 10, 12, 15, 3
+NUM_HOSTS, NUM_PAGES, NUM_CAPTURES, NUM_ROWS, SHARD_PAGES = 3, 10, 12, 15, 5
 
 
 def _warc_file(path: Path, first: int, count: int) -> None:

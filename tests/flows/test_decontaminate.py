@@ -202,7 +202,7 @@ def test_marked_documents_stay_and_say_of_which_sets_they_hold_items(home: Path)
     assert again.equals(table)
 
 
-def test_any_shards_order_and_workers_give_the_same_findings(home: Path) -> None:
+def test_any_shards_order_and_workers_give_the_same_findings(home: Path, two_workers: DaskConfig) -> None:
     path = write_set(home / "sums.jsonl", questions())
     # in documents of far shards: question 0, which is long, and answer 5, which is looked for as a whole only or by its 8-grams
     again, answer = questions()[0]["question"], questions()[5]["answer"]
@@ -221,7 +221,7 @@ def test_any_shards_order_and_workers_give_the_same_findings(home: Path) -> None
         flags = pq.read_table(other.file("contamination/items.parquet")).to_pylist()
         assert flags[0]["documents"] == 2 and (flags[0]["ngram_13"] == 0) is (rules is common)
         assert flags[5]["state"] == ("common" if rules is common else "contaminated")
-    with pool(DaskConfig(workers=2)):
+    with pool(two_workers):
         parallel = decontaminate.run((many,), common, str(home / "elsewhere"))
     assert not parallel.loaded and parallel.shards.digest == other.digest
 
@@ -514,24 +514,23 @@ decontaminate.run((open_version(documents),), DecontaminateConfig.model_validate
 """
 
 
-@pytest.mark.parametrize("phase", ["aside/found", ""], ids=["found", "judged"])
-def test_killed_in_a_phase_it_ends_with_the_same_bytes(home: Path, phase: str) -> None:
+def test_killed_in_both_phases_it_ends_with_the_same_bytes(home: Path) -> None:
     given = documents(home, shard_bytes=3_000)
     assert len(given.shards()) > 12
     wanted = config(write_set(home / "sums.jsonl", questions()))
     calm = decontaminate.run((given,), wanted, str(home / "calm")).shards
     folder = home / "killed"
     job = json.dumps([given.folder, wanted.model_dump(mode="json"), str(folder)])
-    process = start(home, "-c", KILLED, job)
-    kill_when(process, lambda: len(receipts(folder / phase)) >= 2, timeout_s=120)
-    assert not (folder / "manifest.json").exists()
-    before = finished_parts(folder / phase)
+    for phase in (folder / "aside" / "found", folder):
+        process = start(home, "-c", KILLED, job)
+        kill_when(process, lambda phase=phase: len(receipts(phase)) >= 2, timeout_s=120)
+        assert not (folder / "manifest.json").exists()
+    before = finished_parts(folder)
     last = start(home, "-c", KILLED, job)
     said = last.communicate(timeout=120)[0]
     assert last.returncode == 0, said
     assert open_version(str(folder)).digest == calm.digest
-    if not phase:  # what is aside is gone by now
-        assert {path: path.stat().st_mtime_ns for path in before} == before
+    assert {path: path.stat().st_mtime_ns for path in before} == before
     for name in ("certificate.json", "certificate.md", "hits.parquet", "items.parquet"):
         assert (folder / "contamination" / name).read_bytes() == (home / "calm" / "contamination" / name).read_bytes()
 

@@ -449,7 +449,7 @@ def half_done(store: Path, step: str, phase: str) -> list[Path]:
 def test_killed_in_the_middle_of_its_phases_it_ends_with_the_same_bytes(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, phases: list[tuple[str, str]]
 ) -> None:
-    dealt = edits.crawls(edits.crowded(30, 90), 2, 30)
+    dealt = edits.crawls(edits.crowded(30, 60), 2, 30)
     job = {
         "index": SMALL_PARTS.model_dump(mode="json"),
         "forget": {"doc_ids": [one.doc_id for one in dealt[0][::4]], "domains": ["h1.example"]},

@@ -9,7 +9,6 @@ from typing import Any
 import pytest
 from prefect import flow, get_client
 from prefect.states import Pending, Scheduled
-from prefect.testing.utilities import prefect_test_harness
 
 from flows import reconcile
 
@@ -27,6 +26,8 @@ def state_of(client: Any, run: Any) -> str:
 def test_a_run_that_stays_pending_is_crashed_after_a_while_and_one_that_is_new_or_scheduled_is_not(
     home: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    from prefect.testing.utilities import prefect_test_harness  # brings the whole server: seconds, for this test alone
+
     monkeypatch.setenv("GRISTMILL_MLFLOW_URL", "")
     with prefect_test_harness(), get_client(sync_client=True) as client:
         deployment = client.create_deployment(client.create_flow(nothing), "nothing")

@@ -192,7 +192,7 @@ def _many_shards(folder: Path, num_files: int) -> list[str]:
 
 
 def test_ctrl_c_ends_a_step_with_one_sentence(tmp_path: Path) -> None:
-    words = [*_many_shards(tmp_path / "many", 250), str(tmp_path / "out")]
+    words = [*_many_shards(tmp_path / "many", 150), str(tmp_path / "out")]
     before = signal.signal(signal.SIGINT, signal.default_int_handler)  # tests in the background may be told to ignore it
     process = start(tmp_path / "home", "-m", "flows", *words, "--workers", "2")
     signal.signal(signal.SIGINT, before)
@@ -207,7 +207,7 @@ def test_ctrl_c_ends_a_step_with_one_sentence(tmp_path: Path) -> None:
 
 
 def test_a_killed_step_goes_on_where_it_stood_and_ends_with_the_same_digest(tmp_path: Path) -> None:
-    num_files, home = 250, tmp_path / "home"
+    num_files, home = 100, tmp_path / "home"
     killed, calm = tmp_path / "killed", tmp_path / "calm"
     words = _many_shards(tmp_path / "many", num_files)
     process = start(home, "-m", "flows", *words, str(killed), "--workers", "2")
@@ -216,8 +216,8 @@ def test_a_killed_step_goes_on_where_it_stood_and_ends_with_the_same_digest(tmp_
     assert 20 <= len(before) < num_files
     assert not (killed / "manifest.json").exists()
     # as if the kill had fallen between writing and renaming
-    (killed / "shards" / ".tmp-0-00249.json").write_text('{"index": 2')
-    (killed / ".tmp-0-part-00249.parquet").write_bytes(b"PAR1")
+    (killed / "shards" / ".tmp-0-00099.json").write_text('{"index": 9')
+    (killed / ".tmp-0-part-00099.parquet").write_bytes(b"PAR1")
 
     again, undisturbed = commands(home, [*words, str(killed), "--workers", "1"], [*words, str(calm), "--workers", "1"])
     _ended_well(again)

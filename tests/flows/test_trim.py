@@ -168,14 +168,14 @@ def test_a_bucket_reads_its_own_rows_and_no_more_than_two_row_groups_of_each_fil
         assert sum(groups) * 3 <= found.num_rows + 2 * 3 * len(groups)
 
 
-def test_any_split_into_shards_order_of_rows_and_number_of_workers_give_the_same(home: Path) -> None:
+def test_any_split_into_shards_order_of_rows_and_number_of_workers_give_the_same(home: Path, two_workers: DaskConfig) -> None:
     config = TrimConfig.model_validate(EVERYTHING)
     one = trim([documents(home / "one", rows())], config=config)
     few = trim([documents(home / "two", random.Random(3).sample(rows(), NUM_ROWS), 200_000)], config=config)
     assert len(one.shards()) > len(few.shards())
     assert everything(one) == everything(few)
     again = STEPS["trim"].run([[documents(home / "one", rows())]], config, str(home / "again"))
-    with pool(DaskConfig(kind="local", workers=2)):
+    with pool(two_workers):
         parallel = STEPS["trim"].run([[documents(home / "one", rows())]], config, str(home / "parallel"))
     assert not again.loaded and not parallel.loaded
     assert again.shards.digest == parallel.shards.digest == one.digest
@@ -281,7 +281,12 @@ def test_a_level_is_asked_for_and_settings_are_told_with_their_key() -> None:
 PHASES = ["spans-anchors", "spans-repeated", "spans-pieces", "spans-later", f"../{REPEATS}", ".."]
 
 
-def test_a_single_step_killed_in_each_phase_ends_with_the_same_bytes(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "phases",
+    [["spans-repeated", ".."], pytest.param(PHASES, marks=pytest.mark.soak)],
+    ids=["two kills", "a kill in every phase"],
+)
+def test_a_single_step_killed_in_its_phases_ends_with_the_same_bytes(tmp_path: Path, phases: list[str]) -> None:
     source, home = write(tmp_path / "rows", rows()), tmp_path / "home"
     settings = ["--set", "spans.min_words=20", "--set", "lines.min_chars=20"]
     split = tmp_path / "split"
@@ -290,7 +295,7 @@ def test_a_single_step_killed_in_each_phase_ends_with_the_same_bytes(tmp_path: P
     done, calm = commands(home, imported, [*words, str(tmp_path / "calm"), "--workers", "1"])
     assert done.code == 0 == calm.code, calm.output
     killed = tmp_path / "killed"
-    for phase in PHASES:
+    for phase in phases:
         shards = (killed / "aside" / phase / "shards").resolve()
         process = start(home, "-m", "flows", *words, str(killed), "--workers", "1")
         kill_when(process, lambda shards=shards: shards.exists() and any(shards.glob("[0-9]*.json")))

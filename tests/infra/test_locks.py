@@ -79,6 +79,7 @@ def folder(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.M
     """A version's folder on a disk and in an object store, with leases that end soon."""
     monkeypatch.setattr(locks, "RENEW_S", 0.3)
     monkeypatch.setattr(locks, "LEASE_S", 2.0)
+    monkeypatch.setattr(locks, "POLL_S", 0.1)
     if request.param == "local":
         return str(tmp_path / "version")
     return f"{request.getfixturevalue('bucket')}/{tmp_path.name}"
@@ -147,6 +148,8 @@ def test_a_holder_whose_store_is_away_for_longer_than_a_lease_stops_and_for_less
 ) -> None:
     monkeypatch.setattr(locks, "RENEW_S", 0.2)
     monkeypatch.setattr(locks, "LEASE_S", 2.0)
+    monkeypatch.setattr(locks.storage, "REQUESTS", 2)  # a store that refuses is left after a second
+    monkeypatch.setattr(locks.storage, "CALLS", 1)
     forget_servers()
     with s3_server(tmp_path / "log") as (server, url), held(f"{url}/away", "the first run", lambda words: None) as check:
         server.send_signal(signal.SIGSTOP)

@@ -94,8 +94,10 @@ class Mill:
 
     def retry(self, run_id: str) -> None:
         """`prefect flow-run retry`, as the failed run's last words say; some seconds after a crash, which a worker reports twice."""
-        crashed = datetime.fromisoformat(self.flow_run(run_id)["state"]["timestamp"])
-        time.sleep(max(0.0, 15 - (datetime.now(UTC) - crashed).total_seconds()))
+        state = self.flow_run(run_id)["state"]
+        if state["type"] == "CRASHED":
+            since = datetime.now(UTC) - datetime.fromisoformat(state["timestamp"])
+            time.sleep(max(0.0, 15 - since.total_seconds()))
         command = [sys.executable, "-m", "prefect", "flow-run", "retry", run_id]
         done = subprocess.run(command, env=self.env | {"PREFECT_API_URL": self.api}, capture_output=True, text=True, check=False)
         assert done.returncode == 0, done.stdout + done.stderr

@@ -91,7 +91,7 @@ def corpora(draw: Any) -> list[Document]:
 
 @pytest.mark.parametrize(("level", "settings_of_level"), LEVELS)
 @pytest.mark.parametrize("max_copies", [1, 2])
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=60, deadline=None)
 @given(corpus=corpora(), fold=st.booleans(), shards=st.integers(1, 3), seed=st.integers(0, 5))
 def test_what_is_found_is_what_plain_python_finds_in_any_order_and_split(
     level: str, settings_of_level: dict[str, Any], max_copies: int, corpus: list[Document], fold: bool, shards: int, seed: int
