@@ -9,14 +9,17 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from infra.cluster import DaskConfig, pool
-from infra.dataset import open_version
-from tasks.dedup import dedup
-from tasks.index import index
+from infra.garbage import collect_seldom
 
 
 def run_ours(corpus: Path, output: Path, workers: int) -> None:
     """Deduplicate a corpus with the defaults: word 5-grams, 14 bands of 8, verified Jaccard of at least 0.8."""
+    collect_seldom()  # before anything large is imported, as the command does
+    from infra.cluster import DaskConfig, pool
+    from infra.dataset import open_version
+    from tasks.dedup import dedup
+    from tasks.index import index
+
     with pool(DaskConfig(kind="none" if workers == 1 else "local", workers=workers)):
         documents = open_version(str(corpus))
         indexed = index.run([[documents], []], index.config_type(), str(output / "index")).shards

@@ -18,6 +18,7 @@ from rich.console import Console
 from rich.table import Table
 
 from infra.errors import GristmillError
+from infra.garbage import collect_seldom
 from infra.settings import adopt_quiet_environment, settings
 from tasks import STEP_NAMES
 
@@ -725,6 +726,7 @@ def _flow_inputs(flow: str, source_run: str) -> dict[str, Any]:
 def main() -> None:
     """Entry point: errors that a user can mend are told without a traceback, exit code 2."""
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
+    collect_seldom()
     try:
         adopt_quiet_environment()
         app()

@@ -19,6 +19,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.dataset as pads
 import pyarrow.parquet as pq
+from blake3 import blake3
 from pydantic import BaseModel, ConfigDict
 
 from infra import storage
@@ -38,6 +39,7 @@ MANIFEST_FORMAT = 1
 # zstd level 3: the knee of size against time; Arrow's default row group would hold a whole shard in memory at once
 PARQUET_OPTIONS: dict[str, Any] = {"compression": "zstd", "compression_level": 3, "row_group_size": 16_384}
 EXCERPT_CHARS = 300
+DIGEST_BYTES = 16
 
 REJECTS_SCHEMA = pa.schema(
     [
@@ -200,7 +202,7 @@ def _checked(path: str, digest: str) -> bytes:
         if not isinstance(error.__cause__, FileNotFoundError):
             raise  # a store that does not answer says nothing about the file
         raise ShardCorrupt(path, "no such file, though the manifest names it") from error
-    if (found := bytes_digest(data)) != digest:
+    if (found := bytes_digest(data)) != digest and _older_digest(data) != digest:
         raise ShardCorrupt(path, f"digest {found} where the manifest says {digest}")
     return data
 
@@ -262,18 +264,23 @@ def part_name(index: int) -> str:
 
 
 def bytes_digest(data: bytes | memoryview) -> str:
-    """32 hex characters over a file's bytes."""
-    return hashlib.blake2b(data, digest_size=16).hexdigest()
+    """32 hex characters over a file's bytes: BLAKE3, which goes through them six times as fast as what Python comes with."""
+    return blake3(data).hexdigest(length=DIGEST_BYTES)
+
+
+def _older_digest(data: bytes | memoryview) -> str:
+    """The same as versions have it that were made before: BLAKE2b."""
+    return hashlib.blake2b(data, digest_size=DIGEST_BYTES).hexdigest()
 
 
 def file_entry(folder: str, name: str) -> FileEntry:
     """Describe a file of a version by its bytes, read in blocks of 4 MiB."""
-    state, num_bytes = hashlib.blake2b(digest_size=16), 0
+    state, num_bytes = blake3(), 0
     with storage.open_read(storage.join(folder, name)) as handle:
         while block := handle.read(1 << 22):
             state.update(block)
             num_bytes += len(block)
-    return FileEntry(name=name, digest=state.hexdigest(), num_bytes=num_bytes)
+    return FileEntry(name=name, digest=state.hexdigest(length=DIGEST_BYTES), num_bytes=num_bytes)
 
 
 def write_table(path: str, table: pa.Table, rows_per_group: int | None = None, hashes: Sequence[str] = ()) -> tuple[str, int]:
@@ -408,8 +415,8 @@ def damaged(folder: str, manifest: Manifest) -> list[str]:
         **{file.name: file.digest for file in manifest.files},
     }
     with ThreadPoolExecutor() as threads:  # the hash leaves Python's lock
-        found = threads.map(lambda name: _digest_or_problem(folder, name), wanted)
-        return [name for name, digest in zip(wanted, found, strict=True) if digest != wanted[name]]
+        sound = threads.map(lambda name: _is_sound(folder, name, wanted[name]), wanted)
+        return [name for name, holds in zip(wanted, sound, strict=True) if not holds]
 
 
 def is_whole(version: ShardSet, name: str) -> bool:
@@ -418,16 +425,19 @@ def is_whole(version: ShardSet, name: str) -> bool:
         return False
     manifest = version.manifest()
     wanted = {shard.name: shard.digest for shard in manifest.shards} | {file.name: file.digest for file in manifest.files}
-    return manifest.digest == version.digest and _digest_or_problem(version.folder, name) == wanted.get(name)
+    return manifest.digest == version.digest and name in wanted and _is_sound(version.folder, name, wanted[name])
 
 
-def _digest_or_problem(folder: str, name: str) -> str:
+def _is_sound(folder: str, name: str, digest: str) -> bool:
+    """Whether a file is there and has this digest."""
     try:
-        return file_entry(folder, name).digest
+        if file_entry(folder, name).digest == digest:
+            return True
+        return _older_digest(storage.read_bytes(storage.join(folder, name))) == digest
     except storage.StorageError as error:
         if not isinstance(error.__cause__, FileNotFoundError):
             raise  # as in `ShardRef.read`: what is taken for damaged is removed
-        return "missing"
+        return False
 
 
 def reopen(folder: str, names: Iterable[str] = ()) -> None:

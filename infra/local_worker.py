@@ -5,9 +5,13 @@ from __future__ import annotations
 import logging
 from typing import Any
 
+from infra.garbage import collect_seldom
+
 
 def dask_setup(_worker: Any) -> None:
-    """Say nothing of a scheduler that is gone: it is in the flow's process, and either that closes its workers, or it tells itself."""
+    """Look for garbage seldom. Say nothing of a scheduler that is gone: it is in the flow's process, which closes its workers, or tells
+    itself why not."""
+    collect_seldom()
     logging.getLogger("distributed.worker").addFilter(_is_no_lost_scheduler)
 
 

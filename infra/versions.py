@@ -24,6 +24,7 @@ BYTES_OF_INFRA = ("infra.ids", "infra.dataset")
 ESTIMATES = ("tasks.text.likeness", "tasks.text.need", "tasks.text.room")
 # these move data or draw pages about it and never decide a byte of a shard
 NEUTRAL_LIBRARIES = {
+    "blake3",
     "pydantic",
     "rich",
     "typer",

@@ -33,7 +33,7 @@ SHARE = 0.01
 """Of the documents …"""
 MIN_DOCUMENTS, MAX_DOCUMENTS = 2_000, 20_000
 """… but at least and at most so many: below, a sample has hardly a pair; beyond, its texts weigh more than a shard."""
-MIN_SHARDS = 16
+MIN_SHARDS = 8
 """Shards that a sample comes from, where there are so many: neighbours in one shard may be of one site."""
 ROWS_PER_DRAWN = 4
 """Documents read for one that is drawn, at least."""

@@ -20,8 +20,8 @@ Ints = NDArray[np.int64]
 SKETCH_FORMAT = 1
 """To be raised when equal settings give other band keys or content hashes than before."""
 CONTENT = ("content_high", "content_low")
-SKETCH_HASHES = (*CONTENT, "keys.list.element")
-"""Columns of hashes in the files of sketches; those of an index have CONTENT alone."""
+SKETCH_HASHES = (*CONTENT, "keys.list.element", "doc_id", "content_id")
+"""What is not worth compressing in the files of sketches, which are read once or twice; of an index it is CONTENT alone."""
 BAND = pa.schema([("band", pa.uint8()), ("key", pa.uint64()), ("node", pa.int64())])
 ROWS_PER_GROUP = 4_096
 """Of files that are read in parts: of band keys 64 kB."""
@@ -101,4 +101,6 @@ def band_table(entries: Mapping[int, tuple[NDArray[np.uint64], Ints]]) -> Outcom
         order = clusters.by_key(keys, nodes)
         columns = np.full(len(order), band, np.uint8), keys[order], nodes[order]
         tables.append(pa.table([pa.array(column) for column in columns], schema=BAND))
-    return Outcome(pa.concat_tables(tables), rows_per_group=ROWS_PER_GROUP, hashes=("key",))
+    largest = max((len(keys) for keys, _ in entries.values()), default=1)
+    num_groups = -(-largest // ROWS_PER_GROUP)  # of a band, so that a row group is of one
+    return Outcome(pa.concat_tables(tables), rows_per_group=max(1, -(-largest // max(1, num_groups))), hashes=("key",))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from pathlib import Path
 
 import pyarrow as pa
@@ -38,6 +39,23 @@ def test_equal_tables_give_equal_digests_in_any_folder(tmp_path: Path) -> None:
     one, two = sealed(tmp_path / "one", table_of(["a"])), sealed(tmp_path / "two", table_of(["a"]))
     assert one.digest == two.digest
     assert one.digest != sealed(tmp_path / "three", table_of(["b"])).digest
+
+
+def test_digests_are_blake3_and_older_versions_have_theirs_in_blake2b(tmp_path: Path) -> None:
+    assert dataset.bytes_digest(b"") == "af1349b9f5f9a1a6a0404dea36dcc949"  # the first of BLAKE3's published test vectors
+    path = tmp_path / "part-00000.parquet"
+    new = dataset.write_shard(str(tmp_path), 0, Outcome(table_of(["a"])))
+    older = new.model_copy(update={"digest": hashlib.blake2b(path.read_bytes(), digest_size=16).hexdigest()})
+    assert older.digest != new.digest
+    for receipt in (older, new):
+        manifest = dataset.seal(
+            str(tmp_path), step="made", schema_name="documents", recipe={}, receipts=[receipt], files=[], facts={}
+        )
+        version = dataset.shard_set(str(tmp_path), manifest)
+        assert version.shards()[0].read().to_pylist() == table_of(["a"]).to_pylist()
+        assert dataset.damaged(str(tmp_path), manifest) == [] and dataset.is_whole(version, path.name)
+    path.write_bytes(path.read_bytes() + b" ")
+    assert dataset.damaged(str(tmp_path), manifest) == [path.name]
 
 
 def test_a_flipped_byte_is_found_when_the_shard_is_read(tmp_path: Path) -> None:
