@@ -36,6 +36,7 @@ bench: setup          ## speed against peers, each in an environment of its own
 	$(BIN)/python -m benchmarks.signals
 	$(BIN)/python -m benchmarks.redecide
 	$(BIN)/python -m benchmarks.scaling
+	$(BIN)/python -m benchmarks.dedup --documents 1000000 --peers datatrove
 	$(BIN)/python -m benchmarks.dedup
 	$(BIN)/python -m benchmarks.dedup --agreement
 	test ! -d $(GOLD) || $(BIN)/python -m benchmarks.extraction $(GOLD) --curve

