@@ -3,21 +3,36 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, NamedTuple
 
 import duckdb
 import pyarrow as pa
 import pyarrow.dataset as pads
-import pyarrow.fs as pafs
+
+from infra import storage
+from infra.dataset import of_files
 
 MEMORY_BYTES = 1_000_000_000
 BATCH_ROWS = 100_000
 
 
+class Files(NamedTuple):
+    """Parquet files of one store with the same columns, one at least: as a relation all their rows. DuckDB reads local ones itself,
+    which takes half the memory of Arrow's reader that reads ahead."""
+
+    paths: Sequence[str]
+
+    def dataset(self) -> pads.Dataset:
+        """The same as Arrow has it."""
+        found = of_files(self.paths)
+        assert found is not None
+        return found
+
+
 @contextmanager
-def connected(memory_bytes: int = MEMORY_BYTES, **tables: pads.Dataset | pa.Table) -> Iterator[Any]:
+def connected(memory_bytes: int = MEMORY_BYTES, **tables: pads.Dataset | pa.Table | Files) -> Iterator[Any]:
     """A DuckDB connection that knows these tables by name, fetches nothing, and beyond this memory spills to a folder of its own."""
     with tempfile.TemporaryDirectory(prefix="gristmill-sql-") as spill:
         config = {
@@ -29,12 +44,11 @@ def connected(memory_bytes: int = MEMORY_BYTES, **tables: pads.Dataset | pa.Tabl
         }
         with duckdb.connect(config=config) as connection:
             for name, table in tables.items():
-                if isinstance(table, pads.FileSystemDataset) and isinstance(table.filesystem, pafs.LocalFileSystem):
-                    # its own reader takes half the memory of Arrow's, which reads ahead
-                    files = ", ".join("'" + path.replace("'", "''") + "'" for path in table.files)
-                    connection.execute(f"CREATE VIEW {quoted(name)} AS SELECT * FROM read_parquet([{files}])")
+                if isinstance(table, Files) and all(storage.is_local(path) for path in table.paths):
+                    names = ", ".join("'" + storage.locate(path)[1].replace("'", "''") + "'" for path in table.paths)
+                    connection.execute(f"CREATE VIEW {quoted(name)} AS SELECT * FROM read_parquet([{names}])")
                 else:
-                    connection.register(name, table)
+                    connection.register(name, table.dataset() if isinstance(table, Files) else table)
             yield connection
 
 

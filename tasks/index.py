@@ -31,6 +31,7 @@ from infra.batches import read_batch, write_batches
 from infra.cluster import Pool, current
 from infra.dataset import Outcome, ShardRef, ShardSet, write_table
 from infra.errors import GristmillError, InputError
+from infra.relations import Files
 from infra.steps import Output, step
 from infra.storage import byte_words
 from tasks.text import clusters, likeness, minhash
@@ -68,10 +69,9 @@ def number_documents(out: Output, chain: Chain, sketched: Sequence[ShardRef]) ->
         Files with the columns number, first and node, row by row beside the sketches.
     """
     paths = [out.aside("numbers", dataset.part_name(position)) for position in range(len(sketched))]
-    new = dataset.of_files([shard.path for shard in sketched])
-    if new is None:
+    if not sketched:
         return paths
-    with chain.relations(sketched=new) as sql:
+    with chain.relations(sketched=Files([shard.path for shard in sketched])) as sql:
         sql.execute(f"""CREATE TEMP TABLE ranked AS SELECT shard, "row", doc_id, content_high, content_low, {chain.num_numbers} - 1
             + row_number() OVER (ORDER BY quality DESC, num_chars DESC, doc_id, shard, "row") AS number FROM sketched""")
         sql.execute("""CREATE TEMP VIEW known AS SELECT number, doc_id, content_high, content_low FROM ranked
@@ -172,9 +172,9 @@ def pair_table(pairs: Ints, found: clusters.Candidates, facts: Mapping[str, floa
 
 def distinct_pairs(proposals: Sequence[ShardRef], known: pa.Table | None = None) -> Ints:
     """The pairs of all buckets that are not known, each once, by worse, then better; DuckDB makes those of many bands one, and spills."""
-    rows = dataset.of_files([one.path for one in proposals])
-    if rows is None:
+    if not proposals:
         return np.empty((0, 2), np.int64)
+    rows = Files([one.path for one in proposals])
     known = EDGE.empty_table() if known is None else known
     with relations.connected(SQL_BYTES, proposed=rows, known=known.select(["better", "worse"])) as sql:
         new = "SELECT DISTINCT better, worse FROM proposed ANTI JOIN known USING (better, worse)"

@@ -19,14 +19,13 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.dataset as pads
 from numpy.typing import NDArray
 
 from expectations.schemas import EDGE, INDEXED
 from infra import dataset, storage
 from infra.dataset import ShardCorrupt, ShardRef, ShardSet
 from infra.errors import InputError
-from infra.relations import connected
+from infra.relations import Files, connected
 
 Ints = NDArray[np.int64]
 
@@ -128,11 +127,12 @@ class Chain:
         """DuckDB with two views: `indexed`, INDEXED with `generation` of every document, and `living`, of those not forgotten, the node
         of each being a living one; and with the tables given. `dead` has number and reason of the forgotten ones.
         """
-        found = {f"generation_{number}": dataset.dataset(one.folder) for number, one in enumerate(self.generations)}
-        given = {name: rows for name, rows in found.items() if rows is not None}
+        found = {f"generation_{number}": dataset.part_paths(one.folder) for number, one in enumerate(self.generations)}
+        given = {name: Files(paths) for name, paths in found.items() if paths}
         old, new = self.reborn
         renamed = pa.table({"node": old, "reborn": new})
-        num_documents = sum(rows.count_rows() for rows in (*given.values(), *tables.values()) if isinstance(rows, pads.Dataset))
+        of_files = [rows for rows in (*given.values(), *tables.values()) if isinstance(rows, Files)]
+        num_documents = sum(rows.dataset().count_rows() for rows in of_files)
         with connected(sql_bytes(num_documents), **{**given, "dead": self.dead_rows, "renamed": renamed, **tables}) as connection:
             rows = " UNION ALL ".join(f"SELECT {name.rpartition('_')[2]} AS generation, * FROM {name}" for name in given)
             if not rows:

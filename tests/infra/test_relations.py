@@ -6,10 +6,12 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.dataset as pads
 import pyarrow.parquet as pq
 
-from infra.relations import connected
+from infra.dataset import part_paths
+from infra.relations import Files, connected
 
 
 def test_files_of_a_folder_are_read_whatever_it_is_called(tmp_path: Path) -> None:
@@ -17,14 +19,17 @@ def test_files_of_a_folder_are_read_whatever_it_is_called(tmp_path: Path) -> Non
     folder.mkdir()
     for part in range(2):
         pq.write_table(pa.table({"number": [part, part + 10]}), folder / f"part-{part}.parquet")
-    with connected(rows=pads.dataset(folder), more=pa.table({"number": [11, 99]})) as sql:
+    paths = part_paths(str(folder))
+    some = pads.dataset(paths).filter(pc.field("number") > 1)
+    with connected(rows=Files(paths), some=some, more=pa.table({"number": [11, 99]})) as sql:
         assert sql.sql("SELECT number FROM rows ORDER BY number").fetchall() == [(0,), (1,), (10,), (11,)]
+        assert sql.sql("SELECT number FROM some ORDER BY number").fetchall() == [(10,), (11,)]
         assert sql.sql("SELECT number FROM rows SEMI JOIN more USING (number)").fetchall() == [(11,)]
 
 
 def test_what_does_not_fit_in_memory_is_spilled_and_sorted_all_the_same(tmp_path: Path) -> None:
     number = np.random.default_rng(0).permutation(4_000_000)  # 64 MB with its texts
     pq.write_table(pa.table({"number": number}), tmp_path / "part-0.parquet")
-    with connected(40_000_000, rows=pads.dataset(tmp_path)) as sql:
+    with connected(40_000_000, rows=Files(part_paths(str(tmp_path)))) as sql:
         ranked = sql.sql("SELECT number FROM (SELECT DISTINCT number, number::VARCHAR AS name FROM rows) ORDER BY number")
         assert (ranked.to_arrow_table()["number"].to_numpy() == np.arange(4_000_000)).all()
