@@ -20,10 +20,10 @@ def test_files_of_a_folder_are_read_whatever_it_is_called(tmp_path: Path) -> Non
     for part in range(2):
         pq.write_table(pa.table({"number": [part, part + 10]}), folder / f"part-{part}.parquet")
     paths = part_paths(str(folder))
-    some = pads.dataset(paths).filter(pc.field("number") > 1)
-    with connected(rows=Files(paths), some=some, more=pa.table({"number": [11, 99]})) as sql:
+    later = pads.dataset(paths).filter(pc.field("number") > 1)
+    with connected(rows=Files(paths), later=later, more=pa.table({"number": [11, 99]})) as sql:
         assert sql.sql("SELECT number FROM rows ORDER BY number").fetchall() == [(0,), (1,), (10,), (11,)]
-        assert sql.sql("SELECT number FROM some ORDER BY number").fetchall() == [(10,), (11,)]
+        assert sql.sql("SELECT number FROM later ORDER BY number").fetchall() == [(10,), (11,)]
         assert sql.sql("SELECT number FROM rows SEMI JOIN more USING (number)").fetchall() == [(11,)]
 
 
