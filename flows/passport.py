@@ -65,7 +65,7 @@ def verify_run(run_name: str, console: Console) -> bool:
             **{f"rejects/{shard.name}": shard.rejects_digest for shard in manifest.shards if shard.rejects_digest},
             **{file["name"]: file["digest"] for file in storage.read_json(version.file(RUN)).get(BESIDE, [])},
         }
-        bad = [name for name, digest in wanted.items() if _digest(version, name) != digest]
+        bad = [name for name, digest in wanted.items() if not dataset.is_sound(version.folder, name, digest)]
         console.print(f"{entry.step:<10} {len(wanted) - len(bad)} of {len(wanted)} files whole", highlight=False)
         for name in bad:
             good = False
@@ -74,13 +74,6 @@ def verify_run(run_name: str, console: Console) -> bool:
                 soft_wrap=True,
             )
     return good
-
-
-def _digest(version: ShardSet, name: str) -> str:
-    try:
-        return dataset.file_entry(version.folder, name).digest
-    except OSError as error:
-        return f"unreadable: {error}"
 
 
 def _doc_ids(what: str, versions: list[ShardSet]) -> set[str]:

@@ -19,13 +19,20 @@ def write_batches(path: str, schema: pa.Schema, batches: Sequence[pa.RecordBatch
             writer.write_batch(batch)
 
 
+AHEAD_BYTES = 1 << 20
+"""Read at a time from a store that is elsewhere, where one batch of many is asked for."""
+
+
 def read_batch(path: str, place: int) -> pa.RecordBatch:
     """The batch at this place of a file, without the others.
 
     Raises:
-        StorageError: no such file.
+        StorageError: no such file, or not one of batches, such as one that was cut off.
     """
-    if storage.is_local(path) and storage.exists(path):
-        return pa.ipc.open_file(pa.memory_map(storage.locate(path)[1])).get_batch(place)
-    with storage.open_read(path) as handle:
-        return pa.ipc.open_file(handle).get_batch(place)
+    try:
+        if storage.is_local(path) and storage.exists(path):
+            return pa.ipc.open_file(pa.memory_map(storage.locate(path)[1])).get_batch(place)
+        with storage.open_read(path, AHEAD_BYTES) as handle, storage.asking(path):
+            return pa.ipc.open_file(handle).get_batch(place)
+    except pa.ArrowInvalid as error:
+        raise storage.StorageError(f"{path}: not a file of Arrow batches ({error})") from error

@@ -275,12 +275,19 @@ def _older_digest(data: bytes | memoryview) -> str:
 
 def file_entry(folder: str, name: str) -> FileEntry:
     """Describe a file of a version by its bytes, read in blocks of 4 MiB."""
-    state, num_bytes = blake3(), 0
-    with storage.open_read(storage.join(folder, name)) as handle:
+    state = blake3()
+    num_bytes = _feed(state, storage.join(folder, name))
+    return FileEntry(name=name, digest=state.hexdigest(length=DIGEST_BYTES), num_bytes=num_bytes)
+
+
+def _feed(state: Any, path: str) -> int:
+    """Give a file to a hash; its size in bytes."""
+    num_bytes = 0
+    with storage.open_read(path) as handle:
         while block := handle.read(1 << 22):
             state.update(block)
             num_bytes += len(block)
-    return FileEntry(name=name, digest=state.hexdigest(length=DIGEST_BYTES), num_bytes=num_bytes)
+    return num_bytes
 
 
 def write_table(path: str, table: pa.Table, rows_per_group: int | None = None, hashes: Sequence[str] = ()) -> tuple[str, int]:
@@ -415,7 +422,7 @@ def damaged(folder: str, manifest: Manifest) -> list[str]:
         **{file.name: file.digest for file in manifest.files},
     }
     with ThreadPoolExecutor() as threads:  # the hash leaves Python's lock
-        sound = threads.map(lambda name: _is_sound(folder, name, wanted[name]), wanted)
+        sound = threads.map(lambda name: is_sound(folder, name, wanted[name]), wanted)
         return [name for name, holds in zip(wanted, sound, strict=True) if not holds]
 
 
@@ -425,15 +432,17 @@ def is_whole(version: ShardSet, name: str) -> bool:
         return False
     manifest = version.manifest()
     wanted = {shard.name: shard.digest for shard in manifest.shards} | {file.name: file.digest for file in manifest.files}
-    return manifest.digest == version.digest and name in wanted and _is_sound(version.folder, name, wanted[name])
+    return manifest.digest == version.digest and name in wanted and is_sound(version.folder, name, wanted[name])
 
 
-def _is_sound(folder: str, name: str, digest: str) -> bool:
+def is_sound(folder: str, name: str, digest: str) -> bool:
     """Whether a file is there and has this digest."""
     try:
         if file_entry(folder, name).digest == digest:
             return True
-        return _older_digest(storage.read_bytes(storage.join(folder, name))) == digest
+        older = hashlib.blake2b(digest_size=DIGEST_BYTES)
+        _feed(older, storage.join(folder, name))
+        return older.hexdigest() == digest
     except storage.StorageError as error:
         if not isinstance(error.__cause__, FileNotFoundError):
             raise  # as in `ShardRef.read`: what is taken for damaged is removed

@@ -72,7 +72,7 @@ def locate(path: str) -> tuple[Any, str]:
 
 
 @contextmanager
-def _asking(path: str) -> Iterator[None]:
+def asking(path: str) -> Iterator[None]:
     """Tell what a store that is elsewhere could not do, with the path: its drivers have errors of many kinds, and no path in them."""
     try:
         yield
@@ -110,7 +110,7 @@ def join(root: str, *parts: str) -> str:
 def exists(path: str) -> bool:
     """Whether a file or folder is there."""
     system, name = locate(path)
-    with _asking(path):
+    with asking(path):
         return bool(system.exists(name))
 
 
@@ -118,7 +118,7 @@ def size_bytes(path: str) -> int | None:
     """The file's size in bytes, None where there is no such file."""
     system, name = locate(path)
     try:
-        with _asking(path):
+        with asking(path):
             return int(system.size(name))
     except FileNotFoundError:
         return None
@@ -159,7 +159,7 @@ def list_folder(path: str) -> list[str]:
     """Base names in a folder, sorted; empty where there is no such folder."""
     system, name = locate(path)
     try:
-        with _asking(path):
+        with asking(path):
             return sorted(posixpath.basename(entry.rstrip("/")) for entry in system.ls(name, detail=False))
     except FileNotFoundError:
         return []
@@ -168,14 +168,14 @@ def list_folder(path: str) -> list[str]:
 def make_folder(path: str) -> None:
     """Create a folder and its parents."""
     system, name = locate(path)
-    with _asking(path):
+    with asking(path):
         system.makedirs(name, exist_ok=True)
 
 
 def remove(path: str) -> None:
     """Remove a file or a whole folder; nothing happens where there is none."""
     system, name = locate(path)
-    with _asking(path):
+    with asking(path):
         if system.exists(name):
             system.rm(name, recursive=True)
 
@@ -189,7 +189,7 @@ def open_write(path: str) -> Iterator[BinaryIO]:
         with tempfile.NamedTemporaryFile(prefix="gristmill-") as whole:
             yield cast(BinaryIO, whole)
             whole.flush()
-            with _asking(path):
+            with asking(path):
                 system.put_file(whole.name, name)
         return
     folder = posixpath.dirname(name)
@@ -207,23 +207,26 @@ def open_write(path: str) -> Iterator[BinaryIO]:
         raise
 
 
-def open_read(path: str) -> BinaryIO:
+def open_read(path: str, ahead_bytes: int | None = None) -> BinaryIO:
     """Open a file for reading.
+
+    Args:
+        ahead_bytes: how much is read at a time from a store that is elsewhere; by default some megabytes.
 
     Raises:
         StorageError: no such file.
     """
     system, name = locate(path)
     try:
-        with _asking(path):
-            return system.open(name, "rb")
+        with asking(path):
+            return system.open(name, "rb", **({"block_size": ahead_bytes} if ahead_bytes and not is_local(path) else {}))
     except FileNotFoundError as error:
         raise StorageError(f"{path}: no such file; was it removed, or does `storage` point elsewhere?") from error
 
 
 def read_bytes(path: str) -> bytes:
     """The whole file."""
-    with open_read(path) as handle, _asking(path):
+    with open_read(path) as handle, asking(path):
         return handle.read()
 
 

@@ -2,7 +2,7 @@
 
 No text is compared here: the thresholds are held against the similarities of the index, so deciding again takes seconds beside copying
 what stays. A document is removed only for a kept document that it verifiably resembles, which its reject row names with the similarity.
-In the flow's process are some 130 bytes per similar pair at the peak (measured), 90 per document that another one's fate names, and
+In the flow's process are some 130 bytes per similar pair at the peak (measured), some 160 per document that another one's fate names, and
 DuckDB's capped memory.
 """
 

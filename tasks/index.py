@@ -29,7 +29,7 @@ from expectations.schemas import EDGE, INDEXED, REWRITTEN
 from infra import dataset, ledger, relations, storage
 from infra.batches import read_batch, write_batches
 from infra.cluster import Pool, current
-from infra.dataset import Outcome, ShardRef, ShardSet, write_table
+from infra.dataset import Outcome, ShardCorrupt, ShardRef, ShardSet, write_table
 from infra.errors import GristmillError, InputError
 from infra.relations import Files
 from infra.steps import Output, step
@@ -71,7 +71,8 @@ def number_documents(out: Output, chain: Chain, sketched: Sequence[ShardRef]) ->
     paths = [out.aside("numbers", dataset.part_name(position)) for position in range(len(sketched))]
     if not sketched:
         return paths
-    with chain.relations(sketched=Files([shard.path for shard in sketched])) as sql:
+    num_new = sum(shard.num_rows for shard in sketched)
+    with chain.relations(num_new, sketched=Files([shard.path for shard in sketched])) as sql:
         sql.execute(f"""CREATE TEMP TABLE ranked AS SELECT shard, "row", doc_id, content_high, content_low, {chain.num_numbers} - 1
             + row_number() OVER (ORDER BY quality DESC, num_chars DESC, doc_id, shard, "row") AS number FROM sketched""")
         sql.execute("""CREATE TEMP VIEW known AS SELECT number, doc_id, content_high, content_low FROM ranked
@@ -207,10 +208,33 @@ def shingle_shard(job: Shingled, config: IndexConfig) -> Outcome:
     return Outcome(pa.table({"unit": units}))
 
 
-def compare_unit(job: tuple[Ints, list[tuple[str, int]]]) -> Outcome:
-    """Exact overlaps of one unit's pairs; `job` is these, and file and place of the batches with their shingle sets."""
-    pairs, places = job
-    batches = [read_batch(*place) for place in places]
+class Sets(NamedTuple):
+    """Where shingle sets lie."""
+
+    path: str
+    place: int
+    """Of their batch in that file."""
+    receipt: str
+    """The shard that tells of them: made again, it makes them again."""
+
+    def read(self) -> pa.RecordBatch:
+        """The batch.
+
+        Raises:
+            ShardCorrupt: the file is gone or not whole.
+        """
+        try:
+            return read_batch(self.path, self.place)
+        except storage.StorageError as error:
+            if not isinstance(error.__cause__, FileNotFoundError | pa.ArrowInvalid):
+                raise
+            raise ShardCorrupt(self.receipt, str(error)) from error
+
+
+def compare_unit(job: tuple[Ints, list[Sets]]) -> Outcome:
+    """Exact overlaps of one unit's pairs; `job` is these, and where the shingle sets of their documents are."""
+    pairs, sets = job
+    batches = [one.read() for one in sets]
     nodes = np.concatenate([batch["node"].to_numpy() for batch in batches])
     sizes = np.concatenate([pc.list_value_length(batch["shingles"]).to_numpy() for batch in batches])
     values = np.concatenate([batch["shingles"].flatten().to_numpy() for batch in batches])
@@ -259,14 +283,14 @@ def compare(out: Output, chain: Chain, pairs: Ints, config: IndexConfig) -> None
         text = texts[generation[rows[0]]][shard[rows[0]]]
         path = out.aside("sets", f"{len(jobs):05d}.arrow")
         jobs.append(Shingled(text, row[rows], nodes[place[rows]], member_of[rows].astype(np.int32), path))
-    batches: list[list[tuple[str, int]]] = [[] for _ in range(divided.num_units)]
+    sets: list[list[Sets]] = [[] for _ in range(divided.num_units)]
     for job, made in zip(jobs, out.map_aside("shingles", partial(shingle_shard, config=config), jobs), strict=True):
         for at, unit in enumerate(made.read()["unit"].to_pylist()):
-            batches[unit].append((job.path, at))
+            sets[unit].append(Sets(job.path, at, made.path))
     by_unit = np.argsort(divided.unit, kind="stable")
     cuts = np.searchsorted(divided.unit[by_unit], np.arange(1, divided.num_units))
     parts = np.split(by_unit, cuts) if divided.num_units else []
-    out.map_files(EDGES, compare_unit, [(pairs[rows], batches[unit]) for unit, rows in enumerate(parts)])
+    out.map_files(EDGES, compare_unit, [(pairs[rows], sets[unit]) for unit, rows in enumerate(parts)])
     out.facts["candidate_pairs"] = len(pairs)
 
 

@@ -1,7 +1,7 @@
 """The fate of every document of an index: what was decided about contents and pairs, looked up row by row.
 
 What is decided is a handful of tables of numbers, sorted for the look-up, with a row only for documents and contents that something is
-to be said about; a worker maps them from files, so it has in memory what it looks at.
+to be said about; a worker maps them from local files, so it has in memory what it looks at (of a store that is elsewhere, all of them).
 """
 
 from __future__ import annotations
@@ -62,9 +62,18 @@ class Decided(NamedTuple):
             write_batches(storage.join(folder, f"{name}.arrow"), table.schema, [table])
 
 
-@lru_cache(maxsize=1)
 def read_decided(folder: str, version: str) -> Decided:
-    """What `Decided.write` wrote; `version` tells folders apart that held something else before."""
+    """What `Decided.write` wrote: mapped, or from a store that is elsewhere, read once by each process; `version` tells folders apart
+    that held something else before."""
+    return _read(folder) if storage.is_local(folder) else _fetched(folder, version)
+
+
+@lru_cache(maxsize=1)
+def _fetched(folder: str, _version: str) -> Decided:
+    return _read(folder)
+
+
+def _read(folder: str) -> Decided:
     return Decided(*(read_batch(storage.join(folder, f"{name}.arrow"), 0) for name in Decided._fields))
 
 
@@ -84,7 +93,7 @@ def fate_of(rows: pa.Table, decided: Decided) -> pa.Table:
     dead, seen, crowded = grave >= 0, number != first, crowded_by >= 0
     instead = np.where(crowded, crowded_by, np.where(keeper >= 0, keeper, np.where(stays >= 0, stays, node)))
     cluster = np.where(label >= 0, label, node)
-    other_text = pc.fill_null(pc.not_equal(_named(decided, "content_id", instead, number), rows["content_id"]), False)
+    other_text = pc.fill_null(pc.not_equal(_named(decided, "content_id", instead, number, ~dead), rows["content_id"]), False)
     near = (keeper >= 0) | np.asarray(other_text)
     gone = instead != number
     rules = np.select([dead, seen, crowded, near, gone], range(len(_RULES)), -1)
@@ -94,10 +103,10 @@ def fate_of(rows: pa.Table, decided: Decided) -> pa.Table:
         {
             "rule": _RULES.take(pa.array(rules, mask=rules < 0)),
             "keeper": pc.coalesce(
-                decided.dead["reason"].take(pa.array(grave, mask=~dead)), _named(decided, "doc_id", instead, number)
+                decided.dead["reason"].take(pa.array(grave, mask=~dead)), _named(decided, "doc_id", instead, number, ~dead)
             ),
             "similarity": sure,
-            "cluster": pc.coalesce(_named(decided, "doc_id", cluster, number), rows["doc_id"].combine_chunks()),
+            "cluster": pc.coalesce(_named(decided, "doc_id", cluster, number, ~dead), rows["doc_id"].combine_chunks()),
             "num_copies": pa.array(np.maximum(num_copies, 1), pa.int32()),
         }
     )
@@ -121,7 +130,8 @@ def _at(table: pa.RecordBatch, column: str, row: Ints) -> NDArray[Any]:
     return np.where(row < 0, -1, values[row]) if len(values) else np.full(len(row), -1, values.dtype)
 
 
-def _named(decided: Decided, column: str, asked: Ints, own: Ints) -> pa.Array:
-    """A column of `names` for each number asked; null where it is the document's own, or has no name."""
+def _named(decided: Decided, column: str, asked: Ints, own: Ints, alive: Flags) -> pa.Array:
+    """A column of `names` for each number asked; null where it is the document's own, or the document is dead."""
     row = _row(decided.names, asked)
+    assert not ((row < 0) & (asked != own) & alive).any(), "a fate names a document whose name was not fetched"
     return decided.names[column].take(pa.array(row, mask=(row < 0) | (asked == own)))

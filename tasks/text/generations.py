@@ -123,17 +123,20 @@ class Chain:
         return old[alive], new[alive]
 
     @contextmanager
-    def relations(self, **tables: Any) -> Iterator[Any]:
+    def relations(self, num_new: int = 0, **tables: Any) -> Iterator[Any]:
         """DuckDB with two views: `indexed`, INDEXED with `generation` of every document, and `living`, of those not forgotten, the node
         of each being a living one; and with the tables given. `dead` has number and reason of the forgotten ones.
+
+        Args:
+            num_new: documents in the tables that are in no version yet.
         """
         found = {f"generation_{number}": dataset.part_paths(one.folder) for number, one in enumerate(self.generations)}
         given = {name: Files(paths) for name, paths in found.items() if paths}
         old, new = self.reborn
         renamed = pa.table({"node": old, "reborn": new})
-        of_files = [rows for rows in (*given.values(), *tables.values()) if isinstance(rows, Files)]
-        num_documents = sum(rows.dataset().count_rows() for rows in of_files)
-        with connected(sql_bytes(num_documents), **{**given, "dead": self.dead_rows, "renamed": renamed, **tables}) as connection:
+        made = [one.folder for one in self.generations if storage.exists(storage.join(one.folder, dataset.MANIFEST))]
+        limit = sql_bytes(num_new + sum(dataset.read_manifest(folder).counts.kept for folder in made))
+        with connected(limit, **{**given, "dead": self.dead_rows, "renamed": renamed, **tables}) as connection:
             rows = " UNION ALL ".join(f"SELECT {name.rpartition('_')[2]} AS generation, * FROM {name}" for name in given)
             if not rows:
                 connection.register("nothing", INDEXED.empty_table())

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from tasks.text.generations import SQL_BYTES
 from tasks.text.likeness import Likeness, Sample
 
 MIB = 1 << 20
@@ -14,13 +15,13 @@ PROCESS_BYTES = 430 * MIB
 """Of a process with its libraries and kernels: measured 466 MB in a flow and 478 MB in a worker that indexed 20,000 documents of 1.6 kB."""
 FLOW_BYTES_PER_PAIR = 110
 """Peak of dividing pairs into units; measured 93 beside the pairs themselves, with as many documents as pairs."""
-SQL_BYTES_PER_DOCUMENT = 400
+RANKED_BYTES_PER_DOCUMENT = 400
 """What ranking keeps of a document in DuckDB, until that spills."""
 TEXT_COPIES = 3
 """A shard as it is read: the file, its table, the column in one piece."""
 BYTES_PER_BAND = 64
-"""A band key while it is sorted: band, key and node twice, and their order."""
-BYTES_PER_ENTRY = 40
+"""A band key while a shard's bands are put together: key and node, sorted, and once more as they are encoded."""
+BYTES_PER_ENTRY = 80
 """A bucket entry while it is sorted (IndexConfig.max_bucket_entries)."""
 FILES_PER_SHARD = 10
 """Sketch, numbers, rows, bands, shingles and their list of a shard, with the receipts of four of them."""
@@ -59,7 +60,7 @@ class Forecast:
     kept_bytes: int
     """On disk for good."""
     spilled_bytes: int
-    """In the folder for temporary files, at most: pairs that DuckDB cannot hold."""
+    """In the folder for temporary files, at most: of ranks or pairs what DuckDB cannot hold."""
     flow_bytes: int
     """Peak memory of the flow's process."""
     worker_bytes: int
@@ -89,7 +90,7 @@ def forecast(
     """What making an index needs, of what a sample tells.
 
     Args:
-        sql_bytes: the memory that DuckDB is limited to.
+        sql_bytes: the memory that DuckDB is limited to for ranking; for pairs it is SQL_BYTES.
     """
     documents = found.num_documents
     mean_text = found.text_bytes / max(1, documents)
@@ -99,7 +100,8 @@ def forecast(
         min(2 * max_unit_shingles, found.shingles) * BYTES_PER_SHINGLE,
     )
     proposed = found.proposals * 16
-    in_sql = min(sql_bytes, max((documents + num_earlier) * SQL_BYTES_PER_DOCUMENT, proposed))
+    ranked = (documents + num_earlier) * RANKED_BYTES_PER_DOCUMENT
+    in_sql = min(sql_bytes, max(ranked, proposed))
     per_document = sample.read_seconds + files.seconds
     num_files = FILES_PER_SHARD * sample.num_shards + 2 * num_bands
     return Forecast(
@@ -108,7 +110,7 @@ def forecast(
             documents * (files.sketch + files.numbers) + found.proposals * files.proposal + found.shingles * SHINGLE_BYTES
         ),
         kept_bytes=int(documents * files.row + found.contents * files.bands + found.edges * files.edge),
-        spilled_bytes=int(max(0, proposed - sql_bytes)),
+        spilled_bytes=int(max(0, proposed - SQL_BYTES, ranked - sql_bytes)),
         flow_bytes=int(PROCESS_BYTES + in_sql + found.pairs * FLOW_BYTES_PER_PAIR),
         worker_bytes=int(PROCESS_BYTES + max(phases)),
         seconds=(

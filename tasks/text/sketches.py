@@ -40,7 +40,7 @@ class IndexConfig(SketchConfig):
     bucket_heads: int = Field(8, ge=1)
     """… and beyond it with the best so many only. What is held back is counted, and told when it is much."""
     max_bucket_entries: int = Field(2_000_000, ge=1)
-    """Documents of one bucket range that a worker sorts at a time, 40 bytes each: the memory of the candidates' pass."""
+    """Documents of one bucket range that a worker sorts at a time, up to 80 bytes each: the memory of the candidates' pass."""
     max_unit_shingles: int = Field(8_000_000, ge=1)
     """Shingles that a worker holds at a time to count overlaps, 16 bytes each; it may be twice as many."""
     check_room: bool = Field(True, json_schema_extra=GUARD)
@@ -102,5 +102,5 @@ def band_table(entries: Mapping[int, tuple[NDArray[np.uint64], Ints]]) -> Outcom
         columns = np.full(len(order), band, np.uint8), keys[order], nodes[order]
         tables.append(pa.table([pa.array(column) for column in columns], schema=BAND))
     largest = max((len(keys) for keys, _ in entries.values()), default=1)
-    num_groups = -(-largest // ROWS_PER_GROUP)  # of a band, so that a row group is of one
+    num_groups = -(-largest // ROWS_PER_GROUP)  # of a band, so that a row group is mostly of one
     return Outcome(pa.concat_tables(tables), rows_per_group=max(1, -(-largest // max(1, num_groups))), hashes=("key",))

@@ -9,6 +9,7 @@ from collections import Counter
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pytest
@@ -18,10 +19,11 @@ from infra import dataset
 from infra.cluster import DaskConfig, pool
 from infra.dataset import ShardSet
 from infra.errors import InputError
+from infra.steps import Output
 from tasks.dedup import DedupConfig, dedup, documents_of
 from tasks.forget import ForgetConfig, forget
 from tasks.index import index
-from tasks.text.generations import Chain
+from tasks.text.generations import EDGES, Chain
 from tasks.text.minhash import SketchConfig
 from tasks.text.sketches import IndexConfig
 from tests.text import edits
@@ -324,6 +326,24 @@ def test_a_damaged_file_of_an_earlier_crawl_is_made_again_too(home: Path) -> Non
     path.write_bytes(whole[:-9] + bytes(9))
     assert crawls.told(HALF) == crawls.expected(HALF)
     assert path.read_bytes() == whole
+
+
+def test_shingle_sets_that_were_lost_or_cut_off_are_made_again(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    found: list[Path] = []
+    map_files = Output.map_files
+
+    def after_a_loss(out: Output, phase: str, *given: Any) -> Any:
+        sets = sorted(Path(out.aside("sets")).glob("*.arrow"))
+        if phase == EDGES and not found:
+            found.extend(sets)
+            sets[0].unlink()
+            sets[1].write_bytes(sets[1].read_bytes()[:-20])
+        return map_files(out, phase, *given)
+
+    monkeypatch.setattr(Output, "map_files", after_a_loss)
+    crawls = Crawls.of(CAREFUL, edits.mixed(13, 6))
+    assert len(found) > 2
+    agree(crawls, HALF)
 
 
 def test_of_one_url_the_best_stays_but_no_content_is_lost_for_it(home: Path) -> None:

@@ -24,6 +24,11 @@ def test_each_batch_is_read_as_it_was_written(where: str, tmp_path: Path) -> Non
         fsspec.filesystem("memory").rm(f"/{tmp_path.name}", recursive=True)
 
 
-def test_a_file_that_is_not_there_is_named(tmp_path: Path) -> None:
+def test_a_file_that_is_not_there_or_not_whole_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "sets.arrow"
     with pytest.raises(StorageError, match=r"sets\.arrow: no such file"):
-        read_batch(f"{tmp_path}/sets.arrow", 0)
+        read_batch(str(path), 0)
+    write_batches(str(path), SCHEMA, [WHOLE])
+    path.write_bytes(path.read_bytes()[:-20])
+    with pytest.raises(StorageError, match=r"sets\.arrow: not a file of Arrow batches"):
+        read_batch(str(path), 0)

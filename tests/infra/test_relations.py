@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import numpy as np
@@ -9,14 +10,15 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.dataset as pads
 import pyarrow.parquet as pq
+import pytest
 
 from infra.dataset import part_paths
 from infra.relations import Files, connected
 
 
 def test_files_of_a_folder_are_read_whatever_it_is_called(tmp_path: Path) -> None:
-    folder = tmp_path / "its 'name'"
-    folder.mkdir()
+    folder = tmp_path / "number=3" / "its 'name'"  # and not as Hive would read it
+    folder.mkdir(parents=True)
     for part in range(2):
         pq.write_table(pa.table({"number": [part, part + 10]}), folder / f"part-{part}.parquet")
     paths = part_paths(str(folder))
@@ -33,3 +35,12 @@ def test_what_does_not_fit_in_memory_is_spilled_and_sorted_all_the_same(tmp_path
     with connected(40_000_000, rows=Files(part_paths(str(tmp_path)))) as sql:
         ranked = sql.sql("SELECT number FROM (SELECT DISTINCT number, number::VARCHAR AS name FROM rows) ORDER BY number")
         assert (ranked.to_arrow_table()["number"].to_numpy() == np.arange(4_000_000)).all()
+
+
+def test_little_memory_has_few_threads_on_however_large_a_machine(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "cpu_count", lambda: 64)
+    threads = []
+    for memory_bytes in (40_000_000, 256_000_000, 1_000_000_000):
+        with connected(memory_bytes) as sql:
+            threads += sql.sql("SELECT current_setting('threads')").fetchall()
+    assert threads == [(1,), (2,), (7,)]

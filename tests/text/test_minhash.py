@@ -36,6 +36,7 @@ FORMS = [
         *(("words", False, "zero", "keep", "strip"), ("characters", True, "zero", "separate", "keep")),
         *(("words", True, "drop", "keep", "keep"), ("characters", False, "drop", "separate", "strip")),
         *(("words", True, "keep", "drop_ascii", "keep"), ("characters", False, "number", "drop_ascii", "strip")),
+        ("words", True, "number", "drop_ascii", "keep"),
     )
 ]
 CONFIGS = st.builds(
