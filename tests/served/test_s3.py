@@ -4,11 +4,17 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 import s3fs
 from backends import S3
 from served_mill import STEPS, Mill
+
+from tasks.dedup import DedupConfig
+from tasks.text.sketches import IndexConfig
+from tests.flows.deduplicating import Crawls
+from tests.text import edits
 
 pytestmark = [pytest.mark.soak, pytest.mark.timeout(900, func_only=True)]
 
@@ -45,3 +51,20 @@ def test_the_pipeline_on_s3_makes_what_it_makes_on_disk(
         assert done.returncode == 0, done.stdout + done.stderr
     again = remote.run(patience_s=500)
     assert again.returncode == 0 and remote.states(remote.newest_run()) == dict.fromkeys(STEPS, "Cached"), again.stderr
+
+
+def test_an_index_that_grows_and_forgets_on_s3_is_that_of_the_reference(
+    s3: S3, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    for name, value in {
+        "GRISTMILL_STORAGE": "s3://corpus/deduplicated",
+        "GRISTMILL_HOME": str(tmp_path),
+        **s3.variables(),
+    }.items():
+        monkeypatch.setenv(name, value)
+    config, half = IndexConfig(shingle_length=1, num_bands=4, rows_per_band=1, bucket_cap=3), DedupConfig(min_similarity=0.5)
+    crawls = Crawls.of(config, *edits.crawls(edits.crowded(3, 60), 3, 3))
+    assert crawls.told(half) == crawls.expected(half)
+    crawls.forget([one.doc_id for one in crawls.living[0][::4]], ["h1.example"])
+    assert crawls.told(half) == crawls.expected(half)
+    assert crawls.index is not None and crawls.index.folder.startswith("s3://") and not (tmp_path / "store").exists()
