@@ -8,7 +8,7 @@ from typing import Literal
 import pyarrow as pa
 import pytest
 import tokenizers
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
@@ -87,6 +87,7 @@ PARTS = st.one_of(
 )
 
 
+@settings(deadline=None)
 @given(text=st.lists(PARTS, max_size=12).map("".join))
 def test_any_text_survives_encode_and_decode_and_forges_nothing(folder: str, text: str) -> None:
     loaded = tokeniser.load(folder)
@@ -145,6 +146,7 @@ def test_the_rarest_characters_are_not_in_a_small_alphabet() -> None:
     assert {"a", "b", "c", "##a", "##b", "##c"} <= set(vocab) and not {"!", "##!"} & set(vocab)
 
 
+@settings(deadline=None)
 @given(text=st.lists(PARTS, max_size=12).map("".join))
 def test_no_text_forges_a_special_token_of_wordpiece_but_the_unknown_one(pieces: str, text: str) -> None:
     found = set(tokeniser.load(pieces).encode(text, add_special_tokens=False).ids)
