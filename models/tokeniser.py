@@ -17,7 +17,7 @@ from typing import Any, Literal, NamedTuple
 import tokenizers
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 from tokenizers import decoders, pre_tokenizers, trainers
-from tokenizers.models import BPE, WordPiece
+from tokenizers.models import BPE, Unigram, WordPiece
 
 from infra import storage
 from infra.errors import InputError
@@ -74,7 +74,8 @@ class TokeniserConfig(BaseModel):
     """bpe: byte-level, every text comes back as it was; for models that write. wordpiece: as BERT's, for models that only read; it loses
     case and rare characters."""
     tokeniser: str = ""
-    """A tokeniser to be used instead of training one: a folder that `AutoTokenizer` loads, or a name on the Hugging Face hub."""
+    """A tokeniser to be used instead of training one: a folder that `AutoTokenizer` loads, or, where there is none of that name, a
+    name on the Hugging Face hub."""
     vocab_size: int = Field(4096, ge=256 + len(SPECIAL_TOKENS), le=1_000_000)
     """Tokens, special ones and the alphabet (256 bytes, or characters) included. A small corpus may yield fewer. Above 65535 shards take
     4 bytes a token."""
@@ -199,7 +200,7 @@ def load(folder: str) -> tokenizers.Tokenizer:
         InputError: it is not a tokeniser, has no token that closes a document, or takes that token's name in a text for the token.
     """
     tokeniser = _parsed(folder)
-    ids = roles(folder)
+    ids = _roles(tokeniser, folder)
     end = tokeniser.id_to_token(ids.end) or ""
     if not tokeniser.get_added_tokens_decoder().get(ids.end, tokenizers.AddedToken("", special=True)).special:
         raw = json.loads(tokeniser.to_str())
@@ -227,7 +228,11 @@ def roles(folder: str) -> Roles:
         StorageError: no tokenizer.json there.
         InputError: it is not a tokeniser, or has no token that closes a document: neither an eos_token nor a sep_token.
     """
-    tokeniser, names = _parsed(folder), token_names(folder)
+    return _roles(_parsed(folder), folder)
+
+
+def _roles(tokeniser: tokenizers.Tokenizer, folder: str) -> Roles:
+    names = token_names(folder)
     vocab = tokeniser.get_vocab(with_added_tokens=True)
     end = names.get("eos_token") or names.get("sep_token")
     if end is None or end not in vocab:
@@ -239,14 +244,14 @@ def roles(folder: str) -> Roles:
         raise InputError(
             f"{folder}: the tokeniser {what}, so documents cannot be told apart; add one to its tokenizer_config.json, or use another"
         )
-    model = json.loads(tokeniser.to_str())["model"]
-    unknown = model.get("unk_token")
-    padding = names.get("pad_token")
+    # a Unigram model names its unknown piece by its id, and does not tell it but in its file
+    by_id = json.loads(tokeniser.to_str())["model"].get("unk_id") if isinstance(tokeniser.model, Unigram) else None
+    unknown, padding = getattr(tokeniser.model, "unk_token", None), names.get("pad_token")
     return Roles(
         vocab_size=max(vocab.values()) + 1,
         end=vocab[end],
         padding=vocab.get(padding) if padding else None,
-        unknown=vocab.get(unknown) if unknown else model.get("unk_id"),
+        unknown=vocab.get(unknown) if unknown else by_id,
     )
 
 
