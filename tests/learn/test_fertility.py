@@ -72,8 +72,10 @@ def test_no_words_give_no_fertility(tokeniser_folder: str) -> None:
     assert groups_of([documents([])], tokeniser_folder, ["train"]) == {}
 
 
+# Python 3.11 knows Unicode 14 and the word kernel 15: a letter that only one of them knows is no matter of this test
+KNOWN = st.characters(exclude_categories=["Cn", "Cs"])
 ROWS = st.lists(
-    st.tuples(st.text(max_size=30), st.sampled_from(["a", "b", "a.b c"]), st.sampled_from(["en", "de", None])), max_size=12
+    st.tuples(st.text(KNOWN, max_size=30), st.sampled_from(["a", "b", "a.b c"]), st.sampled_from(["en", "de", None])), max_size=12
 )
 
 
