@@ -269,6 +269,41 @@ class Contamination:
 
 
 @dataclass(frozen=True)
+class TokenGroup:
+    """What a tokeniser makes of a language, source or split, or of all: rates are None where there is nothing to divide by."""
+
+    kind: str
+    name: str
+    documents: int
+    words: int
+    fertility: float | None
+    """Tokens per word."""
+    fertility_low: float | None
+    """Its 95 % interval; None where there are too few documents for one."""
+    fertility_high: float | None
+    bytes_per_token: float | None
+    unknown_rate: float | None
+    """Unknown tokens ÷ tokens."""
+    vocab_used: float
+    """Share of the vocabulary that occurs."""
+    small: bool
+
+
+@dataclass(frozen=True)
+class Tokenisation:
+    """The tokeniser, and how it fits the documents."""
+
+    how: str
+    """What it is and what it was learnt from, in words."""
+    groups: Sequence[TokenGroup]
+    """All there is, then splits, languages and sources."""
+    left_out: Mapping[str, int] = field(default_factory=dict)
+    """Kind → groups that are not among them, those with the least text."""
+    lost: Sequence[str] = ()
+    """Strings that do not come back as they were, by what is lost."""
+
+
+@dataclass(frozen=True)
 class Rate:
     """A share with its 95 % interval, 0 to 1."""
 
@@ -349,6 +384,7 @@ class ReportFacts:
     classifiers: Sequence[Classifier] = ()
     duplicates: Duplicates | None = None
     clusters: Clusters | None = None
+    tokenisation: Tokenisation | None = None
     curve: Curve | None = None
     evaluation: Sequence[Evaluation] = ()
     generations: Sequence[Generation] = ()
@@ -388,6 +424,7 @@ def render_report(facts: ReportFacts) -> str:
             similarities=_similarities(facts.duplicates),
             buckets=_bucket_sizes(facts.duplicates),
             cluster_sizes=_cluster_sizes(facts.clusters),
+            fertility=_fertility(facts.tokenisation),
             curve=_curve(facts.curve),
             ratios=_ratios(facts.audit),
             seconds=_bars({cost.step: cost.seconds for cost in facts.costs}, "Seconds per step"),
@@ -497,6 +534,23 @@ def _ratios(audit: Audit | None) -> str:
         "Removal of groups compared with all others",
         "times as often",
         [row.flagged for row in audit.worst],
+    )
+
+
+def _fertility(made: Tokenisation | None) -> str:
+    """Tokens per word of each language and source with its interval, beside that of all."""
+    everything = next((one.fertility for one in made.groups if one.kind == "all"), None) if made else None
+    if made is None or not everything:
+        return ""
+    shown = [one for one in made.groups if one.kind != "all" and one.fertility]
+    return plots.intervals(
+        [f"{one.name} · {one.kind}" for one in shown],
+        [one.fertility or 0.0 for one in shown],
+        [(one.fertility_low or one.fertility or 0.0, one.fertility_high or one.fertility or 0.0) for one in shown],
+        "Tokens per word by split, language and source",
+        "tokens per word",
+        [not one.small for one in shown],
+        reference=everything,
     )
 
 

@@ -5,6 +5,7 @@ Everything comes from the versions' own files, so the page of any run can be mad
 
 from __future__ import annotations
 
+import dataclasses
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -49,6 +50,8 @@ from infra.report import (
     Share,
     StepCost,
     StepCount,
+    TokenGroup,
+    Tokenisation,
     Validation,
     render_report,
 )
@@ -62,6 +65,7 @@ from tasks.text.disparity import more_often, worst_first
 from tasks.text.generations import FORGET, INDEX, Chain
 from tasks.text.minhash import candidate_probability
 from tasks.text.sketches import IndexConfig
+from tasks.tokenise import FERTILITY
 
 PAGE = "report.html"
 UNITS = {
@@ -121,6 +125,8 @@ class ReportConfig(BaseModel):
     """Near duplicates to read beside what stayed, from the least similar to the most."""
     audited_rows: int = Field(12, ge=0)
     """Rows of the bias audit, the worst first."""
+    token_groups: int = Field(10, ge=0)
+    """Languages, and as many sources, of which the tokeniser's figures are shown: those with the most text."""
 
 
 def page_sources(config: ReportConfig) -> dict[str, str]:
@@ -165,6 +171,7 @@ def render_run(run_name: str, versions: Sequence[ShardSet], config: ReportConfig
             classifiers=[_classifier(version) for version in _judges(made)],
             duplicates=_duplicates(made, config.removed_pairs, hidden),
             clusters=_clusters(made.get("dedup"), config.biggest_clusters),
+            tokenisation=_tokenisation(made.get("tokenise"), config.token_groups),
             curve=_curve(made.get("pretrain")),
             evaluation=_evaluation(made.get("evaluate"), made.get("publish")),
             generations=_generations(made.get("evaluate")),
@@ -465,6 +472,33 @@ def _cluster(group: dict[str, Any], removed: pa.Table, kept: Mapping[str, Reject
     members = removed.filter(pc.equal(removed["detail"], name)).slice(0, 5).to_pylist()
     url = kept[name].url if name in kept else name
     return Cluster(url, group["url_count"] + 1, [Removed(one["url"], one["value"]) for one in members])
+
+
+def _tokenisation(tokenised: ShardSet | None, how_many: int) -> Tokenisation | None:
+    """What the tokeniser makes of the languages and sources with the most text."""
+    path = tokenised.file(FERTILITY) if tokenised else ""
+    if tokenised is None or not storage.exists(path):  # a version from before there were such figures
+        return None
+    told, facts = storage.read_json(path), tokenised.manifest().facts
+    config = tokenised.manifest().recipe["config"]
+    names = {field.name for field in dataclasses.fields(TokenGroup)}
+    shown: list[TokenGroup] = []
+    kinds: Counter[str] = Counter()
+    for row in told["groups"]:
+        kinds[row["kind"]] += 1
+        if row["kind"] in ("all", "split") or kinds[row["kind"]] <= how_many:
+            shown.append(TokenGroup(**{name: value for name, value in row.items() if name in names}))
+    left = {kind: kinds[kind] - how_many for kind in ("language", "source") if kinds[kind] > how_many}
+    kind = {"bpe": "A byte-level BPE", "wordpiece": "A WordPiece tokeniser"}[config["kind"]]
+    made = f"The tokeniser {config['tokeniser']}" if config["tokeniser"] else kind
+    learnt = (
+        f", learnt from {facts['sample_documents']:,} documents of the training split ({storage.byte_words(facts['sample_bytes'])}), drawn "
+        f"by seed {config['seed']}"
+        if "sample_documents" in facts
+        else ""
+    )
+    how = f"{made} of {facts['vocab_size']:,} tokens{learnt}. {facts['closing_token']} closes documents."
+    return Tokenisation(how, shown, left, told["lost"])
 
 
 def _curve(trained: ShardSet | None) -> Curve | None:

@@ -270,7 +270,7 @@ def sample_texts(
     samples = []
     for number, prompt in enumerate(prompts):
         # [-room:] also drops the opening token of a prompt that fills the context
-        ids = [words.eos_token_id, *words(prompt, add_special_tokens=False)["input_ids"]][-room:]
+        ids = [model.config.bos_token_id, *words(prompt, add_special_tokens=False)["input_ids"]][-room:]
         given = torch.tensor([ids], device=name)
         with torch.random.fork_rng(), torch.no_grad():
             # a seed of its own for each prompt: adding one changes no other text

@@ -64,15 +64,15 @@ def encode_shard(table: pa.Table, tokeniser_folder: str) -> tuple[Tokens, pa.Tab
     Returns the token stream (T,) and its documents as TOKEN_DOCS. Special tokens' names inside a text stay plain text.
 
     Raises:
-        BadTokens: a column is missing, or a text is null.
+        BadTokens: a column is missing, a text is null, or the tokeniser lets a text forge the end of a document.
     """
     if missing := {"doc_id", "source", "text"} - set(table.column_names):
         raise BadTokens(f"tokens: the table has no column {', '.join(sorted(missing))} (got {', '.join(table.column_names)})")
     texts = table["text"].cast(pa.large_string()).combine_chunks()
     if texts.null_count:
         raise BadTokens(f"tokens: {texts.null_count} of {len(texts)} documents have no text; drop them in an earlier step")
-    encoder = tokeniser.load(tokeniser_folder)
-    dtype, end = token_dtype(encoder.get_vocab_size()), tokeniser.end_id(encoder)
+    encoder, roles = tokeniser.load(tokeniser_folder), tokeniser.roles(tokeniser_folder)
+    dtype, end = token_dtype(roles.vocab_size), roles.end
     pieces = [np.empty(0, dtype)]
     lengths = [np.empty(0, np.int32)]
     for start in range(0, len(texts), CHUNK_DOCUMENTS):
@@ -81,6 +81,10 @@ def encode_shard(table: pa.Table, tokeniser_folder: str) -> tuple[Tokens, pa.Tab
         lengths.append(np.fromiter(map(len, ids), np.int32, len(ids)) + np.int32(1))
         closed = chain.from_iterable(chain(one, (end,)) for one in ids)
         pieces.append(np.fromiter(closed, dtype, int(lengths[-1].sum())))
+        if np.count_nonzero(pieces[-1] == end) != len(ids):
+            raise BadTokens(
+                f"tokens: a document's text gave the token that closes documents ({encoder.id_to_token(end)!r}); use another tokeniser"
+            )
     num_tokens = np.concatenate(lengths)
     docs = pa.table(
         {

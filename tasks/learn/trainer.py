@@ -131,9 +131,8 @@ class _Run:
         self.device, self.device_reason = device.resolve(config.device)
         self.precision, _ = device.resolve_precision(config.precision, self.device)
         self.machine = {"device": self.device, "precision": self.precision, "threads": device.use_threads(config.num_threads)}
-        words = tokeniser.load(tokeniser_folder)
-        end, padding = tokeniser.end_id(words), words.token_to_id(tokeniser.PADDING)
-        self.model = presets.build(config.model, words.get_vocab_size(), config.seed, end_id=end, pad_id=padding)
+        words = tokeniser.roles(tokeniser_folder)
+        self.model = presets.build(config.model, words.vocab_size, config.seed, end_id=words.end, pad_id=words.padding)
         self.model.to(self.device)
         self.model.train()
         self.optimizer = _optimizer(self.model, config)

@@ -33,6 +33,8 @@ from infra.report import (
     Share,
     StepCost,
     StepCount,
+    TokenGroup,
+    Tokenisation,
     Validation,
     ValidationRow,
     render_report,
@@ -50,6 +52,7 @@ SECTIONS = {
     "classifiers": "classifiers",
     "duplicates": "duplicates",
     "clusters": "duplicates",
+    "tokenisation": "tokens",
     "curve": "training",
     "evaluation": "evaluation",
     "generations": "evaluation",
@@ -228,6 +231,16 @@ def realistic() -> ReportFacts:
         shares=(Share("source", "web", 2_000, 500, 0.8, 0.5), Share("source", "books", 500, 500, 0.2, 0.5)),
         copies=(Copies("swap", 300, 212, 1_904), Copies("noise", 150, 150, 7_012)),
         contamination=(Contamination("gsm8k", 1_319, 1_318, 12, 9),),
+        tokenisation=Tokenisation(
+            "A WordPiece tokeniser of 8,192 tokens.",
+            (
+                TokenGroup("all", "all", 3_187, 1_200_345, 1.31, 1.29, 1.33, 4.02, 0.0004, 0.97, False),
+                TokenGroup("language", "en", 3_170, 1_200_000, 1.3, 1.28, 1.32, 4.1, 0.0, 0.97, False),
+                TokenGroup("language", "mn", 17, 345, 3.25, None, None, 1.9, 0.25, 0.0002, True),
+            ),
+            {"source": 12},
+            ("capitals", "accents"),
+        ),
         validation=Validation(
             "published",
             "warning",
@@ -289,10 +302,10 @@ def test_every_element_is_closed_and_every_id_is_used_once(html: str) -> None:
 def test_figures_and_tables_say_what_they_are(html: str) -> None:
     page = Page(html)
     figures = [attrs for tag, attrs in page.elements if tag == "svg"]
-    assert len(figures) == 11
+    assert len(figures) == 12
     assert all(attrs.get("role") == "img" and attrs.get("aria-label") for attrs in figures)
     tags = [tag for tag, _ in page.elements]
-    assert tags.count("caption") == tags.count("table") == 15
+    assert tags.count("caption") == tags.count("table") == 16
     headings = [int(tag[1]) for tag in tags if re.fullmatch(r"h[1-6]", tag)]
     assert headings[0] == 1 and headings.count(1) == 1
     assert all(below - above <= 1 for above, below in itertools.pairwise(headings))
@@ -414,3 +427,14 @@ def test_equal_facts_give_equal_pages(html: str) -> None:
 
 def test_the_page_is_small_enough_to_send(html: str) -> None:
     assert len(html.encode()) < 200_000
+
+
+def test_what_the_tokeniser_loses_and_which_groups_are_too_small_is_told() -> None:
+    page = Page(render_report(realistic()))
+    assert "What does not come back as it was: capitals, accents." in page.text
+    assert "en language 3,170 1,200,000 1.3 (1.28–1.32) 4.1 0.0 % 97.0 %" in page.text
+    assert "mn language too small to tell 17 345 3.25 1.9 25.0 % < 0.1 %" in page.text
+    assert "12 more source groups, with less text, are in the version’s fertility.json" in page.text
+    whole = Tokenisation("A byte-level BPE.", (TokenGroup("all", "all", 0, 0, None, None, None, None, None, 0.0, True),))
+    alone = render_report(ReportFacts("run", tokenisation=whole))
+    assert "Every string it was tried with came back as it was." in alone and "<figure>" not in alone
