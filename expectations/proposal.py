@@ -198,9 +198,9 @@ def _all_match(connection: Any, seen: Seen, pattern: str) -> bool:
 
 
 def _rounded(value: float, outward: Any) -> float:
-    """Four digits are enough for a bound."""
-    if value == 0:
-        return 0.0
+    """Four digits are enough for a bound; at the ends of what a float can be it stays as it is."""
+    if not 1e-300 < abs(value) < 1e300:
+        return value
     unit = 10.0 ** (math.floor(math.log10(abs(value))) - 3)
     return float(f"{outward(value / unit) * unit:.4g}")
 

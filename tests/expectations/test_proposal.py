@@ -54,6 +54,13 @@ def test_a_draft_loads_holds_on_its_data_and_says_what_was_seen(tmp_path: Path, 
     assert all(one["note"] for one in drafted["expectations"])
 
 
+@pytest.mark.parametrize("share", [5e-324, -2e-308, 1.7976931348623157e308, 0.0])
+def test_numbers_at_the_ends_of_what_a_float_can_be_are_bounds_too(tmp_path: Path, share: float) -> None:
+    rows = pa.table({"share": [share, share / 2]})
+    drafted, verdict = judged(rows, tmp_path)
+    assert verdict is Verdict.PASSED and drafted["expectations"]
+
+
 def test_a_draft_asks_for_what_a_person_would_see(tmp_path: Path) -> None:
     count = 400
     rows = pa.table(
