@@ -23,7 +23,7 @@ from infra.dataset import ShardSet
 from infra.errors import InputError
 from infra.settings import settings
 from infra.storage import byte_words
-from tasks.index import base_of, bytes_of_worker
+from tasks.index import base_of, bytes_of_worker, require_same_sketches
 from tasks.text import likeness
 from tasks.text.generations import Chain
 from tasks.text.likeness import Sample
@@ -93,6 +93,7 @@ def estimate(given: str, config_file: str, overrides: Sequence[str]) -> Estimate
     if not sample.rows.num_rows:
         raise InputError(f"{given}: has no documents, so there is nothing to estimate")
     before = Chain.of(next(iter(base_of(config.index, config.name, versions)), None))
+    require_same_sketches(before, config.index)
     pool = Pool(config.dask)
     return Estimate(
         need=need_of(sample, before, config.index, pool.num_workers),

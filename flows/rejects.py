@@ -25,7 +25,7 @@ def versions_of(what: str, step: str = "") -> list[ShardSet]:
         InputError: there are none.
     """
     if Path(what).is_dir():
-        versions = [open_version(what)]
+        versions = [open_version(str(Path(what).resolve()))]
     elif what == "latest" or any(run.startswith(what) for run in ledger.runs()):
         versions = [entry.shards() for entry in ledger.entries(ledger.find_run(what))]
     else:

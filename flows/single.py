@@ -24,6 +24,7 @@ from infra.progress import watched
 from infra.steps import INPUT_PREFIX, Step
 from tasks import STEP_NAMES
 from tasks.dedup import documents_of
+from tasks.index import EARLIER
 from tasks.text.rules import FilterConfig
 from tasks.text.signals import DEFAULT_GROUPS
 from tasks.web import warc
@@ -155,7 +156,14 @@ def _with_signals(step: Step, versions: list[ShardSet], folder: str) -> list[Sha
 
 
 def _with_index(step: Step, config: Any, versions: list[ShardSet], folder: str) -> list[ShardSet]:
-    """For `dedup` and `forget` the index of their documents, where none is given; for `dedup` the documents of an index given alone."""
+    """For `dedup` and `forget` the index of their documents, where none is given; for `dedup` the documents of an index given alone; for
+    `index` its base."""
+    if step.name == "index" and config.base:
+        if any(_maker(version) == "index" for version in versions):
+            raise InputError("step index: index.base and an --input name an earlier index; give it once")
+        return [*versions, _base(config.base)]
+    if step.name == "forget" and not config.wanted:
+        raise InputError("step forget: nothing is named; give --set with doc_ids, urls, domains, sources or file")
     if step.name not in ("dedup", "forget") or not versions:
         return versions
     made = [version for version in versions if _maker(version) == "index"]
@@ -164,6 +172,20 @@ def _with_index(step: Step, config: Any, versions: list[ShardSet], folder: str) 
     index = find_step("index")
     made = [index.run([versions, []], index.config_type(), storage.join(folder, f"{INPUT_PREFIX}-index")).shards]
     return [*(versions if step.name == "dedup" else []), *made]
+
+
+def _base(given: str) -> ShardSet:
+    """The earlier index that a single step names: a folder, or a path below the storage root.
+
+    Raises:
+        InputError: `earlier`, which asks for a corpus.
+    """
+    if given == EARLIER:
+        raise InputError(
+            "step index: index.base=earlier asks what a corpus published, which a flow knows; name the index's folder"
+        )
+    folder = Path(given).expanduser()
+    return open_version(str(folder.resolve())) if folder.is_dir() else dataset.named(given)
 
 
 def _signals_of(documents: list[ShardSet], folder: str, groups: Iterable[str] = ()) -> ShardSet:

@@ -72,7 +72,7 @@ def decided(chain: Chain, config: DedupConfig) -> Decided:
             names=_batch(),
         )
         sql.register("named", pa.table({"number": unnamed.needed_names()}))
-        names = "SELECT number, doc_id, content_id FROM living SEMI JOIN named USING (number) ORDER BY number"
+        names = "SELECT number, doc_id FROM living SEMI JOIN named USING (number) ORDER BY number"
         return unnamed._replace(names=_whole(sql.sql(names).to_arrow_table()))
 
 
@@ -106,7 +106,7 @@ def remove_shard(job: tuple[ShardRef, ShardRef], folder: str, version: str, conf
     """
     shard, indexed = job
     table = shard.read()
-    fate = fate_of(indexed.read(["number", "first", "node", "doc_id", "content_id"]), read_decided(folder, version))
+    fate = fate_of(indexed.read(["number", "first", "node", "doc_id"]), read_decided(folder, version))
     keep = pc.is_null(fate["rule"])
     gone, why = table.filter(pc.invert(keep)), fate.filter(pc.invert(keep))
     told = pc.not_equal(why["rule"], FORGOTTEN)

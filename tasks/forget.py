@@ -8,6 +8,7 @@ that never had the forgotten documents. The texts of their versions go when `gri
 from __future__ import annotations
 
 import contextlib
+import logging
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from functools import partial
@@ -19,7 +20,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, field_validator
 
 from infra import dataset, storage
 from infra.dataset import Counts, Outcome, ShardRef, ShardSet, file_entry
@@ -35,6 +36,10 @@ from tasks.text.sketches import IndexConfig, band_table
 Ints = NDArray[np.int64]
 
 
+log = logging.getLogger("gristmill")
+
+MAX_TOLD = 10
+"""Of names that no document has."""
 _COMMENT = re.compile(r"(?:^|\s)#")
 
 
@@ -56,6 +61,14 @@ class ForgetConfig(BaseModel):
     space."""
     reason: str = "takedown"
     """Why, in words: stands in the rejects instead of the text."""
+
+    @field_validator("domains")
+    @classmethod
+    def _has_no_scheme(cls, domains: tuple[str, ...]) -> tuple[str, ...]:
+        for domain in domains:
+            if "/" in domain:
+                raise ValueError(f"{domain}: a domain has no scheme and no path, as in example.org; single pages go in `urls`")
+        return domains
 
     @property
     def wanted(self) -> bool:
@@ -113,6 +126,11 @@ class Takedown:
                 names.setdefault(column, set()).update(some)
         self._names = names
 
+    def beyond(self, config: ForgetConfig) -> list[str]:
+        """What is named here and not by this configuration."""
+        given = {name for names in config.named().values() for name in names}
+        return sorted({name for names in self._names.values() for name in names} - given)
+
     def covers(self, one: Named) -> bool:
         """Whether a document is named: by its id, address, host or source."""
         named = self._names
@@ -134,8 +152,8 @@ def taken_down() -> Takedown:
     return Takedown(configs)
 
 
-def _matched(chain: Chain, config: ForgetConfig) -> pa.Table:
-    """number, first, node and reason of the living documents that are named."""
+def _matched(chain: Chain, config: ForgetConfig) -> tuple[pa.Table, list[str]]:
+    """(number, first, node and reason of the living documents that are named; the names of which there is none)."""
     named = {column: pa.table({"name": pa.array(names, pa.string())}) for column, names in config.named().items()}
     with chain.relations(**{f"named_{column}": table for column, table in named.items()}) as sql:
         below = "EXISTS (SELECT 1 FROM named_host WHERE lower(host) = name OR ends_with(lower(host), '.' || name))"
@@ -143,7 +161,12 @@ def _matched(chain: Chain, config: ForgetConfig) -> pa.Table:
         ids = f"SELECT DISTINCT doc_id FROM living WHERE {equal} OR {below}"
         # all captures of a document go together, also those of later crawls
         found = sql.sql(f"SELECT number, first, node FROM living WHERE doc_id IN ({ids}) ORDER BY number").to_arrow_table()
-        return found.append_column("reason", pa.repeat(config.reason, found.num_rows))
+        there = {column: f"SELECT {column} FROM living" for column in ("doc_id", "url", "source")}
+        missing = [f"SELECT name FROM named_{column} WHERE name NOT IN ({rows})" for column, rows in there.items()]
+        missing.append("""SELECT name FROM named_host WHERE NOT EXISTS
+            (SELECT 1 FROM living WHERE lower(host) = name OR ends_with(lower(host), '.' || name))""")
+        unknown = sql.sql(f"SELECT name FROM ({' UNION ALL '.join(missing)}) ORDER BY name").fetchall()
+        return found.append_column("reason", pa.repeat(config.reason, found.num_rows)), [name for (name,) in unknown]
 
 
 def _reborn(before: Chain, matched: pa.Table, gone: Ints) -> pa.Table:
@@ -198,7 +221,10 @@ def forget(index: ShardSet, config: ForgetConfig, out: Output) -> None:
     before.check()
     compared = IndexConfig.model_validate(dataset.read_manifest(before.generations[-1].folder).recipe["config"])
     ranges = bucket_ranges(before.num_numbers, compared)
-    matched = _matched(before, config)
+    matched, unknown = _matched(before, config)
+    if unknown:
+        more = f" and {len(unknown) - MAX_TOLD:,} more" if len(unknown) > MAX_TOLD else ""
+        log.warning("forget: there is no document of %s%s", ", ".join(unknown[:MAX_TOLD]), more)
     out.map(_as_it_is, [matched], "forgotten documents")
     gone = matched.filter(pc.equal(matched["number"], matched["node"]))["node"].to_numpy()
     renamed = _reborn(before, matched, gone)
@@ -219,4 +245,5 @@ def forget(index: ShardSet, config: ForgetConfig, out: Output) -> None:
     out.facts |= {
         "contents_forgotten": len(gone) - len(reborn),
         "contents_reborn": len(reborn),
+        "names_without_documents": len(unknown),
     }

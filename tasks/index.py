@@ -418,5 +418,5 @@ def require_same_sketches(chain: Chain, config: IndexConfig) -> None:
     ]
     if differ:
         raise InputError(
-            f"{folder}: its documents were sketched otherwise: {', '.join(differ)}; set these alike, or leave index.base empty"
+            f"{folder}: its documents were sketched otherwise: {', '.join(differ)}; set these alike, or make the index without that one"
         )

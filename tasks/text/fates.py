@@ -41,7 +41,7 @@ class Decided(NamedTuple):
     renamed: pa.RecordBatch
     """node, reborn: contents that go on under another number."""
     names: pa.RecordBatch
-    """number, doc_id, content_id: of documents that another one's fate names."""
+    """number, doc_id: of documents that another one's fate names."""
 
     def needed_names(self) -> Ints:
         """The documents that another one's fate can name, ascending."""
@@ -78,7 +78,7 @@ def _read(folder: str) -> Decided:
 
 
 def fate_of(rows: pa.Table, decided: Decided) -> pa.Table:
-    """The fate of documents, given number, first, node, doc_id and content_id.
+    """The fate of documents, given number, first, node and doc_id.
 
     Returns:
         rule (null: it stays), keeper (for a forgotten one the reason), similarity, cluster, num_copies.
@@ -93,20 +93,17 @@ def fate_of(rows: pa.Table, decided: Decided) -> pa.Table:
     dead, seen, crowded = grave >= 0, number != first, crowded_by >= 0
     instead = np.where(crowded, crowded_by, np.where(keeper >= 0, keeper, np.where(stays >= 0, stays, node)))
     cluster = np.where(label >= 0, label, node)
-    other_text = pc.fill_null(pc.not_equal(_named(decided, "content_id", instead, number, ~dead), rows["content_id"]), False)
-    near = (keeper >= 0) | np.asarray(other_text)
-    gone = instead != number
-    rules = np.select([dead, seen, crowded, near, gone], range(len(_RULES)), -1)
+    rules = np.select([dead, seen, crowded, keeper >= 0, instead != number], range(len(_RULES)), -1)
     sure = pa.array(np.where(keeper >= 0, _at(decided.stars, "similarity", star), 1.0), mask=dead | seen | crowded)
     num_copies = _at(decided.copies, "num_copies", _row(decided.copies, node))
     return pa.table(
         {
             "rule": _RULES.take(pa.array(rules, mask=rules < 0)),
             "keeper": pc.coalesce(
-                decided.dead["reason"].take(pa.array(grave, mask=~dead)), _named(decided, "doc_id", instead, number, ~dead)
+                decided.dead["reason"].take(pa.array(grave, mask=~dead)), _named(decided, instead, number, ~dead)
             ),
             "similarity": sure,
-            "cluster": pc.coalesce(_named(decided, "doc_id", cluster, number, ~dead), rows["doc_id"].combine_chunks()),
+            "cluster": pc.coalesce(_named(decided, cluster, number, ~dead), rows["doc_id"].combine_chunks()),
             "num_copies": pa.array(np.maximum(num_copies, 1), pa.int32()),
         }
     )
@@ -130,8 +127,8 @@ def _at(table: pa.RecordBatch, column: str, row: Ints) -> NDArray[Any]:
     return np.where(row < 0, -1, values[row]) if len(values) else np.full(len(row), -1, values.dtype)
 
 
-def _named(decided: Decided, column: str, asked: Ints, own: Ints, alive: Flags) -> pa.Array:
-    """A column of `names` for each number asked; null where it is the document's own, or the document is dead."""
+def _named(decided: Decided, asked: Ints, own: Ints, alive: Flags) -> pa.Array:
+    """The doc_id of each number asked; null where it is the document's own, or the document is dead."""
     row = _row(decided.names, asked)
     assert not ((row < 0) & (asked != own) & alive).any(), "a fate names a document whose name was not fetched"
-    return decided.names[column].take(pa.array(row, mask=(row < 0) | (asked == own)))
+    return decided.names["doc_id"].take(pa.array(row, mask=(row < 0) | (asked == own)))

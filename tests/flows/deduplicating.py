@@ -143,7 +143,7 @@ class Crawls:
             elif fate.level == "kept":
                 found[Told(one.doc_id, None, None, None, fate.cluster, copies[one.doc_id])] += 1
             else:
-                equal = ids.content_id(text[one.doc_id]) == ids.content_id(text[fate.keeper])
+                equal = len({reference.measured(text[doc_id], sketches).content for doc_id in (one.doc_id, fate.keeper)}) == 1
                 rule = "same_url" if fate.level == "url" else "exact_duplicate" if equal else "near_duplicate"
                 found[Told(one.doc_id, rule, fate.keeper, fate.similarity)] += 1
             seen.add(one.doc_id)

@@ -267,3 +267,29 @@ def test_a_model_is_made_scored_and_described_by_single_steps(made: Made, tmp_pa
     assert "<svg" in (Path(folders["report"]) / "report.html").read_text()
     assert wrong.code == 2
     assert "one --input must be tokens, which `gristmill step tokenise` writes" in wrong.output
+
+
+def test_a_corpus_grows_and_forgets_step_by_step(tmp_path: Path) -> None:
+    for name, numbers in (("october", range(6)), ("november", range(4, 9))):
+        rows = [{"text": english.text(number), "id": f"{name}-{number}"} for number in numbers]
+        (tmp_path / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    at = {name: str(tmp_path / name) for name in ("october-index", "both-index", "other", "unique", "left")}
+    index = ["step", "index", "--workers", "1", "--input", str(tmp_path / "november.jsonl"), "--set"]
+    first, grown, unlike, unique, shown, nothing, scheme, unknown = commands(
+        tmp_path / "home",
+        ["step", "index", "--workers", "1", "--input", str(tmp_path / "october.jsonl"), "--output", at["october-index"]],
+        [*index, f"base={at['october-index']}", "--output", at["both-index"]],
+        [*index, f"base={at['october-index']}", "--set", "num_bands=20", "--output", at["other"]],
+        ["step", "dedup", "--workers", "1", "--input", at["both-index"], "--output", at["unique"]],
+        ["rejects", os.path.relpath(at["unique"])],
+        ["step", "forget", "--input", at["both-index"], "--output", at["left"]],
+        ["step", "forget", "--input", at["both-index"], "--set", "domains=['https://a.example/']", "--output", at["left"]],
+        ["step", "forget", "--input", at["both-index"], "--set", "domains=[a.exmaple]", "--output", at["left"]],
+    )
+    for ended in (first, grown, unique, shown):
+        _ended_well(ended)
+    assert unlike.code == 2 and "index.num_bands (got 20, there 14)" in unlike.output
+    assert read_manifest(at["unique"]).counts.dropped == {"exact_duplicate": 2} and "exact_duplicate" in shown.output
+    assert nothing.code == 2 and "nothing is named" in nothing.output
+    assert scheme.code == 2 and "a domain has no scheme and no path" in scheme.output
+    assert unknown.code == 0 and read_manifest(at["left"]).facts["names_without_documents"] == 1
