@@ -11,16 +11,15 @@ import pyarrow as pa
 
 from infra import storage
 
+AHEAD_BYTES = 1 << 20
+"""Read at a time from a store that is elsewhere, where one batch of many is asked for."""
+
 
 def write_batches(path: str, schema: pa.Schema, batches: Sequence[pa.RecordBatch]) -> None:
     """Write batches to one file, atomically."""
     with storage.open_write(path) as handle, pa.ipc.new_file(handle, schema) as writer:
         for batch in batches:
             writer.write_batch(batch)
-
-
-AHEAD_BYTES = 1 << 20
-"""Read at a time from a store that is elsewhere, where one batch of many is asked for."""
 
 
 def read_batch(path: str, place: int) -> pa.RecordBatch:

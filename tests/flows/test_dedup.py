@@ -21,7 +21,7 @@ from infra.dataset import ShardSet
 from infra.errors import InputError
 from infra.steps import Output
 from tasks.dedup import DedupConfig, dedup, documents_of
-from tasks.forget import ForgetConfig, forget
+from tasks.forget import ForgetConfig, forget, taken_down
 from tasks.index import index
 from tasks.text.generations import EDGES, Chain
 from tasks.text.minhash import SketchConfig
@@ -344,6 +344,14 @@ def test_shingle_sets_that_were_lost_or_cut_off_are_made_again(home: Path, monke
     crawls = Crawls.of(CAREFUL, edits.mixed(13, 6))
     assert len(found) > 2
     agree(crawls, HALF)
+
+
+def test_a_takedown_that_a_later_run_does_not_name_is_found(home: Path) -> None:
+    crawls = Crawls.of(CAREFUL, edits.mixed(13, 6))
+    crawls.forget(doc_ids=["a" * 32], hosts=["h1.example"])
+    assert taken_down().beyond(ForgetConfig()) == ["a" * 32, "h1.example"]
+    assert taken_down().beyond(ForgetConfig(domains=("H1.example",))) == ["a" * 32]
+    assert taken_down().beyond(ForgetConfig(doc_ids=("a" * 32,), domains=("h1.example",))) == []
 
 
 def test_of_one_url_the_best_stays_but_no_content_is_lost_for_it(home: Path) -> None:
