@@ -281,15 +281,20 @@ def map_shards(
         finished[receipt.index] = receipt
         report(len(finished), len(items), what)
     if killed:
-        again = [
-            (work, items[index], folder, index, _poison(work, items[index], why, by_document)) for index, why in killed.items()
-        ]
+        again, refused = [], []
+        for index, why in killed.items():
+            try:
+                again.append((work, items[index], folder, index, _poison(work, items[index], why, by_document)))
+            except ShardKilledWorkers as error:  # told when those that only sat beside it are done
+                refused.append(error)
         for position, receipt in current().run(_write_shard, again):
             if isinstance(receipt, Killed):
                 raise ShardKilledWorkers(
                     _words(again[position][1], "once more, though no document of it did so alone", receipt.why)
                 )
             finished[receipt.index] = receipt
+        if refused:
+            raise refused[0]
     return [finished[index] for index in range(len(items))]
 
 
