@@ -187,6 +187,17 @@ REFERENCES = pa.schema(
 )
 """What a classifier was trained and measured on: each text as the one line that it reads, with its class."""
 
+ITEMS = pa.schema(
+    [
+        ("metric", pa.string()),
+        ("item", pa.string()),  # doc_id, or the name of a question or pair: equal for every model that is measured on it
+        ("group", pa.string()),  # source, language, identity group …; "" where there is none
+        ("amount", pa.float64()),
+        ("weight", pa.float64()),
+    ]
+)
+"""What single items gave to a model's metrics: a metric is sum(amount) / sum(weight)."""
+
 SCHEMAS: dict[str, pa.Schema] = {
     "captures": CAPTURES,
     "extracted": EXTRACTED,

@@ -1,0 +1,131 @@
+"""Figures with their number of items and 95 % interval, from what single items gave: no score without its doubt.
+
+A metric is a ratio of sums over items, `sum(amount) / sum(weight)`: nats per token, nats per byte, hits per question. Items are kept
+as ITEMS, so that two models can be compared item by item later. Costs a few milliseconds a metric.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+from expectations.schemas import ITEMS
+
+Floats = npt.NDArray[np.float64]
+Form = Literal["mean", "exp", "rate"]
+"""mean: the ratio itself. exp: its exponential (perplexity). rate: the part of items with amount 1, the others have 0."""
+Better = Literal["higher", "lower", "zero", "none"]
+
+MIN_ITEMS = 30
+"""Fewer items do not decide anything: the figure is shown, marked as too small to tell."""
+NUM_RESAMPLES = 1000
+MAX_RESAMPLED_ITEMS = 5000
+"""Above it the bootstrap and the linearised interval agree to a percent of their width, and the bootstrap takes seconds."""
+Z_95 = 1.959964
+"""Normal quantile of a two-sided interval of 95 %."""
+
+
+@dataclass(frozen=True)
+class Figure:
+    """One number of an evaluation."""
+
+    name: str
+    """Dotted, the most general part first: `heldout.perplexity`, `bias.gender.gap`, `heldout.perplexity.source.web`."""
+    value: float | None
+    """None: there was nothing to measure."""
+    low: float | None
+    """Lower end of the 95 % interval."""
+    high: float | None
+    """Upper end of it."""
+    n: int
+    """Items measured: documents, questions, pairs; not tokens."""
+    better: Better
+    """Which way is better; zero: the nearer to 0; none: neither."""
+    unit: str = ""
+    """What the value counts in, "" for a share."""
+
+    @property
+    def small(self) -> bool:
+        """Whether it is too small to tell."""
+        return self.value is None or self.n < MIN_ITEMS
+
+    def as_json(self) -> dict[str, Any]:
+        """All fields, and `small`."""
+        return asdict(self) | {"small": self.small}
+
+
+def items(
+    metric: str, names: Sequence[str], amounts: Floats, weights: Floats | None = None, group: Sequence[str] | str = ""
+) -> pa.Table:
+    """ITEMS (N rows) of one metric; without weights each item counts once."""
+    count = len(names)
+    return pa.table(
+        {
+            "metric": [metric] * count,
+            "item": list(names),
+            "group": [group] * count if isinstance(group, str) else list(group),
+            "amount": np.asarray(amounts, np.float64),
+            "weight": np.ones(count) if weights is None else np.asarray(weights, np.float64),
+        },
+        schema=ITEMS,
+    )
+
+
+def figure(
+    name: str,
+    amounts: Floats,
+    weights: Floats | None = None,
+    *,
+    form: Form = "mean",
+    better: Better,
+    unit: str = "",
+    seed: int = 0,
+) -> Figure:
+    """The figure of items (N,): value and 95 % interval; items of no weight and no amount say nothing and are not counted."""
+    weights = np.ones(len(amounts)) if weights is None else weights
+    counted = (weights != 0) | (amounts != 0)
+    amounts, weights = np.asarray(amounts, np.float64)[counted], np.asarray(weights, np.float64)[counted]
+    n = len(amounts)
+    if not n or weights.sum() <= 0:
+        return Figure(name, None, None, None, n, better, unit)
+    ratio = float(amounts.sum() / weights.sum())
+    low, high = _wilson(ratio, n) if form == "rate" else _interval(amounts, weights, ratio, seed)
+    if form == "exp":
+        ratio, low, high = math.exp(ratio), math.exp(low), math.exp(high)
+    return Figure(name, ratio, low, high, n, better, unit)
+
+
+def _wilson(rate: float, n: int) -> tuple[float, float]:
+    """Wilson's interval of a rate (1927): right for few items and for rates of 0 and 1, where a bootstrap has no width."""
+    z2 = Z_95**2
+    middle = (rate + z2 / (2 * n)) / (1 + z2 / n)
+    half = Z_95 * math.sqrt(rate * (1 - rate) / n + z2 / (4 * n * n)) / (1 + z2 / n)
+    return max(0.0, middle - half), min(1.0, middle + half)
+
+
+def _interval(amounts: Floats, weights: Floats, ratio: float, seed: int) -> tuple[float, float]:
+    n = len(amounts)
+    if n > MAX_RESAMPLED_ITEMS:
+        error = math.sqrt(n / (n - 1) * float(((amounts - ratio * weights) ** 2).sum())) / float(weights.sum())
+        return ratio - Z_95 * error, ratio + Z_95 * error
+    ratios = resampled(amounts, weights, seed)
+    low, high = np.quantile(ratios, [0.025, 0.975])
+    return float(low), float(high)
+
+
+def resampled(amounts: Floats, weights: Floats, seed: int) -> Floats:
+    """(NUM_RESAMPLES,) ratios of items drawn with replacement (Efron 1979); equal seeds and lengths draw the same items."""
+    n = len(amounts)
+    chance = np.random.default_rng(seed)
+    ratios = np.empty(NUM_RESAMPLES)
+    for number in range(NUM_RESAMPLES):
+        drawn = chance.integers(0, n, n)
+        total = weights[drawn].sum()
+        ratios[number] = amounts[drawn].sum() / total if total else np.nan
+    return ratios[~np.isnan(ratios)]

@@ -1,0 +1,104 @@
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from transformers import BertConfig, BertForMaskedLM
+
+from models import presets, tokeniser
+from models.presets import ModelConfig
+from models.tokeniser import TokeniserConfig
+from tasks.learn.config import EvalConfig
+from tasks.learn.scorer import Scorer, ScorerError
+
+CONFIG = EvalConfig(device="cpu", num_threads=1, batch_tokens=128)
+TEXTS = ["read the file", "write a list of the values to the folder", "returns", "open error key"]
+
+
+@pytest.fixture(scope="module")
+def causal(tmp_path_factory: pytest.TempPathFactory, tokeniser_folder: str) -> Scorer:
+    folder = tmp_path_factory.mktemp("causal")
+    shape = ModelConfig(hidden_size=32, num_layers=2, num_heads=4, num_kv_heads=2, intermediate_size=64, context_length=32)
+    presets.build(shape, 300, seed=3, end_id=0, pad_id=1).save_pretrained(folder)
+    for file in Path(tokeniser_folder).iterdir():
+        (folder / file.name).write_bytes(file.read_bytes())
+    return Scorer(folder, CONFIG)
+
+
+@pytest.fixture(scope="module")
+def masked(tmp_path_factory: pytest.TempPathFactory) -> Scorer:
+    folder = tmp_path_factory.mktemp("masked")
+    trained = tokeniser.train(TEXTS * 20, TokeniserConfig(kind="wordpiece", vocab_size=300, alphabet_size=60))
+    tokeniser.save(trained, str(folder))
+    size = tokeniser.roles(str(folder)).vocab_size
+    torch.manual_seed(5)
+    shape: dict[str, Any] = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 64}
+    BertForMaskedLM(BertConfig(vocab_size=size, max_position_embeddings=32, **shape)).save_pretrained(folder)
+    return Scorer(folder, CONFIG)
+
+
+@torch.no_grad()
+def plain(scorer: Scorer, context: str, continuation: str) -> tuple[float, bool]:
+    """One request, one forward pass a token, nothing batched."""
+    head, tail = scorer.encode([context])[0], scorer.encode([continuation])[0]
+    ids = [scorer.opening, *head, *tail]
+    total, greedy = 0.0, True
+    for place in range(len(ids) - len(tail), len(ids)):
+        seen = list(ids) if scorer.masked else ids[:place]
+        if scorer.masked:
+            seen[place] = scorer.words.mask_token_id
+        logits = scorer.model(input_ids=torch.tensor([seen])).logits[0, place if scorer.masked else -1]
+        total += float(torch.log_softmax(logits, -1)[ids[place]])
+        greedy &= int(logits.argmax()) == ids[place]
+    return total, greedy
+
+
+@pytest.mark.parametrize("kind", ["causal", "masked"])
+def test_a_batch_of_requests_gives_what_each_gives_alone(kind: str, request: pytest.FixtureRequest) -> None:
+    scorer: Scorer = request.getfixturevalue(kind)
+    contexts, tails = ["", "read", "write a", "open the file"], [" read", " the file", " list of values", " key"]
+    nats, lengths, greedy = scorer.log_likelihoods(contexts, tails)
+    for number, (context, tail) in enumerate(zip(contexts, tails, strict=True)):
+        assert (nats[number], greedy[number]) == (
+            pytest.approx(plain(scorer, context, tail)[0], rel=1e-4),
+            plain(scorer, context, tail)[1],
+        )
+        assert lengths[number] == len(scorer.encode([tail])[0])
+
+
+def test_a_long_context_keeps_its_end_and_a_long_continuation_is_refused(causal: Scorer) -> None:
+    long = "read the file " * 30
+    # 31 tokens of context and one to score fill the model's 32 inputs
+    kept = causal.words.decode(causal.encode([long])[0][-32:])
+    tail = causal.words.decode([causal.encode([" key"])[0][0]])
+    [cut], _, _ = causal.log_likelihoods([long], [tail])
+    head = causal.encode([long])[0]
+    with torch.no_grad():
+        logits = causal.model(input_ids=torch.tensor([head[-32:]])).logits[0, -1]
+    assert len(causal.encode([kept])[0]) <= 33
+    assert cut == pytest.approx(float(torch.log_softmax(logits, -1)[causal.encode([tail])[0][0]]), rel=1e-4)
+    with pytest.raises(ScorerError, match="this model can score 1 to 31"):
+        causal.log_likelihoods([""], [long])
+    with pytest.raises(ScorerError, match="0 tokens"):
+        causal.log_likelihoods(["read"], [""])
+
+
+def test_continuations_follow_from_the_seed_and_greedy_ones_from_the_model(causal: Scorer) -> None:
+    prompts = ["read", "write a list", "open"]
+    first = causal.continuations(prompts, max_new_tokens=6, temperature=1.0, seed=4, num_samples=3)
+    assert first == causal.continuations(prompts, max_new_tokens=6, temperature=1.0, seed=4, num_samples=3)
+    assert first != causal.continuations(prompts, max_new_tokens=6, temperature=1.0, seed=5, num_samples=3)
+    assert [len(one) for one in first] == [3, 3, 3]
+    [[text]] = causal.continuations(["read"], max_new_tokens=1)
+    logits = causal.model(input_ids=torch.tensor([[causal.opening, *causal.encode(["read"])[0]]])).logits[0, -1]
+    assert text == causal.words.decode([int(logits.argmax())], skip_special_tokens=True)
+
+
+def test_a_masked_model_does_not_write(masked: Scorer) -> None:
+    with pytest.raises(ScorerError, match="does not write"):
+        masked.continuations(["read"], max_new_tokens=4)
+
+
+def test_a_context_too_long_for_a_masked_model_is_cut_to_its_places(masked: Scorer) -> None:
+    [nats], _, _ = masked.log_likelihoods(["read the file " * 30], [" key"])
+    assert nats < 0
