@@ -6,7 +6,7 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from models.presets import ModelConfig
+from models.presets import ModelConfig, context_length
 
 MODEL = "model"
 """Folder of a trained version that holds the Hugging Face model."""
@@ -78,7 +78,7 @@ class TrainConfig(BaseModel):
     @property
     def tokens_per_step(self) -> int:
         """Tokens that one optimiser step learns from."""
-        return self.samples_per_step * self.model.shape.context_length
+        return self.samples_per_step * context_length(self.model)
 
 
 class SampleConfig(BaseModel):

@@ -132,7 +132,7 @@ class _Run:
         self.precision, _ = device.resolve_precision(config.precision, self.device)
         self.machine = {"device": self.device, "precision": self.precision, "threads": device.use_threads(config.num_threads)}
         words = tokeniser.roles(tokeniser_folder)
-        self.model = presets.build(config.model, words.vocab_size, config.seed, end_id=words.end, pad_id=words.padding)
+        self.model = presets.build(config.model, words, config.seed, tokeniser_folder=tokeniser_folder)
         self.model.to(self.device)
         self.model.train()
         self.optimizer = _optimizer(self.model, config)
@@ -219,9 +219,9 @@ class _Run:
 
     def _loss(self, tokens: npt.NDArray[np.int64]) -> torch.Tensor:
         """Mean nats per token of windows (B, C + 1)."""
-        if tokens.max() >= self.model.vocab_size:
+        if tokens.max() >= self.model.config.vocab_size:
             raise TrainingError(
-                f"token {tokens.max()} is beyond the tokeniser's {self.model.vocab_size}: the shards are another's"
+                f"token {tokens.max()} is beyond the tokeniser's {self.model.config.vocab_size}: the shards are another's"
             )
         batch = torch.from_numpy(tokens).to(self.device, non_blocking=True)
         with device.autocast(self.device, self.precision):
@@ -269,7 +269,7 @@ class _Run:
 
 
 def _check_lengths(train_windows: TokenWindows, valid_windows: TokenWindows, config: TrainConfig) -> None:
-    context = config.model.shape.context_length
+    context = presets.context_length(config.model)
     for name, windows in (("training", train_windows), ("validation", valid_windows)):
         if windows.context_length != context:
             raise TrainingError(f"{name} windows hold {windows.context_length} tokens, the model's context_length is {context}")
