@@ -65,6 +65,13 @@ PROBES = {
 }
 
 
+def from_anywhere(given: str) -> str:
+    """A folder is made absolute where it is read, because a worker runs in another one; a name on the hub stays."""
+    path = Path(given).expanduser()
+    is_path = given and "://" not in given and (given.startswith((".", "~")) or path.exists())
+    return str(path.absolute()) if is_path else given
+
+
 class TokeniserConfig(BaseModel):
     """Which tokeniser, and how it is trained."""
 
@@ -94,10 +101,7 @@ class TokeniserConfig(BaseModel):
     @field_validator("tokeniser")
     @classmethod
     def _from_anywhere(cls, given: str) -> str:
-        """A folder is made absolute where it is read, because a worker runs in another one; a name on the hub stays."""
-        path = Path(given).expanduser()
-        is_path = given and "://" not in given and (given.startswith((".", "~")) or path.exists())
-        return str(path.absolute()) if is_path else given
+        return from_anywhere(given)
 
     @model_validator(mode="after")
     def _belongs_together(self) -> TokeniserConfig:

@@ -11,7 +11,7 @@ from infra.errors import InputError
 from infra.progress import report
 from infra.settings import settings
 from infra.steps import Output, step
-from models.presets import flops_per_token, num_parameters
+from models.presets import context_length, flops_per_token, num_parameters
 from tasks.learn.config import MODEL, TOKENISER, TrainConfig
 
 log = logging.getLogger("gristmill")
@@ -29,7 +29,7 @@ def pretrain(tokens: ShardSet, config: TrainConfig, out: Output) -> None:
     from tasks.learn.trainer import train
 
     facts = tokens.manifest().facts
-    context = config.model.shape.context_length
+    context = context_length(config.model)
     windows = {
         name: TokenWindows([read_shard(tokens.folder, index) for index in indices], context)
         for name, indices in facts["splits"].items()

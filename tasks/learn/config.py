@@ -6,7 +6,7 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from models.presets import ModelConfig
+from models.presets import ModelConfig, context_length
 from tasks.learn.data_config import DataConfig
 
 MODEL = "model"
@@ -119,6 +119,11 @@ class TrainConfig(BaseModel):
     def samples_per_step(self) -> int:
         """Samples that one optimiser step reads."""
         return self.batch_size * self.gradient_accumulation
+
+    @property
+    def tokens_per_step(self) -> int:
+        """Tokens that one optimiser step learns from."""
+        return self.samples_per_step * context_length(self.model)
 
 
 class SampleConfig(BaseModel):

@@ -6,15 +6,17 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaForCausalLM
 
 from models import presets, tokeniser
 from models.presets import ModelConfig
+from models.tokeniser import Roles
 from tasks.learn import checkpoint
 from tasks.learn.checkpoint import BadCheckpoint
 
 TINY = ModelConfig(preset="nano", hidden_size=32, num_layers=2, num_heads=4, num_kv_heads=2, intermediate_size=64)
+WORDS = Roles(vocab_size=300, end=0, padding=None, unknown=None)
 INPUT = torch.arange(40).reshape(2, 20)
 
 
 def trained(seed: int = 1) -> tuple[LlamaForCausalLM, torch.optim.AdamW]:
-    model = presets.build(TINY, 300, seed)
+    model = presets.build(TINY, WORDS, seed)
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2, fused=True)
     model(input_ids=INPUT, labels=INPUT).loss.backward()
     optimizer.step()
@@ -47,7 +49,7 @@ def test_weights_moments_random_state_and_state_come_back_bit_for_bit(folder: Pa
     torch.manual_seed(11)
     path, model, optimizer = save(folder, 5, tokeniser_folder)
     drawn = torch.rand(3)
-    other = presets.build(TINY, 300, seed=2)
+    other = presets.build(TINY, WORDS, seed=2)
     other_optimizer = torch.optim.AdamW(other.parameters(), lr=1.0, fused=True)
     checkpoint.restore(path, other, other_optimizer)
     assert torch.equal(torch.rand(3), drawn)
