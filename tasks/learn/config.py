@@ -89,7 +89,7 @@ class TrainConfig(BaseModel):
     log_every_steps: int = Field(10, ge=1)
     """Steps between two lines of history; the logged loss is the mean since the line before."""
     num_threads: int | None = Field(None, ge=1)
-    """CPU threads of a rank; None: all that this process may use, divided by the ranks here. Results are bit-equal only at equal numbers."""
+    """CPU threads of a rank; None: all that may be used, divided by the ranks. Results are bit-equal only at equal numbers of threads."""
     device: Device = "auto"
     """auto: CUDA where it works, else the CPU, with the reason in the log. cuda: an error where it does not work."""
     ranks: int = Field(1, ge=1)
@@ -110,7 +110,9 @@ class TrainConfig(BaseModel):
         if not all(0 <= beta < 1 for beta in self.betas):
             raise ValueError(f"betas must be at least 0 and below 1 (got {self.betas})")
         if self.batch_size % self.ranks:
-            raise ValueError(f"batch_size {self.batch_size} must be a multiple of ranks {self.ranks}, which share each forward pass")
+            raise ValueError(
+                f"batch_size {self.batch_size} must be a multiple of ranks {self.ranks}, which share each forward pass"
+            )
         if self.schedule == "exponential" and not self.min_lr_ratio:
             raise ValueError("min_lr_ratio must be above 0 for the exponential schedule, which never reaches 0")
         return self
