@@ -128,6 +128,10 @@ class Roles(NamedTuple):
     """Fills up batches; None: it has no such token."""
     unknown: int | None
     """Stands for what has no token; None: there is no such text."""
+    mask: int | None = None
+    """Stands for what a masked model is to guess; None: it has no such token."""
+    continuing: tuple[int, ...] = ()
+    """Parts of words that go on with a word, WordPiece's "##"; none of other tokenisers."""
 
 
 def train(texts: Iterable[str], config: TokeniserConfig) -> tokenizers.Tokenizer:
@@ -250,12 +254,15 @@ def _roles(tokeniser: tokenizers.Tokenizer, folder: str) -> Roles:
         )
     # a Unigram model names its unknown piece by its id, and does not tell it but in its file
     by_id = json.loads(tokeniser.to_str())["model"].get("unk_id") if isinstance(tokeniser.model, Unigram) else None
-    unknown, padding = getattr(tokeniser.model, "unk_token", None), names.get("pad_token")
+    unknown = getattr(tokeniser.model, "unk_token", None)
+    prefix = tokeniser.model.continuing_subword_prefix if isinstance(tokeniser.model, WordPiece) else None
     return Roles(
         vocab_size=max(vocab.values()) + 1,
         end=vocab[end],
-        padding=vocab.get(padding) if padding else None,
+        padding=vocab.get(names.get("pad_token", "")),
         unknown=vocab.get(unknown) if unknown else by_id,
+        mask=vocab.get(names.get("mask_token", "")),
+        continuing=tuple(sorted(one for piece, one in vocab.items() if piece.startswith(prefix))) if prefix else (),
     )
 
 

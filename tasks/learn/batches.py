@@ -13,13 +13,10 @@ from itertools import pairwise
 import numpy as np
 import numpy.typing as npt
 
+from tasks.learn.order import Indices, permuted, shuffled
 from tasks.learn.tokens import TokenShard
 
-Indices = npt.NDArray[np.int64]
-
-# Four rounds make a Feistel network a pseudo-random permutation in both directions (Luby and Rackoff 1988)
-NUM_ROUNDS = 4
-_MASK_64 = (1 << 64) - 1
+__all__ = ["Batches", "TokenWindows", "permuted"]
 
 
 class TokenWindows:
@@ -91,13 +88,7 @@ class Batches:
 
     def samples(self, first: int, count: int) -> Indices:
         """Windows (count,) of the samples first, first + 1, … counted over all epochs from 0."""
-        number = np.arange(first, first + count, dtype=np.int64)
-        epochs = number // len(self.windows)
-        order = np.empty(count, np.int64)
-        for epoch in np.unique(epochs).tolist():
-            chosen = epochs == epoch
-            order[chosen] = permuted(number[chosen] % len(self.windows), len(self.windows), self.seed, epoch)
-        return order
+        return shuffled(first, count, len(self.windows), self.seed)
 
     def batch(self, step: int) -> npt.NDArray[np.int64]:
         """Tokens (samples_per_step, C + 1) that step `step` reads."""
@@ -111,32 +102,3 @@ class Batches:
         if step < 1:
             raise ValueError(f"batches: steps count from 1 (got {step})")
         return self.samples((step - 1) * self.samples_per_step, self.samples_per_step).tolist()
-
-
-def permuted(index: Indices, size: int, seed: int, epoch: int) -> Indices:
-    """Where the seeded permutation of range(size) puts each of `index` (any shape); a bijection for every (seed, epoch)."""
-    half_bits = np.uint64(max(1, ((size - 1).bit_length() + 1) // 2))
-    half_mask = np.uint64((1 << int(half_bits)) - 1)
-    keys = [np.uint64(_mixed_int((seed << 32) ^ (epoch << 4) ^ number)) for number in range(NUM_ROUNDS)]
-    result = index.astype(np.uint64)
-    # the network permutes a power of 4 of at most 4 * size: values outside walk on until they fall inside
-    outside = np.ones(result.shape, bool)
-    while outside.any():
-        left, right = result[outside] >> half_bits, result[outside] & half_mask
-        for key in keys:
-            left, right = right, left ^ (_mixed(right ^ key) & half_mask)
-        result[outside] = (left << half_bits) | right
-        outside = result >= np.uint64(size)
-    return result.astype(np.int64)
-
-
-def _mixed(value: npt.NDArray[np.uint64]) -> npt.NDArray[np.uint64]:
-    """splitmix64's finaliser (Steele, Lea, Flood 2014); wraps around by intent."""
-    value = (value ^ (value >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-    value = (value ^ (value >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    return value ^ (value >> np.uint64(31))
-
-
-def _mixed_int(value: int) -> int:
-    spread = np.array([(value * 0x9E3779B97F4A7C15 + 0x9E3779B97F4A7C15) & _MASK_64], np.uint64)
-    return int(_mixed(spread)[0])
