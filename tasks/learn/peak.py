@@ -83,11 +83,8 @@ def _name(device: str) -> str:
     if device == "cuda":
         return torch.cuda.get_device_name()
     info = Path("/proc/cpuinfo")
-    models = (
-        [line.partition(":")[2].strip() for line in info.read_text().splitlines() if line.startswith("model name")]
-        if (info.exists())
-        else []
-    )
+    told = info.read_text().splitlines() if info.exists() else []
+    models = [line.partition(":")[2].strip() for line in told if line.startswith("model name")]
     return models[0] if models else platform.processor() or platform.machine()
 
 
