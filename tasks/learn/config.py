@@ -6,7 +6,9 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from infra.dataset import GUARD
 from models.presets import ModelConfig, context_length
+from tasks.learn.costs import CostConfig
 from tasks.learn.data_config import DataConfig
 
 MODEL = "model"
@@ -102,6 +104,9 @@ class TrainConfig(BaseModel):
     """Tokens whose logits are in memory at once. 0: chosen so that they take at most 8 MB, or 256 MB on a GPU."""
     compile: bool = False
     """torch.compile of each block: faster once compiled, which takes a minute, and seconds where it was compiled before."""
+
+    costs: CostConfig = Field(CostConfig(), json_schema_extra=GUARD)
+    """Prices, for the cost of the run to be told; no part of the recipe."""
 
     @model_validator(mode="after")
     def _fits_together(self) -> TrainConfig:
