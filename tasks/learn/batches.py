@@ -13,10 +13,8 @@ from itertools import pairwise
 import numpy as np
 import numpy.typing as npt
 
-from tasks.learn.order import Indices, permuted, shuffled
+from tasks.learn.order import Indices, shuffled
 from tasks.learn.tokens import TokenShard
-
-__all__ = ["Batches", "TokenWindows", "permuted"]
 
 
 class TokenWindows:

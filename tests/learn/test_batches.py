@@ -3,30 +3,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tasks.learn.batches import Batches, TokenWindows, permuted
+from tasks.learn.batches import Batches, TokenWindows
 from tasks.learn.tokens import TokenShard
-
-
-@given(size=st.integers(1, 3000), seed=st.integers(0, 2**32 - 1), epoch=st.integers(0, 1000))
-def test_the_order_is_a_permutation_for_every_size_seed_and_epoch(size: int, seed: int, epoch: int) -> None:
-    order = permuted(np.arange(size), size, seed, epoch)
-    assert sorted(order.tolist()) == list(range(size))
-
-
-@given(size=st.integers(1, 10**12), seed=st.integers(0, 2**32 - 1), index=st.integers(0, 10**12))
-def test_one_place_of_a_huge_order_is_computed_alone(size: int, seed: int, index: int) -> None:
-    places = permuted(np.array([index % size, 0]), size, seed, 0)
-    assert 0 <= places[0] < size and places[0] == permuted(np.array([index % size]), size, seed, 0)[0]
-
-
-def test_the_order_looks_shuffled_and_differs_by_seed_and_epoch() -> None:
-    size = 10_000
-    order = permuted(np.arange(size), size, 1, 0)
-    # the correlations of a random order have a standard deviation of 0.01 at this size
-    assert abs(np.corrcoef(order, np.arange(size))[0, 1]) < 0.05
-    assert abs(np.corrcoef(order[1:], order[:-1])[0, 1]) < 0.05
-    for other in (permuted(np.arange(size), size, 2, 0), permuted(np.arange(size), size, 1, 1)):
-        assert (order == other).mean() < 0.01 and abs(np.corrcoef(order, other)[0, 1]) < 0.05
 
 
 @pytest.mark.parametrize("context_length", [1, 7, 64, 1000])
