@@ -6,7 +6,9 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from infra.dataset import GUARD
 from models.presets import ModelConfig, context_length
+from tasks.learn.costs import CostConfig
 from tasks.learn.data_config import DataConfig
 
 MODEL = "model"
@@ -102,6 +104,8 @@ class TrainConfig(BaseModel):
     """Tokens whose logits are in memory at once. 0: chosen so that they take at most 8 MB, or 256 MB on a GPU."""
     compile: bool = False
     """torch.compile of each block: faster once compiled, which takes a minute, and seconds where it was compiled before."""
+    cost: CostConfig = Field(CostConfig(), json_schema_extra=GUARD)
+    """What devices and electricity cost, to tell what the training cost; no part of the recipe."""
 
     @model_validator(mode="after")
     def _fits_together(self) -> TrainConfig:
@@ -110,7 +114,9 @@ class TrainConfig(BaseModel):
         if not all(0 <= beta < 1 for beta in self.betas):
             raise ValueError(f"betas must be at least 0 and below 1 (got {self.betas})")
         if self.batch_size % self.ranks:
-            raise ValueError(f"batch_size {self.batch_size} must be a multiple of ranks {self.ranks}, which share each forward pass")
+            raise ValueError(
+                f"batch_size {self.batch_size} must be a multiple of ranks {self.ranks}, which share each forward pass"
+            )
         if self.schedule == "exponential" and not self.min_lr_ratio:
             raise ValueError("min_lr_ratio must be above 0 for the exponential schedule, which never reaches 0")
         return self
