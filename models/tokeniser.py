@@ -207,6 +207,11 @@ def load(folder: str) -> tokenizers.Tokenizer:
         StorageError: no tokenizer.json there.
         InputError: it is not a tokeniser, has no token that closes a document, or takes that token's name in a text for the token.
     """
+    return load_with_roles(folder)[0]
+
+
+def load_with_roles(folder: str) -> tuple[tokenizers.Tokenizer, Roles]:
+    """What `load` and `roles` give; the file is parsed once."""
     tokeniser = _parsed(folder)
     ids = _roles(tokeniser, folder)
     end = tokeniser.id_to_token(ids.end) or ""
@@ -226,7 +231,7 @@ def load(folder: str) -> tokenizers.Tokenizer:
                 f"{folder}: a text that prints {end!r} would forge the end of a document, for this tokeniser takes it for the token; "
                 "use another tokeniser (tokenise.tokeniser)"
             )
-    return tokeniser
+    return tokeniser, ids
 
 
 def roles(folder: str) -> Roles:

@@ -91,7 +91,7 @@ class TrainConfig(BaseModel):
     log_every_steps: int = Field(10, ge=1)
     """Steps between two lines of history; the logged loss is the mean since the line before."""
     num_threads: int | None = Field(None, ge=1)
-    """CPU threads of a rank; None: all that this process may use, divided by the ranks here. Results are bit-equal only at equal numbers."""
+    """CPU threads of a rank; None: all that may be used, divided by the ranks. Results are bit-equal only at equal numbers of threads."""
     device: Device = "auto"
     """auto: CUDA where it works, else the CPU, with the reason in the log. cuda: an error where it does not work."""
     ranks: int = Field(1, ge=1)

@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 from torch import nn
+from transformers import PreTrainedModel
 
 from tasks.learn.sampler import IGNORED
 
@@ -69,7 +70,7 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
         return nats.new_zeros(()), nats, likeliest
 
     @staticmethod
-    def backward(ctx: Any, upstream: torch.Tensor, *_: Any) -> tuple[Any, ...]:  # type: ignore[override]
+    def backward(ctx: Any, upstream: torch.Tensor, *_: Any) -> tuple[Any, ...]:
         to_hidden, to_weight, to_bias = ctx.saved_tensors
         return to_hidden, to_weight, to_bias, None, None, None, None, None
 
@@ -93,8 +94,10 @@ def cross_entropy(
     """
     size = chunk or max(1, CHUNK_BYTES.get(hidden.device.type, CHUNK_BYTES["cuda"]) // (4 * weight.shape[0]))
     with torch.autocast(hidden.device.type, enabled=False):
-        made = _ChunkedCrossEntropy.apply(hidden, weight, bias, targets, scale, smoothing, size, dtype)
-    return made  # type: ignore[no-any-return]
+        made: tuple[torch.Tensor, torch.Tensor, torch.Tensor] = _ChunkedCrossEntropy.apply(  # type: ignore[no-untyped-call]
+            hidden, weight, bias, targets, scale, smoothing, size, dtype
+        )
+    return made
 
 
 class Objective(nn.Module):
@@ -104,7 +107,7 @@ class Objective(nn.Module):
     more to its logits than one linear layer, which a look at one batch tells, the model's own logits are taken.
     """
 
-    def __init__(self, model: nn.Module, *, masked: bool, smoothing: float, chunk: int) -> None:
+    def __init__(self, model: PreTrainedModel, *, masked: bool, smoothing: float, chunk: int) -> None:
         super().__init__()
         self.model = model
         self.masked = masked

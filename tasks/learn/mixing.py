@@ -23,8 +23,8 @@ from tasks.learn.order import Indices
 
 BLOCK_SAMPLES = 256
 """Samples in a block; more where a source has less than one of these."""
-# Shares are whole multiples of one part of about so many, so that n times a share is exact in 64 bits for n up to 2**38
-PARTS = 1 << 24
+# Shares are whole multiples of one part of about so many, so that n times a share is exact in 64 bits for n up to 2**40
+PARTS = 1 << 22
 
 
 class Mixture:
@@ -35,25 +35,30 @@ class Mixture:
 
         Args:
             sizes: samples in one pass over each source.
-            max_samples: samples of the whole training. The last stage goes on beyond them.
+            max_samples: samples of the whole training; what is asked for beyond is as its last stage.
 
         Raises:
             InputError: weights or times of unknown sources, or weights that are not those of a whole.
         """
         self._sizes = list(sizes)
         self._seeds = [_seed("source", seed, name) for name in sources]
-        ends = [(round(stage.until * max_samples), stage.weights) for stage in config.curriculum]
+        stages = [
+            *(
+                (f"data.curriculum.{number}.weights", round(stage.until * max_samples), stage.weights)
+                for number, stage in enumerate(config.curriculum)
+            ),
+            ("data.weights", max_samples, config.weights),
+            ("data.weights", None, config.weights),
+        ]
         self._stages: list[_Stage] = []
-        before, first = np.zeros(len(sizes), np.int64), 0
-        for number, (end, weights) in enumerate([*ends, (None, config.weights)]):
-            where = f"data.curriculum.{number}.weights" if end is not None else "data.weights"
+        first, self.num_read = 0, np.zeros(len(sizes), np.int64)
+        """(S,) samples of each source that the training reads."""
+        for number, (where, end, weights) in enumerate(stages):
             cumulative = _cumulative(_shares(dict(zip(sources, sizes, strict=True)), weights, config.epochs, where))
             if end is None or end > first:
-                stage = _Stage(first, end, cumulative, before, _seed("stage", seed, str(number)))
-                self._stages.append(stage)
-                before, first = before + stage.read((end or first) - first), end or first
-        self.num_read = self._stages[-1].read(max_samples - self._stages[-1].first) + self._stages[-1].before
-        """(S,) samples of each source that the training reads, to within one."""
+                self._stages.append(_Stage(first, end, cumulative, self.num_read, _seed("stage", seed, number)))
+            if end is not None and end > first:
+                first, self.num_read = end, self.num_read + self._stages[-1].read(end - first)
 
     def samples(self, first: int, count: int) -> tuple[Indices, Indices]:
         """Source (count,) of the samples first, first + 1 …, and which sample of that source each is."""
@@ -113,7 +118,8 @@ class _Stage:
 
     def _bounds(self, count: int) -> Indices:
         """(S + 1,) samples among the first `count` that are of sources before each, and all."""
-        return self.cumulative * count // self.cumulative[-1]
+        whole = self.cumulative[-1]
+        return (self.cumulative * count + whole // 2) // whole
 
 
 def _shares(sizes: Mapping[str, int], weights: Mapping[str, float], epochs: Mapping[str, float], where: str) -> Sequence[float]:

@@ -75,7 +75,7 @@ def penalise(parameters: Iterable[nn.Parameter], l1: float, l2: float) -> None:
 class Average:
     """A moving average of the weights: w' = decay x w' + (1 - decay) x w at each step (Polyak and Juditsky 1992).
 
-    Starts as the weights are; a short run would else be held back by its first weights, so the decay of step n is at most (1 + n) / (10 + n).
+    It starts as the weights are. The first weights would hold a short run back, so the decay of step n is at most (1 + n) / (10 + n).
     """
 
     def __init__(self, parameters: Sequence[nn.Parameter], decay: float) -> None:

@@ -6,10 +6,10 @@ process, whatever their number. State is gathered to whole tensors, so a checkpo
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -45,25 +45,24 @@ def joined(ranks: int, device: str) -> Iterator[Ranks]:
     """Join the group of `ranks` processes that torchrun started; alone nothing is to be joined.
 
     Raises:
-        InputError: as many were not started.
+        InputError: there are not as many GPUs here.
     """
-    started = int(os.environ.get("WORLD_SIZE", "1"))
-    if started != ranks:
-        raise InputError(f"pretrain.ranks: {ranks} are configured and {started} were started")
     if ranks == 1:
         yield Ranks()
         return
-    local = int(os.environ["LOCAL_RANK"])
+    local = dist.get_node_local_rank()
     if device == "cuda":
+        if local >= torch.cuda.device_count():
+            raise InputError(f"pretrain.ranks: {ranks} ranks for {torch.cuda.device_count()} GPUs; each needs one")
         torch.cuda.set_device(local)
     dist.init_process_group("nccl" if device == "cuda" else "gloo")
     try:
-        yield Ranks(ranks, dist.get_rank(), local)
+        yield Ranks(dist.get_world_size(), dist.get_rank(), local)
     finally:
         dist.destroy_process_group()
 
 
-def wrapped(objective: Objective, ranks: Ranks, parallel: str, device: str, precision: str) -> nn.Module:
+def wrapped(objective: Objective, ranks: Ranks, parallel: Literal["ddp", "fsdp"], device: str, precision: str) -> nn.Module:
     """The objective as the ranks share it; its parameters are divided in place with fsdp."""
     if ranks.number == 1:
         return objective
@@ -71,16 +70,25 @@ def wrapped(objective: Objective, ranks: Ranks, parallel: str, device: str, prec
         return DistributedDataParallel(objective, device_ids=[ranks.local] if device == "cuda" else None)
     mesh = init_device_mesh(device, (ranks.number,))
     # products are narrowed under autocast as in one process; here it is what travels between the ranks
-    policy = MixedPrecisionPolicy(param_dtype=torch.bfloat16, reduce_dtype=torch.float32) if precision == "bf16" else MixedPrecisionPolicy()
+    policy = (
+        MixedPrecisionPolicy(param_dtype=torch.bfloat16, reduce_dtype=torch.float32)
+        if precision == "bf16"
+        else MixedPrecisionPolicy()
+    )
     for block in blocks(objective.model):
         fully_shard(block, mesh=mesh, mp_policy=policy)
-    return fully_shard(objective, mesh=mesh, mp_policy=policy)
+    fully_shard(objective, mesh=mesh, mp_policy=policy)
+    return objective
 
 
 def blocks(model: nn.Module) -> list[nn.Module]:
     """The repeated layers of a transformer: those that its class says must not be split."""
     names = getattr(model, "_no_split_modules", None) or ()
-    return [one for one in model.modules() if type(one).__name__ in names and len(list(one.children()))  and "Embedding" not in type(one).__name__]
+    return [
+        one
+        for one in model.modules()
+        if type(one).__name__ in names and len(list(one.children())) and "Embedding" not in type(one).__name__
+    ]
 
 
 @contextmanager
@@ -120,15 +128,19 @@ def put(target: torch.Tensor, value: torch.Tensor) -> None:
 
 
 def whole_state(model: nn.Module) -> dict[str, torch.Tensor]:
-    """Parameters and buffers of a model by name, on the CPU."""
-    return {name: whole(tensor) for name, tensor in model.state_dict().items()}
+    """Parameters and buffers of a model by name, on the CPU; tied ones are one tensor, as they are in the model."""
+    made: dict[int, torch.Tensor] = {}
+    for tensor in (state := model.state_dict(keep_vars=True)).values():
+        if id(tensor) not in made:
+            made[id(tensor)] = whole(tensor)
+    return {name: made[id(tensor)] for name, tensor in state.items()}
 
 
 def optimizer_state(optimizer: torch.optim.Optimizer, model: nn.Module) -> dict[str, torch.Tensor]:
     """`<parameter>::<moment>` → whole tensor, for all that the optimiser remembers."""
-    names = {one: name for name, one in model.named_parameters()}
+    names = {id(one): name for name, one in model.named_parameters()}
     return {
-        f"{names[one]}::{moment}": whole(value)
+        f"{names[id(one)]}::{moment}": whole(value)
         for one, state in optimizer.state.items()
         for moment, value in state.items()
         if isinstance(value, torch.Tensor)

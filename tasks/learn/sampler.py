@@ -154,7 +154,7 @@ class Sampler:
 
     def _ordered(
         self, config: DataConfig, sizes: list[int], seed: int, max_samples: int, in_order: bool
-    ) -> tuple[Callable[[int, int], Ints], list[float]]:
+    ) -> tuple[Callable[[int, int], Ints], Sequence[float]]:
         """What gives the rows of samples, and how many samples of each source the training reads."""
         first_row = self._rows.first_row
         pooled = [max_samples * size / self.num_samples for size in sizes]

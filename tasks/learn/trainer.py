@@ -202,7 +202,7 @@ class _Run:
         self.model = presets.build(config.model, self.words, config.seed, tokeniser_folder=tokeniser_folder)
         self.model.to(self.device)
         if config.activation_checkpointing:
-            self.model.gradient_checkpointing_enable({"use_reentrant": False})
+            self.model.activation_checkpointing_enable({"use_reentrant": False})
         self.model.train()
         objective = Objective(self.model, masked=self.masked, smoothing=config.label_smoothing, chunk=config.loss_chunk)
         if config.compile:
@@ -533,7 +533,7 @@ class _Run:
             rows = {"step": step, "loss": str(loss), "norm": str(norm), "samples": (first + bad).tolist(), "documents": documents}
             (self.folder / CULPRIT).write_text(json.dumps(rows), "utf-8")
         return (
-            f"step {step}: the loss is {loss}, the gradient's norm {norm}; {len(bad)} of its {size} samples did it, which read the documents "
+            f"step {step}: the loss is {loss}, the gradient's norm {norm}, by {len(bad)} of its {size} samples; they read the documents "
             f"{_named(documents)} (all in {self.folder / CULPRIT}); lower learning_rate, lengthen warmup_steps, or set precision to fp32"
         )
 
