@@ -12,8 +12,8 @@ import pyarrow.parquet as pq
 from rich.console import Console
 from rich.table import Table
 
-from flows.config import RunConfig, load
-from flows.keys import apply, parse
+from flows.config import RunConfig, find_file, load
+from flows.keys import ConfigError, apply, parse
 from flows.rejects import versions_of
 from infra import storage
 from infra.dataset import ShardSet, name_of
@@ -137,7 +137,7 @@ def plan(
     """What a budget is best spent on.
 
     Args:
-        given: a version of tokens or documents, a run (`latest` too), a configuration, or nothing.
+        given: a version of tokens or documents, a run (`latest` too), a configuration file or the name of one, or nothing.
         accelerator: a key of GPUS, or `here`.
         config_file: the configuration with family, context, vocabulary and prices; empty: `given` if that is one, else the defaults.
         mfu: share of the peak that training reaches; None: what is usual on such a device.
@@ -145,7 +145,7 @@ def plan(
     Raises:
         InputError: the budget is no budget, too small for any model, or of money without a price.
     """
-    is_config = not config_file and Path(given).suffix in (".yaml", ".yml")
+    is_config = not config_file and _is_config(given)
     file = given if is_config else config_file
     config = _config(file, overrides)
     wanted = config.pretrain.model
@@ -252,6 +252,13 @@ def show(made: Plan, console: Console) -> None:
     console.print(made.command, highlight=False, markup=False, soft_wrap=True)
 
 
+def _is_config(given: str) -> bool:
+    try:
+        return find_file(given).is_file()
+    except ConfigError:
+        return Path(given).suffix in (".yaml", ".yml")
+
+
 def _config(file: str, overrides: Sequence[str]) -> RunConfig:
     if file:
         return load(file, overrides)
@@ -338,9 +345,7 @@ def _affordable(flops: float, hours: float, device: Accelerator, data: Data, wan
     Raises:
         InputError: they are too few for any.
     """
-    fit = partial(
-        scaling.fit, flops, wanted.family, data.vocab_size, context=wanted.context_length, tokens_per_parameter=ratio
-    )
+    fit = partial(scaling.fit, flops, wanted.family, data.vocab_size, context=wanted.context_length, tokens_per_parameter=ratio)
     found = fit(max_tokens=data.tokens * scaling.MAX_EPOCHS if data.tokens else None)
     if found is None and data.tokens and fit() is not None:
         raise InputError(

@@ -1,4 +1,5 @@
 import math
+from itertools import pairwise
 
 import pytest
 import torch
@@ -41,7 +42,7 @@ def test_more_computation_never_gives_a_much_smaller_model() -> None:
     sizes = [found.parameters for power in range(140, 230, 3) if (found := scaling.fit(10 ** (power / 10), "llama", 4096))]
     assert len(sizes) == 30
     # steps between shapes are coarse, and a longer context costs more
-    assert all(later > 0.8 * earlier for earlier, later in zip(sizes, sizes[1:], strict=False)) and sizes[-1] > 2000 * sizes[0]
+    assert all(later > 0.8 * earlier for earlier, later in pairwise(sizes)) and sizes[-1] > 2000 * sizes[0]
 
 
 def test_data_that_are_too_few_make_the_model_smaller() -> None:
