@@ -18,6 +18,7 @@ from infra.steps import BESIDE, Output, step
 from infra.versions import code_version
 from models import presets
 from tasks.learn.config import MODEL, TOKENISER, TrainConfig
+from tasks.learn.costs import cost
 from tasks.learn.job import Job, run
 
 if TYPE_CHECKING:
@@ -51,7 +52,7 @@ def pretrain(tokens: ShardSet, config: TrainConfig, out: Output) -> None:
             tokeniser=tokens.file(TOKENISER),
             config=config,
             folder=str(work),
-            cache=str(settings().home),
+            cache=str(settings().machine),
             provenance={"tokens": tokens.version, "tokens digest": tokens.digest},
             code_version=code_version(),
             owner=os.getpid(),
@@ -74,7 +75,15 @@ def pretrain(tokens: ShardSet, config: TrainConfig, out: Output) -> None:
         out.keep_file(name)
     out.counts = Counts(total=facts["num_tokens.train"], kept=facts["num_tokens.train"])
     out.facts = _facts(config, result, facts)
-    out.volatile |= {
+    used = _used(config, result)
+    out.volatile |= used
+    if (track := tracking.current()) is not None:
+        track.metrics({name: value for name, value in used.items() if isinstance(value, int | float)})
+
+
+def _used(config: TrainConfig, result: dict[str, Any]) -> dict[str, Any]:
+    """What the training took of this machine; the electricity is that of the try that ended it, and estimated."""
+    return {
         "device": result["device"],
         "device_reason": result["device_reason"],
         "precision": result["precision"],
@@ -82,6 +91,10 @@ def pretrain(tokens: ShardSet, config: TrainConfig, out: Output) -> None:
         "tokens_per_s": round(result["tokens_per_s"], 1),
         "mfu": round(result["mfu"], 4),
         "peak_bytes": result["peak_bytes"],
+        "training_joules_estimated": round(result["energy_joules_estimated"], 1),
+        **cost(
+            result["seconds"], result["energy_joules_estimated"], config.costs, config.ranks if result["device"] == "cuda" else 1
+        ),
     }
 
 

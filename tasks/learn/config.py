@@ -107,6 +107,9 @@ class TrainConfig(BaseModel):
     cost: CostConfig = Field(CostConfig(), json_schema_extra=GUARD)
     """What devices and electricity cost, to tell what the training cost; no part of the recipe."""
 
+    costs: CostConfig = Field(CostConfig(), json_schema_extra=GUARD)
+    """Prices, for the cost of the run to be told; no part of the recipe."""
+
     @model_validator(mode="after")
     def _fits_together(self) -> TrainConfig:
         if self.warmup_steps >= self.max_steps:

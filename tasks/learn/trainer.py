@@ -482,7 +482,7 @@ class _Run:
 
     def _identity(self, provenance: dict[str, str]) -> dict[str, Any]:
         """What a resume must find unchanged: the settings as JSON has them, the data and the code."""
-        kept = self.config.model_dump(mode="json", exclude=set(MACHINE))
+        kept = self.config.model_dump(mode="json", exclude={*MACHINE, "costs"})
         return {
             **kept,
             "training tokens": self.samples.num_tokens,

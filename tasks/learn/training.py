@@ -20,6 +20,7 @@ from typing import Any
 import psutil
 import transformers
 
+from infra.energy import metered
 from infra.errors import InputError
 from infra.versions import code_version
 from tasks.learn import device, parallel
@@ -51,15 +52,15 @@ def main(path: str) -> int:
 def _train(job: Job) -> None:
     config = job.config
     opened = {name: [read_shard(job.tokens, index) for index in indices] for name, indices in job.splits.items()}
-    told = [0.0]
+    last = [0.0]
 
     def on_step(step: int) -> None:
-        if time.monotonic() - told[0] >= STEP_SECONDS or step == config.max_steps:
-            told[0] = time.monotonic()
+        if time.monotonic() - last[0] >= STEP_SECONDS or step == config.max_steps:
+            last[0] = time.monotonic()
             _tell(job, {"step": step})
 
     name, _ = device.resolve(config.device)
-    with parallel.joined(config.ranks, name) as ranks:
+    with parallel.joined(config.ranks, name) as ranks, metered("training") as electricity:
         result = train(
             opened["train"],
             opened["test"],
@@ -72,8 +73,9 @@ def _train(job: Job) -> None:
             ranks=ranks,
             cache=Path(job.cache),
         )
-        if ranks.first:
-            _tell(job, {"result": json.loads(json.dumps(asdict(result), default=str))})
+    if ranks.first:
+        told = {**asdict(result), "energy_joules_estimated": electricity.joules}
+        _tell(job, {"result": json.loads(json.dumps(told, default=str))})
 
 
 def _tell(job: Job, event: dict[str, Any]) -> None:
