@@ -390,7 +390,7 @@ def plan(
     gpu_hours: Annotated[float | None, typer.Option("--gpu-hours", help="Hours of one device, on all of them together.")] = None,
     days: Annotated[float | None, typer.Option("--days", help="Days from beginning to end.")] = None,
     money: Annotated[
-        float | None, typer.Option("--money", help="What it may cost, by pretrain.cost.price_per_hour or price_per_kwh.")
+        float | None, typer.Option("--money", help="What it may cost, by pretrain.costs.price_per_hour or price_per_kwh.")
     ] = None,
     gpu: Annotated[str, typer.Option("--gpu", help="What trains: a100, h100, l4, rtx4090 …; a wrong name tells them all.")] = "",
     here: Annotated[bool, typer.Option("--here", help="This machine trains; its peak is measured.")] = False,

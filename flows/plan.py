@@ -157,7 +157,7 @@ def plan(
     device = _accelerator(accelerator, config.pretrain)
     device = device if mfu is None else device._replace(mfu=mfu)
     data = _data("" if is_config else given, config)
-    hours = _hours(budget, device, devices, config.pretrain.cost)
+    hours = _hours(budget, device, devices, config.pretrain.costs)
     for recompute in (False, True):
         # computed again, activations cost one forward pass of three
         slower = 4 / 3 if recompute else 1
@@ -186,7 +186,7 @@ def plan(
         },
         seconds=seconds,
         energy_kwh=joules / JOULES_PER_KWH if joules else None,
-        cost=cost(seconds, joules, config.pretrain.cost, devices),
+        cost=cost(seconds, joules, config.pretrain.costs, devices),
         expected_loss=None if wanted.family == "bert" else scaling.expected_loss(found.parameters, tokens),
         notes=(),
         assumptions=_assumptions(device, data, wanted, tokens_per_parameter),
@@ -297,7 +297,7 @@ def _hours(budget: Budget, device: Accelerator, devices: int, prices: CostConfig
     an_hour = cost(SECONDS_PER_HOUR, joules, prices).get("cost", 0.0)
     if not an_hour:
         raise InputError(
-            "--money: nobody knows what an hour costs; set pretrain.cost.price_per_hour, or pretrain.cost.price_per_kwh for a GPU whose "
+            "--money: nobody knows what an hour costs; set pretrain.costs.price_per_hour, or pretrain.costs.price_per_kwh for a GPU whose "
             "power is published"
         )
     return value / float(an_hour)

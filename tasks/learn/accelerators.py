@@ -27,8 +27,9 @@ class Accelerator(NamedTuple):
 
 GPU_MFU = 0.40
 """41 to 46 % for 1B to 7B on H100 (LLM Foundry), 33 to 39 % for 8B (torchtitan), 41 % for a small one (nanochat): docs/plan.md."""
-CPU_MFU = 0.30
-"""Measured for 1M to 31M parameters, eager, bfloat16: docs/plan.md."""
+CPU_MFU = {"bf16": 0.35, "fp32": 0.6}
+"""Measured for 1M to 31M parameters without torch.compile on a processor with AVX-512: 35 to 60 % and 72 %; with AMX, whose peak is
+higher, 20 %: docs/plan.md."""
 
 
 def _gpu(name: str, peak_flops: float, memory_bytes: int, watts: float, source: str) -> Accelerator:
@@ -72,4 +73,4 @@ def here(device: Device, precision: Precision, num_threads: int | None, cache: P
         gpu = torch.cuda.get_device_properties(0)
         return Accelerator(f"this {gpu.name}", kind, narrow, peak, int(gpu.total_memory), None, GPU_MFU, "measured here")
     memory = int(psutil.virtual_memory().total)
-    return Accelerator(f"this CPU, {threads} threads", kind, narrow, peak, memory, None, CPU_MFU, "measured here")
+    return Accelerator(f"this CPU, {threads} threads", kind, narrow, peak, memory, None, CPU_MFU[narrow], "measured here")

@@ -104,8 +104,6 @@ class TrainConfig(BaseModel):
     """Tokens whose logits are in memory at once. 0: chosen so that they take at most 8 MB, or 256 MB on a GPU."""
     compile: bool = False
     """torch.compile of each block: faster once compiled, which takes a minute, and seconds where it was compiled before."""
-    cost: CostConfig = Field(CostConfig(), json_schema_extra=GUARD)
-    """What devices and electricity cost, to tell what the training cost; no part of the recipe."""
 
     costs: CostConfig = Field(CostConfig(), json_schema_extra=GUARD)
     """Prices, for the cost of the run to be told; no part of the recipe."""

@@ -45,7 +45,7 @@ Line = dict[str, float | None]
 
 # What may change between a checkpoint and its resume: with other values training goes on right, but not bit for bit
 MACHINE = frozenset(
-    {"device", "num_threads", "ranks", "parallel", "compile", "activation_checkpointing", "loss_chunk", "precision", "cost"}
+    {"device", "num_threads", "ranks", "parallel", "compile", "activation_checkpointing", "loss_chunk", "precision"}
 )
 MAX_NAMED_DOCUMENTS = 8
 CULPRIT = "culprit.json"
