@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import pyarrow.parquet as pq
 from rich.console import Console
@@ -158,12 +158,13 @@ def plan(
     device = device if mfu is None else device._replace(mfu=mfu)
     data = _data("" if is_config else given, config)
     hours = _hours(budget, device, devices, config.pretrain.costs)
+    documents = config.pretrain.data.packing != "stream"
     for recompute in (False, True):
         # computed again, activations cost one forward pass of three
         slower = 4 / 3 if recompute else 1
         flops = hours * SECONDS_PER_HOUR * device.peak_flops * device.mfu / slower
         found = _affordable(flops, hours, device, data, wanted, tokens_per_parameter)
-        made, memory, sharded = _in_memory(found, device, devices, data.vocab_size, recompute=recompute)
+        made, memory, sharded = _in_memory(found, device, devices, data.vocab_size, documents=documents, recompute=recompute)
         if memory.total <= MEMORY_SHARE * device.memory_bytes:
             break
     tokens = made.steps * made.samples_per_pass * made.accumulation * found.model.shape.context_length
@@ -361,11 +362,12 @@ def _affordable(flops: float, hours: float, device: Accelerator, data: Data, wan
 
 
 def _in_memory(
-    found: Fit, device: Accelerator, devices: int, vocab_size: int, *, recompute: bool
+    found: Fit, device: Accelerator, devices: int, vocab_size: int, *, documents: bool, recompute: bool
 ) -> tuple[Schedule, Footprint, bool]:
     """The largest passes that fit, with whole models on each device or divided among them; the last that was tried, if none does."""
     context = found.model.shape.context_length
-    for shards in dict.fromkeys((1, devices)):
+    kinds: tuple[Literal["ddp", "fsdp"], ...] = ("ddp", "fsdp") if devices > 1 else ("ddp",)
+    for parallel in kinds:
         samples = max(1, MOST_TOKENS[device.kind] // context)
         while True:
             made = scaling.schedule(found, devices, samples)
@@ -376,15 +378,17 @@ def _in_memory(
                 of_device * context,
                 device=device.kind,
                 precision=device.precision,
-                shards=shards,
+                ranks=devices,
+                parallel=parallel,
                 recompute=recompute,
+                documents=documents,
             )
             if memory.total <= MEMORY_SHARE * device.memory_bytes:
-                return made, memory, shards > 1
+                return made, memory, parallel == "fsdp"
             if of_device == 1:
                 break
             samples = of_device // 2
-    return made, memory, shards > 1
+    return made, memory, parallel == "fsdp"
 
 
 def _model_keys(found: Fit, config: RunConfig, data: Data) -> dict[str, Any]:

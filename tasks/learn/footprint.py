@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 from models import presets
 from models.presets import ModelConfig
@@ -18,6 +19,8 @@ BLOCK_BYTES: dict[tuple[str, str], tuple[float, float, float]] = {
     ("bert", "bf16"): (24, 0, 4),
     ("bert", "fp32"): (32, 0, 8),
 }
+MASK_BYTES = {"bf16": 2, "fp32": 4}
+"""Of the mask that keeps attention inside documents, per pair of tokens of a sample: torch widens and keeps one for each block."""
 BLOCK_INPUT_BYTES = 4
 """What is kept of a block whose activations are computed again: its float32 input, per unit of hidden size."""
 ADAM_BYTES = 8
@@ -25,7 +28,7 @@ ADAM_BYTES = 8
 CHUNK_BYTES = {"cpu": 8 << 20, "cuda": 256 << 20}
 """Logits that the loss has in memory at once, in float32; with their gradient and a bfloat16 copy they take 2.5 times as much."""
 SLACK_SHARE, SLACK_BYTES = 0.25, 100 * 10**6
-"""Temporaries, and what an allocator holds and does not use: between 2 and 38 % beyond the sum (docs/plan.md)."""
+"""Temporaries, and what an allocator holds and does not use. With it, measured peaks are 0.82 to 1.02 of what is told (docs/plan.md)."""
 
 
 @dataclass(frozen=True)
@@ -54,24 +57,29 @@ def footprint(
     *,
     device: str = "cuda",
     precision: str = "bf16",
-    shards: int = 1,
+    ranks: int = 1,
+    parallel: Literal["ddp", "fsdp"] = "ddp",
     recompute: bool = False,
+    documents: bool = False,
 ) -> Footprint:
     """What training a fresh model with AdamW takes on each device.
 
     Args:
         tokens: of one forward pass on this device.
-        shards: devices among which weights, gradients and moments are divided (fsdp).
+        ranks: devices that train together.
+        parallel: fsdp divides weights, gradients and moments among them; ddp has them whole, and gradients once more in its buckets.
         recompute: whether the activations of blocks are computed again (activation_checkpointing).
+        documents: whether attention stays inside documents (every data.packing but `stream`).
     """
     shape, parameters = model.shape, presets.num_parameters(model, vocab_size)
+    shards = ranks if parallel == "fsdp" else 1
     narrow = 2 * presets.matmul_weights(model) if precision == "bf16" else 0
-    a_block = _block_bytes(model, precision)
+    a_block = _block_bytes(model, precision) + documents * MASK_BYTES[precision] * shape.context_length
     blocks = shape.num_layers * BLOCK_INPUT_BYTES * shape.hidden_size + a_block if recompute else shape.num_layers * a_block
     head = vocab_size * shape.hidden_size * (6 if precision == "bf16" else 4)
     parts = {
         "weights": (4 * parameters + narrow) / shards,
-        "gradients": 4 * parameters / shards,
+        "gradients": (8 if parallel == "ddp" and ranks > 1 else 4) * parameters / shards,
         "moments": ADAM_BYTES * parameters / shards,
         "activations": tokens * blocks,
         "loss": 2.5 * CHUNK_BYTES[device] + head + tokens * 4 * shape.hidden_size,
