@@ -382,6 +382,46 @@ def estimate(
 
 
 @app.command()
+def plan(
+    given: Annotated[
+        str,
+        typer.Argument(metavar="[DATA]", help="A version of tokens or documents, a run, `latest`, or a configuration file."),
+    ] = "",
+    gpu_hours: Annotated[float | None, typer.Option("--gpu-hours", help="Hours of one device, on all of them together.")] = None,
+    days: Annotated[float | None, typer.Option("--days", help="Days from beginning to end.")] = None,
+    money: Annotated[
+        float | None, typer.Option("--money", help="What it may cost, by pretrain.costs.price_per_hour or price_per_kwh.")
+    ] = None,
+    gpu: Annotated[str, typer.Option("--gpu", help="What trains: a100, h100, l4, rtx4090 …; a wrong name tells them all.")] = "",
+    here: Annotated[bool, typer.Option("--here", help="This machine trains; its peak is measured.")] = False,
+    gpus: Annotated[int, typer.Option("--gpus", min=1, help="How many of them.")] = 1,
+    mfu: Annotated[float | None, typer.Option("--mfu", min=0.001, max=1, help="Share of the peak that training reaches.")] = None,
+    tokens_per_parameter: Annotated[
+        float, typer.Option("--tokens-per-parameter", min=0.1, help="More: a smaller model, cheaper to serve.")
+    ] = 20.0,
+    config: Annotated[
+        str, typer.Option("--config", "-c", help="The configuration with family, vocabulary and prices; else the defaults.")
+    ] = "",
+    overrides: SetOption = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Everything as JSON.")] = False,
+) -> None:
+    """Say what model a budget pays for, its tokens, memory, time and cost; exit code 3 if it does not fit the device."""
+    from flows.plan import Budget, show
+    from flows.plan import plan as ask
+
+    if bool(gpu) == here:
+        raise _UsageError("say what trains: --gpu and its name (--gpu a100), or --here for this machine")
+    budget = Budget(gpu_hours, days, money)
+    found = ask(given, budget, "here" if here else gpu, gpus, config, overrides or [], mfu, tokens_per_parameter)
+    if as_json:
+        _write(json.dumps(found.as_json(), indent=1), None)
+    else:
+        show(found, out)
+    if not found.fits:
+        raise typer.Exit(EXIT_WARNING)
+
+
+@app.command()
 def promote(
     what: Annotated[str, typer.Argument(metavar="MODEL[:VERSION]", help="A registered model; without a version its challenger.")],
 ) -> None:

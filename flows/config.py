@@ -286,6 +286,12 @@ def require_sources(config: RunConfig) -> None:
         if (path := getattr(source, key, ""))
     }
     named |= {"forget.file": config.forget.file} if config.forget.file else {}
+    # a name on the hub, or of a version, is found out where it is read
+    given = {
+        "tokenise.tokeniser": config.tokenise.tokeniser,
+        "pretrain.model.from_checkpoint": config.pretrain.model.from_checkpoint,
+    }
+    named |= {key: path for key, path in given.items() if path.startswith("/")}
     missing = [
         f"{key}: no such file or folder (got {path})"
         for key, path in named.items()
