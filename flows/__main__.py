@@ -305,11 +305,11 @@ def read_by(
     form: Annotated[TableFormat, typer.Option("--format", "-f", help="How to show it.")] = TableFormat.table,
 ) -> None:
     """Say which tokens of which documents a training step learned from, or in which steps a document, source or domain was."""
+    _adopt_servers()
     if (step is not None) + bool(document) + bool(sources or domains) != 1:
         raise _UsageError("read-by: what is asked? Give one of --step, --document, or --source and --domain")
     if text and (sources or domains):
         raise _UsageError("--text: of --step and --document; sources and domains are told in numbers")
-    _adopt_servers()
     from flows import read_by as asked
     from flows.trained import find, training_of
 

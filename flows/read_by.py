@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterator, Mapping, Sequence
+from functools import reduce
+from operator import or_
 from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.dataset as pads
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
@@ -17,7 +18,6 @@ from rich.table import Table
 from expectations.schemas import AUGMENTED
 from flows.lineage import spellings
 from flows.trained import LATER, LEARNED, OUTLIER, Documents, Training
-from infra import dataset
 from infra.dataset import EXCERPT_CHARS
 from infra.errors import InputError
 from infra.whereabouts import LOOKED_UP
@@ -125,12 +125,10 @@ def show(answer: Answer, console: Console, num: int) -> None:
 
 def _named(training: Training, what: str) -> list[str]:
     """The doc_ids of what is meant, and of the copies that `augment` made of it."""
-    wanted = pa.array(spellings(what), pa.string())
-    ids = {what}
-    rows = _published(training)
+    wanted, ids, rows = pa.array(spellings(what), pa.string()), {what}, training.published
     if rows is not None:
-        for column in [name for name in LOOKED_UP if name in rows.schema.names]:
-            ids |= set(rows.to_table(["doc_id"], filter=pc.field(column).isin(wanted))["doc_id"].to_pylist())
+        named = reduce(or_, (pc.field(column).isin(wanted) for column in LOOKED_UP if column in rows.schema.names))
+        ids |= set(rows.to_table(["doc_id"], filter=named)["doc_id"].to_pylist())
         if COPIED_FROM in rows.schema.names:
             copies = pc.field(COPIED_FROM).isin(pa.array(sorted(ids), pa.string()))
             ids |= set(rows.to_table(["doc_id"], filter=copies)["doc_id"].to_pylist())
@@ -173,7 +171,7 @@ class _Named(NamedTuple):
 
 def _told(training: Training, spans: pa.Table, *, text: bool) -> list[dict[str, Any]]:
     """The rows of SPANS with their step, what it did, where the document is from, and the text where it is asked for."""
-    urls = _addresses(training, pc.unique(spans["doc_id"]))
+    urls = _looked_up(training, pc.unique(spans["doc_id"]), "url")
     shown = _texts(training, spans, urls) if text else []
     rows = []
     for number, one in enumerate(spans.to_pylist()):
@@ -217,18 +215,9 @@ def _times(spans: Sequence[Mapping[str, Any]], num_tokens: int) -> Ints:
     return np.cumsum(changes[:-1])
 
 
-def _published(training: Training) -> pads.Dataset | None:
-    return dataset.dataset(training.published.folder) if training.published else None
-
-
-def _addresses(training: Training, ids: pa.Array) -> dict[str, str]:
-    """doc_id → URL, as far as it is known."""
-    return _looked_up(training, ids, "url")
-
-
 def _looked_up(training: Training, ids: pa.Array, column: str) -> dict[str, str]:
     """doc_id → what the published documents say in a column, as far as they do."""
-    rows = _published(training)
+    rows = training.published
     if rows is None or column not in rows.schema.names:
         return {}
     found = rows.to_table(["doc_id", column], filter=pc.field("doc_id").isin(ids) & pc.field(column).is_valid())
@@ -254,7 +243,7 @@ def _of_source(training: Training, name: str) -> tuple[Flags, int]:
 def _of_domain(training: Training, name: str) -> tuple[Flags, int]:
     if "/" in name:
         raise InputError(f"--domain {name}: a domain has no scheme and no path, as in example.org; --document takes single pages")
-    rows = _published(training)
+    rows = training.published
     if rows is None or "host" not in rows.schema.names:
         raise InputError(
             f"--domain {name}: the documents behind {training.tokens.step}/{training.tokens.version} are gone from the store or have no "
@@ -314,14 +303,17 @@ def _summary_words(one: Mapping[str, Any]) -> str:
 
 
 def _span_table(spans: Sequence[Mapping[str, Any]]) -> Table:
+    columns = {"step": "step", "sample": "sample", "first_token": "first token", "num_tokens": "tokens", "num_targets": "targets"}
+    if all(one["num_targets"] == one["num_tokens"] for one in spans):
+        del columns["num_targets"]
     table = Table()
-    for heading in ("step", "sample", "document", "source", "first token", "tokens", "targets", "URL"):
-        number = heading in ("step", "sample", "first token", "tokens", "targets")
-        table.add_column(heading, justify="right" if number else "left", overflow="fold", no_wrap=number or heading == "document")
+    for heading in columns.values():
+        table.add_column(heading, justify="right", no_wrap=True)
+    for heading in ("document", "source", "URL"):
+        table.add_column(heading, overflow="fold", no_wrap=heading == "document")
     for one in spans:
-        numbers = [f"{one[name]:,}" for name in ("step", "sample", "first_token", "num_tokens", "num_targets")]
-        words = [escape(str(one[name] or "")) for name in ("doc_id", "source", "url")]
-        table.add_row(*numbers[:2], *words[:2], *numbers[2:], words[2])
+        numbers, words = [f"{one[name]:,}" for name in columns], [one[name] or "" for name in ("doc_id", "source", "url")]
+        table.add_row(*numbers, *map(escape, words))
     return table
 
 
@@ -333,25 +325,18 @@ def _span_words(one: Mapping[str, Any]) -> str:
 
 def _group_table(groups: Sequence[Mapping[str, Any]]) -> Table:
     table = Table()
-    headings = (
-        "",
-        "documents",
-        "of them read",
-        "held out",
-        "tokens",
-        "of them read",
-        "with repeats",
-        "samples",
-        "first step",
-        "last step",
-    )
-    names = ("documents", "documents_read", "documents_held_out", "tokens", "different_tokens_read", "tokens_read", "samples")
-    for heading in headings:
+    for heading in ("", "documents read", "held out", "tokens read", "with repeats", "samples", "steps"):
         table.add_column(heading, justify="right" if heading else "left", overflow="fold")
     for one in groups:
-        steps = ["–" if one[name] is None else f"{one[name]:,}" for name in ("first_step", "last_step")]
-        called = escape(next(f"{kind} {one[kind]}" for kind in ("source", "domain") if kind in one))
-        table.add_row(called, *(f"{one[name]:,}" for name in names), *steps)
+        table.add_row(
+            escape(next(f"{kind} {one[kind]}" for kind in ("source", "domain") if kind in one)),
+            f"{one['documents_read']:,} of {one['documents']:,}",
+            f"{one['documents_held_out']:,}",
+            f"{one['different_tokens_read']:,} of {one['tokens']:,}",
+            f"{one['tokens_read']:,}",
+            f"{one['samples']:,}",
+            f"{one['first_step']:,} to {one['last_step']:,}" if one["samples"] else "–",
+        )
     return table
 
 

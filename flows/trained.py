@@ -14,11 +14,12 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.dataset as pads
 from pydantic import ValidationError
 
 from flows.lineage import with_registry
 from infra import dataset, ledger, lineage, storage
-from infra.dataset import RUN, ShardSet, folder_of, open_version
+from infra.dataset import RUN, Manifest, ShardSet, folder_of, open_version
 from infra.errors import InputError
 from infra.graph import Graph
 from infra.settings import settings
@@ -54,8 +55,8 @@ class Training:
 
     model: ShardSet
     tokens: ShardSet
-    published: ShardSet | None
-    """What the tokens were made of; None: it is gone."""
+    published: pads.Dataset | None
+    """The documents that the tokens were made of; None: they are gone."""
     config: TrainConfig
     sampler: Sampler
     train: Documents
@@ -149,14 +150,8 @@ def training_of(model: ShardSet) -> Training:
         raise InputError(
             f"{name}: holds {model.schema_name}, and no model that was trained in steps; give a version of {PRETRAIN}"
         )
+    config = _config(manifest)
     made_of = _tokens(model, manifest.recipe["inputs"]["tokens"])
-    try:
-        config = TrainConfig.model_validate(manifest.recipe["config"])
-    except ValidationError as error:
-        raise InputError(
-            f"{name}: its configuration is that of another release ({error.errors()[0]['msg']} at "
-            f"{'.'.join(str(part) for part in error.errors()[0]['loc'])}); ask the release that trained it"
-        ) from error
     splits, facts, shards = made_of.manifest().facts["splits"], manifest.facts, made_of.shards()
     tables = {split: [(index, shards[index].read()) for index in splits[split]] for split in ("train", "test")}
     masked = _masked(model, config)
@@ -194,6 +189,17 @@ def _trained(graph: Graph, name: str) -> list[str]:
     return [one["path"] for one in versions if one["digest"] == node.facts["digest"]]
 
 
+def _config(manifest: Manifest) -> TrainConfig:
+    other = f"{manifest.step}/{manifest.version}: was trained by another release"
+    if "data" not in manifest.facts:
+        raise InputError(f"{other}, which did not note what its samples were made of; what it read cannot be told")
+    try:
+        return TrainConfig.model_validate(manifest.recipe["config"])
+    except ValidationError as error:
+        wrong = "; ".join(f"{'.'.join(map(str, one['loc']))}: {one['msg']}" for one in error.errors())
+        raise InputError(f"{other}, whose configuration means nothing here ({wrong}); ask that release") from error
+
+
 def _tokens(model: ShardSet, named: str) -> ShardSet:
     try:
         found: ShardSet = dataset.opened_inputs(model)["tokens"]
@@ -205,12 +211,12 @@ def _tokens(model: ShardSet, named: str) -> ShardSet:
     return found
 
 
-def _published(made_of: ShardSet) -> ShardSet | None:
+def _published(made_of: ShardSet) -> pads.Dataset | None:
     try:
         found: ShardSet = dataset.opened_inputs(made_of)["dataset"]
     except (StorageError, InputError):
         return None
-    return found
+    return dataset.dataset(found.folder)
 
 
 def _masked(model: ShardSet, config: TrainConfig) -> bool:
