@@ -8,11 +8,9 @@ from typing import Any
 import pyarrow.compute as pc
 from rich.console import Console
 
-from flows import read_by
-from flows.trained import PRETRAIN, training_of
 from infra import dataset, ledger, storage
 from infra.dataset import RUN, ShardSet
-from infra.errors import InputError
+from infra.errors import GristmillError, InputError
 from infra.steps import BESIDE
 from infra.whereabouts import DUPLICATES, LOOKED_UP, dropped_words
 from tasks.trim import REPEATS
@@ -49,7 +47,7 @@ def _canonical(what: str) -> str:
 def passport(doc: str, versions: list[ShardSet]) -> Iterator[tuple[ShardSet, str]]:
     """Each version that has a row for the document, or is a model that was trained on it, and what it says."""
     for version in versions:
-        if version.step == PRETRAIN and (words := _learned_words(version, doc)):
+        if version.schema_name == "model" and (words := _learned_words(version, doc)):
             yield version, words
         for row in _rows(version, doc, rejects=False):
             yield version, _kept_words(version, row)
@@ -110,9 +108,12 @@ def _where(version: ShardSet, row: dict[str, Any]) -> str:
 
 def _learned_words(model: ShardSet, doc: str) -> str:
     """What a training did with the document; empty: it had nothing to do with it."""
+    from flows.read_by import in_words
+    from flows.trained import training_of
+
     try:
-        return read_by.in_words(training_of(model), doc)
-    except InputError as error:
+        return in_words(training_of(model), doc)
+    except GristmillError as error:
         return f"what it learned from cannot be told: {error}"
 
 

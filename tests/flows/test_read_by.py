@@ -367,6 +367,24 @@ def test_a_model_whose_tokens_are_gone_says_what_to_do(trained: dict[str, Traine
         aside.rename(folder)
 
 
+def test_a_continued_model_tells_of_its_own_training_though_its_checkpoint_is_gone(
+    trained: dict[str, Trained], tmp_path: Path
+) -> None:
+    base = trained["masked"]
+    config = TrainConfig(**SMALL, model=ModelConfig(from_checkpoint=base.model.path), max_steps=2, warmup_steps=0, eval_batches=1)
+    with recorded("continued") as record:
+        model = pretrain(base.told.tokens, config=config)
+    folder, aside = Path(base.model.folder), tmp_path / "aside"
+    folder.rename(aside)
+    try:
+        told = training_of(model)
+        assert told.masked and told.as_json()["goes_on_from"] == base.model.path
+        spans = read_by.of_step(told, 2)["spans"]
+        assert sum(span["num_targets"] for span in spans) == (record[8].labels != IGNORED).sum()
+    finally:
+        aside.rename(folder)
+
+
 def test_models_are_found_by_the_names_that_lineage_takes(trained: dict[str, Trained]) -> None:
     mixed = trained["mixed"].model
     names = ["latest", mixed.version, f"pretrain/{mixed.version}", mixed.digest[:8], "mine:3", "run-mixed", mixed.folder]
