@@ -21,6 +21,7 @@ from tasks.learn.tokens import Tokens, TokenShard
 
 Ints = npt.NDArray[np.int64]
 Ints32 = npt.NDArray[np.int32]
+Flags = npt.NDArray[np.bool_]
 
 
 class Streams(NamedTuple):
@@ -99,6 +100,17 @@ class Windows:
         """What is in these rows."""
         return Pieces(*_window_pieces(rows, self.first_row, self._streams.first, self._streams.begin, self._context))
 
+    def holding(self, documents: Flags) -> Flags:
+        """(R,) which rows hold tokens of these documents (D,) of the streams."""
+        begin, first = self._streams.begin, self._streams.first
+        some = np.flatnonzero(documents & (np.diff(begin) > 0))
+        source = np.searchsorted(first, some, side="right") - 1
+        opens = begin[first[source]]
+        changes = np.zeros(self.first_row[-1] + 1, np.int64)
+        np.add.at(changes, self.first_row[source] + (begin[some] - opens) // self._context, 1)
+        np.add.at(changes, self.first_row[source] + (begin[some + 1] - opens - 1) // self._context + 1, -1)
+        return np.cumsum(changes[:-1]) > 0
+
     def num_cut(self) -> int:
         """Documents that lie in more than one row."""
         begin, first = self._streams.begin, self._streams.first
@@ -132,6 +144,13 @@ class Bins:
     def pieces(self, rows: Ints) -> Pieces:
         """What is in these rows."""
         return Pieces(*_bin_pieces(rows, self._first_piece, self._document, self._part, self._streams.begin, self._context))
+
+    def holding(self, documents: Flags) -> Flags:
+        """(R,) which rows hold tokens of these documents (D,) of the streams."""
+        held = np.zeros(self.first_row[-1], np.bool_)
+        pieces = np.flatnonzero(documents[self._document])
+        held[np.searchsorted(self._first_piece, pieces, side="right") - 1] = True
+        return held
 
     def num_cut(self) -> int:
         """Documents that lie in more than one row."""
