@@ -28,7 +28,7 @@ from rich.table import Table
 
 from flows.reconcile import tree
 from infra import ledger, storage, tracking
-from infra.dataset import RUN, ShardSet
+from infra.dataset import RUN
 from infra.orchestration import flow_run_url, is_step
 from tasks.learn import training_told
 from tasks.report import UNITS
@@ -113,7 +113,8 @@ def summary(run: Any, console: Console) -> None:
             + f" · {minutes:.1f} minutes",
             highlight=False,
         )
-        console.print(_trained_line(next(entry for entry in entries if entry.step == "pretrain").shards()), highlight=False)
+        model = next(entry for entry in entries if entry.step == "pretrain").shards()
+        console.print(training_told.line(trained, storage.read_json(model.file(RUN))), highlight=False, soft_wrap=True)
     console.print(f"Prefect run  {flow_run_url(str(run.id))}", soft_wrap=True, highlight=False)
     if track := tracking.find_run(str(run.id)):
         console.print(f"MLflow run   {track.url}", soft_wrap=True, highlight=False)
@@ -121,15 +122,6 @@ def summary(run: Any, console: Console) -> None:
         if entry.step in MADE:
             what, name = MADE[entry.step]
             console.print(f"{what:<12} {storage.join(entry.shards().folder, name)}", soft_wrap=True, highlight=False)
-
-
-def _trained_line(model: ShardSet) -> str:
-    """What was trained, which step is kept, and what it took, in a line."""
-    facts, run = model.manifest().facts, storage.read_json(model.file(RUN))
-    early = ", stopped early" if facts["stopped_early"] else ""
-    words = [training_told.kind(facts), f"{facts['num_parameters']:,} parameters"]
-    words += [f"step {facts['kept_step']:,} of {facts['steps']:,} is kept{early}", f"MFU {run['mfu']:.1%} on {run['device']}"]
-    return " · ".join([*words, *([training_told.cost(run)] if training_told.cost(run) else [])])
 
 
 def _snapshots(client: Any, run_id: UUID, since: datetime | None) -> Iterator[tuple[Any, list[Line], str]]:

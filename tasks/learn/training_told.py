@@ -104,3 +104,11 @@ def machine(run: Mapping[str, Any]) -> dict[str, str]:
 def cost(run: Mapping[str, Any]) -> str:
     """What it cost, where a price was given; else empty."""
     return f"{run['cost']:,.3g} {run['currency']}" if "cost" in run else ""
+
+
+def line(facts: Mapping[str, Any], run: Mapping[str, Any]) -> str:
+    """What was trained, which step is kept and what it took, in one line; `run` is its whole `run.json`."""
+    early = ", stopped early" if facts["stopped_early"] else ""
+    kept = f"step {facts['kept_step']:,} of {facts['steps']:,} is kept{early}"
+    words = [kind(facts), f"{facts['num_parameters']:,} parameters", kept, f"MFU {run['mfu']:.1%} on {run['device']}", cost(run)]
+    return " · ".join(word for word in words if word)

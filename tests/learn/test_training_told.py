@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from tasks.learn import training_told
+from tests.flows.made_model import FACTS, RUN
 
 DATA = {
     "packing": "best_fit",
@@ -79,3 +80,11 @@ def test_only_what_was_noted_of_the_machine_is_told() -> None:
         "Electricity, estimated": "2 Wh for the whole machine",
         "Cost": "1.5 EUR (3 device-hours x 0.5)",
     }
+
+
+def test_the_closing_line_of_a_run_has_family_kept_step_speed_and_cost() -> None:
+    assert training_told.line(FACTS, RUN) == (
+        "LLaMA-style causal language model · 158,016 parameters · step 520 of 540 is kept, stopped early · MFU 3.2% on cpu · 0.00938 USD"
+    )
+    free = {name: value for name, value in RUN.items() if not name.startswith("cost")}
+    assert training_told.line({**FACTS, "stopped_early": False}, free).endswith("step 520 of 540 is kept · MFU 3.2% on cpu")
