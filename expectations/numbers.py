@@ -32,6 +32,11 @@ OF_CLASSIFIER = {
 """What a trained classifier's version says of itself."""
 OF_INDEX = {"skipped_pair_share": "pairs that full buckets held back, among all that the buckets have: what was not compared"}
 """What an index says of itself."""
+FIGURES = ("heldout", "calibration", "robustness", "contamination", "tasks", "fairness", "bias", "toxicity")
+FIGURES += ("memorisation", "privacy", "hallucination", "efficiency")
+"""Families of the figures of an evaluation, by which their names begin: `heldout.perplexity`."""
+OF_SCORES = {"perplexity_of_uniform": "a model's perplexity ÷ that of guessing evenly: at 1 it has learnt nothing"}
+"""What an evaluation says beside its figures."""
 NUMBERS = {
     "num_rows": "rows",
     "duplicate_doc_ids": "rows beyond the first of their id",
@@ -44,6 +49,7 @@ NUMBERS = {
     "removal_rate": "share of extracted documents that is gone",
     **OF_CLASSIFIER,
     **OF_INDEX,
+    **OF_SCORES,
     **DRIFT,
     **AUDIT,
 }
@@ -52,5 +58,6 @@ PREFIXES = {
     LANGUAGE_SHARE: "share of one language, by its code",
     DUPLICATE_VALUES: "rows beyond the first of their value, by column",
     REMOVAL_RATE: "share that one step dropped, by step",
+    **{f"{family}.": "a figure of an evaluation, by its name" for family in FIGURES},
 }
 """Numbers whose name ends with what they are of."""

@@ -57,11 +57,11 @@ def rows() -> list[dict[str, Any]]:
 
 def published(name: str, parts: list[list[dict[str, Any]]], held_out: list[dict[str, Any]]) -> ShardSet:
     """A published version with these shards for training and one held out."""
-    folder = storage.join(dataset.folder_of("publish"), name)
+    recipe = {"step": "publish", "inputs": {}, "config": {"title": name}}
+    folder = storage.join(dataset.folder_of("publish"), dataset.version_of(recipe))
     shards = [pa.Table.from_pylist(part, schema=PUBLISHED) for part in [*parts, held_out]]
     receipts = [dataset.write_shard(folder, number, Outcome(one)) for number, one in enumerate(shards)]
     splits = {"train": list(range(len(parts))), "test": [len(parts)]}
-    recipe = {"step": "publish", "inputs": {}, "config": {"title": name}}
     dataset.seal(
         folder, step="publish", schema_name="published", recipe=recipe, receipts=receipts, files=[], facts={"splits": splits}
     )

@@ -12,8 +12,9 @@ from models import presets, tokeniser
 from models.presets import ModelConfig
 from models.tokeniser import TokeniserConfig
 from tasks.learn import metrics, tokens
-from tasks.learn.config import EvalConfig
+from tasks.learn.config import EvalConfig, SampleConfig
 from tasks.learn.metrics import EvaluationError
+from tasks.learn.scorer import Scorer
 from tasks.learn.tokens import TokenShard
 
 CONTEXT = 16
@@ -57,7 +58,7 @@ def document_nats(model: torch.nn.Module, ids: list[int]) -> tuple[float, int]:
 def test_the_figures_equal_those_of_scoring_token_by_token(shards: list[TokenShard], model_folder: Path) -> None:
     model = AutoModelForCausalLM.from_pretrained(model_folder)
     config = CONFIG.model_copy(update={"max_documents": 6, "batch_tokens": 50})
-    result = metrics.evaluate(model_folder, shards, config)
+    result = metrics.evaluate(Scorer(model_folder, config), shards, config)
     documents = [
         (
             row["doc_id"],
@@ -82,9 +83,8 @@ def test_the_figures_equal_those_of_scoring_token_by_token(shards: list[TokenSha
 
 
 def test_batching_does_not_change_the_figures(shards: list[TokenShard], model_folder: Path) -> None:
-    scores = [
-        metrics.evaluate(model_folder, shards, CONFIG.model_copy(update={"batch_tokens": size})).model for size in (1, 77, 8192)
-    ]
+    configs = [CONFIG.model_copy(update={"batch_tokens": size}) for size in (1, 77, 8192)]
+    scores = [metrics.evaluate(Scorer(model_folder, config), shards, config).model for config in configs]
     for other in scores[1:]:
         assert other.perplexity == pytest.approx(scores[0].perplexity, rel=1e-5)
         assert other.accuracy == scores[0].accuracy
@@ -96,7 +96,7 @@ def test_a_model_that_knows_nothing_needs_log2_of_the_vocabulary_for_each_token(
     folder = save_model(tmp_path / "model", str(tmp_path / "bytes"), zero=True)
     table = pa.table({"doc_id": ["1", "2"], "source": ["s", "s"], "text": ["hello world", "é" * 20]})
     shard = TokenShard(*tokens.encode_shard(table, str(tmp_path / "bytes")))
-    result = metrics.evaluate(folder, [shard], CONFIG)
+    result = metrics.evaluate(Scorer(folder, CONFIG), [shard], CONFIG)
     for score in (result.model, result.baselines[0]):
         assert (score.num_documents, score.num_tokens, score.num_bytes) == (2, 51, 51)
         assert score.perplexity == pytest.approx(260.0, rel=1e-6)
@@ -108,7 +108,7 @@ def test_the_unigram_baseline_is_the_smoothed_frequency_of_each_token(
 ) -> None:
     size = tokeniser.load(tokeniser_folder).get_vocab_size()
     counts = tokens.token_counts(shards[2:], size)
-    result = metrics.evaluate(model_folder, shards[:1], CONFIG, train_counts=counts)
+    result = metrics.evaluate(Scorer(model_folder, CONFIG), shards[:1], CONFIG, train_counts=counts)
     held_out = [token for token in shards[0].tokens.tolist() if token]
     nats = [-math.log((counts[token] + 1) / (counts.sum() + size)) for token in held_out]
     uniform, unigram = result.baselines
@@ -120,34 +120,34 @@ def test_the_unigram_baseline_is_the_smoothed_frequency_of_each_token(
 
 def test_nothing_to_score_and_alien_shards_are_errors(shards: list[TokenShard], model_folder: Path) -> None:
     with pytest.raises(EvaluationError, match="no held-out documents"):
-        metrics.evaluate(model_folder, shards[1:2], CONFIG)
+        metrics.evaluate(Scorer(model_folder, CONFIG), shards[1:2], CONFIG)
     row = {"doc_id": ["1"], "source": ["s"], "offset": [0], "num_tokens": [1], "num_bytes": [0]}
     with pytest.raises(EvaluationError, match="all empty"):
-        metrics.evaluate(model_folder, [TokenShard(np.zeros(1, np.uint16), pa.table(row))], CONFIG)
+        metrics.evaluate(Scorer(model_folder, CONFIG), [TokenShard(np.zeros(1, np.uint16), pa.table(row))], CONFIG)
     row["num_tokens"] = [2]
     with pytest.raises(EvaluationError, match="token 5000 is beyond"):
-        metrics.evaluate(model_folder, [TokenShard(np.array([5000, 0], np.uint16), pa.table(row))], CONFIG)
+        metrics.evaluate(Scorer(model_folder, CONFIG), [TokenShard(np.array([5000, 0], np.uint16), pa.table(row))], CONFIG)
     with pytest.raises(EvaluationError, match="7 token counts for a vocabulary of 300"):
-        metrics.evaluate(model_folder, shards, CONFIG, train_counts=np.zeros(7, np.int64))
+        metrics.evaluate(Scorer(model_folder, CONFIG), shards, CONFIG, train_counts=np.zeros(7, np.int64))
 
 
 def test_equal_seeds_give_equal_samples_and_a_prompt_does_not_change_its_neighbours(model_folder: Path) -> None:
-    prompts = ["read the file", "", "write " * 30]
-    first = metrics.sample_texts(model_folder, prompts, 10, seed=3, temperature=0.9, device_name="cpu")
-    again = metrics.sample_texts(model_folder, prompts, 10, seed=3, temperature=0.9, device_name="cpu")
-    other = metrics.sample_texts(model_folder, prompts, 10, seed=30, temperature=0.9, device_name="cpu")
-    alone = metrics.sample_texts(model_folder, prompts[:1], 10, seed=3, temperature=0.9, device_name="cpu")
+    scorer = Scorer(model_folder, CONFIG)
+    asked = SampleConfig(prompts=("read the file", "", "write " * 30), max_new_tokens=10, seed=3, temperature=0.9)
+    first, again = (metrics.sample_texts(scorer, asked) for _ in range(2))
+    other = metrics.sample_texts(scorer, asked.model_copy(update={"seed": 30}))
+    alone = metrics.sample_texts(scorer, asked.model_copy(update={"prompts": asked.prompts[:1]}))
     assert first == again and first != other and alone == first[:1]
-    assert [sample["prompt"] for sample in first] == prompts and any(sample["text"] for sample in first)
+    assert [sample["prompt"] for sample in first] == list(asked.prompts) and any(sample["text"] for sample in first)
 
 
 def test_without_temperature_the_seed_does_not_matter_and_the_random_state_is_kept(model_folder: Path) -> None:
-    before = torch.get_rng_state()
-    greedy = [metrics.sample_texts(model_folder, ["read"], 8, seed, 0.0, device_name="cpu") for seed in (1, 2)]
+    before, scorer = torch.get_rng_state(), Scorer(model_folder, CONFIG)
+    asked = [SampleConfig(prompts=("read",), max_new_tokens=8, seed=seed, temperature=0.0) for seed in (1, 2)]
+    greedy = [metrics.sample_texts(scorer, one) for one in asked]
     assert greedy[0] == greedy[1] and torch.equal(before, torch.get_rng_state())
 
 
-@pytest.mark.parametrize(("length", "temperature"), [(CONTEXT, 1.0), (4, -1.0)])
-def test_samples_that_cannot_be_made_are_refused(model_folder: Path, length: int, temperature: float) -> None:
-    with pytest.raises(EvaluationError, match="max_new_tokens must be below the context of 16"):
-        metrics.sample_texts(model_folder, ["a"], length, 1, temperature, device_name="cpu")
+def test_samples_that_cannot_be_made_are_refused(model_folder: Path) -> None:
+    with pytest.raises(EvaluationError, match="must be below the model's context of 16"):
+        metrics.sample_texts(Scorer(model_folder, CONFIG), SampleConfig(prompts=("a",), max_new_tokens=CONTEXT))
