@@ -21,8 +21,8 @@ import pyarrow.dataset as pads
 
 from expectations import kernels
 from expectations.counts import ShardCheck, ShardResult, combine, identity, not_applicable
-from expectations.page import Section
 from expectations.numbers import FIGURES, OF_SCORES
+from expectations.page import Section
 from expectations.profile import profile
 from expectations.schemas import OPTIONAL
 from expectations.suites import Expectation, Suite, SuiteError, did_you_mean, examined, read_suite, suite_names, suite_path

@@ -32,8 +32,10 @@ OF_CLASSIFIER = {
 """What a trained classifier's version says of itself."""
 OF_INDEX = {"skipped_pair_share": "pairs that full buckets held back, among all that the buckets have: what was not compared"}
 """What an index says of itself."""
-FIGURES = ("heldout", "calibration", "robustness", "contamination", "tasks", "fairness", "bias", "toxicity")
-FIGURES += ("memorisation", "privacy", "hallucination", "efficiency")
+FIGURES = (
+    *("heldout", "calibration", "robustness", "contamination", "tasks", "fairness"),
+    *("bias", "toxicity", "memorisation", "privacy", "hallucination", "efficiency"),
+)
 """Families of the figures of an evaluation, by which their names begin: `heldout.perplexity`."""
 OF_SCORES = {"perplexity_of_uniform": "a model's perplexity ÷ that of guessing evenly: at 1 it has learnt nothing"}
 """What an evaluation says beside its figures."""

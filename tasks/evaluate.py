@@ -1,16 +1,14 @@
 """evaluate: score a model on the documents of the test split, beside baselines it must beat, and let it write.
 
-Held-out scores by source and language, calibration, robustness to small faults, and the scores of documents that the training split has parts
-of beside those that it has not. Each figure has its number of documents and its interval; `items.parquet` has what each document gave, so
-that two models can be compared document by document (step `compare`). The documents' texts and languages are those of the version that
-the tokens were made from. What the figures must be like is said by the suite `scores`.
+Held-out scores by source and language, calibration, robustness to small faults, and the scores of documents that the training split has
+parts of beside those that it has not. Each figure has its number of documents and its interval; `items.parquet` has what each document
+gave, so that two models can be compared document by document (step `compare`). The documents' texts and languages are those of the
+version that the tokens were made from. What the figures must be like is said by the suite `scores`.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import resource
-import sys
 from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any
@@ -28,9 +26,8 @@ from infra import dataset, storage, tracking
 from infra.dataset import Counts, Outcome, ShardRef, ShardSet, bytes_digest, name_of, write_table
 from infra.errors import InputError
 from infra.steps import Output, step
-from tasks.learn.config import MODEL, TOKENISER, EvaluateConfig
+from tasks.learn.config import ITEMS, MODEL, SCORES, TOKENISER, EvaluateConfig
 
-SCORES, ITEMS = "scores.json", "items.parquet"
 TOKENISER_FILE = f"{TOKENISER}/tokenizer.json"
 
 
@@ -60,6 +57,8 @@ def evaluate(model: ShardSet, tokens: ShardSet, config: EvaluateConfig, out: Out
         GateFailed: the figures are not what the suite asks for.
     """
     from tasks.learn import calibration, heldout, metrics, robustness
+    from tasks.learn.device import peak_memory_bytes
+    from tasks.learn.dimensions import headline
     from tasks.learn.scorer import Scorer
     from tasks.learn.tokens import read_shard, token_counts
 
@@ -104,13 +103,13 @@ def evaluate(model: ShardSet, tokens: ShardSet, config: EvaluateConfig, out: Out
         **{f"perplexity.{one.name}": one.perplexity for one in result.baselines},
         "perplexity_of_uniform": result.model.perplexity / uniform.perplexity,
         "num_tokens": result.model.num_tokens,
-        **{one.name: one.value for one in heldout.headline(report.figures) if one.value is not None},
+        **{one.name: one.value for one in headline(report.figures) if one.value is not None},
         "efficiency.parameters": scorer.model.num_parameters(),
     }
     out.volatile = {
         "device": scorer.device,
         "device_reason": scorer.device_reason,
-        "efficiency": {"tokens_per_s": round(result.tokens_per_s, 1), "peak_memory_bytes": _peak_memory_bytes(scorer.device)},
+        "efficiency": {"tokens_per_s": round(result.tokens_per_s, 1), "peak_memory_bytes": peak_memory_bytes(scorer.device)},
     }
     out.facts |= _judged(report.table(), out.facts, config)
     if (track := tracking.current()) is not None:
@@ -164,7 +163,12 @@ def _halves(
         one = part.read()
         counts[one["run"].to_numpy()] += one["documents"].to_numpy()
     dirty, long = overlapping(runs, counts)
-    told = {"words": config.overlap_words, "dirty": int(dirty.sum()), "clean": int((~dirty).sum()), "too_short": int((~long).sum())}
+    told = {
+        "words": config.overlap_words,
+        "dirty": int(dirty.sum()),
+        "clean": int((~dirty).sum()),
+        "too_short": int((~long).sum()),
+    }
     return dirty, {"overlap": told}
 
 
@@ -193,13 +197,3 @@ def _judged(table: pa.Table, facts: Mapping[str, Any], config: EvaluateConfig) -
         lines = "\n".join(f"  {check.expectation} on {check.column!r}: {describe(check)}" for check in stopping)
         raise GateFailed(f"evaluate: the figures are not what suite {section.suite.name!r} asks for (evaluate.suite):\n{lines}")
     return {"suite": section.suite.name, "verdict": judge(section.results).value, "num_warnings": len(failed)}
-
-
-def _peak_memory_bytes(device: str) -> int:
-    """The most memory that this process had so far; on a GPU, what torch had there."""
-    if device == "cuda":
-        import torch
-
-        return int(torch.cuda.max_memory_allocated())
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak if sys.platform == "darwin" else peak * 1024

@@ -18,11 +18,14 @@ from pydantic import BaseModel, ConfigDict, Field
 from expectations.cards import certificate_files, contamination_told, mixture_told
 from expectations.croissant import hub_licence, sources_told
 from expectations.schemas import CERTIFICATE, CERTIFICATE_FOLDER
-from infra import ledger, lineage, storage, tracking
+from infra import leaderboard, ledger, lineage, storage, tracking
 from infra.dataset import RUN, Counts, Manifest, ShardSet, bytes_digest
+from infra.leaderboard import FIGURES_TAG, SCORES_TAG
 from infra.settings import settings
 from infra.steps import Output, step
-from tasks.learn.config import MODEL
+from tasks.learn.comparison import figure_of
+from tasks.learn.config import MODEL, SCORES
+from tasks.learn.dimensions import headline
 from tasks.text.classifier_card import judges_told, summary
 
 CARD, FACTS = "README.md", "model.json"
@@ -48,9 +51,12 @@ def registry(config: RegisterConfig) -> dict[str, str]:
 
 
 @step(schema="registry", fingerprint=registry)
-def register(model: ShardSet, dataset: ShardSet, scores: ShardSet, config: RegisterConfig, out: Output) -> None:
-    """Register the model as the next version of its name, with lineage; without MLflow only its card is written."""
-    trained, measured = model.manifest(), scores.manifest()
+def register(model: ShardSet, dataset: ShardSet, scores: list[ShardSet], config: RegisterConfig, out: Output) -> None:
+    """Register the model as the next version of its name, with lineage; without MLflow only its card is written.
+
+    `scores` are what `evaluate` measured, and after it what else was.
+    """
+    trained, measured = model.manifest(), scores[0].manifest()
     storage.write_json(storage.join(out.folder, FACTS), model_facts(config, trained, dataset, measured))
     out.keep_file(FACTS)
     made = [Manifest.model_validate(one.manifest) for one in lineage.chain([dataset.path])]
@@ -81,7 +87,7 @@ def register(model: ShardSet, dataset: ShardSet, scores: ShardSet, config: Regis
             name=config.name,
             folder=Path(folder),
             trained_on=dataset,
-            evaluated_on=scores,
+            evaluated_on=scores[0],
             params={"model_digest": model.digest, "num_parameters": trained.facts["num_parameters"], "version": model.version},
             metrics=numbers,
             tags={
@@ -89,10 +95,22 @@ def register(model: ShardSet, dataset: ShardSet, scores: ShardSet, config: Regis
                 "model.version": model.version,
                 "dataset.version": dataset.version,
                 **_contamination_tags(tested, certificate),
+                **score_tags(scores),
             },
             card=card.split("---\n", 2)[2],
         )
     out.volatile["registered"] = registered
+    if board := leaderboard.as_csv(leaderboard.rows(tracking.registered_models(config.name))):
+        track.page(f"leaderboard-{config.name}.csv", board)
+
+
+def score_tags(scores: Sequence[ShardSet]) -> dict[str, str]:
+    """Which versions have the scores, for comparisons, and the figures of all items with their intervals, for the leaderboard."""
+    told = [one for version in scores for one in json.loads(version.read_file(SCORES)).get("figures", ())]
+    return {
+        SCORES_TAG: ",".join(one.path for one in scores),
+        FIGURES_TAG: leaderboard.packed(one.as_json() for one in headline(map(figure_of, told))),
+    }
 
 
 def _contamination_tags(tested: Mapping[str, Any] | None, certificate: Mapping[str, bytes]) -> dict[str, str]:

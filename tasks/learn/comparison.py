@@ -7,9 +7,10 @@ forty metrics of two equal models one is called worse by chance, so look at few.
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from fnmatch import fnmatchcase
 from functools import lru_cache
 from typing import Any, Literal
@@ -17,8 +18,12 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
+import pyarrow.parquet as pq
 
-from tasks.learn.config import GateConfig
+from expectations.schemas import ITEMS as ITEMS_SCHEMA
+from infra.dataset import ShardSet
+from infra.errors import InputError
+from tasks.learn.config import ITEMS, SCORES, GateConfig
 from tasks.learn.figures import MAX_RESAMPLED_ITEMS, MIN_ITEMS, NUM_RESAMPLES, Z_95, Better, Figure, Form
 
 Floats = npt.NDArray[np.float64]
@@ -87,6 +92,31 @@ class Comparison:
         return (-self.high, -self.low) if self.better == "higher" else (self.low, self.high)
 
 
+def measured(versions: Sequence[ShardSet]) -> Measured:
+    """What these versions of scores say together of one model.
+
+    Raises:
+        InputError: one has no scores with figures.
+    """
+    figures: dict[str, Figure] = {}
+    tables, tokeniser = [ITEMS_SCHEMA.empty_table()], ""
+    for version in versions:
+        names = {entry.name for entry in version.manifest().files}
+        told = json.loads(version.read_file(SCORES)) if SCORES in names else {}
+        if "figures" not in told:
+            raise InputError(f"{version.step}/{version.version}: has no figures to compare; evaluate the model again")
+        figures |= {one["name"]: figure_of(one) for one in told["figures"]}
+        tokeniser = told.get("tokeniser", tokeniser)
+        if ITEMS in names:
+            tables.append(pq.read_table(pa.BufferReader(version.read_file(ITEMS))).cast(ITEMS_SCHEMA))
+    return Measured(" + ".join(f"{one.step}/{one.version}" for one in versions), figures, pa.concat_tables(tables), tokeniser)
+
+
+def figure_of(told: Mapping[str, Any]) -> Figure:
+    """A figure as `Figure.as_json` told it."""
+    return Figure(**{field.name: told[field.name] for field in fields(Figure) if field.name in told})
+
+
 def compare(challenger: Measured, champion: Measured, seed: int = 0) -> list[Comparison]:
     """Every metric that both have, in order of their names."""
     same_tokens = challenger.tokeniser == champion.tokeniser
@@ -109,7 +139,9 @@ def refusals(challenger: Measured, champion: Measured, rows: Sequence[Comparison
     compared = {row.name: row for row in rows}
     for name in listed(champion.figures, config):
         if name not in challenger.figures:
-            found.append(f"{name}: not measured for {challenger.name}, though it is for {champion.name}; evaluate it in the same way")
+            found.append(
+                f"{name}: not measured for {challenger.name}, though it is for {champion.name}; evaluate it in the same way"
+            )
             continue
         row = compared[name]
         accepted = config.tolerance * abs(row.champion or 0.0)
@@ -208,7 +240,9 @@ def _paired(one: Figure, other: Figure, mine: Cells, theirs: Cells, seed: int) -
     n, form, zero = len(mine), one.form, one.better == "zero"
     if n < MIN_ITEMS or min(mine.weights.sum(), theirs.weights.sum()) <= 0:
         return _row(one, other, None, n, paired=True, verdict="too small to tell")
-    value, beside = (_distance(_values(c.amounts.sum(0)[None], c.weights.sum()[None], form), zero=zero)[0] for c in (mine, theirs))
+    value, beside = (
+        _distance(_values(c.amounts.sum(0)[None], c.weights.sum()[None], form), zero=zero)[0] for c in (mine, theirs)
+    )
     difference = float(value - beside)
     if abs(difference) <= ROUNDING * max(abs(value), abs(beside)):
         return _row(one, other, (difference, difference, difference, 1.0), n, paired=True)

@@ -13,6 +13,8 @@ MODEL = "model"
 """Folder of a trained version that holds the Hugging Face model."""
 TOKENISER = "tokeniser"
 """Folder of a token version that holds the tokeniser."""
+SCORES, ITEMS = "scores.json", "items.parquet"
+"""Files of a version of scores: its `figures` and more, and what each item gave to them (expectations.schemas.ITEMS)."""
 
 Device = Literal["auto", "cuda", "cpu"]
 Precision = Literal["auto", "bf16", "fp32"]

@@ -6,7 +6,7 @@ The names of a masked model's scores say `pseudo`: it sees what follows, so they
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -160,8 +160,3 @@ def _difference(name: str, metric: _Metric, one: Mask, other: Mask, better: Bett
         return Figure(name, None, None, None, 0, better, metric.unit)
     first, second = (Cells(metric.amounts[mine][:, None], metric.weights[mine]) for mine in (one, other))
     return Figure(name, *apart(first, second, 0), n, better, metric.unit)
-
-
-def headline(figures: Sequence[Figure]) -> Iterator[Figure]:
-    """Figures of all documents, without those of single groups and halves."""
-    return (one for one in figures if not {"source", "language", "half"} & set(one.name.split(".")[2:]))

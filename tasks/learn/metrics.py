@@ -107,9 +107,7 @@ class _Rows:
     opens: Mask = field(default_factory=lambda: np.empty(0, bool))
 
 
-def evaluate(
-    scorer: Scorer, shards: Sequence[TokenShard], config: EvalConfig, *, train_counts: Ints | None = None
-) -> EvalResult:
+def evaluate(scorer: Scorer, shards: Sequence[TokenShard], config: EvalConfig, *, train_counts: Ints | None = None) -> EvalResult:
     """Score a model on the documents of `shards`, which its own tokeniser made.
 
     `train_counts` (V,) are the training data's token counts (tokens.token_counts) for the unigram baseline.
@@ -142,9 +140,8 @@ def ask(scorer: Scorer, shards: Sequence[TokenShard], chosen: Chosen, config: Ev
         EvaluationError: the shards are of another tokeniser.
     """
     count = len(chosen.row)
-    told = Told(
-        *(np.zeros(count) for _ in range(3)), gaps=np.zeros((count, NUM_BINS)), bins=np.zeros((NUM_BINS, 3))
-    )
+    nats, hits, brier = np.zeros((3, count))
+    told = Told(nats, hits, brier, gaps=np.zeros((count, NUM_BINS)), bins=np.zeros((NUM_BINS, 3)))
     for number, shard in enumerate(shards):
         mine = np.flatnonzero(chosen.shard == number)
         if len(mine):
@@ -232,9 +229,7 @@ def _add(logits: torch.Tensor, wanted: torch.Tensor, counts: Mask, row_document:
         brier = (chance.double() ** 2).sum(-1) - 2 * of_truth.double().exp() + 1
         hit = (likeliest.indices == truth).double()
         document = row_document[rows[some]]
-        nats, brier_of, hits, confidence = (
-            one.double().cpu().numpy() for one in (-of_truth, brier, hit, likeliest.values)
-        )
+        nats, brier_of, hits, confidence = (one.double().cpu().numpy() for one in (-of_truth, brier, hit, likeliest.values))
         place = bin_of(confidence)
         for sums, values in ((told.nats, nats), (told.hits, hits), (told.brier, brier_of)):
             np.add.at(sums, document, values)

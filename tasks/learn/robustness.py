@@ -55,7 +55,7 @@ def measure(
     mine = np.array([place[name] for name in table["doc_id"].to_pylist()], np.int64)
     names = table["doc_id"].to_pylist()
     bits, size = plain.told.nats[mine] / math.log(2), plain.documents.num_bytes[mine].astype(np.float64)
-    changed = {}
+    changed: dict[str, int] = {}
     for perturbation in config.robustness.perturbations:
         faults, changed[perturbation] = faulty(table, perturbation, config.robustness)
         shard = TokenShard(*encode_shard(faults, tokeniser_folder))
