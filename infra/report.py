@@ -14,7 +14,8 @@ from typing import Literal
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-from infra import plots
+from infra import plots, scores_page
+from infra.scores_page import Scores
 
 FOLDER = Path(__file__).resolve().parent
 MAX_LANGUAGES = 10
@@ -388,6 +389,7 @@ class ReportFacts:
     curve: Curve | None = None
     evaluation: Sequence[Evaluation] = ()
     generations: Sequence[Generation] = ()
+    scores: Scores | None = None
     costs: Sequence[StepCost] = ()
     validation: Validation | None = None
     audit: Audit | None = None
@@ -426,6 +428,8 @@ def render_report(facts: ReportFacts) -> str:
             cluster_sizes=_cluster_sizes(facts.clusters),
             fertility=_fertility(facts.tokenisation),
             curve=_curve(facts.curve),
+            reliability_plot=scores_page.reliability(facts.scores),
+            leaderboard=scores_page.board(facts.scores),
             ratios=_ratios(facts.audit),
             seconds=_bars({cost.step: cost.seconds for cost in facts.costs}, "Seconds per step"),
             energy=_bars({c.step: c.energy_wh for c in facts.costs if c.energy_wh is not None}, "Estimated energy per step"),

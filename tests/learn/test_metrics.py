@@ -1,12 +1,14 @@
 import math
+import random
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pytest
 import torch
 from torch.nn import functional
-from transformers import AutoModelForCausalLM
+from transformers import AutoModelForCausalLM, BertConfig, BertForMaskedLM
 
 from models import presets, tokeniser
 from models.presets import ModelConfig
@@ -18,6 +20,7 @@ from tasks.learn.scorer import Scorer
 from tasks.learn.tokens import TokenShard
 
 CONTEXT = 16
+WORDS = ["read", "write", "open", "close", "file", "folder", "error", "value", "returns", "list", "of", "the"]
 TINY = ModelConfig(
     preset="nano", hidden_size=32, num_layers=2, num_heads=4, num_kv_heads=2, intermediate_size=64, context_length=CONTEXT
 )
@@ -83,7 +86,7 @@ def test_the_figures_equal_those_of_scoring_token_by_token(shards: list[TokenSha
 
 
 def test_batching_does_not_change_the_figures(shards: list[TokenShard], model_folder: Path) -> None:
-    configs = [CONFIG.model_copy(update={"batch_tokens": size}) for size in (1, 77, 8192)]
+    configs = [CONFIG.model_copy(update={"batch_tokens": size, "max_documents": 12}) for size in (1, 77, 8192)]
     scores = [metrics.evaluate(Scorer(model_folder, config), shards, config).model for config in configs]
     for other in scores[1:]:
         assert other.perplexity == pytest.approx(scores[0].perplexity, rel=1e-5)
@@ -129,6 +132,78 @@ def test_nothing_to_score_and_alien_shards_are_errors(shards: list[TokenShard], 
         metrics.evaluate(Scorer(model_folder, CONFIG), [TokenShard(np.array([5000, 0], np.uint16), pa.table(row))], CONFIG)
     with pytest.raises(EvaluationError, match="7 token counts for a vocabulary of 300"):
         metrics.evaluate(Scorer(model_folder, CONFIG), shards, CONFIG, train_counts=np.zeros(7, np.int64))
+
+
+@pytest.fixture(scope="module")
+def masked(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, TokenShard]:
+    """A masked model with its tokeniser, and four documents, one of two windows and more."""
+    folder, chance = tmp_path_factory.mktemp("masked"), random.Random(1)
+    texts = [" ".join(chance.choices(WORDS, k=length)) for length in (3, 9, 15, 40)]
+    words = tokeniser.train(texts * 20, TokeniserConfig(kind="wordpiece", vocab_size=260, alphabet_size=60))
+    tokeniser.save(words, str(folder))
+    size = tokeniser.roles(str(folder)).vocab_size
+    shape: dict[str, Any] = {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 4, "intermediate_size": 64}
+    with torch.random.fork_rng():
+        torch.manual_seed(5)
+        model = BertForMaskedLM(BertConfig(vocab_size=size, max_position_embeddings=CONTEXT + 1, **shape))
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.mul_(4.0)
+    model.save_pretrained(folder)
+    table = pa.table({"doc_id": list("1234"), "source": ["s"] * 4, "text": texts})
+    return folder, TokenShard(*tokens.encode_shard(table, str(folder)))
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("every", [3, CONTEXT])
+def test_a_masked_model_is_scored_by_hiding_each_token_once(masked: tuple[Path, TokenShard], every: int) -> None:
+    folder, shard = masked
+    scorer = Scorer(folder, CONFIG.model_copy(update={"batch_tokens": 60}))
+    config = CONFIG.model_copy(update={"mask_every": every, "batch_tokens": 60})
+    told = metrics.evaluate(scorer, [shard], config).told
+    for number, row in enumerate(shard.docs.to_pylist()):
+        ids = shard.tokens[row["offset"] : row["offset"] + row["num_tokens"] - 1].tolist()
+        stream, nats, hits = [scorer.opening, *ids], 0.0, 0
+        for place in range(1, len(stream)):
+            window = (place - 1) // CONTEXT
+            end = min((window + 1) * CONTEXT, len(ids))
+            start = 0 if window == 0 else end - CONTEXT
+            fresh = 1 if window == 0 else window * CONTEXT + 1
+            seen = stream[start : end + 1]
+            for other in range(max(fresh, start + 1), end + 1):
+                if (other - place) % every == 0:
+                    seen[other - start] = scorer.words.mask_token_id
+            logits = scorer.model(input_ids=torch.tensor([seen])).logits[0, place - start]
+            nats += float(functional.cross_entropy(logits, torch.tensor(stream[place])))
+            hits += int(logits.argmax()) == stream[place]
+        assert told.nats[number] == pytest.approx(nats, rel=1e-5) and told.hits[number] == hits
+    if every == CONTEXT:  # one token at a time, as the scorer's own pseudo-log-likelihood
+        texts = [scorer.words.decode(shard.tokens[at : at + size - 1].tolist()) for at, size in zip([0], [4], strict=True)]
+        assert -told.nats[0] == pytest.approx(scorer.log_likelihoods([""], texts)[0][0], rel=1e-5)
+    assert metrics.sample_texts(scorer, SampleConfig()) == []
+
+
+@torch.no_grad()
+def test_brier_confidence_and_bins_are_those_of_the_plain_probabilities(shards: list[TokenShard], model_folder: Path) -> None:
+    config = CONFIG.model_copy(update={"max_documents": 3})
+    scorer = Scorer(model_folder, config)
+    result = metrics.evaluate(scorer, shards, config)
+    brier, bins = np.zeros(3), np.zeros((15, 3))
+    for number in range(3):
+        shard, row = shards[result.documents.shard[number]], int(result.documents.row[number])
+        first = int(shard.offsets[row])
+        ids = shard.tokens[first : first + int(shard.lengths[row]) - 1].tolist()
+        for place in range(len(ids)):
+            window = place // CONTEXT
+            end = min((window + 1) * CONTEXT, len(ids))
+            start = 0 if window == 0 else end - CONTEXT
+            logits = scorer.model(input_ids=torch.tensor([[0, *ids][start : place + 1]])).logits[0, -1]
+            chance = torch.softmax(logits.double(), -1).numpy()
+            brier[number] += float(((chance - np.eye(len(chance))[ids[place]]) ** 2).sum())
+            bins[min(int(chance.max() * 15), 14)] += [1, chance.max(), chance.argmax() == ids[place]]
+    assert result.told.brier == pytest.approx(brier, rel=1e-5)
+    assert result.told.bins == pytest.approx(bins, rel=1e-4)
+    assert result.told.gaps.sum(0) == pytest.approx(bins[:, 2] - bins[:, 1], rel=1e-4)
 
 
 def test_equal_seeds_give_equal_samples_and_a_prompt_does_not_change_its_neighbours(model_folder: Path) -> None:
