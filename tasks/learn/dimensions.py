@@ -21,7 +21,7 @@ DIMENSIONS: Mapping[str, tuple[str, ...]] = {
 BEYOND = ("contamination", "memorisation", "privacy", "hallucination")
 """Families of which HELM has no dimension."""
 GROUPED = frozenset({"source", "language", "half", "group"})
-"""A name with one of these after its second part is of one group."""
+"""A name with one of these between its second part and its last, which is the group's, is of one group."""
 NOT_MEASURED = "not measured"
 
 
@@ -59,4 +59,4 @@ def dimensions(figures: Iterable[Figure], efficiency: Mapping[str, float] | None
 
 def headline(figures: Iterable[Figure]) -> list[Figure]:
     """Figures of all items, without those of single groups."""
-    return [one for one in figures if not GROUPED & set(one.name.split(".")[2:])]
+    return [one for one in figures if not GROUPED & set(one.name.split(".")[2:-1])]

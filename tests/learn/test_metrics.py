@@ -13,11 +13,14 @@ from transformers import AutoModelForCausalLM, BertConfig, BertForMaskedLM
 from models import presets, tokeniser
 from models.presets import ModelConfig
 from models.tokeniser import TokeniserConfig
-from tasks.learn import metrics, tokens
-from tasks.learn.config import EvalConfig, SampleConfig
+from tasks.learn import metrics, robustness, tokens
+from tasks.learn.config import EvalConfig, EvaluateConfig, SampleConfig
+from tasks.learn.heldout import Report
 from tasks.learn.metrics import EvaluationError
 from tasks.learn.scorer import Scorer
 from tasks.learn.tokens import TokenShard
+
+from .conftest import make_table
 
 CONTEXT = 16
 WORDS = ["read", "write", "open", "close", "file", "folder", "error", "value", "returns", "list", "of", "the"]
@@ -204,6 +207,34 @@ def test_brier_confidence_and_bins_are_those_of_the_plain_probabilities(shards: 
     assert result.told.brier == pytest.approx(brier, rel=1e-5)
     assert result.told.bins == pytest.approx(bins, rel=1e-4)
     assert result.told.gaps.sum(0) == pytest.approx(bins[:, 2] - bins[:, 1], rel=1e-4)
+
+
+def test_documents_without_capitals_lose_nothing_by_lower_case_and_every_fault_is_paired_with_its_document(
+    model_folder: Path, tokeniser_folder: str
+) -> None:
+    table = make_table(20, seed=9)
+    shard = TokenShard(*tokens.encode_shard(table, tokeniser_folder))
+    config = EvaluateConfig(num_threads=1, device="cpu")
+    scorer, report = Scorer(model_folder, config), Report.empty()
+    result = metrics.evaluate(scorer, [shard], config)
+    some = table.slice(3, 9)
+    changed = robustness.measure(scorer, robustness.Plain(result.documents, result.told), some, tokeniser_folder, config, report)
+    found = {one.name: one for one in report.figures}
+    assert changed["lower_case"] == 0 and 5 <= changed["typos"] <= 9
+    same = found["robustness.lower_case.loss"]
+    assert (same.value, same.low, same.high) == (pytest.approx(0, abs=1e-6),) * 3 and same.n == 9 and same.small
+    items = report.items()
+    mine = {
+        name: items.filter(pa.compute.equal(items["metric"], f"robustness.{name}"))
+        for name in ("typos.bits_per_byte", "typos.loss")
+    }
+    assert all(one["item"].to_pylist() == some["doc_id"].to_pylist() for one in mine.values())
+    plain = result.told.nats[3:12] / math.log(2)
+    with_faults, loss = (one["amount"].to_numpy() for one in mine.values())
+    assert loss == pytest.approx(with_faults - plain)
+    typed, _ = robustness.faulty(some, "typos", config.robustness)
+    again = metrics.evaluate(scorer, [TokenShard(*tokens.encode_shard(typed, tokeniser_folder))], config)
+    assert again.told.nats / math.log(2) == pytest.approx(with_faults, rel=1e-5)
 
 
 def test_equal_seeds_give_equal_samples_and_a_prompt_does_not_change_its_neighbours(model_folder: Path) -> None:
