@@ -21,7 +21,7 @@ import pyarrow.dataset as pads
 
 from expectations import kernels
 from expectations.counts import ShardCheck, ShardResult, combine, identity, not_applicable
-from expectations.numbers import FIGURES, OF_SCORES
+from expectations.numbers import unmeasured
 from expectations.page import Section
 from expectations.profile import profile
 from expectations.schemas import OPTIONAL
@@ -102,13 +102,7 @@ def judged_table(title: str, table: pa.Table, suite_name: str, facts: Mapping[st
     suite = read_suite(suite_name) if suite_name in suite_names() else load_suite(suite_name)
     numbers = profile(pads.dataset(table), facts, asked=suite.numbers, whole=False)
     checks = combine([validate_shard(table, suite)], suite)
-    return Section(title, suite, [*checks, *check_dataset(numbers, suite, unmeasured(suite, facts))], numbers)
-
-
-def unmeasured(suite: Suite, facts: Mapping[str, float]) -> dict[str, str]:
-    """The figures of an evaluation that a suite asks for and that were not measured, with the reason."""
-    asked = [name for name in suite.numbers if name.startswith(tuple(f"{family}." for family in FIGURES)) or name in OF_SCORES]
-    return {name: "no evaluation measured it here" for name in asked if name not in facts}
+    return Section(title, suite, [*checks, *check_dataset(numbers, suite, unmeasured(suite.numbers, facts))], numbers)
 
 
 def _able(suite: Suite, names: Iterable[str]) -> tuple[Suite, list[CheckResult]]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection, Mapping
+
 LANGUAGE_SHARE, DUPLICATE_VALUES, REMOVAL_RATE = "language_share_", "duplicate_values_", "removal_rate_"
 DRIFT = {
     "drift_rows_ratio": "rows now ÷ rows before",
@@ -63,3 +65,13 @@ PREFIXES = {
     **{f"{family}.": "a figure of an evaluation, by its name" for family in FIGURES},
 }
 """Numbers whose name ends with what they are of."""
+
+
+def is_figure(name: str) -> bool:
+    """Whether this number is one that an evaluation says."""
+    return name in OF_SCORES or name.startswith(tuple(f"{family}." for family in FIGURES))
+
+
+def unmeasured(asked: Collection[str], facts: Mapping[str, float]) -> dict[str, str]:
+    """The figures of an evaluation among the numbers asked for that `facts` do not have, each with the reason."""
+    return {name: "no evaluation measured it here" for name in asked if is_figure(name) and name not in facts}

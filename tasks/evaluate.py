@@ -19,6 +19,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from expectations.cards import certificate_files
+from expectations.numbers import is_figure
 from expectations.schemas import CERTIFICATE
 from expectations.suites import suite_digest
 from expectations.verdict import GateFailed, describe, judge
@@ -190,7 +191,7 @@ def _judged(table: pa.Table, facts: Mapping[str, Any], config: EvaluateConfig) -
         return {}
     from expectations import gate
 
-    numbers = {name: value for name, value in facts.items() if "." in name or name == "perplexity_of_uniform"}
+    numbers = {name: value for name, value in facts.items() if is_figure(name)}
     section = gate.judged_table("evaluate", table, config.suite, numbers)
     failed = [check for check in section.results if not check.success]
     if stopping := [check for check in failed if check.severity == "critical"]:

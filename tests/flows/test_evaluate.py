@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import shutil
 from collections.abc import Iterator
@@ -11,11 +12,13 @@ from typing import Any, NamedTuple
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from rich.console import Console
 from safetensors.torch import load_file, save_file
 
 from expectations.schemas import PUBLISHED
 from expectations.verdict import GateFailed
 from flows import compare_models, promotion
+from flows.validation import validate_path
 from infra import dataset, ids, storage
 from infra.dataset import Outcome, ShardSet
 from infra.errors import InputError
@@ -248,6 +251,18 @@ def test_figures_that_break_the_suite_stop_the_step_and_are_named(made: Made, tm
     with pytest.raises(GateFailed, match=r"heldout\.perplexity.*at most 1\.5.*Train longer") as caught:
         evaluate(made.fresh, made.tokens, config=strict)
     assert "suite 'mine'" in str(caught.value)
+
+
+def test_the_figures_of_a_version_are_judged_at_the_command_line(made: Made, tmp_path: Path) -> None:
+    console = Console(file=io.StringIO(), width=200)
+    verdicts = [
+        validate_path(made.scores[name].folder, "scores", tmp_path, 1, console).value for name in ("fresh", "overfitted", "few")
+    ]
+    assert verdicts == ["passed", "warning", "warning"]
+    said = json.loads((tmp_path / "validation.json").read_text())
+    rows = {row["column"]: row for row in said["checks"]}
+    assert not rows["n"]["success"] or not rows["perplexity_of_uniform"]["success"]
+    assert rows["heldout.perplexity"]["observed"] == figures(made.scores["few"])["heldout.perplexity"]["value"]
 
 
 def test_documents_that_are_gone_are_told(made: Made, tmp_path: Path) -> None:
