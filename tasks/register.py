@@ -25,7 +25,8 @@ from infra.settings import settings
 from infra.steps import Output, step
 from tasks.learn.comparison import figure_of
 from tasks.learn.config import MODEL, SCORES
-from tasks.learn.dimensions import headline
+from tasks.learn.dimensions import Dimension, dimensions, headline
+from tasks.learn.figures import Figure
 from tasks.text.classifier_card import judges_told, summary
 
 CARD, FACTS = "README.md", "model.json"
@@ -66,7 +67,9 @@ def register(model: ShardSet, dataset: ShardSet, scores: list[ShardSet], config:
         storage.write_bytes(storage.join(out.folder, CERTIFICATE_FOLDER, name), data)
         out.keep_file(f"{CERTIFICATE_FOLDER}/{name}")
     tested = json.loads(certificate[Path(CERTIFICATE).name]) if certificate else None
-    card = model_card(config, trained, dataset, measured, storage.read_json(model.file(RUN)), *_origins(dataset), told, tested)
+    origins, quality = _origins(dataset), dimensions(_figures(scores))
+    run = storage.read_json(model.file(RUN))
+    card = model_card(config, trained, dataset, measured, run, *origins, told, tested, quality)
     storage.write_bytes(storage.join(out.folder, CARD), card.encode())
     out.keep_beside(CARD)
     out.counts = Counts(total=1, kept=1)
@@ -113,6 +116,11 @@ def score_tags(scores: Sequence[ShardSet]) -> dict[str, str]:
     }
 
 
+def _figures(scores: Sequence[ShardSet]) -> list[Figure]:
+    told = [json.loads(version.read_file(SCORES)).get("figures", ()) for version in scores]
+    return [figure_of(one) for figures in told for one in figures]
+
+
 def _contamination_tags(tested: Mapping[str, Any] | None, certificate: Mapping[str, bytes]) -> dict[str, str]:
     """What the registry says of contamination without opening a file."""
     if tested is None:
@@ -142,6 +150,7 @@ def model_card(
     judges: Sequence[str] = (),
     mixture: Sequence[Manifest] = (),
     certificate: Mapping[str, Any] | None = None,
+    quality: Sequence[Dimension] = (),
 ) -> str:
     """A model card in the Hugging Face format; every number on it comes from a manifest or from the training's own `run.json`.
 
@@ -151,6 +160,7 @@ def model_card(
         judges: the classifiers whose scores its documents were chosen by, and how good they are, in words.
         mixture: the audit of its filter, and what was sampled away and added, where that was done.
         certificate: of the decontamination of its documents; None where they were not tested.
+        quality: what was measured, by dimension.
     """
     facts, published = trained.facts, dataset.manifest()
     head = {
@@ -167,12 +177,13 @@ def model_card(
         f"{dataset.counts.kept:,} documents).\n\n"
         f"## Evaluation\n\n{_scores(measured)}\n"
         f"{_held_out(published.facts.get('held_out_by', 'none'))} Nothing here says how it does on other text.\n\n"
+        f"{_quality(quality)}"
         f"## Training\n\nSources of the data: {'; '.join(sources) or 'not known'}. {_cost(run, facts)}\n\n"
         f"{judges_told(judges)}"
         f"{mixture_told(mixture)}"
         f"{contamination_told(certificate)}"
         f"| setting | value |\n| --- | --- |\n{_settings(trained.recipe['config'])}\n\n"
-        "## Limits\n\nIt was not tuned to follow instructions, not tested for bias, hallucination or memorisation, and has no "
+        f"## Limits\n\nIt was not tuned to follow instructions{_untested(quality)}, and has no "
         f"guardrails. {published.recipe['config'].get('notice', '')}".rstrip()
         + f"\n\nWeights: version `{trained.version}`, digest `{trained.digest}`. Code `{trained.recipe['code']}`.\n"
     )
@@ -204,6 +215,30 @@ def _scores(measured: Manifest) -> str:
         f"| --- | ---: |{' ---: |' * len(baselines)}\n| perplexity per token | {got['perplexity']:.2f} | {against} |\n"
         f"| bits per byte | {got['bits_per_byte']:.3f} |{empty}\n| next-token accuracy | {got['accuracy']:.1%} |{empty}\n"
     )
+
+
+def _quality(quality: Sequence[Dimension]) -> str:
+    """Every dimension with its figures and intervals, or that it was not measured."""
+    if not quality:
+        return ""
+    rows = []
+    for row in quality:
+        rows += [f"| {row.name} | {_told(one)} | {one.n:,} |" for one in row.figures] or [f"| {row.name} | not measured | |"]
+    return "| dimension | figure (95 % interval) | items |\n| --- | --- | ---: |\n" + "\n".join(rows) + "\n\n"
+
+
+def _told(one: Figure) -> str:
+    if one.value is None or one.low is None or one.high is None:
+        return f"`{one.name}` too small to tell"
+    few = ", too small to tell" if one.small else ""
+    return f"`{one.name}` {one.value:.4g} ({one.low:.4g} to {one.high:.4g}) {one.unit}".rstrip() + few
+
+
+def _untested(quality: Sequence[Dimension]) -> str:
+    """What nobody has looked for, as part of a sentence."""
+    measured = {row.name for row in quality if row.figures}
+    words = [name for name in ("bias", "toxicity", "hallucination", "memorisation", "privacy") if name not in measured]
+    return f", not tested for {' or '.join([', '.join(words[:-1]), words[-1]] if words[1:] else words)}" if words else ""
 
 
 def _model_index(name: str, published: Manifest, measured: Manifest) -> list[dict[str, Any]]:
