@@ -23,9 +23,9 @@ from infra.dataset import RUN, Counts, Manifest, ShardSet, bytes_digest
 from infra.leaderboard import FIGURES_TAG, SCORES_TAG
 from infra.settings import settings
 from infra.steps import Output, step
-from tasks.learn.comparison import figure_of
-from tasks.learn.config import MODEL, SCORES
-from tasks.learn.dimensions import Dimension, dimensions, headline
+from tasks.learn.comparison import figures_of
+from tasks.learn.config import MODEL
+from tasks.learn.dimensions import Dimension, headline, of_versions
 from tasks.learn.figures import Figure
 from tasks.text.classifier_card import judges_told, summary
 
@@ -67,7 +67,7 @@ def register(model: ShardSet, dataset: ShardSet, scores: list[ShardSet], config:
         storage.write_bytes(storage.join(out.folder, CERTIFICATE_FOLDER, name), data)
         out.keep_file(f"{CERTIFICATE_FOLDER}/{name}")
     tested = json.loads(certificate[Path(CERTIFICATE).name]) if certificate else None
-    origins, quality = _origins(dataset), dimensions(_figures(scores))
+    origins, quality = _origins(dataset), of_versions(scores)
     run = storage.read_json(model.file(RUN))
     card = model_card(config, trained, dataset, measured, run, *origins, told, tested, quality)
     storage.write_bytes(storage.join(out.folder, CARD), card.encode())
@@ -109,16 +109,8 @@ def register(model: ShardSet, dataset: ShardSet, scores: list[ShardSet], config:
 
 def score_tags(scores: Sequence[ShardSet]) -> dict[str, str]:
     """Which versions have the scores, for comparisons, and the figures of all items with their intervals, for the leaderboard."""
-    told = [one for version in scores for one in json.loads(version.read_file(SCORES)).get("figures", ())]
-    return {
-        SCORES_TAG: ",".join(one.path for one in scores),
-        FIGURES_TAG: leaderboard.packed(one.as_json() for one in headline(map(figure_of, told))),
-    }
-
-
-def _figures(scores: Sequence[ShardSet]) -> list[Figure]:
-    told = [json.loads(version.read_file(SCORES)).get("figures", ()) for version in scores]
-    return [figure_of(one) for figures in told for one in figures]
+    shown = leaderboard.packed(one.as_json() for one in headline(figures_of(scores)))
+    return {SCORES_TAG: ",".join(one.path for one in scores), FIGURES_TAG: shown}
 
 
 def _contamination_tags(tested: Mapping[str, Any] | None, certificate: Mapping[str, bytes]) -> dict[str, str]:
@@ -228,8 +220,10 @@ def _quality(quality: Sequence[Dimension]) -> str:
 
 
 def _told(one: Figure) -> str:
-    if one.value is None or one.low is None or one.high is None:
+    if one.value is None:
         return f"`{one.name}` too small to tell"
+    if one.low is None or one.high is None:
+        return f"`{one.name}` {one.value:,.6g}"
     few = ", too small to tell" if one.small else ""
     return f"`{one.name}` {one.value:.4g} ({one.low:.4g} to {one.high:.4g}) {one.unit}".rstrip() + few
 

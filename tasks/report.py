@@ -61,7 +61,7 @@ from tasks.dedup import place_of
 from tasks.filter import meanings, passages
 from tasks.forget import taken_down
 from tasks.learn import dimensions
-from tasks.learn.comparison import figure_of
+from tasks.learn.comparison import figures_of
 from tasks.learn.config import SCORES
 from tasks.learn.figures import Figure
 from tasks.text.classifier import SCORES as CLASSIFIED
@@ -153,7 +153,7 @@ def report(versions: list[ShardSet], config: ReportConfig, out: Output) -> None:
     storage.write_bytes(storage.join(out.folder, PAGE), render_run(ledger.current_run(), versions, config).encode())
     out.keep_file(PAGE)
     if scored := _scored(versions):
-        storage.write_json(storage.join(out.folder, DIMENSIONS), [row.as_json() for row in _dimensions(scored)])
+        storage.write_json(storage.join(out.folder, DIMENSIONS), [row.as_json() for row in dimensions.of_versions(scored)])
         out.keep_file(DIMENSIONS)
     out.counts = Counts(total=len(versions), kept=len(versions))
 
@@ -560,29 +560,17 @@ def _scored(versions: Sequence[ShardSet]) -> list[ShardSet]:
     ]
 
 
-def _figures(scored: Sequence[ShardSet]) -> list[Figure]:
-    return [figure_of(one) for version in scored for one in storage.read_json(version.file(SCORES))["figures"]]
-
-
-def _dimensions(scored: Sequence[ShardSet]) -> list[dimensions.Dimension]:
-    """HELM's table, with what the clock said and the parameters."""
-    efficiency: dict[str, float] = {}
-    for version in scored:
-        facts = version.manifest().facts
-        efficiency |= {name.partition(".")[2]: value for name, value in facts.items() if name.startswith("efficiency.")}
-        efficiency |= _run(version).get("efficiency", {})
-    return dimensions.dimensions(_figures(scored), efficiency)
-
-
 def _scores(versions: Sequence[ShardSet], made: Mapping[str, ShardSet]) -> scores_page.Scores | None:
     """What was measured of the model, beside the champion and the other versions of its name."""
     scored = _scored(versions)
     if not scored:
         return None
     told = storage.read_json(made["evaluate"].file(SCORES)) if made.get("evaluate") in scored else {}
-    groups = [one for one in _figures(scored) if "bits_per_byte." in one.name and one.name.startswith("heldout.")]
+    groups = [one for one in figures_of(scored) if "bits_per_byte." in one.name and one.name.startswith("heldout.")]
     return scores_page.Scores(
-        dimensions=[scores_page.Dimension(row.name, [_shown(one) for one in row.figures]) for row in _dimensions(scored)],
+        dimensions=[
+            scores_page.Dimension(row.name, [_shown(one) for one in row.figures]) for row in dimensions.of_versions(scored)
+        ],
         groups=[_shown(one) for one in groups],
         reliability=[(point["confidence"], point["accuracy"]) for point in told.get("reliability", ())],
         notes=_notes(told),

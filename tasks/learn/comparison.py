@@ -112,6 +112,12 @@ def measured(versions: Sequence[ShardSet]) -> Measured:
     return Measured(" + ".join(f"{one.step}/{one.version}" for one in versions), figures, pa.concat_tables(tables), tokeniser)
 
 
+def figures_of(versions: Sequence[ShardSet]) -> list[Figure]:
+    """The figures of versions of scores, in their order; none of one from before there were any."""
+    told = [json.loads(version.read_file(SCORES)).get("figures", ()) for version in versions]
+    return [figure_of(one) for figures in told for one in figures]
+
+
 def figure_of(told: Mapping[str, Any]) -> Figure:
     """A figure as `Figure.as_json` told it."""
     return Figure(**{field.name: told[field.name] for field in fields(Figure) if field.name in told})

@@ -6,6 +6,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from infra import storage
+from infra.dataset import RUN, ShardSet
+from tasks.learn.comparison import figures_of
 from tasks.learn.figures import Figure
 
 DIMENSIONS: Mapping[str, tuple[str, ...]] = {
@@ -55,6 +58,16 @@ def dimensions(figures: Iterable[Figure], efficiency: Mapping[str, float] | None
         for name, families in DIMENSIONS.items()
     ]
     return rows + [Dimension(family, by_family[family]) for family in BEYOND if family in by_family]
+
+
+def of_versions(versions: Sequence[ShardSet]) -> list[Dimension]:
+    """The table of these versions of scores, with what their facts and the clock say of efficiency."""
+    efficiency: dict[str, float] = {}
+    for version in versions:
+        facts = version.manifest().facts
+        efficiency |= {name.partition(".")[2]: value for name, value in facts.items() if name.startswith("efficiency.")}
+        efficiency |= storage.read_json(version.file(RUN)).get("efficiency", {})
+    return dimensions(figures_of(versions), efficiency)
 
 
 def headline(figures: Iterable[Figure]) -> list[Figure]:
