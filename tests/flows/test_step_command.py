@@ -261,7 +261,11 @@ def test_a_model_is_made_scored_and_described_by_single_steps(made: Made, tmp_pa
     trained, registered = read_manifest(folders["pretrain"]), Path(folders["register"])
     card = (registered / "README.md").read_text()
     assert trained.digest in card and "unigram baseline" in card and "| model.preset | nano |" in card
-    assert "| accuracy | `heldout.perplexity` " in card and "| bias | not measured | |" in card and "`efficiency.tokens_per_s`" in card
+    assert (
+        "| accuracy | `heldout.perplexity` " in card
+        and "| bias | not measured | |" in card
+        and "`efficiency.tokens_per_s`" in card
+    )
     assert "not tested for bias, toxicity, hallucination, memorisation or privacy, and has no guardrails" in card
     assert "Trained on cpu" in card  # which differs from machine to machine, so the digest does not name the card
     assert [file.name for file in read_manifest(str(registered)).files] == ["model.json"]
