@@ -132,7 +132,7 @@ def compare(challenger: Measured, champion: Measured, seed: int = 0) -> list[Com
         one, other = challenger.figures[name], champion.figures[name]
         if not same_tokens and name.startswith(PER_TOKEN):
             rows.append(_row(one, other, None, 0, paired=False, verdict="other tokens"))
-        elif name in mine and name in theirs:
+        elif name in mine and name in theirs and _gives(one, mine[name]) and _gives(other, theirs[name]):
             rows.append(_paired(one, other, *_common(mine[name], theirs[name], one.form), seed))
         else:
             rows.append(_unpaired(one, other))
@@ -187,6 +187,21 @@ def _by_metric(items: pa.Table) -> Iterator[tuple[str, pa.Table]]:
     bounds = np.searchsorted(code[order], np.arange(len(coded.dictionary) + 1))
     for number, name in enumerate(coded.dictionary.to_pylist()):
         yield name, items.take(pa.array(order[bounds[number] : bounds[number + 1]]))
+
+
+def _gives(made: Figure, items: pa.Table) -> bool:
+    """Whether a figure is what its items come to; some, as BLEU of a corpus, are no ratio of sums."""
+    if made.value is None:
+        return True
+    amounts, weights = items["amount"].to_numpy(), items["weight"].to_numpy()
+    if made.form == "gap":
+        groups = items["group"].combine_chunks().dictionary_encode().indices.to_numpy()
+        sums: Floats = np.bincount(groups, amounts).astype(np.float64)[None]
+    else:
+        sums = amounts.sum(keepdims=True)[None]
+    with np.errstate(divide="ignore", invalid="ignore"):
+        value = float(_values(sums, weights.sum(keepdims=True), made.form)[0])
+    return math.isclose(value, made.value, rel_tol=1e-6, abs_tol=1e-9)
 
 
 def _common(one: pa.Table, other: pa.Table, form: Form) -> tuple[Cells, Cells]:

@@ -230,3 +230,19 @@ def test_a_calibrated_model_has_a_small_error_and_the_same_one_made_surer_a_larg
     assert values["calibrated"].value < 0.03 < 0.1 < values["sure"].value  # type: ignore[operator]
     row = one(made["sure"], made["calibrated"])
     assert (row.verdict, row.paired) == ("worse", True)
+
+
+def test_items_that_do_not_give_their_figure_are_not_compared_item_by_item() -> None:
+    """Some figures, as corpus BLEU, are no ratio of sums: what their items say is another number."""
+    base = hard(100)
+    other = {}
+    for name, amounts in (("a", base + 3), ("b", base)):
+        made = measured(name, amounts, better="higher")
+        value = float(amounts.mean() ** 2)
+        shown = Figure(BITS, value, value - 5, value + 5, 100, "higher")
+        other[name] = Measured(name, {BITS: shown}, made.items, "t")
+    row = one(other["a"], other["b"])
+    assert not row.paired and row.difference == pytest.approx((base.mean() + 3) ** 2 - base.mean() ** 2)
+    assert row.verdict == "better"
+    without = Measured("a", {BITS: Figure(BITS, 9.0, None, None, 100, "higher")}, ITEMS.empty_table(), "t")
+    assert one(without, other["b"]).verdict == "too small to tell"
