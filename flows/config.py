@@ -28,7 +28,7 @@ from tasks.dedup import DedupConfig
 from tasks.enrol import EnrolConfig
 from tasks.forget import ForgetConfig
 from tasks.index import EARLIER
-from tasks.learn.config import EvaluateConfig, TrainConfig
+from tasks.learn.config import EvaluateConfig, GateConfig, TrainConfig
 from tasks.publish import PublishConfig
 from tasks.quality import QualityConfig
 from tasks.rebalance import RebalanceConfig
@@ -124,6 +124,8 @@ class RunConfig(BaseModel):
     """Which model is trained, and how."""
     evaluate: EvaluateConfig = EvaluateConfig()
     """How the model is measured."""
+    gate: GateConfig = GateConfig()
+    """What a new model must not be worse in than the champion of its name."""
     register_: RegisterConfig = Field(RegisterConfig(), alias="register")
     """Where the model is registered."""
     report: ReportConfig = ReportConfig()
