@@ -137,7 +137,17 @@ class HallucinationConfig(BaseModel):
     sure_probability: float = Field(0.5, gt=0, lt=1)
     """An answer whose tokens the model gives at least this probability, in geometric mean, counts as given with confidence."""
     abstentions: tuple[str, ...] = (
-        *("i don't know", "i do not know", "don't know", "do not know", "not known", "unknown", "unclear", "not sure", "uncertain"),
+        *(
+            "i don't know",
+            "i do not know",
+            "don't know",
+            "do not know",
+            "not known",
+            "unknown",
+            "unclear",
+            "not sure",
+            "uncertain",
+        ),
         *("no information", "cannot be determined", "cannot answer", "can't answer", "no such", "does not exist", "n/a"),
     )
     """Words that say there is no answer, in small letters."""

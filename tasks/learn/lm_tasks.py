@@ -1,0 +1,320 @@
+"""lm-evaluation-harness on a model of ours: rows of a user's, task files, and its own tasks, with the data from local files.
+
+The one door of lm-eval. A task becomes a small YAML file that includes what it overrides, with a local `json` or `parquet` data set in
+place of the hub's and its cache in the work folder. Every context begins with the end-of-text token that opens documents in training,
+which is lm-eval's `add_bos_token=True`. One batch size, no bootstrap, fixed seeds: equal inputs give equal scores. Costs 1 s of imports
+and one forward pass over the questions; a task from the hub besides the 7 s in which lm-eval reads all its task files.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import io
+import logging
+import math
+import random
+import re
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import httpx
+import lm_eval
+import numpy as np
+import pyarrow as pa
+import torch
+import yaml
+from lm_eval.models.huggingface import HFLM
+from lm_eval.tasks import TaskManager
+from tokenizers.processors import TemplateProcessing
+
+from infra.errors import InputError
+from tasks.learn import figures, text_metrics
+from tasks.learn.benchmark_config import TaskConfig
+from tasks.learn.figures import Better, Figure
+from tasks.learn.lm_rows import task_of_rows, write_rows
+from tasks.learn.scorer import Scorer
+
+SEEDS = {"random": 0, "others": 1234}
+"""lm-eval's own (its defaults.py)."""
+MAX_NEW_TOKENS = 256
+"""Longest answer where a task says nothing: lm-eval's own."""
+ROLLING = ("word_perplexity", "byte_perplexity", "bits_per_byte")
+"""Metrics of whole texts, given as (log-likelihood, words or bytes)."""
+
+
+class TaskError(InputError):
+    """A task that cannot be run as it is configured."""
+
+
+@dataclass
+class Asked:
+    """What a task gave: figures, items, and the settings that a reader of the figures needs."""
+
+    figures: list[Figure] = field(default_factory=list)
+    items: list[pa.Table] = field(default_factory=list)
+    settings: dict[str, Any] = field(default_factory=dict)
+
+
+def run(scorer: Scorer, tasks: Sequence[TaskConfig], work: Path) -> Asked:
+    """Run tasks on a causal model; `work` is a local folder for their files and caches.
+
+    Raises:
+        TaskError: there is no such task, its rows are not what its kind needs, or its data is neither local nor to be had from the hub.
+    """
+    work.mkdir(parents=True, exist_ok=True)
+    asked = Asked()
+    with _quiet(), _seeded():
+        for task in tasks:
+            _add(asked, task, _evaluate(scorer, task, work))
+    return asked
+
+
+def _evaluate(scorer: Scorer, task: TaskConfig, work: Path) -> dict[str, Any]:
+    """lm-eval's results of one task."""
+    loaded = _load(task, work)
+    for one in loaded["tasks"].values():
+        shots = task.num_fewshot if task.num_fewshot is not None else one.get_config("num_fewshot")
+        one.set_config(key="num_fewshot", value=shots or 0)
+        one.set_fewshot_seed(seed=SEEDS["others"])
+        if one.OUTPUT_TYPE == "generate_until":
+            wanted = (one.get_config("generation_kwargs") or {}).get("max_gen_toks", MAX_NEW_TOKENS)
+            # a short context keeps half of it for the question; lm-eval would refuse
+            room = {"max_gen_toks": min(int(wanted), scorer.context_length // 2)}
+            one.set_config(key="generation_kwargs", value=room, update=True)
+    rolling = any(one.OUTPUT_TYPE == "loglikelihood_rolling" for one in loaded["tasks"].values())
+    found: dict[str, Any] = lm_eval.evaluate(
+        lm=_model(scorer, opened=not rolling), task_dict=loaded, limit=task.limit, bootstrap_iters=0, log_samples=True
+    )
+    return found
+
+
+def _model(scorer: Scorer, *, opened: bool) -> HFLM:
+    """Our model as lm-eval's; `opened`: contexts get the opening token (whole texts get it from lm-eval itself)."""
+    words = copy.deepcopy(scorer.words)
+    if opened:
+        token = words.convert_ids_to_tokens(scorer.opening)
+        words.backend_tokenizer.post_processor = TemplateProcessing(
+            single=f"{token} $A", special_tokens=[(token, scorer.opening)]
+        )
+    return HFLM(
+        pretrained=scorer.model,
+        tokenizer=words,
+        batch_size=max(1, scorer.batch_tokens // scorer.context_length),
+        max_length=scorer.context_length,
+        add_bos_token=opened,
+        prefix_token_id=scorer.opening,
+        mixed_precision_dtype="bfloat16" if scorer.precision == "bf16" else None,
+    )
+
+
+def _load(task: TaskConfig, work: Path) -> Any:
+    """The task's objects, with their data read."""
+    local = bool(task.path or task.files)
+    try:
+        if local:
+            return TaskManager(include_defaults=False).load([_task_file(task, work)])
+        return TaskManager().load([task.name])
+    except KeyError as error:
+        raise _unknown(task) if not local else _unreadable(task, error) from error
+    except (OSError, ValueError, httpx.HTTPError) as error:
+        if isinstance(error, InputError):
+            raise
+        if local:
+            raise _unreadable(task, error) from error
+        files = ", ".join(f"{split}: PATH" for split in _splits(task.name))
+        raise TaskError(
+            f"benchmark.tasks {task.name}: its data could not be had from the hub ({_first_line(error)}); let this machine reach it, or "
+            f"give local files with the same columns: files: {{{files}}}"
+        ) from error
+
+
+def _unknown(task: TaskConfig) -> TaskError:
+    own = " with data of its own" if task.files else ""
+    return TaskError(
+        f"benchmark.tasks {task.name}: lm-eval has no task of that name{own}; give a `path`, or one of the names that `lm-eval ls tasks` "
+        "lists"
+    )
+
+
+def _unreadable(task: TaskConfig, error: Exception) -> TaskError:
+    return TaskError(
+        f"benchmark.tasks {task.name}: lm-eval cannot read {', '.join(task.paths())}: {_first_line(error)}; mend the file, its splits or "
+        "its columns"
+    )
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
+
+
+def _task_file(task: TaskConfig, work: Path) -> str:
+    """The task as a YAML file in the work folder, its data local."""
+    if task.kind:
+        return _write(work, task.name, _of_rows(task, work))
+    if task.path:
+        return _write(work, task.name, {"include": task.path, "task": task.name, **_data(_files_of(task), work)})
+    found = _own_file(task.name)
+    if found is None:
+        raise _unknown(task)
+    return _write(work, task.name, {"include": found, "task": task.name, **_data(task.files, work)})
+
+
+def _own_file(name: str) -> str | None:
+    """The file of lm-eval's that defines a single task; a look into all is 30 times faster than to have lm-eval read them."""
+    defines = re.compile(rf"""^["']?task["']?:\s*["']?{re.escape(name)}["']?\s*$""".encode(), re.MULTILINE)
+    folder = Path(lm_eval.__file__).parent / "tasks"
+    return next((str(path) for path in sorted(folder.rglob("*.yaml")) if defines.search(path.read_bytes())), None)
+
+
+def _splits(name: str) -> list[str]:
+    """The splits that a task of lm-eval's own reads."""
+    config = _read(path) if (path := _own_file(name)) else {}
+    return [str(config[key]) for key in ("test_split", "validation_split", "fewshot_split") if config.get(key)][:2] or ["test"]
+
+
+def _read(path: str) -> dict[str, Any]:
+    """A task file with what it includes, its functions unresolved."""
+    with tempfile.TemporaryDirectory(prefix="gristmill-") as folder:
+        _write(Path(folder), "read", {"include": path, "task": "read"})
+        read = TaskManager(include_defaults=False, include_path=folder).task_index
+    return dict(read["read"].cfg or {}) if "read" in read else {}
+
+
+def _write(work: Path, name: str, config: Mapping[str, Any]) -> str:
+    path = work / f"{name}.yaml"
+    path.write_text(yaml.safe_dump(dict(config), sort_keys=False, allow_unicode=True), encoding="utf-8")
+    return str(path)
+
+
+def _data(files: Mapping[str, str | list[str]], work: Path) -> dict[str, Any]:
+    """The keys of a task file that name its data."""
+    first = next(iter(files.values()))
+    kind = "parquet" if Path(first if isinstance(first, str) else first[0]).suffix == ".parquet" else "json"
+    kwargs = {"data_files": dict(files), "cache_dir": str(work / "cache")}
+    return {"dataset_path": kind, "dataset_name": None, "dataset_kwargs": kwargs}
+
+
+def _files_of(task: TaskConfig) -> dict[str, str | list[str]]:
+    """The local data of a user's task file; its paths are meant from the file's own folder."""
+    path = Path(str(task.path))
+    config = _read(str(path))
+    given = (config.get("dataset_kwargs") or {}).get("data_files")
+    if config.get("dataset_path") not in ("json", "parquet") or not given:
+        raise TaskError(
+            f"benchmark.tasks {task.name}: {path}: wants dataset_path json or parquet and dataset_kwargs.data_files with local paths (got "
+            f"dataset_path {config.get('dataset_path')!r})"
+        )
+    files = given if isinstance(given, dict) else {"test": given}
+    return {
+        split: [str(path.parent / name) for name in ([names] if isinstance(names, str) else names)]
+        for split, names in files.items()
+    }
+
+
+def _of_rows(task: TaskConfig, work: Path) -> dict[str, Any]:
+    """A task of a user's rows, which are written in one form."""
+    config, rows = task_of_rows(task)
+    path = work / f"{task.name}.jsonl"
+    write_rows(path, rows)
+    return {**config, **_data({"test": str(path)}, work)}
+
+
+def _add(asked: Asked, task: TaskConfig, found: Mapping[str, Any]) -> None:
+    """Figures and items of a task from what lm-eval logged of each row; those of a group's tasks are pooled, each row counting once."""
+    rows = [(leaf, row) for leaf, many in found["samples"].items() for row in many]
+    for metric, rule in sorted({(metric, row["filter"]) for _, row in rows for metric in row["metrics"]}):
+        mine = [(leaf, row) for leaf, row in rows if row["filter"] == rule and metric in row]
+        name = f"tasks.{task.name}.{metric}" + ("" if rule == "none" else f".{rule}")
+        _add_metric(asked, name, metric, mine, found)
+    if task.kind == "generate":
+        made, kept = text_metrics.score_texts(
+            f"tasks.{task.name}",
+            [_item(row) for _, row in rows],
+            [str(row["filtered_resps"][0]).strip() for _, row in rows],
+            [str(row["target"]).strip() for _, row in rows],
+        )
+        # lm-eval's exact match compares the strings as they are; SQuAD's is ours
+        asked.figures = [one for one in asked.figures if one.name != f"tasks.{task.name}.exact_match"] + made
+        asked.items = [one for one in asked.items if one["metric"][0].as_py() != f"tasks.{task.name}.exact_match"] + kept
+    if task.kind == "choice":
+        _add_macro_f1(asked, task, [row for _, row in rows])
+    asked.settings[task.name] = {
+        "num_rows": sum(size["effective"] for size in found["n-samples"].values()),
+        "num_fewshot": max(found["n-shot"].values(), default=0),
+        "versions": {leaf: str(version) for leaf, version in found["versions"].items()},
+    }
+
+
+def _add_metric(
+    asked: Asked, name: str, metric: str, rows: Sequence[tuple[str, Mapping[str, Any]]], found: Mapping[str, Any]
+) -> None:
+    better: Better = "higher" if found["higher_is_better"].get(rows[0][0], {}).get(metric, True) else "lower"
+    values = [row[metric] for _, row in rows]
+    names, groups = [_item(row) for _, row in rows], [leaf for leaf, _ in rows]
+    if metric in ROLLING:
+        nats, sizes = -np.array([value[0] for value in values], float), np.array([value[1] for value in values], float)
+        bits = metric == "bits_per_byte"
+        nats = nats / math.log(2) if bits else nats
+        asked.figures.append(
+            figures.figure(
+                name, nats, sizes, form="mean" if bits else "exp", better="lower", unit="bits per byte" if bits else ""
+            )
+        )
+        asked.items.append(figures.items(name, names, nats, sizes, groups))
+    elif all(isinstance(value, int | float | np.number) for value in values):
+        amounts = np.array(values, float)
+        form: figures.Form = "rate" if set(np.unique(amounts)) <= {0.0, 1.0} else "mean"
+        asked.figures.append(figures.figure(name, amounts, form=form, better=better))
+        asked.items.append(figures.items(name, names, amounts, group=groups))
+    else:
+        # a metric of all rows together (F1 of classes, Matthews' correlation, BLEU): lm-eval's number, which has no interval
+        whole = [found["results"][leaf].get(f"{metric},{row['filter']}") for leaf, row in rows[:1]]
+        value = float(whole[0]) if len(set(groups)) == 1 and isinstance(whole[0], int | float | np.number) else None
+        asked.figures.append(Figure(name, value, None, None, len(rows), better))
+
+
+def _add_macro_f1(asked: Asked, task: TaskConfig, rows: Sequence[Mapping[str, Any]]) -> None:
+    """Where all rows have the same choices, these are classes."""
+    if len({tuple(row["doc"]["choices"]) for row in rows}) > 1:
+        return
+    truth = np.array([row["doc"]["answer"] for row in rows], np.int64)
+    said = np.array([np.argmax([nats for nats, _ in row["filtered_resps"]]) for row in rows], np.int64)
+    made, _ = text_metrics.score_classes(f"tasks.{task.name}", [_item(row) for row in rows], truth, said)
+    asked.figures += [one for one in made if one.name.endswith(".macro_f1")]
+
+
+def _item(row: Mapping[str, Any]) -> str:
+    """A row's name: its place, and the hash of what is in it."""
+    return f"{row['doc_id']}-{row['doc_hash'][:8]}"
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Without lm-eval's bars, which no switch turns off, and its advice."""
+    log = logging.getLogger("lm_eval")
+    before = log.level
+    log.setLevel(logging.ERROR)
+    try:
+        with contextlib.redirect_stderr(io.StringIO()):
+            yield
+    finally:
+        log.setLevel(before)
+
+
+@contextlib.contextmanager
+def _seeded() -> Iterator[None]:
+    """lm-eval's seeds for the time of the block; some of its tasks shuffle answers by the global state."""
+    states = random.getstate(), np.random.get_state()
+    random.seed(SEEDS["random"])
+    np.random.seed(SEEDS["others"])
+    try:
+        with torch.random.fork_rng():
+            torch.manual_seed(SEEDS["others"])
+            yield
+    finally:
+        random.setstate(states[0])
+        np.random.set_state(states[1])
