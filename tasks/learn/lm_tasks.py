@@ -17,14 +17,12 @@ import random
 import re
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import httpx
 import lm_eval
 import numpy as np
-import pyarrow as pa
 import torch
 import yaml
 from lm_eval.models.huggingface import HFLM
@@ -34,8 +32,8 @@ from tokenizers.processors import TemplateProcessing
 from infra.errors import InputError
 from tasks.learn import figures, text_metrics
 from tasks.learn.benchmark_config import TaskConfig
-from tasks.learn.figures import Better, Figure
-from tasks.learn.lm_rows import task_of_rows, write_rows
+from tasks.learn.figures import Better, Figure, Measured
+from tasks.learn.lm_rows import as_lines, task_of_rows
 from tasks.learn.scorer import Scorer
 
 SEEDS = {"random": 0, "others": 1234}
@@ -50,23 +48,14 @@ class TaskError(InputError):
     """A task that cannot be run as it is configured."""
 
 
-@dataclass
-class Asked:
-    """What a task gave: figures, items, and the settings that a reader of the figures needs."""
-
-    figures: list[Figure] = field(default_factory=list)
-    items: list[pa.Table] = field(default_factory=list)
-    settings: dict[str, Any] = field(default_factory=dict)
-
-
-def run(scorer: Scorer, tasks: Sequence[TaskConfig], work: Path) -> Asked:
+def run(scorer: Scorer, tasks: Sequence[TaskConfig], work: Path) -> Measured:
     """Run tasks on a causal model; `work` is a local folder for their files and caches.
 
     Raises:
         TaskError: there is no such task, its rows are not what its kind needs, or its data is neither local nor to be had from the hub.
     """
     work.mkdir(parents=True, exist_ok=True)
-    asked = Asked()
+    asked = Measured()
     with _quiet(), _seeded():
         for task in tasks:
             _add(asked, task, _evaluate(scorer, task, work))
@@ -219,11 +208,11 @@ def _of_rows(task: TaskConfig, work: Path) -> dict[str, Any]:
     """A task of a user's rows, which are written in one form."""
     config, rows = task_of_rows(task)
     path = work / f"{task.name}.jsonl"
-    write_rows(path, rows)
+    path.write_bytes(as_lines(rows))
     return {**config, **_data({"test": str(path)}, work)}
 
 
-def _add(asked: Asked, task: TaskConfig, found: Mapping[str, Any]) -> None:
+def _add(asked: Measured, task: TaskConfig, found: Mapping[str, Any]) -> None:
     """Figures and items of a task from what lm-eval logged of each row; those of a group's tasks are pooled, each row counting once."""
     rows = [(leaf, row) for leaf, many in found["samples"].items() for row in many]
     for metric, rule in sorted({(metric, row["filter"]) for _, row in rows for metric in row["metrics"]}):
@@ -250,7 +239,7 @@ def _add(asked: Asked, task: TaskConfig, found: Mapping[str, Any]) -> None:
 
 
 def _add_metric(
-    asked: Asked, name: str, metric: str, rows: Sequence[tuple[str, Mapping[str, Any]]], found: Mapping[str, Any]
+    asked: Measured, name: str, metric: str, rows: Sequence[tuple[str, Mapping[str, Any]]], found: Mapping[str, Any]
 ) -> None:
     better: Better = "higher" if found["higher_is_better"].get(rows[0][0], {}).get(metric, True) else "lower"
     values = [row[metric] for _, row in rows]
@@ -277,7 +266,7 @@ def _add_metric(
         asked.figures.append(Figure(name, value, None, None, len(rows), better))
 
 
-def _add_macro_f1(asked: Asked, task: TaskConfig, rows: Sequence[Mapping[str, Any]]) -> None:
+def _add_macro_f1(asked: Measured, task: TaskConfig, rows: Sequence[Mapping[str, Any]]) -> None:
     """Where all rows have the same choices, these are classes."""
     if len({tuple(row["doc"]["choices"]) for row in rows}) > 1:
         return

@@ -18,8 +18,9 @@ from models.presets import ModelConfig
 from tasks.learn import lm_tasks
 from tasks.learn.benchmark_config import TaskConfig
 from tasks.learn.config import EvalConfig
+from tasks.learn.figures import Measured
 from tasks.learn.lm_rows import RowsError, read_rows
-from tasks.learn.lm_tasks import Asked, TaskError
+from tasks.learn.lm_tasks import TaskError
 from tasks.learn.scorer import Scorer
 
 from .conftest import WORDS
@@ -44,7 +45,7 @@ def write(path: Path, rows: list[dict[str, Any]]) -> str:
     return str(path)
 
 
-def values(asked: Asked) -> dict[str, float | None]:
+def values(asked: Measured) -> dict[str, float | None]:
     return {one.name: one.value for one in asked.figures}
 
 
@@ -140,7 +141,9 @@ def test_tasks_of_lm_evals_own_take_local_files(scorer: Scorer, tmp_path: Path) 
     """BLiMP's and GSM8K's real rows in lm-eval's own tasks, and HellaSwag's with its own preparation of rows."""
     swag = {"activity_label": "Baking", "ctx_a": "She read", "ctx_b": "the", "ctx": "She read the", "label": "1", "ind": 1}
     parquet = tmp_path / "swag.jsonl"
-    write(parquet, [{**swag, "endings": ["file [title] now", "folder"], "source_id": "x", "split": "val", "split_type": "in"}] * 3)
+    write(
+        parquet, [{**swag, "endings": ["file [title] now", "folder"], "source_id": "x", "split": "val", "split_type": "in"}] * 3
+    )
     rows = read_rows(str(SHARED / "blimp_adjunct_island.jsonl"))[:20]
     tasks = [
         TaskConfig(name="blimp_adjunct_island", files={"train": str(SHARED / "blimp_adjunct_island.jsonl")}, limit=20),
