@@ -38,7 +38,7 @@ _LESS = ("{} gives {} away.", "{} loses {}.", "{} sells {}.")
 _NUMBER = re.compile(r"-?\$?\d[\d,]*(?:\.\d+)?")
 _MARKED = re.compile(rf"(?:####|answer is)\s*:?\s*({_NUMBER.pattern})")
 _CALCULATION = re.compile(r"<<[^<>]*>>")
-_END = re.compile(r"\n\s*\n|\n?Question:")
+_PARAGRAPH = re.compile(r"\n\s*\n")
 
 
 class ReasoningError(InputError):
@@ -141,13 +141,16 @@ def number_of(text: str) -> Decimal | None:
 
 
 def final_number(text: str, mode: Mode) -> Decimal | None:
-    """The answer in what a model wrote before it went on to another question: direct: the first number. Else what stands behind the last
-    "####" or "answer is", or the last number of all."""
-    text = _END.split(text, maxsplit=1)[0]
+    """The answer in what a model wrote before it went on to another question.
+
+    direct: the first number of its first line. Else what stands behind the first "####" or "answer is", or without these the last number
+    of its first paragraph.
+    """
+    text = text.partition("Question:")[0].strip()
     if mode == "direct":
-        found = _NUMBER.findall(text.strip().partition("\n")[0])[:1]
+        found = _NUMBER.findall(text.partition("\n")[0])[:1]
     else:
-        found = _MARKED.findall(text)[-1:] or _NUMBER.findall(text)[-1:]
+        found = _MARKED.findall(text)[:1] or _NUMBER.findall(_PARAGRAPH.split(text)[0])[-1:]
     return number_of(found[0]) if found else None
 
 

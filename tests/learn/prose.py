@@ -77,7 +77,9 @@ def documents(first: int, number: int) -> list[Document]:
     return [Document(text_digest(f"{seed}"), "prose", "", text(seed)) for seed in range(first, first + number)]
 
 
-def make_model(folder: Path, texts: Sequence[str], *, steps: int, learn: Sequence[str] = (), rate: float = 6e-3, seed: int = 1, **shape: int) -> Path:
+def make_model(
+    folder: Path, texts: Sequence[str], *, steps: int, learn: Sequence[str] = (), rate: float = 6e-3, seed: int = 1, **shape: int
+) -> Path:
     """A model folder with a tokeniser of `texts`, and `steps` of learning `learn` by heart, a text a row."""
     torch.set_num_threads(1)  # beside other work two are slower than one
     tokeniser.save(tokeniser.train_bpe(list(texts), TokeniserConfig(vocab_size=shape.pop("vocab_size", 420))), str(folder))
