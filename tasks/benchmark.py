@@ -16,8 +16,9 @@ from infra import storage, tracking
 from infra.dataset import Counts, ShardRef, ShardSet
 from infra.errors import InputError
 from infra.steps import Output, step
-from tasks.learn.benchmark_config import BenchmarkConfig, files_read
+from tasks.learn.benchmark_config import BenchmarkConfig
 from tasks.learn.config import MODEL
+from tasks.learn.lm_rows import as_lines, files_read
 
 if TYPE_CHECKING:
     from tasks.learn.figures import Measured
@@ -74,13 +75,13 @@ def _asked_to_write(scorer: Scorer, dataset: ShardSet, config: BenchmarkConfig) 
 
 def _packs(scorer: Scorer, dataset: ShardSet, config: BenchmarkConfig, out: Output) -> Measured:
     """Make the packs, write them beside the scores, ask them."""
-    from tasks.learn import lm_rows, task_packs
+    from tasks.learn import task_packs
 
     assert config.packs is not None
     packs = task_packs.make_packs(_documents(dataset, "test", config.max_documents), config.packs)
     for kind, questions in packs.items():
         name = f"{PACKS}/{kind}.jsonl"
-        storage.write_bytes(storage.join(out.folder, name), lm_rows.as_lines([one.as_json() for one in questions]))
+        storage.write_bytes(storage.join(out.folder, name), as_lines([one.as_json() for one in questions]))
         out.keep_file(name)
     return task_packs.measure(scorer, packs)
 

@@ -7,8 +7,6 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from infra import storage
-from infra.dataset import bytes_digest
 from infra.storage import LocalPath
 from tasks.learn.config import EvalConfig
 
@@ -71,11 +69,11 @@ class PackConfig(BaseModel):
     kinds: tuple[PackKind, ...] = ("cloze", "order", "title")
     """cloze: which word was taken out of a sentence. order: which of two neighbouring sentences came first. title: which title, or
     first line, belongs to a text."""
-    num_items: int = Field(60, ge=1)
+    num_items: int = Field(40, ge=1)
     """Questions of each kind at most: one of a document, of those with the smallest hash of seed and doc_id."""
     num_choices: int = Field(4, ge=2, le=10)
     """Answers to choose from, for cloze and title; order has two. A guess is right once in so many times."""
-    context_chars: int = Field(240, ge=0)
+    context_chars: int = Field(160, ge=0)
     """Text shown before a question, and of a body under titles, in characters; what the model's context cannot hold is cut from its
     left."""
     seed: int = Field(1, ge=0)
@@ -91,7 +89,7 @@ class ReasoningConfig(BaseModel):
     """A JSONL file like GSM8K's: `question`, and `answer` that ends in `#### NUMBER`. None: generated problems."""
     levels: tuple[int, ...] = (1, 2, 3)
     """Difficulties of generated problems: so many steps of adding and taking away."""
-    num_items: int = Field(36, ge=1)
+    num_items: int = Field(30, ge=1)
     """Problems asked: of generated ones equally many of each level."""
     largest: int = Field(20, ge=2)
     """Largest number in a generated problem's text; results lie between 0 and a few times it."""
@@ -100,11 +98,11 @@ class ReasoningConfig(BaseModel):
     drawn, and the most frequent number taken (Wang et al. 2023)."""
     num_shots: int = Field(2, ge=0)
     """Solved examples before each problem, in the manner of the mode; of a file its last rows, which are then not asked."""
-    num_samples: int = Field(5, ge=2)
+    num_samples: int = Field(4, ge=2)
     """Answers drawn for self-consistency."""
     temperature: float = Field(0.7, gt=0)
     """Of these draws (0.7: Wang et al. 2023, section 3.1)."""
-    max_new_tokens: int = Field(40, ge=1)
+    max_new_tokens: int = Field(32, ge=1)
     """Room for the steps; a direct answer has 8."""
     seed: int = Field(1, ge=0)
     """Fixes problems and draws."""
@@ -123,14 +121,14 @@ class HallucinationConfig(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    num_items: int = Field(48, ge=1)
+    num_items: int = Field(36, ge=1)
     """Questions at most: one of a training document, of those with the smallest hash of seed and doc_id; as many again about made-up
     names."""
     context_chars: int = Field(200, ge=10)
     """Text of the sentence, and of what stands before it, that is shown, in characters."""
-    max_new_tokens: int = Field(12, ge=1)
+    max_new_tokens: int = Field(10, ge=1)
     """Room for an answer."""
-    num_samples: int = Field(4, ge=2)
+    num_samples: int = Field(3, ge=2)
     """Answers drawn for self-consistency."""
     temperature: float = Field(0.8, gt=0)
     """Of these draws."""
@@ -178,14 +176,3 @@ class BenchmarkConfig(EvalConfig):
         if clash := sorted({f"pack_{kind}" for kind in (self.packs.kinds if self.packs else ())} & set(names)):
             raise ValueError(f"tasks: {clash[0]!r} is the name of a pack; give another one")
         return self
-
-
-def files_read(config: BenchmarkConfig) -> dict[str, str]:
-    """{path: digest} of the local files that decide the scores: they are part of the recipe.
-
-    Raises:
-        StorageError: one of them is not there.
-    """
-    paths = [path for task in config.tasks for path in task.paths()]
-    paths += [config.reasoning.path] if config.reasoning and config.reasoning.path else []
-    return {path: bytes_digest(storage.read_bytes(path)) for path in dict.fromkeys(paths)}

@@ -1,4 +1,4 @@
-"""A user's rows as a task for lm-eval: read, checked, brought into one form. Knows the form of such a task, and not lm-eval itself."""
+"""Rows and task files of a user for lm-eval: read, checked, brought into one form. Knows the form of a task, and not lm-eval itself."""
 
 from __future__ import annotations
 
@@ -9,9 +9,12 @@ from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
+import yaml
 
+from infra import storage
+from infra.dataset import bytes_digest
 from infra.errors import InputError
-from tasks.learn.benchmark_config import ROWS, TaskConfig
+from tasks.learn.benchmark_config import ROWS, BenchmarkConfig, TaskConfig
 
 _KEYS = {"choice": ("context", "choices", "answer"), "generate": ("prompt", "target"), "perplexity": ("text",)}
 _OTHER_NAMES = {"context": "question", "prompt": "question", "target": "answer"}
@@ -49,6 +52,80 @@ def read_rows(path: str) -> list[dict[str, Any]]:
     if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
         raise RowsError(f"{path}: must hold one JSON object for each row")
     return rows
+
+
+class _TaskLoader(yaml.SafeLoader):
+    """lm-eval's YAML with its functions as strings."""
+
+
+def _function(loader: yaml.SafeLoader, node: yaml.ScalarNode) -> str:
+    return f"!function {loader.construct_scalar(node)}"
+
+
+_TaskLoader.add_constructor("!function", _function)
+
+
+def read_task_file(path: str, within: tuple[str, ...] = ()) -> tuple[dict[str, Any], list[str]]:
+    """An lm-eval task file with what it includes, and all files that it is made of: YAML, the Python files of its functions.
+
+    Raises:
+        RowsError: it, or one that it includes, is missing or no YAML mapping, or includes itself.
+    """
+    if path in within:
+        raise RowsError(f"{path}: includes itself, by way of {', '.join(within)}")
+    config: dict[str, Any] = {}
+    files: list[str] = []
+    try:
+        own = yaml.load(Path(path).read_text(encoding="utf-8"), _TaskLoader)
+    except (OSError, ValueError, yaml.YAMLError) as error:
+        raise RowsError(f"{path}: cannot be read as a task file of lm-eval: {error}") from error
+    if not isinstance(own, dict):
+        raise RowsError(f"{path}: must hold keys and values, as lm-eval's task files do")
+    included = own.pop("include", [])
+    for name in [included] if isinstance(included, str) else included:
+        more, others = read_task_file(str(Path(path).parent / name), (*within, path))
+        config |= more
+        files += others
+    for word in str(own).split("!function ")[1:]:
+        module = Path(path).parent / f"{word.split('.')[0]}.py"
+        files += [str(module)] if module.is_file() else []
+    return config | own, [*dict.fromkeys([*files, path])]
+
+
+def data_files(task: TaskConfig) -> dict[str, list[str]]:
+    """{split: files} of a user's task file, whose paths are meant from its own folder.
+
+    Raises:
+        RowsError: its data is not local.
+    """
+    config, _ = read_task_file(str(task.path))
+    given = (config.get("dataset_kwargs") or {}).get("data_files")
+    if config.get("dataset_path") not in ("json", "parquet") or not given:
+        raise _error(
+            task,
+            "wants dataset_path json or parquet and dataset_kwargs.data_files with local paths (got dataset_path "
+            f"{config.get('dataset_path')!r})",
+        )
+    splits = given if isinstance(given, dict) else {"test": given}
+    folder = Path(str(task.path)).parent
+    return {
+        split: [str(folder / name) for name in ([names] if isinstance(names, str) else names)] for split, names in splits.items()
+    }
+
+
+def files_read(config: BenchmarkConfig) -> dict[str, str]:
+    """{path: digest} of the local files that decide a benchmark's scores: they are part of the recipe.
+
+    Raises:
+        RowsError: a task file is not one.
+        StorageError: one of them is not there.
+    """
+    paths: list[str] = [config.reasoning.path] if config.reasoning and config.reasoning.path else []
+    for task in config.tasks:
+        paths += task.paths()
+        if task.path and not task.kind:
+            paths += [*read_task_file(task.path)[1], *(name for names in data_files(task).values() for name in names)]
+    return {path: bytes_digest(storage.read_bytes(path)) for path in dict.fromkeys(paths)}
 
 
 def as_lines(rows: Sequence[Mapping[str, Any]]) -> bytes:

@@ -15,7 +15,6 @@ import logging
 import math
 import random
 import re
-import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -33,7 +32,7 @@ from infra.errors import InputError
 from tasks.learn import figures, text_metrics
 from tasks.learn.benchmark_config import TaskConfig
 from tasks.learn.figures import Better, Figure, Measured
-from tasks.learn.lm_rows import as_lines, task_of_rows
+from tasks.learn.lm_rows import as_lines, data_files, read_task_file, task_of_rows
 from tasks.learn.scorer import Scorer
 
 SEEDS = {"random": 0, "others": 1234}
@@ -145,7 +144,7 @@ def _task_file(task: TaskConfig, work: Path) -> str:
     if task.kind:
         return _write(work, task.name, _of_rows(task, work))
     if task.path:
-        return _write(work, task.name, {"include": task.path, "task": task.name, **_data(_files_of(task), work)})
+        return _write(work, task.name, {"include": task.path, "task": task.name, **_data(data_files(task), work)})
     found = _own_file(task.name)
     if found is None:
         raise _unknown(task)
@@ -161,16 +160,8 @@ def _own_file(name: str) -> str | None:
 
 def _splits(name: str) -> list[str]:
     """The splits that a task of lm-eval's own reads."""
-    config = _read(path) if (path := _own_file(name)) else {}
+    config = read_task_file(path)[0] if (path := _own_file(name)) else {}
     return [str(config[key]) for key in ("test_split", "validation_split", "fewshot_split") if config.get(key)][:2] or ["test"]
-
-
-def _read(path: str) -> dict[str, Any]:
-    """A task file with what it includes, its functions unresolved."""
-    with tempfile.TemporaryDirectory(prefix="gristmill-") as folder:
-        _write(Path(folder), "read", {"include": path, "task": "read"})
-        read = TaskManager(include_defaults=False, include_path=folder).task_index
-    return dict(read["read"].cfg or {}) if "read" in read else {}
 
 
 def _write(work: Path, name: str, config: Mapping[str, Any]) -> str:
@@ -179,29 +170,12 @@ def _write(work: Path, name: str, config: Mapping[str, Any]) -> str:
     return str(path)
 
 
-def _data(files: Mapping[str, str | list[str]], work: Path) -> dict[str, Any]:
+def _data(files: Mapping[str, str] | Mapping[str, list[str]], work: Path) -> dict[str, Any]:
     """The keys of a task file that name its data."""
     first = next(iter(files.values()))
     kind = "parquet" if Path(first if isinstance(first, str) else first[0]).suffix == ".parquet" else "json"
     kwargs = {"data_files": dict(files), "cache_dir": str(work / "cache")}
     return {"dataset_path": kind, "dataset_name": None, "dataset_kwargs": kwargs}
-
-
-def _files_of(task: TaskConfig) -> dict[str, str | list[str]]:
-    """The local data of a user's task file; its paths are meant from the file's own folder."""
-    path = Path(str(task.path))
-    config = _read(str(path))
-    given = (config.get("dataset_kwargs") or {}).get("data_files")
-    if config.get("dataset_path") not in ("json", "parquet") or not given:
-        raise TaskError(
-            f"benchmark.tasks {task.name}: {path}: wants dataset_path json or parquet and dataset_kwargs.data_files with local paths (got "
-            f"dataset_path {config.get('dataset_path')!r})"
-        )
-    files = given if isinstance(given, dict) else {"test": given}
-    return {
-        split: [str(path.parent / name) for name in ([names] if isinstance(names, str) else names)]
-        for split, names in files.items()
-    }
 
 
 def _of_rows(task: TaskConfig, work: Path) -> dict[str, Any]:

@@ -21,8 +21,9 @@ from models import presets, tokeniser
 from models.presets import ModelConfig
 from models.tokeniser import TokeniserConfig
 from tasks.benchmark import benchmark
-from tasks.learn.benchmark_config import BenchmarkConfig, files_read
+from tasks.learn.benchmark_config import BenchmarkConfig
 from tasks.learn.config import MODEL
+from tasks.learn.lm_rows import files_read
 
 from . import english
 

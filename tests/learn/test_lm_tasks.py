@@ -16,10 +16,10 @@ import yaml
 from models import presets
 from models.presets import ModelConfig
 from tasks.learn import lm_tasks
-from tasks.learn.benchmark_config import TaskConfig
+from tasks.learn.benchmark_config import BenchmarkConfig, TaskConfig
 from tasks.learn.config import EvalConfig
 from tasks.learn.figures import Measured
-from tasks.learn.lm_rows import RowsError, read_rows
+from tasks.learn.lm_rows import RowsError, files_read, read_rows
 from tasks.learn.lm_tasks import TaskError
 from tasks.learn.scorer import Scorer
 
@@ -134,6 +134,22 @@ def test_a_task_file_of_a_user_finds_its_rows_beside_itself(scorer: Scorer, tmp_
     assert got["tasks.file.acc"] == got["tasks.rows.acc"]
     together = next(one for one in asked.figures if one.name == "tasks.file.mcc")
     assert together.value is not None and together.low is None
+
+
+def test_all_files_of_a_task_are_part_of_the_recipe(tmp_path: Path) -> None:
+    (tmp_path / "base").write_text("dataset_path: json\nprocess_docs: !function utils.clean\n")
+    (tmp_path / "utils.py").write_text("def clean(rows): return rows\n")
+    write(tmp_path / "rows.jsonl", choice_rows(3))
+    files = "dataset_kwargs: {data_files: {test: rows.jsonl, train: [rows.jsonl]}}"
+    (tmp_path / "task.yaml").write_text(f"include: base\ntask: mine\n{files}\n")
+    config = BenchmarkConfig(tasks=(TaskConfig(name="mine", path=str(tmp_path / "task.yaml")),))
+    assert {Path(path).name for path in files_read(config)} == {"base", "utils.py", "rows.jsonl", "task.yaml"}
+    (tmp_path / "task.yaml").write_text("task: mine\ndataset_path: owner/name\n")
+    with pytest.raises(RowsError, match=r"wants dataset_path json or parquet.*got dataset_path 'owner/name'"):
+        files_read(config)
+    (tmp_path / "task.yaml").write_text("task: mine\ninclude: task.yaml\n")
+    with pytest.raises(RowsError, match="includes itself"):
+        files_read(config)
 
 
 @pytest.mark.skipif(not SHARED.is_dir(), reason=f"{SHARED} is not there")
