@@ -201,13 +201,11 @@ def holders(answers: Sequence[str], tables: Iterable[pa.Table], sources: Sequenc
     wanted = needles.whole_of
     named: dict[int, set[int]] = {}
     anywhere = np.zeros(needles.size, bool)
-    for table in tables:
-        texts = table["text"].combine_chunks()
-        rows, hits = search(texts if isinstance(texts, pa.Array) else pa.concat_arrays(texts.chunks), needles)
+    for batch in (batch for table in tables for batch in table.to_batches()):
+        rows, hits = search(batch["text"], needles)
         anywhere[hits] = True
-        ids = table["doc_id"].to_pylist()
-        for row, hit in zip(rows.tolist(), hits.tolist(), strict=True):
-            if (place := place_of.get(ids[row])) is not None:
+        for doc_id, hit in zip(batch["doc_id"].take(pa.array(rows)).to_pylist(), hits.tolist(), strict=True):
+            if (place := place_of.get(doc_id)) is not None:
                 named.setdefault(hit, set()).add(place)
     return (
         [named.get(int(needle), set()) if needle >= 0 else set() for needle in wanted],

@@ -24,6 +24,7 @@ import lm_eval
 import numpy as np
 import torch
 import yaml
+from jinja2 import UndefinedError
 from lm_eval.models.huggingface import HFLM
 from lm_eval.tasks import TaskManager
 from tokenizers.processors import TemplateProcessing
@@ -74,9 +75,11 @@ def _evaluate(scorer: Scorer, task: TaskConfig, work: Path) -> dict[str, Any]:
             room = {"max_gen_toks": min(int(wanted), scorer.context_length // 2)}
             one.set_config(key="generation_kwargs", value=room, update=True)
     rolling = any(one.OUTPUT_TYPE == "loglikelihood_rolling" for one in loaded["tasks"].values())
-    found: dict[str, Any] = lm_eval.evaluate(
-        lm=_model(scorer, opened=not rolling), task_dict=loaded, limit=task.limit, bootstrap_iters=0, log_samples=True
-    )
+    lm = _model(scorer, opened=not rolling)
+    try:
+        found: dict[str, Any] = lm_eval.evaluate(lm=lm, task_dict=loaded, limit=task.limit, bootstrap_iters=0, log_samples=True)
+    except (KeyError, UndefinedError) as error:  # a column that the task's prompts want and the rows do not have
+        raise _unreadable(task, error) from error
     return found
 
 
@@ -129,9 +132,9 @@ def _unknown(task: TaskConfig) -> TaskError:
 
 
 def _unreadable(task: TaskConfig, error: Exception) -> TaskError:
+    files = ", ".join(task.paths()) or "its rows"
     return TaskError(
-        f"benchmark.tasks {task.name}: lm-eval cannot read {', '.join(task.paths())}: {_first_line(error)}; mend the file, its splits or "
-        "its columns"
+        f"benchmark.tasks {task.name}: lm-eval cannot read {files}: {_first_line(error)}; mend the file, its splits or its columns"
     )
 
 

@@ -11,14 +11,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
-from transformers import BertConfig, BertForMaskedLM
+from transformers import BertConfig, BertForMaskedLM, LlamaConfig, LlamaForCausalLM
 
 from expectations.schemas import AUGMENTED, ITEMS, PUBLISHED
 from infra import dataset, ids, storage
 from infra.dataset import Outcome, ShardSet
 from infra.errors import InputError
-from models import presets, tokeniser
-from models.presets import ModelConfig
+from models import tokeniser
 from models.tokeniser import TokeniserConfig
 from tasks.benchmark import benchmark
 from tasks.learn.benchmark_config import BenchmarkConfig
@@ -71,8 +70,9 @@ def trained(name: str, save: Callable[[str, int], None], kind: TokeniserConfig) 
 
 def causal(name: str = "causal") -> ShardSet:
     def save(folder: str, size: int) -> None:
-        shape = ModelConfig(hidden_size=32, num_layers=1, num_heads=4, num_kv_heads=2, intermediate_size=64, context_length=192)
-        presets.build(shape, size, seed=3).save_pretrained(folder)
+        torch.manual_seed(3)
+        shape: dict[str, Any] = {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 4, "intermediate_size": 64}
+        LlamaForCausalLM(LlamaConfig(vocab_size=size, max_position_embeddings=192, **shape)).save_pretrained(folder)
 
     return trained(name, save, TokeniserConfig(vocab_size=400))
 

@@ -7,10 +7,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import torch
+from transformers import LlamaConfig, LlamaForCausalLM
 
 from infra.ids import text_digest
-from models import presets, tokeniser
-from models.presets import ModelConfig
+from models import tokeniser
 from models.tokeniser import TokeniserConfig
 from tasks.learn.task_packs import Document
 
@@ -77,6 +77,28 @@ def documents(first: int, number: int) -> list[Document]:
     return [Document(text_digest(f"{seed}"), "prose", "", text(seed)) for seed in range(first, first + number)]
 
 
+def llama(vocab_size: int, end: int, seed: int, **shape: int) -> LlamaForCausalLM:
+    """A small model with fresh weights."""
+    sizes = {
+        "hidden_size": 128,
+        "num_hidden_layers": 1,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+        "intermediate_size": 256,
+    }
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        return LlamaForCausalLM(
+            LlamaConfig(
+                vocab_size=vocab_size,
+                bos_token_id=end,
+                eos_token_id=end,
+                tie_word_embeddings=True,
+                **({"max_position_embeddings": 128} | sizes | shape),
+            )
+        )
+
+
 def make_model(
     folder: Path, texts: Sequence[str], *, steps: int, learn: Sequence[str] = (), rate: float = 6e-3, seed: int = 1, **shape: int
 ) -> Path:
@@ -84,15 +106,7 @@ def make_model(
     torch.set_num_threads(1)  # beside other work two are slower than one
     tokeniser.save(tokeniser.train_bpe(list(texts), TokeniserConfig(vocab_size=shape.pop("vocab_size", 420))), str(folder))
     words, roles = tokeniser.load(str(folder)), tokeniser.roles(str(folder))
-    sizes = {
-        "hidden_size": 96,
-        "num_layers": 2,
-        "num_heads": 4,
-        "num_kv_heads": 2,
-        "intermediate_size": 192,
-        "context_length": 160,
-    }
-    model = presets.build(ModelConfig(**(sizes | shape)), roles.vocab_size, seed=seed, end_id=roles.end)
+    model = llama(roles.vocab_size, roles.end, seed, **shape)
     if steps:
         rows = [[roles.end, *words.encode(one, add_special_tokens=False).ids, roles.end] for one in learn]
         longest = max(map(len, rows))

@@ -13,8 +13,6 @@ import numpy as np
 import pytest
 import yaml
 
-from models import presets
-from models.presets import ModelConfig
 from tasks.learn import lm_tasks
 from tasks.learn.benchmark_config import BenchmarkConfig, TaskConfig
 from tasks.learn.config import EvalConfig
@@ -23,6 +21,7 @@ from tasks.learn.lm_rows import RowsError, files_read, read_rows
 from tasks.learn.lm_tasks import TaskError
 from tasks.learn.scorer import Scorer
 
+from . import prose
 from .conftest import WORDS
 
 SHARED = Path(__file__).parents[3] / "shared" / "data" / "tasks"
@@ -33,8 +32,8 @@ ROOT = Path(__file__).parents[2]
 def scorer(tmp_path_factory: pytest.TempPathFactory, tokeniser_folder: str) -> Scorer:
     """A fresh model, which has opinions of its own."""
     folder = tmp_path_factory.mktemp("model")
-    shape = ModelConfig(hidden_size=32, num_layers=2, num_heads=4, num_kv_heads=2, intermediate_size=64, context_length=64)
-    presets.build(shape, 300, seed=3, end_id=0, pad_id=1).save_pretrained(folder)
+    shape = {"hidden_size": 32, "num_hidden_layers": 2, "intermediate_size": 64, "max_position_embeddings": 64}
+    prose.llama(300, 0, 3, **shape).save_pretrained(folder)
     for file in Path(tokeniser_folder).iterdir():
         (folder / file.name).write_bytes(file.read_bytes())
     return Scorer(folder, EvalConfig(device="cpu", num_threads=1, batch_tokens=512))
@@ -197,6 +196,8 @@ def test_a_name_that_lm_eval_does_not_know_is_told(scorer: Scorer, tmp_path: Pat
         lm_tasks.run(scorer, [TaskConfig(name="mmlu", files={"test": path})], tmp_path / "work")  # a group
     with pytest.raises(TaskError, match=r"lm-eval cannot read .*rows.jsonl"):
         lm_tasks.run(scorer, [TaskConfig(name="cola", files={"test": path})], tmp_path / "work")  # wants a split validation
+    with pytest.raises(TaskError, match=r"lm-eval cannot read .*rows.jsonl"):
+        lm_tasks.run(scorer, [TaskConfig(name="cola", files={"validation": path})], tmp_path / "work")  # and a column sentence
 
 
 @pytest.mark.soak

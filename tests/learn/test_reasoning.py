@@ -45,14 +45,16 @@ def adding(tmp_path_factory: pytest.TempPathFactory) -> Scorer:
         for one, two in SUMS
         for mode, words in (("direct", f"{one + two}"), ("cot", f"{one} + {two} = {one + two}\n#### {one + two}"))
     ]
-    sizes = {"vocab_size": 300, "context_length": 96}
+    sizes = {"vocab_size": 300, "max_position_embeddings": 96}
     return Scorer(prose.make_model(tmp_path_factory.mktemp("adding"), texts, steps=200, learn=texts, **sizes), CONFIG)
 
 
 @pytest.fixture(scope="module")
 def fresh(tmp_path_factory: pytest.TempPathFactory) -> Scorer:
     texts = [row["question"] for row in rows()]
-    return Scorer(prose.make_model(tmp_path_factory.mktemp("fresh"), texts, steps=0, vocab_size=300, context_length=96), CONFIG)
+    return Scorer(
+        prose.make_model(tmp_path_factory.mktemp("fresh"), texts, steps=0, vocab_size=300, max_position_embeddings=96), CONFIG
+    )
 
 
 def measured(scorer: Scorer, file: Path) -> dict[str, Figure]:
