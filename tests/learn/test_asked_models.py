@@ -14,6 +14,7 @@ from tasks.learn.config import EvalConfig
 from tasks.learn.figures import Figure
 from tasks.learn.hallucination import abstains, entities, facts_of, first_answer, holders, made_up_names
 from tasks.learn.scorer import Scorer
+from tasks.learn.task_packs import Document
 
 from . import prose
 
@@ -25,7 +26,7 @@ FACTS = HallucinationConfig(num_items=36, num_samples=3)
 @pytest.fixture(scope="module")
 def knowing(tmp_path_factory: pytest.TempPathFactory) -> Scorer:
     texts = [document.text for document in DOCUMENTS]
-    return Scorer(prose.make_model(tmp_path_factory.mktemp("knowing"), texts, steps=120, learn=texts), CONFIG)
+    return Scorer(prose.make_model(tmp_path_factory.mktemp("knowing"), texts, steps=90, learn=texts), CONFIG)
 
 
 @pytest.fixture(scope="module")
@@ -60,9 +61,9 @@ def test_an_answer_longer_than_the_context_is_no_answer(fresh: Scorer) -> None:
     assert task_packs.ask(fresh, [long, short]).tolist()[0] == -1 and task_packs.ask(fresh, [short, long]).tolist()[0] >= 0
 
 
-def values(scorer: Scorer) -> dict[str, Figure]:
-    table = pa.table({"doc_id": [one.doc_id for one in DOCUMENTS], "text": [one.text for one in DOCUMENTS]})
-    facts = facts_of(DOCUMENTS, FACTS)
+def values(scorer: Scorer, documents: list[Document] = DOCUMENTS) -> dict[str, Figure]:
+    table = pa.table({"doc_id": [one.doc_id for one in documents], "text": [one.text for one in documents]})
+    facts = facts_of(documents, FACTS)
     made = hallucination.measure(scorer, facts, [table.slice(0, 15), table.slice(15)], FACTS)
     assert {one["metric"][0].as_py() for one in made.items} == {one.name for one in made.figures}
     assert all(len(one) == len(facts) for one in made.items) and len(made.settings["hallucination"]["examples"]) == 20
@@ -82,6 +83,16 @@ def test_a_model_that_knows_its_documents_is_supported_by_them_and_surer_of_them
     assert float(guess["self_consistency"].value or 0) < 0.4
     nothing = guess["confidence_gap"]
     assert nothing.low is not None and nothing.high is not None and nothing.low - 0.05 <= 0 <= nothing.high + 0.05
+
+
+def test_a_model_asked_of_documents_that_it_has_not_read_answers_all_the_same_and_is_supported_by_chance_only(
+    knowing: Scorer,
+) -> None:
+    others = values(knowing, prose.documents(500, 36))
+    assert float(others["answered"].value or 0) > 0.8
+    source, by_chance = others["supported.source"], others["supported.by_chance"]
+    assert source.low is not None and by_chance.high is not None and source.low <= by_chance.high, (source, by_chance)
+    assert float(others["correct"].value or 0) < 0.3 and float(others["unsupported"].value or 0) > 0.1, others
 
 
 def test_names_and_numbers_are_told_by_their_letters() -> None:
