@@ -32,7 +32,7 @@ from tokenizers.processors import TemplateProcessing
 from infra.errors import InputError
 from tasks.learn import figures, text_metrics
 from tasks.learn.benchmark_config import TaskConfig
-from tasks.learn.figures import Better, Figure, Measured
+from tasks.learn.figures import Better, Figure, Form, Measured
 from tasks.learn.lm_rows import as_lines, data_files, read_task_file, task_of_rows
 from tasks.learn.scorer import Scorer
 
@@ -42,6 +42,8 @@ MAX_NEW_TOKENS = 256
 """Longest answer where a task says nothing: lm-eval's own."""
 ROLLING = ("word_perplexity", "byte_perplexity", "bits_per_byte")
 """Metrics of whole texts, given as (log-likelihood, words or bytes)."""
+RATES = ("acc", "acc_norm", "acc_bytes", "acc_mutual_info", "exact_match")
+"""Metrics that are 0 or 1 for each row."""
 
 
 class TaskError(InputError):
@@ -56,8 +58,8 @@ def run(scorer: Scorer, tasks: Sequence[TaskConfig], work: Path) -> Measured:
     """
     work.mkdir(parents=True, exist_ok=True)
     asked = Measured()
-    with _quiet(), _seeded():
-        for task in tasks:
+    for task in tasks:
+        with _quiet(), _seeded():
             _add(asked, task, _evaluate(scorer, task, work))
     return asked
 
@@ -78,7 +80,11 @@ def _evaluate(scorer: Scorer, task: TaskConfig, work: Path) -> dict[str, Any]:
     lm = _model(scorer, opened=not rolling)
     try:
         found: dict[str, Any] = lm_eval.evaluate(lm=lm, task_dict=loaded, limit=task.limit, bootstrap_iters=0, log_samples=True)
-    except (KeyError, UndefinedError) as error:  # a column that the task's prompts want and the rows do not have
+    except (
+        KeyError,
+        ValueError,
+        UndefinedError,
+    ) as error:  # a column that the rows do not have, or a task that runs what models write
         raise _unreadable(task, error) from error
     return found
 
@@ -89,7 +95,7 @@ def _model(scorer: Scorer, *, opened: bool) -> HFLM:
     if opened:
         token = words.convert_ids_to_tokens(scorer.opening)
         words.backend_tokenizer.post_processor = TemplateProcessing(
-            single=f"{token} $A", special_tokens=[(token, scorer.opening)]
+            single=[token, "$A"], special_tokens=[(token, scorer.opening)]
         )
     return HFLM(
         pretrained=scorer.model,
@@ -192,20 +198,17 @@ def _of_rows(task: TaskConfig, work: Path) -> dict[str, Any]:
 def _add(asked: Measured, task: TaskConfig, found: Mapping[str, Any]) -> None:
     """Figures and items of a task from what lm-eval logged of each row; those of a group's tasks are pooled, each row counting once."""
     rows = [(leaf, row) for leaf, many in found["samples"].items() for row in many]
-    for metric, rule in sorted({(metric, row["filter"]) for _, row in rows for metric in row["metrics"]}):
-        mine = [(leaf, row) for leaf, row in rows if row["filter"] == rule and metric in row]
-        name = f"tasks.{task.name}.{metric}" + ("" if rule == "none" else f".{rule}")
-        _add_metric(asked, name, metric, mine, found)
     if task.kind == "generate":
-        made, kept = text_metrics.score_texts(
-            f"tasks.{task.name}",
-            [_item(row) for _, row in rows],
-            [str(row["filtered_resps"][0]).strip() for _, row in rows],
-            [str(row["target"]).strip() for _, row in rows],
-        )
-        # lm-eval's exact match compares the strings as they are; SQuAD's is ours
-        asked.figures = [one for one in asked.figures if one.name != f"tasks.{task.name}.exact_match"] + made
-        asked.items = [one for one in asked.items if one["metric"][0].as_py() != f"tasks.{task.name}.exact_match"] + kept
+        names = [_item(row) for _, row in rows]
+        said = [str(row["filtered_resps"][0]).strip() for _, row in rows]
+        made, kept = text_metrics.score_texts(f"tasks.{task.name}", names, said, [str(row["target"]).strip() for _, row in rows])
+        asked.add(Measured(made, kept))
+    else:
+        for metric, rule in sorted({(metric, row["filter"]) for _, row in rows for metric in row["metrics"]}):
+            name = f"tasks.{task.name}.{metric}" + ("" if rule == "none" else f".{rule}")
+            _add_metric(
+                asked, name, metric, [(leaf, row) for leaf, row in rows if row["filter"] == rule and metric in row], found
+            )
     if task.kind == "choice":
         _add_macro_f1(asked, task, [row for _, row in rows])
     asked.settings[task.name] = {
@@ -218,29 +221,36 @@ def _add(asked: Measured, task: TaskConfig, found: Mapping[str, Any]) -> None:
 def _add_metric(
     asked: Measured, name: str, metric: str, rows: Sequence[tuple[str, Mapping[str, Any]]], found: Mapping[str, Any]
 ) -> None:
-    better: Better = "higher" if found["higher_is_better"].get(rows[0][0], {}).get(metric, True) else "lower"
-    values = [row[metric] for _, row in rows]
-    names, groups = [_item(row) for _, row in rows], [leaf for leaf, _ in rows]
+    values, leaves = [row[metric] for _, row in rows], [leaf for leaf, _ in rows]
+    better: Better = "higher" if found["higher_is_better"].get(leaves[0], {}).get(metric, True) else "lower"
+    told = {leaf: found["results"][leaf].get(f"{metric},{rows[0][1]['filter']}") for leaf in leaves}
+    weights, unit = np.ones(len(rows)), ""
+    form: Form
     if metric in ROLLING:
-        nats, sizes = -np.array([value[0] for value in values], float), np.array([value[1] for value in values], float)
-        bits = metric == "bits_per_byte"
-        nats = nats / math.log(2) if bits else nats
-        asked.figures.append(
-            figures.figure(
-                name, nats, sizes, form="mean" if bits else "exp", better="lower", unit="bits per byte" if bits else ""
-            )
-        )
-        asked.items.append(figures.items(name, names, nats, sizes, groups))
-    elif all(isinstance(value, int | float | np.number) for value in values):
-        amounts = np.array(values, float)
-        form: figures.Form = "rate" if set(np.unique(amounts)) <= {0.0, 1.0} else "mean"
-        asked.figures.append(figures.figure(name, amounts, form=form, better=better))
-        asked.items.append(figures.items(name, names, amounts, group=groups))
+        amounts, weights = -np.array([value[0] for value in values], float), np.array([value[1] for value in values], float)
+        form = "exp"
+        if metric == "bits_per_byte":
+            amounts, form, unit = amounts / math.log(2), "mean", "bits per byte"
+    elif metric == "perplexity":
+        amounts, form = -np.array(values, float), "exp"
+    elif _is_mean(values, leaves, told):
+        amounts, form = np.array(values, float), "rate" if metric in RATES else "mean"
     else:
         # a metric of all rows together (F1 of classes, Matthews' correlation, BLEU): lm-eval's number, which has no interval
-        whole = [found["results"][leaf].get(f"{metric},{row['filter']}") for leaf, row in rows[:1]]
-        value = float(whole[0]) if len(set(groups)) == 1 and isinstance(whole[0], int | float | np.number) else None
-        asked.figures.append(Figure(name, value, None, None, len(rows), better))
+        [value, *others] = told.values()
+        alone = float(value) if not others and isinstance(value, int | float | np.number) else None
+        asked.figures.append(Figure(name, alone, None, None, len(rows), better))
+        return
+    asked.figures.append(figures.figure(name, amounts, weights, form=form, better=better, unit=unit))
+    asked.items.append(figures.items(name, [_item(row) for _, row in rows], amounts, weights, leaves))
+
+
+def _is_mean(values: Sequence[Any], leaves: Sequence[str], told: Mapping[str, Any]) -> bool:
+    """Whether lm-eval's number of each task is the mean of its rows."""
+    if not all(isinstance(value, int | float | np.number) for value in [*values, *told.values()]):
+        return False
+    of_leaf = np.array(leaves)
+    return all(bool(np.isclose(np.array(values, float)[of_leaf == leaf].mean(), value)) for leaf, value in told.items())
 
 
 def _add_macro_f1(asked: Measured, task: TaskConfig, rows: Sequence[Mapping[str, Any]]) -> None:

@@ -135,6 +135,27 @@ def test_a_task_file_of_a_user_finds_its_rows_beside_itself(scorer: Scorer, tmp_
     assert together.value is not None and together.low is None
 
 
+def test_the_perplexity_of_last_words_is_no_mean(scorer: Scorer, tmp_path: Path) -> None:
+    """As LAMBADA has it: exp of the mean, not the mean of log-likelihoods."""
+    rows = [{"head": row["question"], "tail": f" {row['choices'][0]}"} for row in choice_rows(6)]
+    config = {
+        "task": "any",
+        "dataset_path": "json",
+        "dataset_kwargs": {"data_files": {"test": write(tmp_path / "rows.jsonl", rows)}},
+        "test_split": "test",
+        "output_type": "loglikelihood",
+        "doc_to_text": "head",
+        "doc_to_target": "tail",
+        "target_delimiter": "",
+        "metric_list": [{"metric": "perplexity", "aggregation": "perplexity", "higher_is_better": False}, {"metric": "acc"}],
+    }
+    (tmp_path / "task.yaml").write_text(yaml.safe_dump(config))
+    asked = lm_tasks.run(scorer, [TaskConfig(name="last", path=str(tmp_path / "task.yaml"))], tmp_path / "work")
+    nats, _, greedy = scorer.log_likelihoods([row["head"] for row in rows], [row["tail"] for row in rows])
+    assert values(asked)["tasks.last.perplexity"] == pytest.approx(math.exp(-nats.mean()), rel=1e-4)
+    assert values(asked)["tasks.last.acc"] == pytest.approx(float(greedy.mean()))
+
+
 def test_all_files_of_a_task_are_part_of_the_recipe(tmp_path: Path) -> None:
     (tmp_path / "base").write_text("dataset_path: json\nprocess_docs: !function utils.clean\n")
     (tmp_path / "utils.py").write_text("def clean(rows): return rows\n")
