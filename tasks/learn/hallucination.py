@@ -16,6 +16,7 @@ import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
@@ -84,7 +85,7 @@ def facts_of(documents: Sequence[Document], config: HallucinationConfig) -> list
         _fact(document, draw_of(config.seed, "fact", document.doc_id), config)
         for document in drawn(documents, config.seed, "fact")
     )
-    return [fact for fact, _ in zip((fact for fact in found if fact is not None), range(config.num_items), strict=False)]
+    return list(islice((fact for fact in found if fact is not None), config.num_items))
 
 
 def _fact(document: Document, chance: random.Random, config: HallucinationConfig) -> Fact | None:

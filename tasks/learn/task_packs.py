@@ -13,7 +13,7 @@ import re
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import pairwise
+from itertools import islice, pairwise
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -57,13 +57,18 @@ class Question:
     """What is asked: `contexts` and `choices` of the same number, or one of either for all of the other."""
 
     item: str
-    """The doc_id: equal for every model."""
+    """The doc_id."""
     group: str
     """The source."""
     contexts: tuple[str, ...]
     choices: tuple[str, ...]
     answer: int
     """Place of the right one."""
+
+    @property
+    def name(self) -> str:
+        """Equal only for equal questions: in another corpus a document may have other wrong answers beside it."""
+        return f"{self.item}-{digest_of(*self.contexts, '', *self.choices)[:8]}"
 
     @property
     def pairs(self) -> list[tuple[str, str]]:
@@ -102,7 +107,7 @@ def make_packs(documents: Sequence[Document], config: PackConfig) -> dict[str, l
             for document in drawn(documents, config.seed, kind)
         )
         found = (question for question in made if question is not None)
-        packs[kind] = [question for question, _ in zip(found, range(config.num_items), strict=False)]
+        packs[kind] = list(islice(found, config.num_items))
     return packs
 
 
@@ -229,7 +234,7 @@ def measure(scorer: Scorer, packs: Mapping[str, Sequence[Question]]) -> Measured
         hits = np.array([place == one.answer for place, one in zip(said, questions, strict=True)], np.float64)
         name = f"tasks.pack_{kind}.accuracy"
         made.figures.append(figures.figure(name, hits, counted, form="rate", better="higher"))
-        items, groups = [one.item for one in questions], [one.group for one in questions]
+        items, groups = [one.name for one in questions], [one.group for one in questions]
         made.items.append(figures.items(name, items, hits, counted, groups))
         made.settings[f"pack_{kind}"] = {
             "chance": 1 / len(questions[0].pairs) if questions else None,

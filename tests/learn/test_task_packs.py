@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tasks.learn.benchmark_config import PackConfig
-from tasks.learn.task_packs import Document, make_packs, sentences, shown
+from tasks.learn.task_packs import Document, Question, make_packs, sentences, shown
 
 from . import prose
 
@@ -97,6 +97,13 @@ def test_another_seed_asks_other_questions_and_a_row_says_all() -> None:
     row = one["cloze"][0].as_json()
     assert row.keys() == {"item", "group", "context", "choices", "answer"} and len(row["choices"]) == 4
     assert one["title"][0].as_json().keys() == {"item", "group", "contexts", "choices", "answer"}
+
+
+def test_a_question_with_other_wrong_answers_has_another_name() -> None:
+    [few], [many] = (make_packs(documents(number), PackConfig(num_items=1, kinds=("title",)))["title"] for number in (20, 20))
+    assert few.name == many.name and few.name.startswith(few.item)
+    other = Question(few.item, few.group, few.contexts[::-1], few.choices, few.answer)
+    assert other.name != few.name
 
 
 def test_documents_that_give_no_question_are_left_out() -> None:
