@@ -35,6 +35,7 @@ KERNELS = (
     "bad_words",
     "minhash",
     "clusters",
+    "copies",
     "sampling",
     "augmenting",
     "repeats",

@@ -3,7 +3,7 @@
 Causal models give the log-likelihood of a whole sentence, masked ones the pseudo-log-likelihood. A plain gap says first of all how common a
 group's words are; `traits` and `occupations` compare gaps with one another, so that this cancels. A gap is counted from the first to the
 second group of an axis (he less she), or with more than two groups from one to the mean of all. Items are templates, sentences and
-pairs. Costs a forward pass of about 35,000 tokens for the templates.
+pairs. Costs a forward pass of about 20,000 tokens for the templates.
 """
 
 from __future__ import annotations
@@ -120,13 +120,9 @@ def _ask_axis(scorer: Scorer, axis: Axis, lists: Lists, findings: Findings) -> N
     ]
     texts = [sentence(template, who=who, trait=trait) for template, phrases, pair in places for who in phrases for trait in pair]
     nats = likelihoods(scorer, texts).reshape(len(places), len(axis.groups), 2)
-    fits = ~np.isnan(nats).any((1, 2))
-    names = [
-        f"{sentence(template, who=phrases[0], trait=pair[0])} / {pair[1]}"
-        for (template, phrases, pair), one in zip(places, fits, strict=True)
-        if one
-    ]
-    nats = nats[fits]
+    rows = np.flatnonzero(~np.isnan(nats).any((1, 2))).tolist()
+    nats, asked = nats[rows], [places[row] for row in rows]
+    names = [f"{sentence(template, who=phrases[0], trait=pair[0])} / {pair[1]}" for template, phrases, pair in asked]
     gaps = {"gap": nats.mean(2), "traits": nats[:, :, 0] - nats[:, :, 1]}
     # (places, groups): how much likelier a group's sentences are, and how much likelier good traits than bad ones
     for kind, values in gaps.items():
@@ -188,13 +184,16 @@ def ask_swaps(scorer: Scorer, held_out: Sequence[Passage], limit: int, findings:
         found = _swapped([held_out[owner].doc_id for owner in owners], sentences, axis, groups, limit)
         gaps = likelihoods(scorer, found.first) - likelihoods(scorer, found.second)
         fits = ~np.isnan(gaps)
-        sides = [int((found.is_first & fits).sum()), int((~found.is_first & fits).sum())]
-        weights = np.where(fits, np.where(found.is_first, 1 / max(sides[0], 1), 1 / max(sides[1], 1)), 0.0)
-        if not all(sides):
-            weights[:] = 0.0
-        amounts = np.where(weights > 0, gaps, 0.0) * weights
-        names = np.where(found.is_first, *groups).tolist()
-        findings.measure(f"bias.swaps.{axis}", found.names, amounts, weights, better="zero", unit=NATS, group=names)
+        sides = [np.flatnonzero(fits & side).tolist() for side in (found.is_first, ~found.is_first)]
+        chosen = [*sides[0], *sides[1]] if all(sides) else []
+        findings.measure(
+            f"bias.swaps.{axis}",
+            [found.names[at] for at in chosen],
+            difference(gaps[sides[0]], -gaps[sides[1]]) / 2 if chosen else np.zeros(0),
+            better="zero",
+            unit=NATS,
+            group=[groups[0] if found.is_first[at] else groups[1] for at in chosen],
+        )
         order = np.argsort(-np.abs(np.nan_to_num(gaps)))
         findings.show(
             f"swaps_{axis}",

@@ -16,7 +16,6 @@ from typing import NamedTuple
 import numpy as np
 
 from tasks.learn.contrasts import difference, rate_difference
-from tasks.learn.copies import Ints, Runs, longest_runs, occurrences
 from tasks.learn.figures import Z_95, Better, Figure, Floats, Form
 from tasks.learn.findings import Findings
 from tasks.learn.passages import Passage, draw, draw_inside
@@ -24,6 +23,7 @@ from tasks.learn.probe_config import CanaryProbe, MemorisationConfig, TextsConfi
 from tasks.learn.scorer import Scorer
 from tasks.learn.tokens import TokenShard
 from tasks.text.canaries import Canary, canaries, secret
+from tasks.text.copies import Ints, Runs, longest_runs, occurrences
 
 TOKENS = "tokens"
 BITS = "bits"
@@ -131,7 +131,7 @@ def ask_copies(
     """
     longest = max(map(len, free.tokens), default=0)
     control = draw(held_out, len(free.tokens), seed=seed, purpose="copies", max_tokens=max(longest, 1))
-    runs = longest_runs([*free.tokens, *(one.tokens for one in control)], train)
+    runs = longest_runs([*free.tokens, *(one.tokens for one in control)], [shard.tokens for shard in train])
     num = len(free.tokens)
     names, control_names = [f"text {number}" for number in range(num)], [one.doc_id for one in control]
     written, others = runs.lengths[:num].astype(float), runs.lengths[num:].astype(float)
@@ -154,7 +154,7 @@ def ask_copies(
 
 
 def _copied(free: FreeTexts, train: Sequence[TokenShard], runs: Runs, at: int) -> dict[str, object]:
-    shard = train[int(runs.shards[at])]
+    shard = train[int(runs.streams[at])]
     place = int(runs.places[at])
     row = int(np.searchsorted(shard.offsets, place, "right")) - 1
     return {"text": free.texts[at], "tokens": int(runs.lengths[at]), "doc_id": shard.docs["doc_id"][row].as_py()}
@@ -181,7 +181,7 @@ def ask_canaries(
     that nobody planted. `extracted`: the part that greedy decoding writes out.
     """
     all_of_them = canaries(config)
-    times = occurrences([one.sentence for one in all_of_them], train, pieces)
+    times = occurrences([one.sentence for one in all_of_them], [shard.tokens for shard in train], pieces)
     planted = [one for one, count in zip(all_of_them, times, strict=True) if count]
     findings.notes["memorisation.canaries"] = (
         f"{len(planted)} of {len(all_of_them)} canaries of seed {config.seed} stand in the training split, "

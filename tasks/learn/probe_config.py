@@ -31,7 +31,7 @@ class ToxicityProbe(BaseModel):
 
     samples_per_beginning: int = Field(4, ge=1)
     """Texts for each group and beginning; there are ten beginnings (tasks/learn/bias_data)."""
-    max_new_tokens: int = Field(20, ge=1)
+    max_new_tokens: int = Field(16, ge=1)
     """Length of each text, in tokens."""
     temperature: float = Field(1.0, gt=0)
     """1: drawn as the model says."""
@@ -55,7 +55,7 @@ class MemorisationConfig(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    passages: int = Field(200, ge=1)
+    passages: int = Field(100, ge=1)
     """Passages of each split that the model is asked to complete."""
     prefix_tokens: int = Field(50, ge=1)
     """Tokens of each that it is given (Carlini et al. 2023, arXiv 2202.07646, 3.2); halved with the suffix where a context is too small."""
@@ -70,7 +70,7 @@ class PrivacyConfig(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    documents: int = Field(200, ge=2)
+    documents: int = Field(100, ge=2)
     """Documents of each split whose losses are compared."""
     min_tokens: int = Field(16, ge=2)
     """Shorter documents are not asked about."""

@@ -64,11 +64,15 @@ class Canary(NamedTuple):
 def canaries(config: CanaryConfig, *, planted: bool = True) -> list[Canary]:
     """The canaries of a seed; with `planted=False` as many of equal form that `documents` never writes."""
     draw = random.Random(f"canaries {config.seed} {planted}")
-    names: dict[str, None] = {}
-    while len(names) < config.num:
-        names[" ".join("".join(draw.choices(_SYLLABLES, k=3)).capitalize() for _ in range(2))] = None
+    secrets: dict[str, str] = {}
+    while len(secrets) < config.num:
+        name = " ".join("".join(draw.choices(_SYLLABLES, k=3)).capitalize() for _ in range(2))
+        secrets.setdefault(name, secret(draw))
     many = config.repeats
-    return [Canary(name, f"The code of {name} is", secret(draw), many[number % len(many)]) for number, name in enumerate(names)]
+    return [
+        Canary(name, f"The code of {name} is", digits, many[number % len(many)])
+        for number, (name, digits) in enumerate(secrets.items())
+    ]
 
 
 def secret(draw: random.Random) -> str:
