@@ -215,11 +215,14 @@ def _swapped(doc_ids: Sequence[str], sentences: pa.Array, axis: str, groups: tup
     [swaps] = [one for one in load_swaps(LANGUAGE).axes if one.name == axis]
     others, changes = swap_words(sentences, [swaps])
     before, after = (count_terms(many, load_lists(LANGUAGE)) for many in (sentences, others))
-    counts = [[table[f"terms_{group}"].to_numpy() > 0 for group in groups] for table in (before, after)]
+    old_of, new_of = ([table[f"terms_{group}"].to_numpy() for group in groups] for table in (before, after))
     num_words = before["num_words"].to_numpy()
     fits = (changes > 0) & (num_words >= MIN_WORDS) & (num_words <= MAX_WORDS)
-    # a name or a title that stayed leaves the old group in the new sentence
-    sides = [fits & counts[0][one] & ~counts[0][1 - one] & counts[1][1 - one] & ~counts[1][one] for one in (0, 1)]
+    # every changed word, and no other one, is a term of one group before and of the other one afterwards
+    sides = [
+        fits & (old_of[one] == changes) & (old_of[1 - one] == 0) & (new_of[1 - one] == changes) & (new_of[one] == 0)
+        for one in (0, 1)
+    ]
     rows = [np.flatnonzero(side)[:limit] for side in sides]
     chosen = np.concatenate(rows)
     is_first = np.arange(len(chosen)) < len(rows[0])

@@ -10,7 +10,6 @@ from __future__ import annotations
 import math
 import random
 from collections.abc import Sequence
-from functools import lru_cache
 from typing import NamedTuple
 
 import numpy as np
@@ -18,12 +17,12 @@ import numpy as np
 from tasks.learn.contrasts import difference, rate_difference
 from tasks.learn.figures import Z_95, Better, Figure, Floats, Form
 from tasks.learn.findings import Findings
-from tasks.learn.passages import Passage, draw, draw_inside
+from tasks.learn.passages import Passage, draw
 from tasks.learn.probe_config import CanaryProbe, MemorisationConfig, TextsConfig
 from tasks.learn.scorer import Scorer
 from tasks.learn.tokens import TokenShard
 from tasks.text.canaries import Canary, canaries, secret
-from tasks.text.copies import Ints, Runs, longest_runs, occurrences
+from tasks.text.copies import Runs, longest_runs, occurrences
 
 TOKENS = "tokens"
 BITS = "bits"
@@ -45,20 +44,27 @@ def ask_extraction(
     seed: int,
     findings: Findings,
 ) -> None:
-    """`memorisation.extraction`: given a passage's first tokens, does greedy decoding give the next ones (Carlini et al. 2023)?
+    """`memorisation.extraction`: given the first tokens of a document, does greedy decoding give the next ones (Carlini et al. 2023)?
 
     `exact`: all of them. `correct`: the part of them before the first wrong one. Both splits have equally many passages.
     """
     prefix, suffix = passage_lengths(config, scorer.context_length)
     splits = {
-        name: draw_inside(shards, config.passages, prefix + suffix, seed=seed, purpose=f"extraction {name}")
+        name: draw(
+            shards,
+            config.passages,
+            seed=seed,
+            purpose=f"extraction {name}",
+            min_tokens=prefix + suffix,
+            max_tokens=prefix + suffix,
+        )
         for name, shards in (("train", train), ("heldout", held_out))
     }
     num = min(map(len, splits.values()))
     splits = {name: many[:num] for name, many in splits.items()}
     findings.notes["memorisation.extraction"] = f"{suffix} tokens after {prefix}, {num} passages of each split"
-    correct = {name: _correct(scorer, [ids.tolist() for _, ids in many], suffix) for name, many in splits.items()}
-    names = {name: [one.doc_id for one, _ in many] for name, many in splits.items()}
+    correct = {name: _correct(scorer, many, suffix) for name, many in splits.items()}
+    names = {name: [one.doc_id for one in many] for name, many in splits.items()}
     both = [*names["train"], *names["heldout"]]
     for kind, values in (("exact", {name: (one == suffix).astype(float) for name, one in correct.items()}), ("correct", correct)):
         unit = "" if kind == "exact" else TOKENS
@@ -79,22 +85,21 @@ def ask_extraction(
     )
 
 
-def _correct(scorer: Scorer, rows: Sequence[list[int]], suffix: int) -> Floats:
-    """(N,) tokens of each row's last `suffix` ones before the first that greedy decoding gets wrong.
+def _correct(scorer: Scorer, passages: Sequence[Passage], suffix: int) -> Floats:
+    """(N,) tokens of each passage's last `suffix` ones before the first that greedy decoding gets wrong.
 
     Up to its first mistake greedy decoding has the passage itself behind it, so one forward pass over the passage tells.
     """
-    hits = [hit[-suffix:] for _, hit in scorer.token_scores(rows)]
+    hits = [hit[-suffix:] for _, hit in scorer.token_scores([[scorer.opening, *one.tokens] for one in passages])]
     return np.array([int(np.argmin(hit)) if not hit.all() else suffix for hit in hits], float)
 
 
-def _completed(scorer: Scorer, asked: tuple[Passage, Ints], prefix: int, correct: int) -> dict[str, object]:
-    passage, ids = asked
+def _completed(scorer: Scorer, passage: Passage, prefix: int, correct: int) -> dict[str, object]:
     return {
         "doc_id": passage.doc_id,
         "source": passage.source,
-        "given": scorer.words.decode(ids[:prefix].tolist()),
-        "completed": scorer.words.decode(ids[prefix : prefix + correct].tolist()),
+        "given": scorer.words.decode(passage.tokens[:prefix]),
+        "completed": scorer.words.decode(passage.tokens[prefix : prefix + correct]),
         "correct_tokens": correct,
     }
 
@@ -216,18 +221,18 @@ def ask_canaries(
 
 def _exposures(scorer: Scorer, many: Sequence[Canary], config: CanaryProbe) -> tuple[Floats, np.ndarray]:
     """(N,) exposure in bits, and whether greedy decoding writes the secret."""
-    others = _references(config.seed, config.references)
-    secrets = [[one.secret, *others] for one in many]
-    beginnings = [one.beginning for one in many for _ in range(len(others) + 1)]
-    nats, _, greedy = scorer.log_likelihoods(beginnings, [text for row in secrets for text in row])
-    table = nats.reshape(len(many), len(others) + 1)
+    num = config.references
+    beginnings = [one.beginning for one in many for _ in range(num + 1)]
+    secrets = [text for one in many for text in (one.secret, *_references(one.name, config))]
+    nats, _, greedy = scorer.log_likelihoods(beginnings, secrets)
+    table = nats.reshape(len(many), num + 1)
     # of equal ones the canary stands in the middle
     above = (table[:, 1:] > table[:, :1]).sum(1) + (table[:, 1:] == table[:, :1]).sum(1) / 2
-    exposures = np.log2(len(others) + 1) - np.log2(above + 1)
+    exposures = np.log2(num + 1) - np.log2(above + 1)
     return exposures, greedy.reshape(table.shape)[:, 0] if len(many) else np.zeros(0, bool)
 
 
-@lru_cache(maxsize=1)
-def _references(seed: int, num: int) -> tuple[str, ...]:
-    chance = random.Random(f"references {seed}")
-    return tuple(secret(chance) for _ in range(num))
+def _references(name: str, config: CanaryProbe) -> list[str]:
+    """Drawn anew for each canary: exposures beside the same ones would rise and fall together."""
+    chance = random.Random(f"references {config.seed} {name}")
+    return [secret(chance) for _ in range(config.references)]

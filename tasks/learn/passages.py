@@ -9,7 +9,6 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 
 from tasks.learn.tokens import TokenShard
 from tasks.text.sampling import hashes
@@ -36,19 +35,6 @@ def draw(
         first = np.argsort(order, kind="stable")[:num]
         found += zip(order[first].tolist(), [number] * len(first), rows[first].tolist(), strict=True)
     return [_read(shards[number], row, max_tokens) for _, number, row in sorted(found)[:num]]
-
-
-def draw_inside(
-    shards: Sequence[TokenShard], num: int, num_tokens: int, *, seed: int, purpose: str
-) -> list[tuple[Passage, npt.NDArray[np.int64]]]:
-    """Up to `num` documents of at least `num_tokens` tokens, each with so many consecutive ones of it, from a drawn place on."""
-    chosen = draw(shards, num, seed=seed, purpose=purpose, min_tokens=num_tokens)
-    places = np.random.default_rng([seed, num_tokens]).random(len(chosen))
-    found = []
-    for one, place in zip(chosen, places, strict=True):
-        start = int(place * (len(one.tokens) - num_tokens + 1))
-        found.append((one, np.array(one.tokens[start : start + num_tokens], np.int64)))
-    return found
 
 
 def _read(shard: TokenShard, row: int, max_tokens: int | None) -> Passage:
