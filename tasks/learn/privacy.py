@@ -38,7 +38,7 @@ def ask_membership(
 ) -> None:
     """`privacy.membership`: AUC by mean loss (Yeom et al. 2018), by loss ÷ zlib bytes (Carlini et al. 2021), by Min-K% (Shi et al. 2024).
 
-    Both splits have equally many documents, of each the first tokens that fit the context.
+    Both splits have equally many documents, of each its first tokens.
     """
     splits = [
         draw(
@@ -47,7 +47,7 @@ def ask_membership(
             seed=seed,
             purpose=f"membership {name}",
             min_tokens=config.min_tokens,
-            max_tokens=scorer.context_length,
+            max_tokens=min(config.max_tokens, scorer.context_length),
         )
         for name, shards in (("train", train), ("heldout", held_out))
     ]

@@ -74,6 +74,8 @@ class PrivacyConfig(BaseModel):
     """Documents of each split whose losses are compared."""
     min_tokens: int = Field(16, ge=2)
     """Shorter documents are not asked about."""
+    max_tokens: int = Field(128, ge=2)
+    """Of longer ones the first so many tokens are, or as many as the model's context holds."""
     lowest_share: float = Field(0.2, gt=0, le=1)
     """The part of a document's tokens that Min-K% looks at: the least likely ones (Shi et al. 2024, arXiv 2310.16789; 20 % was best)."""
 
