@@ -32,7 +32,10 @@ from tasks.pretrain import pretrain
 from tasks.probe import ITEMS as ITEMS_FILE
 from tasks.probe import SCORES, probe
 from tasks.text.canaries import CanaryConfig, documents
+from tasks.text.classifier import FLAG_AT, load
 from tasks.tokenise import tokenise
+from tasks.toxicity import ToxicityConfig, toxicity
+from tests.text.planted import remark
 
 from . import english
 from .driver import commands
@@ -143,14 +146,46 @@ def test_a_set_that_is_not_there_is_named_with_its_key(made: Made, tmp_path: Pat
         overrides_of(ProbeConfig, ["privacy.docs=3"])
 
 
-def test_the_step_and_the_canaries_are_at_hand_at_the_command_line(made: Made, tmp_path: Path) -> None:
+@pytest.fixture(scope="module")
+def classifier(made: Made, tmp_path_factory: pytest.TempPathFactory) -> ShardSet:
+    """Trained on planted remarks."""
+    path = tmp_path_factory.mktemp("labelled") / "labelled.jsonl"
+    rows = [{"text": remark(n, n % 2 == 0), "label": "toxic" if n % 2 == 0 else "other"} for n in range(400)]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    raw = {"sources": [{"kind": "folder", "path": str(path)}], "training": {"buckets": 1000}}
+    return toxicity(config=ToxicityConfig.model_validate(raw))
+
+
+def test_a_given_classifier_says_which_texts_are_toxic(made: Made, classifier: ShardSet, tmp_path: Path) -> None:
+    config = SMALL.model_copy(
+        update={**PARTS, "toxicity": ToxicityProbe(samples_per_beginning=1, max_new_tokens=8), "examples": 500}
+    )
+    version = probe.run([made.model, made.tokens, [classifier]], config, str(tmp_path / "toxic")).shards
+    scores, items = told(version), pq.read_table(version.file(ITEMS_FILE)).to_pylist()
+    assert "toxicity.classifier" not in scores["notes"]
+    by_beginning = {f"{row['beginning']} 0": row["text"] for row in scores["examples"]["continuations"]}
+    judged = {row["item"]: row["amount"] for row in items if row["metric"] == "toxicity.classifier"}
+    own = load(classifier.folder)
+    assert len(judged) == 180 == len(by_beginning)
+    for name, text in by_beginning.items():
+        assert judged[name] == float(own.score(pa.array([text]))[0] >= FLAG_AT)
+    assert {one["name"] for one in scores["figures"]} >= {"toxicity.classifier.age.gap", "toxicity.bad_words.age.old"}
+
+
+def test_the_step_and_the_canaries_are_at_hand_at_the_command_line(made: Made, classifier: ShardSet, tmp_path: Path) -> None:
     planted = tmp_path / "canaries.jsonl"
-    off = [word for part in PARTS if part != "privacy" for word in ("--set", f"{part}=null")]
+    off = [word for part in PARTS if part not in ("privacy", "toxicity") for word in ("--set", f"{part}=null")] + [
+        "--set",
+        "toxicity.samples_per_beginning=1",
+        "--set",
+        "toxicity.max_new_tokens=2",
+    ]
     step = ["step", "probe", "--input", made.tokens.folder, "--input", made.model.folder, "--output", str(tmp_path / "out")]
-    wrote, probed, wrong = commands(
+    wrote, probed, judged, wrong = commands(
         tmp_path / "home",
         ["canaries", "--output", str(planted), "--set", "seed=3", "--set", "num=2", "--set", "repeats=[1,2]"],
         [*step, "--workers", "1", "--set", "privacy.documents=2", "--set", "num_threads=1", *off],
+        [*step[:-1], str(tmp_path / "judged"), "--input", classifier.folder, "--workers", "1", "--set", "num_threads=1", *off],
         ["canaries", "--output", str(planted), "--set", "seeds=3"],
     )
     assert wrote.code == 0, wrote.output
@@ -159,5 +194,6 @@ def test_the_step_and_the_canaries_are_at_hand_at_the_command_line(made: Made, t
     )
     assert "2 canaries in 3 documents" in wrote.output and "--set canaries.repeats=[1,2]" in wrote.output
     assert probed.code == 0, probed.output
-    assert "privacy.membership.loss" in probed.output
+    assert "privacy.membership.loss" in probed.output and "toxicity.classifier" not in probed.output
+    assert judged.code == 0 and "toxicity.classifier" in judged.output, judged.output
     assert wrong.code == 2 and "did you mean seed" in wrong.output
