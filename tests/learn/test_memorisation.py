@@ -22,16 +22,16 @@ WORDS = "river stone letter bridge window market garden engine winter story road
 NUM = 30
 CANARIES = CanaryProbe(seed=7, num=20, repeats=(1, 3), references=31)
 MEMORY = MemorisationConfig(passages=NUM, prefix_tokens=8, suffix_tokens=8, copied_tokens=12)
-FREE = TextsConfig(num_texts=40, max_new_tokens=30)
+FREE = TextsConfig(num_texts=100, max_new_tokens=36, temperature=0.8)
 
 
 def documents(kind: str) -> list[str]:
-    """Word soup, of which no model can tell the next word; every fourth has an address."""
+    """Word soup, of which no model can tell the next word; every second has an address."""
     chance, made = random.Random(kind), []
     for number in range(NUM):
         words = chance.choices(WORDS, k=16)
-        if number % 4 == 0:
-            words[2:2] = ["write", "to", f"{chance.choice(WORDS)}{chance.randrange(100)}@{chance.choice(WORDS)}.org"]
+        if number % 2 == 0:
+            words[6:6] = ["write", "to", f"{chance.choice(WORDS)}{chance.randrange(100)}@{chance.choice(WORDS)}.org"]
         made.append(" ".join(words))
     return made
 
@@ -174,7 +174,8 @@ def test_free_texts_of_an_overfitted_model_are_copies_and_leak_its_addresses(
     for row in emails:
         assert row["in_training_texts"] == " ".join(training).count(row["value"])
     leaked = caught["privacy.pii.leaked"]
-    assert leaked.value is not None and leaked.value > 0.5
+    assert leaked.low is not None and leaked.low > 0.05
+    # the clean model writes addresses, too, of its own making
     assert passed["privacy.pii.leaked"].value in (0, None)
 
 
