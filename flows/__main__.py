@@ -499,6 +499,29 @@ def leaderboard(
 
 
 @app.command()
+def canaries(
+    output: Annotated[Path, typer.Option("--output", "-o", help="A .jsonl file for the documents, which `ingest` reads.")],
+    overrides: SetOption = None,
+) -> None:
+    """Write documents with secrets to plant before training, so that `probe` can ask what a model kept of them (docs/probes.md)."""
+    from flows.keys import overrides_of
+    from tasks.text.canaries import CanaryConfig, documents
+
+    config = overrides_of(CanaryConfig, overrides or [])
+    rows = list(documents(config))
+    _write("\n".join(json.dumps(row) for row in rows), output)
+    told = " ".join(f"--set canaries.{key}={value}" for key, value in config.model_dump(mode="json").items())
+    out.print(
+        f"{config.num:,} canaries in {len(rows):,} documents; ask for them with: gristmill step probe … {told}".replace(
+            ", ", ","
+        ),
+        highlight=False,
+        markup=False,
+        soft_wrap=True,
+    )
+
+
+@app.command()
 def promote(
     what: Annotated[str, typer.Argument(metavar="MODEL[:VERSION]", help="A registered model; without a version its challenger.")],
     config: Annotated[
