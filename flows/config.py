@@ -123,7 +123,11 @@ class RunConfig(BaseModel):
     pretrain: TrainConfig = TrainConfig()
     """Which model is trained, and how."""
     evaluate: EvaluateConfig = EvaluateConfig()
-    """How the model is measured."""
+    """How the model is measured on held-out documents."""
+    benchmark: BenchmarkConfig | None = BenchmarkConfig()
+    """What it is asked; null: nothing."""
+    probe: ProbeConfig | None = ProbeConfig()
+    """What it is probed for; null: nothing."""
     gate: GateConfig = GateConfig()
     """What a new model must not be worse in than the champion of its name."""
     register_: RegisterConfig = Field(RegisterConfig(), alias="register")
