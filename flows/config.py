@@ -28,7 +28,9 @@ from tasks.dedup import DedupConfig
 from tasks.enrol import EnrolConfig
 from tasks.forget import ForgetConfig
 from tasks.index import EARLIER
+from tasks.learn.benchmark_config import BenchmarkConfig
 from tasks.learn.config import EvaluateConfig, GateConfig, TrainConfig
+from tasks.learn.probe_config import ProbeConfig
 from tasks.publish import PublishConfig
 from tasks.quality import QualityConfig
 from tasks.rebalance import RebalanceConfig
