@@ -52,6 +52,7 @@ UNANSWERABLE = (
 """Beginnings that want a name or a number for an answer."""
 _NUMBER = re.compile(r"\d+(?:[.,]\d+)*")
 _NAME = re.compile(r"[^\W\d_][\w'’-]+(?: [^\W\d_][\w'’-]+){0,2}")
+_NEXT_SENTENCE = re.compile(r"(?<=[.!?])\s|\n")
 _SYLLABLES = [f"{first}{second}" for first in "bdfgklmnprstvz" for second in "aeiou"]
 
 
@@ -137,8 +138,9 @@ def made_up_names(number: int, seed: int) -> list[str]:
 
 
 def first_answer(text: str, kind: Kind | None) -> tuple[str, int]:
-    """(answer, end) of the first entity of a kind (None: of any) in the first line; ("", 0) where there is none."""
-    line = text.lstrip().partition("\n")[0]
+    """(answer, end) of the first entity of a kind (None: of any) in the rest of the sentence; ("", 0) where there is none."""
+    # a word that begins the next sentence has a capital letter and is no name
+    line = _NEXT_SENTENCE.split(text.lstrip(), maxsplit=1)[0]
     skipped = len(text) - len(text.lstrip())
     for start, end, one in entities(line):
         if kind is None or one == kind:
@@ -219,6 +221,8 @@ def measure(scorer: Scorer, facts: Sequence[Fact], tables: Iterable[pa.Table], c
 
     `tables` are all training documents, with `doc_id` and `text`: read once.
     """
+    if not facts:
+        return Measured(settings={"hallucination": {"left_out": "no training document has a sentence with a name or a number"}})
     said, names = ask(scorer, facts, config), made_up_names(2 * len(facts), config.seed)
     held_by, anywhere = holders([*said.answers, *names], tables, [fact.item for fact in facts])
     count = len(facts)

@@ -141,6 +141,11 @@ def test_documents_that_are_not_divided_stand_for_both_and_none_without_text(hom
     folder = sealed("ingest", "plain", [plain], [], {})
     scores, items = read(benchmark.run([causal(), folder], BenchmarkConfig.model_validate(SMALL), str(tmp_path / "one")).shards)
     assert items.num_rows > 0 and any(one["name"] == "hallucination.correct" and one["n"] == 6 for one in scores["figures"])
+    odd = sealed("ingest", "odd", [plain.set_column(1, "text", pa.array(["漢字仮名。"] * 30))], [], {})
+    scores, _ = read(
+        benchmark.run([causal("odd"), odd], BenchmarkConfig(**(SMALL | {"reasoning": None})), str(tmp_path / "odd")).shards
+    )
+    assert all(one["value"] is None for one in scores["figures"]) and "left_out" in scores["settings"]["hallucination"]
     with pytest.raises(InputError, match="has no column text"):
         benchmark.run(
             [causal("again"), sealed("ingest", "ids", [plain.select(["doc_id"])], [], {})],

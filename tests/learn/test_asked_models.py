@@ -107,6 +107,7 @@ def test_names_and_numbers_are_told_by_their_letters() -> None:
     assert first_answer("  the year 1999 in Dover", "number") == ("1999", 15)
     assert first_answer(" the year 1999 in Dover\nParis", "name") == ("Dover", 23)
     assert first_answer("nothing\n1", None) == ("", 0)
+    assert first_answer(" of it. The next", "name") == ("", 0) and first_answer(" 3.5 of it", "number") == ("3.5", 4)
 
 
 def test_facts_end_before_what_is_asked_and_are_equal_for_any_order() -> None:
