@@ -30,7 +30,7 @@ from expectations.schemas import TOKEN_DOCS
 from infra import dataset, storage
 from infra.cluster import DaskConfig, map_shards, pool
 from infra.dataset import Outcome, ShardRef
-from infra.settings import PROJECT, child_environment
+from infra.settings import PROJECT, adopt_quiet_environment, child_environment
 from models import tokeniser
 from models.tokeniser import Roles, TokeniserConfig
 from tasks.learn import tokens
@@ -55,6 +55,7 @@ def main() -> None:
     parser.add_argument("--kind", default="bpe", choices=["bpe", "wordpiece"])
     parser.add_argument("--peer", help=argparse.SUPPRESS)
     given = parser.parse_args()
+    adopt_quiet_environment()  # as the command does: no threads of `tokenizers` in a worker
     if given.peer:
         print(json.dumps(peer_seconds(given.peer)))
         return
