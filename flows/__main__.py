@@ -287,6 +287,48 @@ def lineage(
 
 
 @app.command()
+def read_by(
+    what: Annotated[
+        str,
+        typer.Argument(
+            metavar="MODEL", help="A version or digest, a registered model (name, name:version, name@alias), a run, or `latest`."
+        ),
+    ] = "latest",
+    step: Annotated[int | None, typer.Option("--step", help="What this training step learned from.")] = None,
+    document: Annotated[str, typer.Option("--document", help="When a page's URL, a doc_id or a content_id was read.")] = "",
+    sources: Annotated[list[str] | None, typer.Option("--source", help="How much of a source was read. Repeatable.")] = None,
+    domains: Annotated[
+        list[str] | None, typer.Option("--domain", help="How much of a host and all below it was read. Repeatable.")
+    ] = None,
+    text: Annotated[bool, typer.Option("--text", help="With the text of each span, of --step and --document.")] = False,
+    num: Annotated[int, typer.Option("--num", "-n", min=0, help="Spans to show.")] = 50,
+    form: Annotated[TableFormat, typer.Option("--format", "-f", help="How to show it.")] = TableFormat.table,
+) -> None:
+    """Say which tokens of which documents a training step learned from, or in which steps a document, source or domain was."""
+    _adopt_servers()
+    if (step is not None) + bool(document) + bool(sources or domains) != 1:
+        raise _UsageError("read-by: what is asked? Give one of --step, --document, or --source and --domain")
+    if text and (sources or domains):
+        raise _UsageError("--text: of --step and --document; sources and domains are told in numbers")
+    from flows import read_by as asked
+    from flows.trained import find, training_of
+
+    training = training_of(find(what, _warn))
+    for doubt in training.doubts:
+        _warn(doubt)
+    if step is not None:
+        answer = asked.of_step(training, step, text=text)
+    elif document:
+        answer = asked.of_document(training, document, text=text)
+    else:
+        answer = asked.of_groups(training, sources or [], domains or [])
+    if form == TableFormat.table:
+        asked.show(answer, out, num)
+    else:
+        _write(json.dumps(answer, indent=1, ensure_ascii=False), None)
+
+
+@app.command()
 def diff(
     older: Annotated[str, typer.Argument(metavar="VERSION", help="A version or digest, a run, `latest` or `previous`.")],
     newer: Annotated[str, typer.Argument(metavar="VERSION", help="The one to compare it with.")],

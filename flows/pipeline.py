@@ -32,5 +32,5 @@ def pipeline(config: RunConfig) -> ShardSet:
         made = run_elsewhere("train", config, lineage, dataset=dataset)
         made = run_elsewhere("evaluate", config, lineage, model=made["pretrain"], tokens=made["tokenise"])
         made = {step: version for step, version in made.items() if step not in AFTER}
-        made["register"] = release(made["pretrain"], dataset, made["evaluate"], config, lineage)
+        made["register"] = release(made["pretrain"], dataset, [made["evaluate"]], config, lineage)
         return report(list(made.values()), config=config.report)

@@ -11,13 +11,15 @@ from tasks.register import register
 
 
 @flow(name="release", description=__doc__, persist_result=False)
-def release(model: ShardSet, dataset: ShardSet, scores: ShardSet, config: RunConfig, lineage: Lineage | None = None) -> ShardSet:
+def release(
+    model: ShardSet, dataset: ShardSet, scores: list[ShardSet], config: RunConfig, lineage: Lineage | None = None
+) -> ShardSet:
     """Register the model with its lineage.
 
     Args:
         model: what `train` made.
         dataset: what it was trained on.
-        scores: what `evaluate` measured.
+        scores: what `evaluate` measured, and after it what else was.
         config: the whole run's configuration.
         lineage: given by a flow that this one runs for.
     """

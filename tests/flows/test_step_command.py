@@ -261,10 +261,17 @@ def test_a_model_is_made_scored_and_described_by_single_steps(made: Made, tmp_pa
     trained, registered = read_manifest(folders["pretrain"]), Path(folders["register"])
     card = (registered / "README.md").read_text()
     assert trained.digest in card and "unigram baseline" in card and "| model.preset | nano |" in card
-    assert "Trained on cpu" in card  # which differs from machine to machine, so the digest does not name the card
+    assert (
+        "| Device | cpu (" in card and "| MFU | " in card
+    )  # which differ from machine to machine, so the digest does not name the card
     assert [file.name for file in read_manifest(str(registered)).files] == ["model.json"]
     assert json.loads((registered / "model.json").read_text())["dataset"]["digest"] == read_manifest(folders["publish"]).digest
-    assert "<svg" in (Path(folders["report"]) / "report.html").read_text()
+    page = (Path(folders["report"]) / "report.html").read_text()
+    for shown in ("LLaMA-style causal language model", "Training and validation loss by step", "tokens per second by time"):
+        assert shown in page, shown
+    speed = json.loads((Path(folders["pretrain"]) / "beside" / "speed.json").read_text())
+    assert [row["step"] for row in speed] == [1, 4] and all(row["tokens_per_s"] > 0 for row in speed)
+    assert not any("speed" in file.name or "mfu" in file.name for file in trained.files)
     assert wrong.code == 2
     assert "one --input must be tokens, which `gristmill step tokenise` writes" in wrong.output
 

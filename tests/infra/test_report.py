@@ -17,7 +17,6 @@ from infra.report import (
     Contamination,
     Copies,
     Crossing,
-    Curve,
     Disparity,
     Drop,
     Duplicates,
@@ -39,6 +38,7 @@ from infra.report import (
     ValidationRow,
     render_report,
 )
+from infra.training_page import Training
 
 VOID = {"meta", "br", "link", "img", "input", "hr"}
 SECTIONS = {
@@ -53,7 +53,7 @@ SECTIONS = {
     "duplicates": "duplicates",
     "clusters": "duplicates",
     "tokenisation": "tokens",
-    "curve": "training",
+    "training": "training",
     "evaluation": "evaluation",
     "generations": "evaluation",
     "costs": "cost",
@@ -192,9 +192,11 @@ def realistic() -> ReportFacts:
                 Cluster(f"{url}list-tags", 13, tuple(Removed(f"{url}list-tags-{i}", 0.93 - i / 50) for i in range(3))),
             ),
         ),
-        curve=Curve(
-            train=[(int(s), float(v)) for s, v in zip(steps, train, strict=True)],
-            valid=[(int(s), float(v + 0.11)) for s, v in zip(steps[::30], train[::30], strict=True)],
+        training=Training(
+            [
+                {"step": int(at), "train_loss": float(value), "valid_loss": float(value) + 0.11 if at % 60 == 0 else None}
+                for at, value in zip(steps, train, strict=True)
+            ]
         ),
         evaluation=(
             Evaluation("perplexity", 11.83, baseline=412.6, baseline_name="unigram"),
