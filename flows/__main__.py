@@ -464,14 +464,92 @@ def plan(
 
 
 @app.command()
+def compare_models(
+    first: Annotated[
+        str, typer.Argument(metavar="A", help="A registered model (name, name:version, name@alias), a version or a run.")
+    ],
+    second: Annotated[str, typer.Argument(metavar="B", help="The one to compare it with.")],
+    form: Annotated[TableFormat, typer.Option("--format", "-f", help="How to show it.")] = TableFormat.table,
+) -> None:
+    """Say in which metrics model A is better or worse than B beyond noise, item by item, from their kept evaluations."""
+    _adopt_servers()
+    from flows import compare_models as models
+
+    if form == TableFormat.table:
+        models.compared(first, second, lambda one, other, rows: models.show(one, other, rows, out))
+    else:
+        models.compared(first, second, lambda *found: _write(json.dumps(models.as_json(*found), indent=1), None))
+
+
+@app.command()
+def leaderboard(
+    name: Annotated[str, typer.Argument(metavar="[NAME]", help="A registered model; by default all.")] = "",
+    metrics: Annotated[list[str] | None, typer.Option("--metric", "-m", help="Only this figure. Repeatable.")] = None,
+    form: Annotated[TableFormat, typer.Option("--format", "-f", help="How to show it.")] = TableFormat.table,
+) -> None:
+    """Show the versions of a registered model beside one another: every figure with its interval, the best one marked."""
+    _adopt_servers()
+    from flows import leaderboard as boards
+
+    found = boards.board(name)
+    if form == TableFormat.table:
+        boards.show(found, metrics or [], out)
+    else:
+        _write(json.dumps(boards.as_json(found), indent=1), None)
+
+
+@app.command()
+def canaries(
+    output: Annotated[Path, typer.Option("--output", "-o", help="A .jsonl file for the documents, which `ingest` reads.")],
+    overrides: SetOption = None,
+) -> None:
+    """Write documents with secrets to plant before training, so that `probe` can ask what a model kept of them (docs/probes.md)."""
+    from flows.keys import overrides_of
+    from tasks.text.canaries import CanaryConfig, documents
+
+    config = overrides_of(CanaryConfig, overrides or [])
+    rows = list(documents(config))
+    _write("\n".join(json.dumps(row) for row in rows), output)
+    told = " ".join(f"--set canaries.{key}={value}" for key, value in config.model_dump(mode="json").items())
+    out.print(
+        f"{config.num:,} canaries in {len(rows):,} documents; ask for them with: gristmill step probe … {told}".replace(
+            ", ", ","
+        ),
+        highlight=False,
+        markup=False,
+        soft_wrap=True,
+    )
+
+
+@app.command()
 def promote(
     what: Annotated[str, typer.Argument(metavar="MODEL[:VERSION]", help="A registered model; without a version its challenger.")],
+    config: Annotated[
+        str, typer.Option("--config", "-c", help="The configuration with the part `gate`; else the defaults.")
+    ] = "",
+    overrides: SetOption = None,
+    force: Annotated[
+        bool, typer.Option("--force", help="Promote it though it is worse; --reason is kept in the registry.")
+    ] = False,
+    reason: Annotated[str, typer.Option("--reason", "-r", help="Why.")] = "",
 ) -> None:
-    """Make a registered model the champion of its name, and show its scores beside those of the one it replaces."""
-    _adopt_servers()
-    from flows.promotion import promote as move
+    """Make a registered model the champion of its name, unless it is worse than the present one in what `gate.metrics` lists.
 
-    move(what, out)
+    Exit code 1: it was refused.
+    """
+    _adopt_servers()
+    from flows.keys import overrides_of
+    from flows.promotion import promote as move
+    from tasks.learn.config import GateConfig
+
+    if config:
+        from flows.config import load
+
+        gate = load(config, overrides or []).gate
+    else:
+        gate = overrides_of(GateConfig, [one.removeprefix("gate.") for one in overrides or []])
+    if not move(what, out, gate, force=force, reason=reason, by=_user()):
+        raise typer.Exit(EXIT_FAILED)
 
 
 @app.command()

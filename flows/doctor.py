@@ -35,6 +35,7 @@ KERNELS = (
     "text.bad_words",
     "text.minhash",
     "text.clusters",
+    "text.copies",
     "learn.packing",
     "text.sampling",
     "text.augmenting",

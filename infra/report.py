@@ -14,7 +14,8 @@ from typing import Literal
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-from infra import plots, training_page
+from infra import plots, scores_page, training_page
+from infra.scores_page import Scores
 from infra.training_page import Training
 
 FOLDER = Path(__file__).resolve().parent
@@ -381,6 +382,7 @@ class ReportFacts:
     training: Training | None = None
     evaluation: Sequence[Evaluation] = ()
     generations: Sequence[Generation] = ()
+    scores: Scores | None = None
     costs: Sequence[StepCost] = ()
     validation: Validation | None = None
     audit: Audit | None = None
@@ -420,6 +422,8 @@ def render_report(facts: ReportFacts) -> str:
             fertility=_fertility(facts.tokenisation),
             loss=training_page.loss(facts.training),
             curves=list(training_page.others(facts.training)),
+            reliability_plot=scores_page.reliability(facts.scores),
+            leaderboard=scores_page.board(facts.scores),
             ratios=_ratios(facts.audit),
             seconds=_bars({cost.step: cost.seconds for cost in facts.costs}, "Seconds per step"),
             energy=_bars({c.step: c.energy_wh for c in facts.costs if c.energy_wh is not None}, "Estimated energy per step"),

@@ -17,11 +17,13 @@ from pydantic import BaseModel, ConfigDict, Field
 from expectations.cards import certificate_files
 from expectations.croissant import sources_told
 from expectations.schemas import CERTIFICATE, CERTIFICATE_FOLDER
-from infra import ledger, lineage, storage, tracking
+from infra import leaderboard, ledger, lineage, storage, tracking
 from infra.dataset import RUN, Counts, Manifest, ShardSet, bytes_digest
+from infra.leaderboard import FIGURES_TAG, SCORES_TAG
 from infra.settings import settings
 from infra.steps import Output, step
-from tasks.learn import training_told
+from tasks.learn import dimensions, training_told
+from tasks.learn.comparison import figures_of
 from tasks.learn.config import MODEL
 from tasks.learn.model_card import CardFacts, Scores, headline, model_card
 from tasks.text.classifier_card import summary
@@ -67,7 +69,7 @@ def register(model: ShardSet, dataset: ShardSet, scores: list[ShardSet], config:
     tested = json.loads(certificate[Path(CERTIFICATE).name]) if certificate else None
     run = storage.read_json(model.file(RUN))
     facts = (config.name, config.licence, trained, dataset.manifest(), measured, run)
-    card = model_card(CardFacts(*facts, *_origins(dataset), told, tested))
+    card = model_card(CardFacts(*facts, *_origins(dataset), told, tested, _efficiency(scores)))
     storage.write_bytes(storage.join(out.folder, CARD), card.encode())
     out.keep_beside(CARD)
     out.counts = Counts(total=1, kept=1)
@@ -97,6 +99,7 @@ def register(model: ShardSet, dataset: ShardSet, scores: list[ShardSet], config:
                 "family": trained.facts["family"],
                 "base_model": training_told.base_model(trained.recipe["config"]) or "none",
                 **_contamination_tags(tested, certificate),
+                **score_tags(scores),
             },
             card=card.split("---\n", 2)[2],
             model_type=f"{trained.facts['objective']} language model",
@@ -104,6 +107,14 @@ def register(model: ShardSet, dataset: ShardSet, scores: list[ShardSet], config:
     for other in scores[1:]:
         track.dataset(other, "evaluation")
     out.volatile["registered"] = registered
+    if board := leaderboard.as_csv(leaderboard.rows(tracking.registered_models(config.name))):
+        track.page(f"leaderboard-{config.name}.csv", board)
+
+
+def score_tags(scores: Sequence[ShardSet]) -> dict[str, str]:
+    """Which versions have the scores, for comparisons, and the figures of all items with their intervals, for the leaderboard."""
+    shown = leaderboard.packed(one.as_json() for one in dimensions.headline(figures_of(scores)))
+    return {SCORES_TAG: ",".join(one.path for one in scores), FIGURES_TAG: shown}
 
 
 def _scores(version: ShardSet) -> Scores:
@@ -134,6 +145,12 @@ def model_facts(config: RegisterConfig, trained: Manifest, dataset: ShardSet, me
         "config": trained.recipe["config"],
         "scores": {one.manifest.step: one.manifest.facts for one in measured},
     }
+
+
+def _efficiency(scores: Sequence[ShardSet]) -> list[dict[str, Any]]:
+    """What the clock and the machine said, as figures; in no version, so on the card alone."""
+    found = [row for row in dimensions.of_versions(scores) if row.name == "efficiency"]
+    return [one.as_json() for row in found for one in row.figures]
 
 
 def _origins(dataset: ShardSet) -> tuple[list[str], list[str]]:

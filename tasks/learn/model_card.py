@@ -74,11 +74,13 @@ class CardFacts:
     """The audit of its filter, and what was sampled away and added, where that was done."""
     certificate: Mapping[str, Any] | None = field(default=None)
     """Of the decontamination of its documents; None where they were not tested."""
+    efficiency: Sequence[Figure] = ()
+    """What the clock and the machine said while it was measured."""
 
     @property
     def figures(self) -> list[Figure]:
-        """Those of all scores."""
-        return [one for scores in self.scores for one in scores.figures]
+        """Those of all scores, and what the clock said."""
+        return [*(one for scores in self.scores for one in scores.figures), *self.efficiency]
 
 
 def model_card(told: CardFacts) -> str:
