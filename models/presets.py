@@ -269,7 +269,7 @@ def flops_per_token(config: ModelConfig, vocab_size: int) -> int:
     """Floating-point operations to train on one token, forward and backward: 6 per matrix weight (the output head included, the look-up
     of embeddings not) and 12 x layers x hidden x context for attention (PaLM, appendix B; causal masking not deducted).
 
-    Of a checkpoint with experts all are counted, also those that a token does not use.
+    What is spared is counted, too: the head of a masked model where nothing is masked, and the experts that a token does not use.
 
     Raises:
         InputError: there is no such checkpoint.

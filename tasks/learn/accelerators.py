@@ -27,8 +27,8 @@ class Accelerator(NamedTuple):
 
 GPU_MFU = 0.40
 """41 to 46 % for 1B to 7B on H100 (LLM Foundry), 33 to 39 % for 8B (torchtitan), 41 % for a small one (nanochat): docs/plan.md."""
-CPU_MFU = {"bf16": 0.35, "fp32": 0.6}
-"""Measured for 1M to 31M parameters without torch.compile on a processor with AVX-512: 35 to 60 % and 72 %; with AMX, whose peak is
+CPU_MFU = {"bf16": 0.4, "fp32": 0.6}
+"""Measured for 1M to 31M parameters without torch.compile on a processor with AVX-512: 41 to 60 % and 72 %; with AMX, whose peak is
 higher, 20 %: docs/plan.md."""
 
 

@@ -21,6 +21,8 @@ BLOCK_BYTES: dict[tuple[str, str], tuple[float, float, float]] = {
 }
 MASK_BYTES = {"bf16": 2, "fp32": 4}
 """Of the mask that keeps attention inside documents, per pair of tokens of a sample: torch widens and keeps one for each block."""
+SHORT_CONTEXT, SHORT_BLOCK = 512, 128
+"""Up to which context a CPU attends in bf16 by plain products (short_attention), which keep probabilities instead, in blocks of queries."""
 BLOCK_INPUT_BYTES = 4
 """What is kept of a block whose activations are computed again: its float32 input, per unit of hidden size."""
 ADAM_BYTES = 8
@@ -28,7 +30,7 @@ ADAM_BYTES = 8
 CHUNK_BYTES = {"cpu": 8 << 20, "cuda": 256 << 20}
 """Logits that the loss has in memory at once, in float32; with their gradient and a bfloat16 copy they take 2.5 times as much."""
 SLACK_SHARE, SLACK_BYTES = 0.25, 100 * 10**6
-"""Temporaries, and what an allocator holds and does not use. With it, measured peaks are 0.82 to 1.02 of what is told (docs/plan.md)."""
+"""Temporaries, and what an allocator holds and does not use. With it, measured peaks are 0.88 to 1.02 of what is told (docs/plan.md)."""
 
 
 @dataclass(frozen=True)
@@ -74,7 +76,11 @@ def footprint(
     shape, parameters = model.shape, presets.num_parameters(model, vocab_size)
     shards = ranks if parallel == "fsdp" else 1
     narrow = 2 * presets.matmul_weights(model) if precision == "bf16" else 0
-    a_block = _block_bytes(model, precision) + documents * MASK_BYTES[precision] * shape.context_length
+    a_block = _block_bytes(model, precision)
+    if device == "cpu" and precision == "bf16" and shape.context_length <= SHORT_CONTEXT:
+        a_block += _probability_bytes(model)
+    elif documents:
+        a_block += MASK_BYTES[precision] * shape.context_length
     blocks = shape.num_layers * BLOCK_INPUT_BYTES * shape.hidden_size + a_block if recompute else shape.num_layers * a_block
     head = vocab_size * shape.hidden_size * (6 if precision == "bf16" else 4)
     parts = {
@@ -94,3 +100,13 @@ def _block_bytes(model: ModelConfig, precision: str) -> float:
     kv_size = shape.hidden_size // shape.num_heads * shape.num_kv_heads
     of_hidden, of_kv, of_inner = BLOCK_BYTES[model.family, precision]
     return of_hidden * shape.hidden_size + of_kv * kv_size + of_inner * shape.intermediate_size
+
+
+def _probability_bytes(model: ModelConfig) -> float:
+    """Bytes of one token in one block that attention by plain products keeps beside the rest: bf16 probabilities, and keys repeated."""
+    shape = model.shape
+    context, blocks = shape.context_length, range(0, shape.context_length, SHORT_BLOCK)
+    sizes = [(min(SHORT_BLOCK, context - start), min(start + SHORT_BLOCK, context)) for start in blocks]
+    seen = context**2 if model.family == "bert" else sum(queries * keys for queries, keys in sizes)
+    repeated = 2 * shape.hidden_size if shape.num_kv_heads < shape.num_heads else 0
+    return 2 * shape.num_heads * seen / context + repeated

@@ -7,9 +7,9 @@ import torch
 from models import presets
 from models.presets import Family, ModelConfig
 from models.tokeniser import Roles
-from tasks.learn import loss, scaling
+from tasks.learn import loss, scaling, short_attention
 from tasks.learn.attention import attention_mask
-from tasks.learn.footprint import CHUNK_BYTES, footprint
+from tasks.learn.footprint import CHUNK_BYTES, SHORT_BLOCK, SHORT_CONTEXT, footprint
 from tasks.learn.scaling import Fit
 
 FAMILIES: tuple[Family, ...] = ("llama", "gpt2", "bert")
@@ -66,7 +66,9 @@ def test_batches_are_near_the_law_and_divide_among_ranks() -> None:
     assert short.steps >= 200 and short.warmup_steps < short.steps
 
 
-def left_by_a_block(family: Family, precision: str, *, documents: bool, vocab_size: int = 300) -> tuple[float, float]:
+def left_by_a_block(
+    family: Family, precision: str, device: str, *, documents: bool, vocab_size: int = 300
+) -> tuple[float, float]:
     """Bytes that a block leaves for the backward pass, weights and their copies not counted: as torch has them, and as we tell them."""
     tokens, saved, made, copies = 4 * 128, [], [], []
     mask = attention_mask(torch.arange(128).repeat(4, 1) // 40, family != "bert") if documents else None
@@ -75,6 +77,8 @@ def left_by_a_block(family: Family, precision: str, *, documents: bool, vocab_si
             family=family, hidden_size=128, num_layers=layers, num_heads=4, intermediate_size=416, context_length=128
         )
         model = presets.build(config, Roles(vocab_size=vocab_size, end=0, padding=1, unknown=None), seed=1)
+        if device == "cpu" and short_attention.use(model, 128, device, precision) and documents:
+            mask = short_attention.additive(attention_mask(torch.arange(128).repeat(4, 1) // 40, family != "bert"))
         weights = {one.untyped_storage().data_ptr() for one in model.parameters()}
         kept: dict[int, torch.Tensor] = {}
 
@@ -90,20 +94,26 @@ def left_by_a_block(family: Family, precision: str, *, documents: bool, vocab_si
             more = {} if family == "bert" else {"use_cache": False}
             model.base_model(torch.zeros(4, 128, dtype=torch.long), attention_mask=mask, **more)
         saved.append(sum(one.untyped_storage().nbytes() for one in kept.values()))
-        made.append(footprint(config, vocab_size, tokens, precision=precision, documents=documents).activations)
+        made.append(footprint(config, vocab_size, tokens, device=device, precision=precision, documents=documents).activations)
         copies.append(2 * presets.matmul_weights(config) if precision == "bf16" else 0)
     return saved[1] - saved[0] - (copies[1] - copies[0]), made[1] - made[0]
 
 
-@pytest.mark.parametrize(("precision", "documents"), [("bf16", False), ("bf16", True), ("fp32", True)])
+@pytest.mark.parametrize(
+    ("precision", "documents", "device"),
+    [("bf16", False, "cuda"), ("bf16", True, "cuda"), ("fp32", True, "cpu"), ("bf16", True, "cpu")],
+)
 @pytest.mark.parametrize("family", FAMILIES)
-def test_activations_are_those_that_torch_keeps(family: Family, precision: str, documents: bool) -> None:
-    counted, told = left_by_a_block(family, precision, documents=documents)
+def test_activations_are_those_that_torch_keeps(family: Family, precision: str, documents: bool, device: str) -> None:
+    """torch's fused attention is that of a GPU here, too; on a CPU short contexts are attended to by plain products."""
+    counted, told = left_by_a_block(family, precision, device, documents=documents)
     assert told == pytest.approx(counted, rel=0.02)
 
 
 def test_memory_is_16_bytes_a_parameter_and_is_divided_or_computed_again() -> None:
-    assert CHUNK_BYTES == loss.CHUNK_BYTES  # which a plan cannot import, for it has torch
+    # which a plan cannot import, for they have torch
+    assert CHUNK_BYTES == loss.CHUNK_BYTES
+    assert (SHORT_CONTEXT, SHORT_BLOCK) == (short_attention.MAX_CONTEXT, short_attention.BLOCK)
     model = ModelConfig(preset="small")
     size = presets.num_parameters(model, 16_384)
     whole = footprint(model, 16_384, 4096, precision="fp32")
