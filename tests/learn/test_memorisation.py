@@ -8,7 +8,7 @@ import torch
 
 from models import tokeniser
 from models.tokeniser import TokeniserConfig
-from tasks.learn import memorisation, passages, privacy
+from tasks.learn import bias, memorisation, passages, privacy
 from tasks.learn.figures import Figure
 from tasks.learn.findings import Findings
 from tasks.learn.probe_config import CanaryProbe, MemorisationConfig, PrivacyConfig, TextsConfig
@@ -208,6 +208,18 @@ def test_secrets_that_nobody_planted_have_no_figure(clean: Scorer, held_out: lis
     memorisation.ask_canaries(clean, held_out, memorisation.token_texts(clean), CANARIES, findings)
     assert {one.value for one in findings.figures} == {None} and findings.items().num_rows == 0
     assert findings.notes["memorisation.canaries"].startswith("0 of 20 canaries")
+
+
+def test_a_split_without_documents_leaves_figures_without_a_value(clean: Scorer, train: list[TokenShard], words: str) -> None:
+    for held_out in ([], [shard_of([], words)]):
+        findings = Findings(2, 1)
+        memorisation.ask_extraction(clean, train, held_out, MEMORY, 1, findings)
+        privacy.ask_membership(clean, train, held_out, PrivacyConfig(), 1, findings)
+        free = memorisation.write_texts(clean, TextsConfig(num_texts=2, max_new_tokens=4), 1)
+        memorisation.ask_copies(free, train, held_out, MEMORY, 1, findings)
+        bias.ask_swaps(clean, passages.draw(held_out, 5, seed=1, purpose="swaps"), 5, findings)
+        valued = {one.name for one in findings.figures if one.value is not None}
+        assert valued == {"memorisation.copied.longest_run", "memorisation.copied.verbatim"}
 
 
 def test_token_texts_put_together_are_the_text(clean: Scorer) -> None:
