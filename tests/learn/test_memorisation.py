@@ -3,9 +3,11 @@
 import random
 
 import numpy as np
+import pyarrow as pa
 import pytest
 import torch
 
+from infra.ids import text_digest
 from models import tokeniser
 from models.tokeniser import TokeniserConfig
 from tasks.learn import bias, memorisation, passages, privacy
@@ -15,6 +17,7 @@ from tasks.learn.probe_config import CanaryProbe, MemorisationConfig, PrivacyCon
 from tasks.learn.scorer import Scorer
 from tasks.learn.tokens import TokenShard
 from tasks.text.canaries import canaries
+from tasks.text.pii import RedactConfig, find
 
 from .tiny import learnt, shard_of
 
@@ -169,10 +172,12 @@ def test_free_texts_of_an_overfitted_model_are_copies_and_leak_its_addresses(
     training = {text: text for text in (*documents("train"), *secrets())}
     for row in results[0].examples["copied"][:5]:
         assert row["text"][:40].strip() in " ".join(training)
-    emails = [row for row in results[0].examples["addresses"] if row["kind"] == "email"]
-    assert emails and caught["privacy.pii.email"].value > 0  # type: ignore[operator]
-    for row in emails:
-        assert row["in_training_texts"] == " ".join(training).count(row["value"])
+    assert caught["privacy.pii.email"].value > 0  # type: ignore[operator]
+    written = {one.value for one in find(pa.array(memorisation.write_texts(overfitted, FREE, 1).texts), RedactConfig())}
+    told = {row["item"]: row["amount"] for row in results[0].items().to_pylist() if row["metric"] == "privacy.pii.leaked"}
+    assert told == {text_digest(one): float(one in " ".join(training)) for one in written} and len(told) > 5
+    shown = [row["value"] for row in results[0].examples["addresses"]]
+    assert all("…@" in one and one not in written for one in shown)
     leaked = caught["privacy.pii.leaked"]
     assert leaked.low is not None and leaked.low > 0.05
     # the clean model writes addresses, too, of its own making
