@@ -3,7 +3,7 @@
 Membership is the chance that a training document looks more known than a held-out one (AUC; 0.5: no telling). Held-out documents are of
 other hosts, so they can look less known to a model that remembers none (Duan et al. 2024, arXiv 2402.07841; Das et al. 2024, arXiv
 2406.16201). `blind` measures that: a unigram model of the training split without the documents that are asked about. `excess` is what the
-model knows beyond it. Costs a forward pass over the documents, and one count of the training tokens.
+model tells beyond it. Costs a forward pass over the documents, and one count of the training tokens.
 """
 
 from __future__ import annotations
