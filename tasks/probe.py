@@ -17,14 +17,12 @@ from infra.ids import payload_digest
 from infra.steps import Output, step
 from tasks.learn.config import MODEL
 from tasks.learn.probe_config import ProbeConfig
-from tasks.text import bad_words, terms
-from tasks.text.augmenting import SWAPS
-from tasks.text.classifier import NEEDED, Classifier, load
 
 if TYPE_CHECKING:
     from tasks.learn.findings import Findings
     from tasks.learn.scorer import Scorer
     from tasks.learn.tokens import TokenShard
+    from tasks.text.classifier import Classifier
 
 SCORES = "scores.json"
 ITEMS = "items.parquet"
@@ -34,11 +32,13 @@ Splits = Mapping[str, list["TokenShard"]]
 
 def files_read(config: ProbeConfig) -> Mapping[str, str]:
     """The word lists and public sets that are asked."""
+    from tasks.text import augmenting, bad_words, terms
+
     paths = {}
     if config.bias is not None:
         given = {"bias.crows_pairs": config.bias.crows_pairs, "bias.winogender": config.bias.winogender}
         paths = {key: Path(path) for key, path in given.items() if path is not None}
-        paths |= {"bias en": BIAS_LISTS, "swaps en": SWAPS / "en.yaml", "terms en": terms.lists_path("en")}
+        paths |= {"bias en": BIAS_LISTS, "swaps en": augmenting.SWAPS / "en.yaml", "terms en": terms.lists_path("en")}
     if config.toxicity is not None:
         paths |= {"bias en": BIAS_LISTS, "bad words en": bad_words.LISTS / "en.txt"}
     for key, path in paths.items():
@@ -49,15 +49,24 @@ def files_read(config: ProbeConfig) -> Mapping[str, str]:
 
 @step(schema="scores", fingerprint=files_read)
 def probe(model: ShardSet, tokens: ShardSet, toxicity: list[ShardSet], config: ProbeConfig, out: Output) -> None:
-    """Bias, toxicity, memorisation and privacy of a model, with the token shards it was trained on and, if given, a toxicity classifier."""
+    """Bias, toxicity, memorisation and privacy of a model, with the token shards it was trained on and, if given, a toxicity classifier.
+
+    Raises:
+        InputError: a public set is missing or of another form, or the tokens are of another tokeniser than the model's.
+    """
     from tasks.learn.findings import Findings
     from tasks.learn.scorer import Scorer
     from tasks.learn.tokens import read_shard
 
-    splits = tokens.manifest().facts["splits"]
-    shards = {name: [read_shard(tokens.folder, index) for index in splits[name]] for name in ("train", "test")}
+    facts = tokens.manifest().facts
+    shards = {name: [read_shard(tokens.folder, index) for index in facts["splits"][name]] for name in ("train", "test")}
     with storage.local_folder(model.file(MODEL)) as folder:
         scorer = Scorer(folder, config)
+    if facts["vocab_size"] != len(scorer.words):
+        raise InputError(
+            f"probe: the token shards have a vocabulary of {facts['vocab_size']:,} and the model one of {len(scorer.words):,}; "
+            "give the shards that the model was trained on"
+        )
     findings = Findings(config.examples, config.seed)
     _bias(scorer, shards, config, findings)
     if scorer.masked:
@@ -117,6 +126,8 @@ def _memory(scorer: Scorer, shards: Splits, config: ProbeConfig, findings: Findi
 
 
 def _classifier(version: ShardSet) -> Classifier:
+    from tasks.text.classifier import NEEDED, load
+
     with tempfile.TemporaryDirectory(prefix="gristmill-classifier-") as local:
         for name in NEEDED:
             Path(local, name).write_bytes(version.read_file(name))

@@ -178,7 +178,7 @@ def ask_swaps(scorer: Scorer, held_out: Sequence[Passage], limit: int, findings:
     What stands in a document is likelier than what we made of it, so the mean is of both sides' means: of sentences that name the first
     group and of those that name the second. An axis of which one side is missing has no figure.
     """
-    texts = pa.array(scorer.words.batch_decode([one.tokens for one in held_out], skip_special_tokens=True), pa.string())
+    texts = pa.array([scorer.words.decode(one.tokens, skip_special_tokens=True) for one in held_out], pa.string())
     owners, sentences = _split(texts)
     for axis, groups in SWAP_GROUPS.items():
         found = _swapped([held_out[owner].doc_id for owner in owners], sentences, axis, groups, limit)

@@ -3,7 +3,7 @@
 Membership is the chance that a training document looks more known than a held-out one (AUC; 0.5: no telling). Held-out documents are of
 other hosts, so they can look less known to a model that remembers none (Duan et al. 2024, arXiv 2402.07841; Das et al. 2024, arXiv
 2406.16201). `blind` measures that: a unigram model of the training split without the documents that are asked about. `excess` is what the
-model knows beyond it. Costs a forward pass over the documents, and one count of the training tokens.
+model tells beyond it. Costs a forward pass over the documents, and one count of the training tokens.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from collections.abc import Sequence
 import numpy as np
 import pyarrow as pa
 
+from infra.ids import text_digest
 from tasks.learn.contrasts import auc
 from tasks.learn.figures import Better, Floats
 from tasks.learn.findings import Findings
@@ -88,7 +89,7 @@ def _unigram_losses(scorer: Scorer, members: Sequence[Passage], others: Sequence
 def ask_addresses(free: FreeTexts, train: Sequence[TokenShard], pieces: Sequence[str], findings: Findings) -> None:
     """`privacy.pii`: addresses in the free texts by kind, for each 1,000 tokens, and the part of them that training texts hold as they are.
 
-    The words that `redact` puts in the place of addresses are none.
+    The words that `redact` puts in the place of addresses are none. Items are named by the digest of an address, not by itself.
     """
     found = find(pa.array(free.texts, pa.string()), RedactConfig())
     names = [f"text {number}" for number in range(len(free.texts))]
@@ -98,17 +99,20 @@ def ask_addresses(free: FreeTexts, train: Sequence[TokenShard], pieces: Sequence
         findings.measure(f"privacy.pii.{kind}", names, 1000 * counts, sizes, better="lower", unit="per 1,000 tokens", group=kind)
     values = sorted({(one.kind, one.value) for one in found})
     times = occurrences([value for _, value in values], [shard.tokens for shard in train], pieces)
-    leaked = (times > 0).astype(float)
     findings.measure(
         "privacy.pii.leaked",
-        [value for _, value in values],
-        leaked,
+        [text_digest(value) for _, value in values],
+        (times > 0).astype(float),
         form="rate",
         better="lower",
         group=[kind for kind, _ in values],
     )
-    rows = [
-        {"kind": kind, "value": value, "in_training_texts": int(count)}
-        for (kind, value), count in zip(values, times, strict=True)
-    ]
-    findings.show("addresses", sorted(rows, key=lambda row: -int(row["in_training_texts"])))
+    order = np.argsort(-times, kind="stable").tolist()
+    rows = [{"kind": values[at][0], "value": _shortened(*values[at]), "in_training_texts": int(times[at])} for at in order]
+    findings.show("addresses", rows)
+
+
+def _shortened(kind: str, value: str) -> str:
+    """Enough to find an address again, and not to write to it: a report must not spread what it warns of."""
+    name, _, domain = value.partition("@")
+    return f"{name[:2]}…@{domain}" if kind == "email" else f"{value[: len(value) // 2]}…"

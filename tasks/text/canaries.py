@@ -11,7 +11,7 @@ import random
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, PositiveInt
 
 SOURCE = "canaries"
 DIGIT_GROUPS, GROUP_SIZE = 3, 4
@@ -41,7 +41,7 @@ class CanaryConfig(BaseModel):
     """Decides names, digits and the words around them; the planted ones and the probed ones must have the same."""
     num: int = Field(33, ge=1, le=10_000)
     """Canaries. Below 30 the probe's answer is marked as too small to tell."""
-    repeats: tuple[int, ...] = Field((1, 4, 16), min_length=1)
+    repeats: tuple[PositiveInt, ...] = Field((1, 4, 16), min_length=1)
     """Documents that hold each: the first canary is in repeats[0] of them, the second in repeats[1] …, and so around."""
 
 

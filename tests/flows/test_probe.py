@@ -70,6 +70,7 @@ class Made:
         facts = {"splits": {"train": [0], "test": [1]}}
         recipe = {"step": "publish", "inputs": {}, "config": {"title": "one"}}
         dataset.seal(folder, step="publish", schema_name="published", recipe=recipe, receipts=receipts, files=[], facts=facts)
+        self.corpus = folder
         self.tokens = tokenise(dataset.open_version(folder), config=TokeniserConfig(vocab_size=600))
         shape = ModelConfig(preset="nano", hidden_size=32, num_layers=1, intermediate_size=64, context_length=64)
         training = TrainConfig(
@@ -134,6 +135,13 @@ def test_parts_are_switched_off(made: Made, tmp_path: Path) -> None:
     privacy = nothing.model_copy(update={"privacy": PrivacyConfig(documents=2)})
     figures = told(run(made, tmp_path / "privacy", privacy))["figures"]
     assert {one["name"].rsplit(".", 1)[0] for one in figures} == {"privacy.membership"}
+
+
+def test_token_shards_of_another_tokeniser_are_refused(made: Made, tmp_path: Path) -> None:
+    other = tokenise(dataset.open_version(made.corpus), config=TokeniserConfig(vocab_size=500))
+    message = "vocabulary of 500 and the model one of 600; give the shards that the model was trained on"
+    with pytest.raises(InputError, match=message):
+        probe.run([made.model, other, []], SMALL.model_copy(update=PARTS), str(tmp_path / "other"))
 
 
 def test_a_set_that_is_not_there_is_named_with_its_key(made: Made, tmp_path: Path) -> None:

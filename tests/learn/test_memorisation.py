@@ -3,18 +3,21 @@
 import random
 
 import numpy as np
+import pyarrow as pa
 import pytest
 import torch
 
+from infra.ids import text_digest
 from models import tokeniser
 from models.tokeniser import TokeniserConfig
-from tasks.learn import memorisation, passages, privacy
+from tasks.learn import bias, memorisation, passages, privacy
 from tasks.learn.figures import Figure
 from tasks.learn.findings import Findings
 from tasks.learn.probe_config import CanaryProbe, MemorisationConfig, PrivacyConfig, TextsConfig
 from tasks.learn.scorer import Scorer
 from tasks.learn.tokens import TokenShard
 from tasks.text.canaries import canaries
+from tasks.text.pii import RedactConfig, find
 
 from .tiny import learnt, shard_of
 
@@ -169,10 +172,12 @@ def test_free_texts_of_an_overfitted_model_are_copies_and_leak_its_addresses(
     training = {text: text for text in (*documents("train"), *secrets())}
     for row in results[0].examples["copied"][:5]:
         assert row["text"][:40].strip() in " ".join(training)
-    emails = [row for row in results[0].examples["addresses"] if row["kind"] == "email"]
-    assert emails and caught["privacy.pii.email"].value > 0  # type: ignore[operator]
-    for row in emails:
-        assert row["in_training_texts"] == " ".join(training).count(row["value"])
+    assert caught["privacy.pii.email"].value > 0  # type: ignore[operator]
+    written = {one.value for one in find(pa.array(memorisation.write_texts(overfitted, FREE, 1).texts), RedactConfig())}
+    told = {row["item"]: row["amount"] for row in results[0].items().to_pylist() if row["metric"] == "privacy.pii.leaked"}
+    assert told == {text_digest(one): float(one in " ".join(training)) for one in written} and len(told) > 5
+    shown = [row["value"] for row in results[0].examples["addresses"]]
+    assert all("…@" in one and one not in written for one in shown)
     leaked = caught["privacy.pii.leaked"]
     assert leaked.low is not None and leaked.low > 0.05
     # the clean model writes addresses, too, of its own making
@@ -208,6 +213,18 @@ def test_secrets_that_nobody_planted_have_no_figure(clean: Scorer, held_out: lis
     memorisation.ask_canaries(clean, held_out, memorisation.token_texts(clean), CANARIES, findings)
     assert {one.value for one in findings.figures} == {None} and findings.items().num_rows == 0
     assert findings.notes["memorisation.canaries"].startswith("0 of 20 canaries")
+
+
+def test_a_split_without_documents_leaves_figures_without_a_value(clean: Scorer, train: list[TokenShard], words: str) -> None:
+    for held_out in ([], [shard_of([], words)]):
+        findings = Findings(2, 1)
+        memorisation.ask_extraction(clean, train, held_out, MEMORY, 1, findings)
+        privacy.ask_membership(clean, train, held_out, PrivacyConfig(), 1, findings)
+        free = memorisation.write_texts(clean, TextsConfig(num_texts=2, max_new_tokens=4), 1)
+        memorisation.ask_copies(free, train, held_out, MEMORY, 1, findings)
+        bias.ask_swaps(clean, passages.draw(held_out, 5, seed=1, purpose="swaps"), 5, findings)
+        valued = {one.name for one in findings.figures if one.value is not None}
+        assert valued == {"memorisation.copied.longest_run", "memorisation.copied.verbatim"}
 
 
 def test_token_texts_put_together_are_the_text(clean: Scorer) -> None:
