@@ -114,7 +114,9 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def test_a_model_is_registered_with_the_scores_of_all_who_measured_it(folder: Path, home: Path, mlflow_store: Any) -> None:
     base = {"model": {"from_checkpoint": "google/bert_uncased_L-2"}}
-    model = made_model.trained(home / "model", base, {"family": "bert", "objective": "masked"}, {"model.safetensors": "ab" * 16})
+    model = made_model.trained(
+        home / "model", base, {"family": "bert", "objective": "masked"}, {"checkpoint/model.safetensors": "ab" * 16}
+    )
     bits = Figure("heldout.bits_per_byte", 1.25, 1.2, 1.3, 80, "lower", "bits per byte")
     group = Figure("heldout.bits_per_byte.source.web", 1.5, 1.4, 1.6, 40, "lower", "bits per byte")
     gap = Figure("bias.swaps.gender", 0.5, -0.1, 1.1, 9, "zero", "nats")
