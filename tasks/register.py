@@ -18,7 +18,8 @@ from expectations.cards import certificate_files
 from expectations.croissant import sources_told
 from expectations.schemas import CERTIFICATE, CERTIFICATE_FOLDER
 from infra import leaderboard, ledger, lineage, storage, tracking
-from infra.dataset import RUN, Counts, Manifest, ShardSet, bytes_digest
+from infra.dataset import RUN, Counts, Manifest, ShardSet, bytes_digest, name_of
+from infra.errors import InputError
 from infra.leaderboard import FIGURES_TAG, SCORES_TAG
 from infra.settings import settings
 from infra.steps import Output, step
@@ -55,7 +56,11 @@ def register(model: ShardSet, dataset: ShardSet, scores: list[ShardSet], config:
     """Register the model as the next version of its name, with lineage; without MLflow only its card is written.
 
     `scores` are what `evaluate` measured, and what else was.
+
+    Raises:
+        InputError: scores are those of another model.
     """
+    _check_scores(model, scores)
     scores = sorted(scores, key=lambda one: one.step != "evaluate")
     trained, measured = model.manifest(), [_scores(one) for one in scores]
     storage.write_json(storage.join(out.folder, FACTS), model_facts(config, trained, dataset, measured))
@@ -115,6 +120,15 @@ def score_tags(scores: Sequence[ShardSet]) -> dict[str, str]:
     """Which versions have the scores, for comparisons, and the figures of all items with their intervals, for the leaderboard."""
     shown = leaderboard.packed(one.as_json() for one in dimensions.headline(figures_of(scores)))
     return {SCORES_TAG: ",".join(one.path for one in scores), FIGURES_TAG: shown}
+
+
+def _check_scores(model: ShardSet, scores: Sequence[ShardSet]) -> None:
+    for one in scores:
+        if (measured := one.manifest().recipe["inputs"]["model"]) != name_of(model):
+            raise InputError(
+                f"register: the scores {one.step}/{one.version} are those of the model {measured}, and not of {name_of(model)}; run "
+                f"`{one.step}` on this one"
+            )
 
 
 def _scores(version: ShardSet) -> Scores:

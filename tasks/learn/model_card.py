@@ -198,11 +198,10 @@ def _number(value: float) -> str:
 
 def _training(told: CardFacts) -> str:
     facts, config = told.trained.facts, told.trained.recipe["config"]
-    ending = training_told.ending(facts, config)
-    took = "".join(f"| {label} | {words} |\n" for label, words in training_told.machine(told.run).items())
+    took = "".join(f"| {label} | {words} |\n" for label, words in training_told.machine(told.run, config).items())
     return (
         f"Sources of the data: {'; '.join(told.sources) or 'not known'}. {training_told.data(facts, config)}\n\n"
-        f"{ending[0].upper()}{ending[1:]}.{_continued(told.trained)} Validation loss {facts['valid_loss']:.4f}, last training loss "
+        f"{training_told.ending(facts, config)}{_continued(told.trained)} Validation loss {facts['valid_loss']:.4f}, last training loss "
         f"{facts['train_loss']:.4f} nats per token.\n\n"
         f"| it took | |\n| --- | --- |\n{took}"
         f"| Floating-point operations, computed | {facts['training_flops']:.3g} |\n\n"
@@ -213,8 +212,8 @@ def _continued(trained: Manifest) -> str:
     """The digests of the weights that it began with; empty from scratch."""
     if not training_told.base_model(trained.recipe["config"]):
         return ""
-    files = ", ".join(f"{name} `{digest}`" for name, digest in trained.recipe["files"].items())
-    return f" It began with the weights {files}."
+    weights = [f"`{digest}`" for name, digest in trained.recipe["files"].items() if name.endswith(".safetensors")]
+    return f" It began with weights of the digest {', '.join(weights)}."
 
 
 def _told_config(config: Mapping[str, Any]) -> Mapping[str, Any]:

@@ -42,14 +42,14 @@ def origin(trained: Manifest) -> str:
 
 
 def ending(facts: Mapping[str, Any], config: Mapping[str, Any]) -> str:
-    """How far training went, which step's weights are kept, and what was left out."""
-    stopped = f"stopped early after {facts['steps']:,} of" if facts["stopped_early"] else "trained for"
+    """A sentence on how far training went, which step's weights are kept, and what was left out."""
+    stopped = f"Stopped early after {facts['steps']:,} of" if facts["stopped_early"] else "Trained for"
     steps = f"{stopped} {config['max_steps']:,} optimiser steps"
     kept = {"best": "the lowest validation loss", "last": "the last step"}[config["keep"]]
     skipped = facts["steps_skipped"]
     outliers = f"; {skipped:,} {'step' if skipped == 1 else 'steps'} skipped as outliers" if skipped else ""
     average = f", a moving average (decay {config['ema_decay']:g})" if config["ema_decay"] else ""
-    return f"{steps}; the weights are those of step {facts['kept_step']:,} ({kept}{average}){outliers}"
+    return f"{steps}; the weights are those of step {facts['kept_step']:,} ({kept}{average}){outliers}."
 
 
 def data(facts: Mapping[str, Any], config: Mapping[str, Any]) -> str:
@@ -79,11 +79,13 @@ def sources(made: Mapping[str, Any]) -> list[str]:
     return sorted(names, key=lambda name: (-made[f"tokens.{name}"], name))
 
 
-def machine(run: Mapping[str, Any]) -> dict[str, str]:
-    """What training took of which machine, by label; from `run.json`, as far as it was noted."""
+def machine(run: Mapping[str, Any], config: Mapping[str, Any]) -> dict[str, str]:
+    """What training took of which machine, by label; from `run.json`, as far as it was noted, and a recipe's config."""
     told: dict[str, str] = {}
+    several = config.get("ranks", 1) > 1
     if "device" in run:
-        told["Device"] = f"{run['device']} ({run['device_reason']})"
+        ranks = f", {config['ranks']} ranks by {config['parallel'].upper()}" if several else ""
+        told["Device"] = f"{run['device']} ({run['device_reason']}){ranks}"
     if "precision" in run:
         told["Precision"] = run["precision"]
     if "training_seconds" in run:
@@ -93,7 +95,7 @@ def machine(run: Mapping[str, Any]) -> dict[str, str]:
     if "mfu" in run:
         told["MFU"] = f"{run['mfu']:.1%} of the measured peak of matrix products"
     if "peak_bytes" in run:
-        told["Memory at peak"] = f"{run['peak_bytes'] / 2**20:,.0f} MiB"
+        told["Memory at peak"] = f"{run['peak_bytes'] / 2**20:,.0f} MiB{' of the first rank' if several else ''}"
     if "training_joules_estimated" in run:
         told["Electricity, estimated"] = f"{run['training_joules_estimated'] / JOULES_PER_WH:,.3g} Wh for the whole machine"
     if words := cost(run):

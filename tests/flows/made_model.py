@@ -65,11 +65,13 @@ def trained(
     return _sealed(folder, "pretrain", "model", texts, {**FACTS, **(facts or {})}, made, RUN, files or {})
 
 
-def scored(folder: Path, step: str, figures: Sequence[Figure] = (), facts: Mapping[str, Any] | None = None) -> ShardSet:
-    """A version of scores as `evaluate`, `benchmark` or `probe` makes it."""
+def scored(
+    model: ShardSet, folder: Path, step: str, figures: Sequence[Figure] = (), facts: Mapping[str, Any] | None = None
+) -> ShardSet:
+    """A version of scores of a model as `evaluate`, `benchmark` or `probe` makes it."""
     told = {"figures": [one.as_json() for one in figures]} if figures else {}
     text = json.dumps(told)
-    return _sealed(folder, step, "scores", {"scores.json": text}, facts or {}, {}, {}, {})
+    return _sealed(folder, step, "scores", {"scores.json": text}, facts or {}, {}, {}, {}, {"model": dataset.name_of(model)})
 
 
 def _sealed(
@@ -81,11 +83,19 @@ def _sealed(
     config: Mapping[str, Any],
     run: Mapping[str, Any],
     read: Mapping[str, str],
+    inputs: Mapping[str, str] | None = None,
 ) -> ShardSet:
     for name, text in texts.items():
         storage.write_bytes(storage.join(str(folder), name), text.encode())
     receipt = dataset.write_shard(str(folder), 0, Outcome(pa.table({"doc_id": pa.array(["0" * 32])})))
-    recipe = {"step": step, "inputs": {}, "config": dict(config), "files": dict(read), "code": "0" * 12, "libraries": {}}
+    recipe = {
+        "step": step,
+        "inputs": dict(inputs or {}),
+        "config": dict(config),
+        "files": dict(read),
+        "code": "0" * 12,
+        "libraries": {},
+    }
     entries = [dataset.file_entry(str(folder), name) for name in texts]
     storage.write_json(storage.join(str(folder), dataset.RUN), dict(run))
     dataset.seal(str(folder), step=step, schema_name=schema, recipe=recipe, receipts=[receipt], files=entries, facts=dict(facts))

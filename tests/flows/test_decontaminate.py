@@ -314,7 +314,7 @@ def test_the_certificate_goes_with_the_dataset_to_the_mlflow_run_and_the_cards_o
         assert "whether the documents hold items of evaluation sets was not tested" in card
     model = made_model.trained(home / "model")
     measured = {"perplexity": 3.0, "perplexity.unigram": 9.0, "bits_per_byte": 1.0, "accuracy": 0.5}
-    scores = made_model.scored(home / "scores", "evaluate", facts=measured)
+    scores = made_model.scored(model, home / "scores", "evaluate", facts=measured)
     with tracking.run("register", tags={}, key={"test": "one"}) as track:
         registered = register(model, published, [scores], config=RegisterConfig(name="tiny"))
     assert track is not None

@@ -35,7 +35,8 @@ def manifest(step: str, facts: dict[str, Any], config: dict[str, Any], files: di
 
 def told(config: dict[str, Any] | None = None, facts: dict[str, Any] | None = None, **changes: Any) -> CardFacts:
     settings = TrainConfig.model_validate({"max_steps": 600, **(config or {})}).model_dump(mode="json", exclude={"costs"})
-    trained = manifest("pretrain", {**FACTS, **(facts or {})}, settings, {"model.safetensors": "ab" * 16} if config else None)
+    begun_with = {"checkpoint/config.json": "cd" * 16, "checkpoint/model.safetensors": "ab" * 16} if config else None
+    trained = manifest("pretrain", {**FACTS, **(facts or {})}, settings, begun_with)
     dataset = manifest("publish", {"held_out_by": "host"}, {"title": "Plays", "notice": "Old words."})
     scores = [Scores(manifest("evaluate", EVALUATED, {}))]
     return replace(CardFacts("plays", "cc-by-sa-4.0", trained, dataset, scores, RUN), **changes)
@@ -69,7 +70,8 @@ def test_a_masked_model_that_goes_on_from_a_checkpoint_is_told_as_such() -> None
     assert (
         "A BERT-style masked language model of 158,016 parameters, continued from `google/bert_uncased_L-2` by Gristmill" in card
     )
-    assert f"It began with the weights model.safetensors `{'ab' * 16}`." in card and "pseudo-perplexity per token" in card
+    assert f"It began with weights of the digest `{'ab' * 16}`." in card and "pseudo-perplexity per token" in card
+    assert "cd" * 16 not in card  # of a file that holds no weights
     # what a checkpoint decides is no setting
     assert "| model.from_checkpoint | google/bert_uncased_L-2 |" in card and "| model.preset |" not in card
     assert "causal" not in card and "scratch" not in card

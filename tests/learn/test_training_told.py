@@ -46,13 +46,13 @@ def test_families_are_told_as_people_call_them() -> None:
         (
             {"stopped_early": False, "steps": 300, "kept_step": 300, "steps_skipped": 0},
             {"max_steps": 300, "keep": "last", "ema_decay": 0.0},
-            "trained for 300 optimiser steps; the weights are those of step 300 (the last step)",
+            "Trained for 300 optimiser steps; the weights are those of step 300 (the last step).",
         ),
         (
             {"stopped_early": True, "steps": 1540, "kept_step": 1200, "steps_skipped": 1},
             {"max_steps": 6000, "keep": "best", "ema_decay": 0.99},
-            "stopped early after 1,540 of 6,000 optimiser steps; the weights are those of step 1,200 (the lowest validation loss, "
-            "a moving average (decay 0.99)); 1 step skipped as outliers",
+            "Stopped early after 1,540 of 6,000 optimiser steps; the weights are those of step 1,200 (the lowest validation loss, "
+            "a moving average (decay 0.99)); 1 step skipped as outliers.",
         ),
     ],
 )
@@ -72,14 +72,19 @@ def test_packing_padding_and_what_was_read_of_each_source_are_told() -> None:
 
 
 def test_only_what_was_noted_of_the_machine_is_told() -> None:
-    assert training_told.machine({}) == {} and training_told.cost({}) == ""
+    assert training_told.machine({}, {}) == {} and training_told.cost({}) == ""
     run = {"mfu": 0.325, "peak_bytes": 3 * 2**30, "training_joules_estimated": 7200.0, "cost": 1.5, "currency": "EUR"}
-    assert training_told.machine({**run, "cost_basis": "3 device-hours x 0.5"}) == {
+    assert training_told.machine({**run, "cost_basis": "3 device-hours x 0.5"}, {"ranks": 1}) == {
         "MFU": "32.5% of the measured peak of matrix products",
         "Memory at peak": "3,072 MiB",
         "Electricity, estimated": "2 Wh for the whole machine",
         "Cost": "1.5 EUR (3 device-hours x 0.5)",
     }
+
+    several = training_told.machine(
+        {"device": "cpu", "device_reason": "asked for", "peak_bytes": 2**20}, {"ranks": 2, "parallel": "fsdp"}
+    )
+    assert several == {"Device": "cpu (asked for), 2 ranks by FSDP", "Memory at peak": "1 MiB of the first rank"}
 
 
 def test_the_closing_line_of_a_run_has_family_kept_step_speed_and_cost() -> None:
