@@ -18,7 +18,7 @@ import pytest
 from expectations.schemas import AUGMENTED, PUBLISHED
 from flows import read_by
 from flows.trained import Training, find, training_of
-from infra import dataset, ids, ledger, storage
+from infra import dataset, ids, ledger, storage, tracking
 from infra.dataset import Outcome, ShardSet
 from infra.errors import InputError
 from models.presets import ModelConfig
@@ -397,6 +397,16 @@ def test_models_are_found_by_the_names_that_lineage_takes(trained: dict[str, Tra
         find("nobody", pytest.fail)
     with pytest.raises(InputError, match="holds published, and no model that was trained in steps"):
         training_of(trained["mixed"].dataset)
+
+
+def test_an_alias_is_asked_of_the_registry(trained: dict[str, Trained], monkeypatch: pytest.MonkeyPatch) -> None:
+    early = trained["early"].model
+    rows = [{"name": "mine", "version": "2", "digest": early.digest, "aliases": ["champion"], "url": "http://mlflow.example/"}]
+    for name, answer in (("enabled", True), ("reachable", True), ("registered_models", rows)):
+        monkeypatch.setattr(tracking, name, lambda answer=answer: answer)
+    assert find("mine@champion", pytest.fail) == early
+    with pytest.raises(InputError, match="mine@challenger: no model"):
+        find("mine@challenger", pytest.fail)
 
 
 def test_the_command_and_trace_tell_it(trained: dict[str, Trained], home: Path) -> None:
