@@ -21,10 +21,11 @@ import pyarrow.dataset as pads
 
 from expectations import kernels
 from expectations.counts import ShardCheck, ShardResult, combine, identity, not_applicable
+from expectations.numbers import unmeasured
 from expectations.page import Section
 from expectations.profile import profile
 from expectations.schemas import OPTIONAL
-from expectations.suites import Expectation, Suite, SuiteError, did_you_mean, examined, read_suite, suite_path
+from expectations.suites import Expectation, Suite, SuiteError, did_you_mean, examined, read_suite, suite_names, suite_path
 from expectations.verdict import MAX_SAMPLES, SAMPLE_CHARS, CheckResult, Sample
 
 # map expectations whose verdict on a row depends on other rows, or that give no counts: their shards cannot be summed
@@ -93,6 +94,17 @@ def judged(
     return Section(title, suite, checks, numbers)
 
 
+def judged_table(title: str, table: pa.Table, suite_name: str, facts: Mapping[str, float]) -> Section:
+    """Hold a small table in memory, and numbers measured elsewhere, against a suite; a figure that was not measured is not asked for.
+
+    Great Expectations is imported only for a suite of somebody's own, or for what the kernels leave to it.
+    """
+    suite = read_suite(suite_name) if suite_name in suite_names() else load_suite(suite_name)
+    numbers = profile(pads.dataset(table), facts, asked=suite.numbers, whole=False)
+    checks = combine([validate_shard(table, suite)], suite)
+    return Section(title, suite, [*checks, *check_dataset(numbers, suite, unmeasured(suite.numbers, facts))], numbers)
+
+
 def _able(suite: Suite, names: Iterable[str]) -> tuple[Suite, list[CheckResult]]:
     """The suite without expectations on rows that lack an optional column, and the results of these."""
     absent = {name: reason for name, reason in OPTIONAL.get(suite.schema_name, {}).items() if name not in names}
@@ -135,17 +147,21 @@ def check_dataset(
     asked = {index: e for index, e in enumerate(suite.expectations) if e.scope == "dataset"}
     errors = {index: _missing(e, numbers, "the profile") or _empty(e, numbers) for index, e in asked.items()}
     able = {index: e for index, e in asked.items() if errors[index] is None}
-    results = _evaluate(pd.DataFrame([dict(numbers)]), able) if able else {}
+    quick = {index: kernels.check(index, e, pa.table({e.column: [numbers[e.column]]})) for index, e in able.items()}
+    left = {index: e for index, e in able.items() if quick[index] is None}
+    results = _evaluate(pd.DataFrame([dict(numbers)]), left) if left else {}
     checks = []
     for index, expectation in asked.items():
         if (reason := without[index]) and errors[index]:
             checks.append(not_applicable(expectation, reason))
             continue
-        error = errors[index] or _error(results[index])
+        known = quick.get(index)
+        error = errors[index] or (None if known else _error(results[index]))
+        holds = error is None and (not known.unexpected_count if known else bool(results[index].success))
         checks.append(
             CheckResult(
                 **identity(expectation),
-                success=error is None and bool(results[index].success),
+                success=holds,
                 evaluated=error is None,
                 observed=numbers.get(expectation.column),
                 error=error,

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection, Mapping
+
 LANGUAGE_SHARE, DUPLICATE_VALUES, REMOVAL_RATE = "language_share_", "duplicate_values_", "removal_rate_"
 DRIFT = {
     "drift_rows_ratio": "rows now ÷ rows before",
@@ -32,6 +34,13 @@ OF_CLASSIFIER = {
 """What a trained classifier's version says of itself."""
 OF_INDEX = {"skipped_pair_share": "pairs that full buckets held back, among all that the buckets have: what was not compared"}
 """What an index says of itself."""
+FIGURES = (
+    *("heldout", "calibration", "robustness", "contamination", "tasks", "fairness"),
+    *("bias", "toxicity", "memorisation", "privacy", "hallucination", "efficiency"),
+)
+"""Families of the figures of an evaluation, by which their names begin: `heldout.perplexity`."""
+OF_SCORES = {"perplexity_of_uniform": "a model's perplexity ÷ that of guessing evenly: at 1 it has learnt nothing"}
+"""What an evaluation says beside its figures."""
 NUMBERS = {
     "num_rows": "rows",
     "duplicate_doc_ids": "rows beyond the first of their id",
@@ -44,6 +53,7 @@ NUMBERS = {
     "removal_rate": "share of extracted documents that is gone",
     **OF_CLASSIFIER,
     **OF_INDEX,
+    **OF_SCORES,
     **DRIFT,
     **AUDIT,
 }
@@ -52,5 +62,16 @@ PREFIXES = {
     LANGUAGE_SHARE: "share of one language, by its code",
     DUPLICATE_VALUES: "rows beyond the first of their value, by column",
     REMOVAL_RATE: "share that one step dropped, by step",
+    **{f"{family}.": "a figure of an evaluation, by its name" for family in FIGURES},
 }
 """Numbers whose name ends with what they are of."""
+
+
+def is_figure(name: str) -> bool:
+    """Whether this number is one that an evaluation says."""
+    return name in OF_SCORES or name.startswith(tuple(f"{family}." for family in FIGURES))
+
+
+def unmeasured(asked: Collection[str], facts: Mapping[str, float]) -> dict[str, str]:
+    """The figures of an evaluation among the numbers asked for that `facts` do not have, each with the reason."""
+    return {name: "no evaluation measured it here" for name in asked if is_figure(name) and name not in facts}

@@ -198,6 +198,23 @@ ITEMS = pa.schema(
 )
 """What single items gave to a model's metrics: a metric is sum(amount) / sum(weight)."""
 
+SCORES = pa.schema(
+    [
+        ("name", pa.string()),
+        ("value", pa.float64()),  # null where there was nothing to measure
+        ("low", pa.float64()),  # ends of the 95 % interval
+        ("high", pa.float64()),
+        ("below", pa.float64()),  # value - low
+        ("above", pa.float64()),  # high - value
+        ("n", pa.int64()),  # items measured
+        ("better", pa.string()),  # higher, lower, zero or none
+        ("unit", pa.string()),
+        ("form", pa.string()),  # how it follows from its items
+        ("small", pa.bool_()),
+    ]
+)
+"""The figures of an evaluation (tasks/learn/figures.py), one row for each."""
+
 SCHEMAS: dict[str, pa.Schema] = {
     "captures": CAPTURES,
     "extracted": EXTRACTED,
@@ -213,6 +230,7 @@ SCHEMAS: dict[str, pa.Schema] = {
     "rejects": REJECTS_SCHEMA,
     "token_documents": TOKEN_DOCS,
     "references": REFERENCES,
+    "scores": SCORES,
 }
 """What the steps of a flow write; a single step on plain files has the columns it was given beside those it adds."""
 

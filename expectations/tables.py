@@ -96,8 +96,8 @@ def _files(path: str) -> list[str]:
     if system.isfile(name):
         return [path]
     inside = [found[len(name) :].strip("/") for found in system.find(name)]
-    if MANIFEST in inside:  # a version: what lies deeper are its rejects and what it was made by way of
-        inside = [one for one in inside if "/" not in one]
+    if MANIFEST in inside:  # a version: the rest is its rejects, and what it was made by way of or keeps beside its shards
+        inside = [one for one in inside if one.startswith("part-") and "/" not in one]
     kept = [one for one in inside if one.endswith(".parquet") and not any(part[0] in "._" for part in one.split("/"))]
     if not kept:
         raise InputError(f"{path}: no Parquet file in it (*.parquet)")

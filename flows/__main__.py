@@ -424,14 +424,132 @@ def estimate(
 
 
 @app.command()
+def plan(
+    given: Annotated[
+        str,
+        typer.Argument(metavar="[DATA]", help="A version of tokens or documents, a run, `latest`, or a configuration file."),
+    ] = "",
+    gpu_hours: Annotated[float | None, typer.Option("--gpu-hours", help="Hours of one device, on all of them together.")] = None,
+    days: Annotated[float | None, typer.Option("--days", help="Days from beginning to end.")] = None,
+    money: Annotated[
+        float | None, typer.Option("--money", help="What it may cost, by pretrain.costs.price_per_hour or price_per_kwh.")
+    ] = None,
+    gpu: Annotated[str, typer.Option("--gpu", help="What trains: a100, h100, l4, rtx4090 …; a wrong name tells them all.")] = "",
+    here: Annotated[bool, typer.Option("--here", help="This machine trains; its peak is measured.")] = False,
+    gpus: Annotated[int, typer.Option("--gpus", min=1, help="How many of them.")] = 1,
+    mfu: Annotated[float | None, typer.Option("--mfu", min=0.001, max=1, help="Share of the peak that training reaches.")] = None,
+    tokens_per_parameter: Annotated[
+        float, typer.Option("--tokens-per-parameter", min=0.1, help="More: a smaller model, cheaper to serve.")
+    ] = 20.0,
+    config: Annotated[
+        str, typer.Option("--config", "-c", help="The configuration with family, vocabulary and prices; else the defaults.")
+    ] = "",
+    overrides: SetOption = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Everything as JSON.")] = False,
+) -> None:
+    """Say what model a budget pays for, its tokens, memory, time and cost; exit code 3 if it does not fit the device."""
+    from flows.plan import Budget, show
+    from flows.plan import plan as ask
+
+    if bool(gpu) == here:
+        raise _UsageError("say what trains: --gpu and its name (--gpu a100), or --here for this machine")
+    budget = Budget(gpu_hours, days, money)
+    found = ask(given, budget, "here" if here else gpu, gpus, config, overrides or [], mfu, tokens_per_parameter)
+    if as_json:
+        _write(json.dumps(found.as_json(), indent=1), None)
+    else:
+        show(found, out)
+    if not found.fits:
+        raise typer.Exit(EXIT_WARNING)
+
+
+@app.command()
+def compare_models(
+    first: Annotated[
+        str, typer.Argument(metavar="A", help="A registered model (name, name:version, name@alias), a version or a run.")
+    ],
+    second: Annotated[str, typer.Argument(metavar="B", help="The one to compare it with.")],
+    form: Annotated[TableFormat, typer.Option("--format", "-f", help="How to show it.")] = TableFormat.table,
+) -> None:
+    """Say in which metrics model A is better or worse than B beyond noise, item by item, from their kept evaluations."""
+    _adopt_servers()
+    from flows import compare_models as models
+
+    if form == TableFormat.table:
+        models.compared(first, second, lambda one, other, rows: models.show(one, other, rows, out))
+    else:
+        models.compared(first, second, lambda *found: _write(json.dumps(models.as_json(*found), indent=1), None))
+
+
+@app.command()
+def leaderboard(
+    name: Annotated[str, typer.Argument(metavar="[NAME]", help="A registered model; by default all.")] = "",
+    metrics: Annotated[list[str] | None, typer.Option("--metric", "-m", help="Only this figure. Repeatable.")] = None,
+    form: Annotated[TableFormat, typer.Option("--format", "-f", help="How to show it.")] = TableFormat.table,
+) -> None:
+    """Show the versions of a registered model beside one another: every figure with its interval, the best one marked."""
+    _adopt_servers()
+    from flows import leaderboard as boards
+
+    found = boards.board(name)
+    if form == TableFormat.table:
+        boards.show(found, metrics or [], out)
+    else:
+        _write(json.dumps(boards.as_json(found), indent=1), None)
+
+
+@app.command()
+def canaries(
+    output: Annotated[Path, typer.Option("--output", "-o", help="A .jsonl file for the documents, which `ingest` reads.")],
+    overrides: SetOption = None,
+) -> None:
+    """Write documents with secrets to plant before training, so that `probe` can ask what a model kept of them (docs/probes.md)."""
+    from flows.keys import overrides_of
+    from tasks.text.canaries import CanaryConfig, documents
+
+    config = overrides_of(CanaryConfig, overrides or [])
+    rows = list(documents(config))
+    _write("\n".join(json.dumps(row) for row in rows), output)
+    told = " ".join(f"--set canaries.{key}={value}" for key, value in config.model_dump(mode="json").items())
+    out.print(
+        f"{config.num:,} canaries in {len(rows):,} documents; ask for them with: gristmill step probe … {told}".replace(
+            ", ", ","
+        ),
+        highlight=False,
+        markup=False,
+        soft_wrap=True,
+    )
+
+
+@app.command()
 def promote(
     what: Annotated[str, typer.Argument(metavar="MODEL[:VERSION]", help="A registered model; without a version its challenger.")],
+    config: Annotated[
+        str, typer.Option("--config", "-c", help="The configuration with the part `gate`; else the defaults.")
+    ] = "",
+    overrides: SetOption = None,
+    force: Annotated[
+        bool, typer.Option("--force", help="Promote it though it is worse; --reason is kept in the registry.")
+    ] = False,
+    reason: Annotated[str, typer.Option("--reason", "-r", help="Why.")] = "",
 ) -> None:
-    """Make a registered model the champion of its name, and show its scores beside those of the one it replaces."""
-    _adopt_servers()
-    from flows.promotion import promote as move
+    """Make a registered model the champion of its name, unless it is worse than the present one in what `gate.metrics` lists.
 
-    move(what, out)
+    Exit code 1: it was refused.
+    """
+    _adopt_servers()
+    from flows.keys import overrides_of
+    from flows.promotion import promote as move
+    from tasks.learn.config import GateConfig
+
+    if config:
+        from flows.config import load
+
+        gate = load(config, overrides or []).gate
+    else:
+        gate = overrides_of(GateConfig, [one.removeprefix("gate.") for one in overrides or []])
+    if not move(what, out, gate, force=force, reason=reason, by=_user()):
+        raise typer.Exit(EXIT_FAILED)
 
 
 @app.command()

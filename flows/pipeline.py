@@ -14,8 +14,10 @@ from infra.dataset import ShardSet
 from infra.orchestration import tracked_flow
 from tasks.report import report
 
-AFTER = ("register", "report")
+AFTER = ("register", "compare", "report")
 """Steps behind the evaluation: what an earlier try made of them is no input of this one."""
+SCORED = ("evaluate", "benchmark", "probe")
+"""Steps that measure the model, in their order."""
 
 
 @flow(name="pipeline", description=__doc__, persist_result=False)
@@ -32,5 +34,6 @@ def pipeline(config: RunConfig) -> ShardSet:
         made = run_elsewhere("train", config, lineage, dataset=dataset)
         made = run_elsewhere("evaluate", config, lineage, model=made["pretrain"], tokens=made["tokenise"])
         made = {step: version for step, version in made.items() if step not in AFTER}
-        made["register"] = release(made["pretrain"], dataset, made["evaluate"], config, lineage)
+        scores = [made[step] for step in SCORED if step in made]
+        made |= release(made["pretrain"], dataset, scores, config, lineage)
         return report(list(made.values()), config=config.report)

@@ -369,6 +369,12 @@ def set_alias(name: str, alias: str, version: str) -> None:
     _client().set_registered_model_alias(name, alias, version)
 
 
+def tag_version(name: str, version: str, values: Mapping[str, str]) -> None:
+    """Set tags of a registered model's version."""
+    for tag, value in values.items():
+        _client().set_model_version_tag(name, version, tag, value)
+
+
 def _pages(search: Callable[..., Any], wanted: str | None) -> Iterator[Any]:
     token = None
     while True:

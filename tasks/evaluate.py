@@ -1,48 +1,200 @@
-"""evaluate: score a model on the documents of the test split, beside baselines it must beat, and let it write."""
+"""evaluate: score a model on the documents of the test split, beside baselines it must beat, and let it write.
+
+Held-out scores by source and language, calibration, robustness to small faults, and the scores of documents that the training split has
+parts of beside those that it has not. Each figure has its number of documents and its interval; `items.parquet` has what each document
+gave, so that two models can be compared document by document (step `compare`). The documents' texts and languages are those of the
+version that the tokens were made from. What the figures must be like is said by the suite `scores`.
+"""
 
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping, Sequence
+from functools import partial
+from typing import Any
 
-from infra import storage, tracking
-from infra.dataset import Counts, ShardSet
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from expectations.cards import certificate_files
+from expectations.numbers import is_figure
+from expectations.schemas import CERTIFICATE
+from expectations.suites import suite_digest
+from expectations.verdict import GateFailed, describe, judge
+from infra import dataset, storage, tracking
+from infra.dataset import Counts, Outcome, ShardRef, ShardSet, bytes_digest, name_of, write_table
+from infra.errors import InputError
 from infra.steps import Output, step
-from tasks.learn.config import MODEL, EvaluateConfig
+from tasks.learn.config import ITEMS, MODEL, SCORES, TOKENISER, EvaluateConfig
 
-SCORES = "scores.json"
+TOKENISER_FILE = f"{TOKENISER}/tokenizer.json"
 
 
-@step(schema="scores")
+def suite_file(config: EvaluateConfig) -> dict[str, str]:
+    """The content of the suite is part of the recipe."""
+    return {config.suite: suite_digest(config.suite)} if config.suite else {}
+
+
+def overlap_shard(shard: ShardRef, texts: str, digest: str, num_words: int) -> Outcome:
+    """In how many documents of a training shard each run of words of the held-out texts stands: rows (run, documents)."""
+    from tasks.text.overlap import documents_with, runs_of
+
+    data = storage.read_bytes(texts)
+    assert bytes_digest(data) == digest, f"{texts} has changed while it was in use"
+    runs = runs_of(pq.read_table(pa.BufferReader(data))["text"].combine_chunks(), num_words)
+    counts = documents_with(shard.read(["text"])["text"].combine_chunks(), runs)
+    found = np.flatnonzero(counts)
+    return Outcome(pa.table({"run": found, "documents": counts[found]}))
+
+
+@step(schema="scores", fingerprint=suite_file)
 def evaluate(model: ShardSet, tokens: ShardSet, config: EvaluateConfig, out: Output) -> None:
-    """Perplexity, bits per byte and accuracy on held-out documents, by source, and sample texts."""
-    from tasks.learn import metrics
+    """Figures of held-out documents with their items, baselines and sample texts.
+
+    Raises:
+        InputError: the documents that the tokens were made from are not there.
+        GateFailed: the figures are not what the suite asks for.
+    """
+    from tasks.learn import calibration, heldout, metrics, robustness
+    from tasks.learn.device import peak_memory_bytes
+    from tasks.learn.dimensions import headline
+    from tasks.learn.scorer import Scorer
     from tasks.learn.tokens import read_shard, token_counts
 
-    facts = tokens.manifest().facts
+    facts, documents = tokens.manifest().facts, _documents(tokens)
+    splits = documents.manifest().facts["splits"]
     shards = {name: [read_shard(tokens.folder, index) for index in indices] for name, indices in facts["splits"].items()}
     counts = token_counts(shards["train"], facts["vocab_size"])
-    prompts = config.samples
     with storage.local_folder(model.file(MODEL)) as folder:
-        result = metrics.evaluate(folder, shards["test"], config, train_counts=counts)
-        texts = metrics.sample_texts(
-            folder, prompts.prompts, prompts.max_new_tokens, prompts.seed, prompts.temperature, device_name=config.device
-        )
+        scorer = Scorer(folder, config)
+        result = metrics.evaluate(scorer, shards["test"], config, train_counts=counts)
+        table = _texts(documents, splits["test"], result.documents.doc_id.tolist())
+        dirty, halves = _halves(documents, splits["train"], table, config, out)
+        report = heldout.held_out(result, masked=scorer.masked, languages=_languages(table), dirty=dirty)
+        some = table.take(pc.sort_indices(table["doc_id"])[: config.robustness.max_documents])
+        plain = robustness.Plain(result.documents, result.told)
+        with storage.local_folder(tokens.file(TOKENISER)) as words:
+            changed = robustness.measure(scorer, plain, some, str(words), config, report)
+        texts = metrics.sample_texts(scorer, config.samples)
     rows = {
+        "kind": "masked" if scorer.masked else "causal",
         "model": dataclasses.asdict(result.model),
         "baselines": [dataclasses.asdict(one) for one in result.baselines],
         "sources": [dataclasses.asdict(one) for one in result.sources],
         "samples": texts,
+        "figures": [one.as_json() for one in report.figures],
+        "tokeniser": next(one.digest for one in tokens.manifest().files if one.name == TOKENISER_FILE),
+        "reliability": calibration.reliability(result.told.bins),
+        "contamination": {"certificate": _certified(documents), **halves},
+        "faults": changed,
     }
     storage.write_json(storage.join(out.folder, SCORES), rows)
-    out.keep_file(SCORES)
+    write_table(storage.join(out.folder, ITEMS), report.items())
+    for name in (SCORES, ITEMS):
+        out.keep_file(name)
+    out.receipts = [dataset.write_shard(out.folder, 0, Outcome(report.table()))]
     out.counts = Counts(total=result.model.num_documents, kept=result.model.num_documents)
+    uniform = next(one for one in result.baselines if one.name == "uniform")
     out.facts = {
         "perplexity": result.model.perplexity,
         "bits_per_byte": result.model.bits_per_byte,
         "accuracy": result.model.accuracy,
         **{f"perplexity.{one.name}": one.perplexity for one in result.baselines},
+        "perplexity_of_uniform": result.model.perplexity / uniform.perplexity,
         "num_tokens": result.model.num_tokens,
+        **{one.name: one.value for one in headline(report.figures) if one.value is not None},
+        "efficiency.parameters": scorer.model.num_parameters(),
     }
-    out.volatile = {"device": result.device, "device_reason": result.device_reason}
+    out.volatile = {
+        "device": scorer.device,
+        "device_reason": scorer.device_reason,
+        "efficiency": {"tokens_per_s": round(result.tokens_per_s, 1), "peak_memory_bytes": peak_memory_bytes(scorer.device)},
+    }
+    out.facts |= _judged(report.table(), out.facts, config)
     if (track := tracking.current()) is not None:
         track.dataset(tokens, "evaluation")
+
+
+def _documents(tokens: ShardSet) -> ShardSet:
+    """The documents that the tokens were made from."""
+    wanted = tokens.manifest().recipe["inputs"]["dataset"]
+    found = next((one for one in dataset.inputs_there(tokens) if name_of(one) == wanted), None)
+    if found is None:
+        raise InputError(
+            f"evaluate: {wanted}, whose documents the tokens {tokens.step}/{tokens.version} are, is not there; their texts and languages "
+            "are asked for: bring it back, or run `tokenise` again"
+        )
+    return found
+
+
+def _texts(documents: ShardSet, indices: Sequence[int], doc_ids: Sequence[str]) -> pa.Table:
+    """doc_id, source, text and, where there is one, language of these documents, in their order."""
+    rows = dataset.dataset(documents.folder)
+    language = ["language"] if rows is not None and "language" in rows.schema.names else []
+    wanted, shards = pa.array(doc_ids, pa.string()), documents.shards()
+    parts = (shards[index].read(["doc_id", "source", "text", *language]) for index in indices)
+    table = pa.concat_tables([one.filter(pc.is_in(one["doc_id"], wanted)) for one in parts])
+    return table.take(pc.index_in(wanted, table["doc_id"].combine_chunks()))
+
+
+def _languages(table: pa.Table) -> dict[str, str]:
+    """doc_id → language, empty where nobody measured it."""
+    if "language" not in table.column_names:
+        return {}
+    return {name: said for name, said in zip(table["doc_id"].to_pylist(), table["language"].to_pylist(), strict=True) if said}
+
+
+def _halves(
+    documents: ShardSet, train: Sequence[int], table: pa.Table, config: EvaluateConfig, out: Output
+) -> tuple[Any, dict[str, Any]]:
+    """(which held-out documents have a run of words with the training split, what was looked for and found); None where nobody looked."""
+    if config.overlap_words is None:
+        return None, {"overlap": "not looked for"}
+    from tasks.text.overlap import overlapping, runs_of
+
+    path = out.aside("held_out.parquet")
+    digest, _ = write_table(path, table.select(["text"]))
+    runs = runs_of(table["text"].combine_chunks(), config.overlap_words)
+    counts = np.zeros(runs.size, np.int64)
+    shards = documents.shards()
+    work = partial(overlap_shard, texts=path, digest=digest, num_words=config.overlap_words)
+    for part in out.map_aside("overlap", work, [shards[index] for index in train]):
+        one = part.read()
+        counts[one["run"].to_numpy()] += one["documents"].to_numpy()
+    dirty, long = overlapping(runs, counts)
+    told = {
+        "words": config.overlap_words,
+        "dirty": int(dirty.sum()),
+        "clean": int((~dirty).sum()),
+        "too_short": int((~long).sum()),
+    }
+    return dirty, {"overlap": told}
+
+
+def _certified(documents: ShardSet) -> str:
+    """What the certificate of the dataset says of evaluation sets."""
+    names = certificate_files(documents.manifest())
+    if CERTIFICATE not in names:
+        return "not tested"
+    return str(storage.read_json(documents.file(CERTIFICATE))["statement"])
+
+
+def _judged(table: pa.Table, facts: Mapping[str, Any], config: EvaluateConfig) -> dict[str, Any]:
+    """What the suite says of the figures, as facts.
+
+    Raises:
+        GateFailed: a critical expectation did not hold.
+    """
+    if config.suite is None:
+        return {}
+    from expectations import gate
+
+    numbers = {name: value for name, value in facts.items() if is_figure(name)}
+    section = gate.judged_table("evaluate", table, config.suite, numbers)
+    failed = [check for check in section.results if not check.success]
+    if stopping := [check for check in failed if check.severity == "critical"]:
+        lines = "\n".join(f"  {check.expectation} on {check.column!r}: {describe(check)}" for check in stopping)
+        raise GateFailed(f"evaluate: the figures are not what suite {section.suite.name!r} asks for (evaluate.suite):\n{lines}")
+    return {"suite": section.suite.name, "verdict": judge(section.results).value, "num_warnings": len(failed)}

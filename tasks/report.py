@@ -19,7 +19,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from expectations.page import for_report
 from expectations.schemas import CERTIFICATE
 from expectations.verdict import read_sections
-from infra import dataset, ledger, plots, rejects, storage, tracking
+from infra import dataset, leaderboard, ledger, plots, rejects, scores_page, storage, tracking
 from infra.dataset import RUN, Counts, ShardSet
 from infra.errors import InputError
 from infra.ids import payload_digest
@@ -34,7 +34,6 @@ from infra.report import (
     Contamination,
     Copies,
     Crossing,
-    Curve,
     Disparity,
     Drop,
     Duplicates,
@@ -55,11 +54,17 @@ from infra.report import (
     Validation,
     render_report,
 )
-from infra.steps import Output, step
+from infra.steps import BESIDE, Output, step
+from infra.training_page import Skipped, Source, Training
+from tasks.compare import COMPARISON
 from tasks.dedup import place_of
 from tasks.filter import meanings, passages
 from tasks.forget import taken_down
-from tasks.text.classifier import SCORES
+from tasks.learn import dimensions, training_told
+from tasks.learn.comparison import figures_of
+from tasks.learn.config import HISTORY, SCORES, SKIPPED, SPEED
+from tasks.learn.figures import Figure
+from tasks.text.classifier import SCORES as CLASSIFIED
 from tasks.text.classifier_card import LIMITS, told_few
 from tasks.text.disparity import more_often, worst_first
 from tasks.text.generations import FORGET, INDEX, Chain
@@ -67,7 +72,7 @@ from tasks.text.minhash import candidate_probability
 from tasks.text.sketches import IndexConfig
 from tasks.tokenise import FERTILITY
 
-PAGE = "report.html"
+PAGE, DIMENSIONS = "report.html", "dimensions.json"
 UNITS = {
     "crawl": "pages",
     "pretrain": "tokens",
@@ -91,6 +96,7 @@ UNCOUNTED = (
         "tokenise",
         "pretrain",
         "evaluate",
+        "compare",
         "register",
     ),
     "report",
@@ -134,7 +140,10 @@ def page_sources(config: ReportConfig) -> dict[str, str]:
     folder = Path(plots.__file__).parent
     return {
         name: payload_digest((folder / name).read_bytes())
-        for name in ("report.py", "rejects.py", "plots.py", "report.html", "style.html")
+        for name in (
+            *("report.py", "rejects.py", "plots.py", "report.html", "style.html"),
+            *("scores_page.py", "leaderboard.py", "scores.html", "training_page.py", "training.html"),
+        )
     }
 
 
@@ -143,6 +152,9 @@ def report(versions: list[ShardSet], config: ReportConfig, out: Output) -> None:
     """Write the report page of the run so far."""
     storage.write_bytes(storage.join(out.folder, PAGE), render_run(ledger.current_run(), versions, config).encode())
     out.keep_file(PAGE)
+    if scored := _scored(versions):
+        storage.write_json(storage.join(out.folder, DIMENSIONS), [row.as_json() for row in dimensions.of_versions(scored)])
+        out.keep_file(DIMENSIONS)
     out.counts = Counts(total=len(versions), kept=len(versions))
 
 
@@ -172,9 +184,10 @@ def render_run(run_name: str, versions: Sequence[ShardSet], config: ReportConfig
             duplicates=_duplicates(made, config.removed_pairs, hidden),
             clusters=_clusters(made.get("dedup"), config.biggest_clusters),
             tokenisation=_tokenisation(made.get("tokenise"), config.token_groups),
-            curve=_curve(made.get("pretrain")),
+            training=_training(made.get("pretrain")),
             evaluation=_evaluation(made.get("evaluate"), made.get("publish")),
             generations=_generations(made.get("evaluate")),
+            scores=_scores(versions, made),
             costs=[_cost(version, entries) for version in versions if version.step != "report"],
             validation=_validation(made.get("validate")),
             audit=_audit(made.get("audit"), config.audited_rows),
@@ -289,7 +302,7 @@ def _judges(made: Mapping[str, ShardSet]) -> list[ShardSet]:
 
 
 def _classifier(version: ShardSet) -> Classifier:
-    found = storage.read_json(version.file(SCORES))
+    found = storage.read_json(version.file(CLASSIFIED))
     ranking = found["ranking"]
     measures = {
         "average precision": (ranking["average_precision"], f"chance: {ranking['positive_share']:.3f}, the share of positives"),
@@ -501,15 +514,44 @@ def _tokenisation(tokenised: ShardSet | None, how_many: int) -> Tokenisation | N
     return Tokenisation(how, shown, left, told["lost"])
 
 
-def _curve(trained: ShardSet | None) -> Curve | None:
+def _training(trained: ShardSet | None) -> Training | None:
+    """How a training went; of an older version, what it kept of itself."""
     if trained is None:
         return None
-    rows = storage.read_json(trained.file("history.json"))
-    points = {
-        name: [(int(row["step"]), float(row[name])) for row in rows if row.get(name) is not None]
-        for name in ("train_loss", "valid_loss")
-    }
-    return Curve(points["train_loss"], points["valid_loss"])
+    manifest, run = trained.manifest(), _run(trained)
+    facts, config = manifest.facts, manifest.recipe["config"]
+    lines = _with_speed(trained, storage.read_json(trained.file(HISTORY)))
+    if "data" not in facts:
+        return Training(lines, machine=training_told.machine(run, config))
+    skipped = storage.read_json(trained.file(SKIPPED))
+    kind, origin = training_told.kind(facts), training_told.origin(manifest)
+    return Training(
+        lines=lines,
+        what=f"A {kind} of {facts['num_parameters']:,} parameters, {origin}. {training_told.ending(facts, config)}",
+        notes=[training_told.data(facts, config)],
+        machine=training_told.machine(run, config),
+        kept_step=facts["kept_step"],
+        skipped=[Skipped(one["step"], one["loss"], one["norm"], one["documents"]) for one in skipped],
+        sources=[_source(name, facts["data"], lines) for name in training_told.sources(facts["data"])],
+    )
+
+
+def _with_speed(trained: ShardSet, lines: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The lines of history with what the clock said at their steps, where that was kept."""
+    name = f"{BESIDE}/{SPEED}"
+    if not any(one["name"] == name for one in _run(trained).get(BESIDE, ())):
+        return lines
+    by_step = {row["step"]: row for row in storage.read_json(trained.file(name))}
+    return [line | by_step.get(line["step"], {}) for line in lines]
+
+
+def _source(name: str, data: Mapping[str, Any], lines: Sequence[Mapping[str, Any]]) -> Source:
+    """A source with its last losses."""
+    losses = [
+        next((line[key] for line in reversed(lines) if line.get(key) is not None), None)
+        for key in (f"train_loss.{name}", f"valid_loss.{name}")
+    ]
+    return Source(name, data[f"tokens.{name}"], data[f"share.{name}"], data[f"epochs.{name}"], *losses)
 
 
 def _evaluation(scored: ShardSet | None, published: ShardSet | None) -> list[Evaluation]:
@@ -536,6 +578,76 @@ def _generations(scored: ShardSet | None) -> list[Generation]:
     how = scored.manifest().recipe["config"]["samples"]
     words = f"temperature {how['temperature']}, seed {how['seed']}, at most {how['max_new_tokens']} tokens"
     return [Generation(one["prompt"], one["text"], words) for one in storage.read_json(scored.file("scores.json"))["samples"]]
+
+
+def _scored(versions: Sequence[ShardSet]) -> list[ShardSet]:
+    """The versions that have figures, in the order in which they were made."""
+    return [
+        one
+        for one in versions
+        if any(entry.name == SCORES for entry in one.manifest().files) and "figures" in storage.read_json(one.file(SCORES))
+    ]
+
+
+def _scores(versions: Sequence[ShardSet], made: Mapping[str, ShardSet]) -> scores_page.Scores | None:
+    """What was measured of the model, beside the champion and the other versions of its name."""
+    scored = _scored(versions)
+    if not scored:
+        return None
+    told = storage.read_json(made["evaluate"].file(SCORES)) if made.get("evaluate") in scored else {}
+    groups = [one for one in figures_of(scored) if "bits_per_byte." in one.name and one.name.startswith("heldout.")]
+    return scores_page.Scores(
+        dimensions=[
+            scores_page.Dimension(row.name, [_shown(one) for one in row.figures]) for row in dimensions.of_versions(scored)
+        ],
+        groups=[_shown(one) for one in groups],
+        reliability=[(point["confidence"], point["accuracy"]) for point in told.get("reliability", ())],
+        notes=_notes(told),
+        compared=_compared_with(made.get("compare")),
+        board=_board(made.get("register")),
+    )
+
+
+def _shown(one: Figure) -> scores_page.Score:
+    return scores_page.Score(one.name, one.value, one.low, one.high, one.n, one.better, one.unit, one.small)
+
+
+def _notes(told: Mapping[str, Any]) -> list[str]:
+    """What of the held-out documents the training split has, and what a masked model's scores are."""
+    notes = []
+    if told.get("kind") == "masked":
+        notes.append(
+            "A masked model: its scores are pseudo-likelihoods, each token predicted from what stands on both sides of it."
+        )
+    overlap = told.get("contamination", {}).get("overlap")
+    if isinstance(overlap, Mapping):
+        notes.append(
+            f"{overlap['dirty']:,} of {overlap['dirty'] + overlap['clean']:,} held-out documents have {overlap['words']} words in a row "
+            f"with the training split (the dirty half); {overlap['too_short']:,} are too short to say."
+        )
+    if certificate := told.get("contamination", {}).get("certificate"):
+        notes.append(f"Evaluation sets in the training documents: {certificate}")
+    return notes
+
+
+def _compared_with(compared: ShardSet | None) -> scores_page.Compared | None:
+    if compared is None:
+        return None
+    told = storage.read_json(compared.file(COMPARISON))
+    rows = [
+        scores_page.Beside(
+            row["name"], *(row[name] for name in ("challenger", "champion", "difference", "low", "high", "n", "verdict"))
+        )
+        for row in told["rows"]
+    ]
+    return scores_page.Compared(told["champion"], rows, told["refusals"])
+
+
+def _board(registered: ShardSet | None) -> list[leaderboard.Row]:
+    """The versions of the model's name in the registry; none where it does not answer."""
+    if registered is None or not tracking.reachable():
+        return []
+    return leaderboard.rows(tracking.registered_models(registered.manifest().recipe["config"]["name"]))
 
 
 def _cost(version: ShardSet, entries: Sequence[ledger.Entry]) -> StepCost:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,7 +20,7 @@ import pyarrow.dataset as pads
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from expectations.counts import ShardCheck, ShardResult
-from expectations.numbers import AUDIT, DRIFT, OF_CLASSIFIER, OF_INDEX, REMOVAL_RATE
+from expectations.numbers import AUDIT, DRIFT, OF_CLASSIFIER, OF_INDEX, REMOVAL_RATE, is_figure, unmeasured
 from expectations.schemas import SCHEMAS, originals
 from expectations.suites import Suite, did_you_mean, suite_digest, suite_names
 from expectations.verdict import CheckResult, Sample
@@ -150,12 +150,13 @@ def _judged_stage(version: ShardSet, suite_name: str, out: Output) -> Section:
     return with_the_worst(_judged(version, suite_name, out, whole=False, **told_by(facts)), facts)
 
 
-def told_by(facts: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+def told_by(facts: Mapping[str, Any], asked: Collection[str] = ()) -> dict[str, dict[str, Any]]:
     """What `gate.judged` is told of the numbers that only a step knows: those of its facts, and why the others are not there."""
     reasons = {
         **dict.fromkeys(AUDIT, "no audit looked at such groups (audit.kinds)"),
         **dict.fromkeys(OF_CLASSIFIER, "no classifier was trained here"),
         **dict.fromkeys(OF_INDEX, "no index was made here"),
+        **unmeasured([*asked, *(name for name in facts if is_figure(name))], {}),
     }
     return {
         "facts": {name: facts[name] for name in reasons if name in facts},

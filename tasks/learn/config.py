@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from infra.dataset import GUARD
 from models.presets import ModelConfig, context_length
@@ -15,6 +16,10 @@ MODEL = "model"
 """Folder of a trained version that holds the Hugging Face model."""
 TOKENISER = "tokeniser"
 """Folder of a token version that holds the tokeniser."""
+HISTORY, SKIPPED, SPEED = "history.json", "skipped.json", "speed.json"
+"""Files of a trained version: its lines of history, the steps that were skipped as outliers, and, beside it, what the clock said."""
+SCORES, ITEMS = "scores.json", "items.parquet"
+"""Files of a version of scores: its `figures` and more, and what each item gave to them (expectations.schemas.ITEMS)."""
 
 Device = Literal["auto", "cuda", "cpu"]
 Precision = Literal["auto", "bf16", "fp32"]
@@ -163,6 +168,27 @@ class EvalConfig(BaseModel):
     """CPU threads; None: all that this process may use."""
     device: Device = "auto"
     """Where to compute, as in training."""
+    mask_every: int = Field(7, ge=1)
+    """Of a masked model: so many passes, in each of which every so manieth token is masked and predicted from the others. 7 hides 14 % at a
+    time, about what such models are trained with (BERT, section 3.1: 15 %); from the context length on, each token is hidden alone."""
+
+
+Perturbation = Literal["typos", "lower_case"]
+
+
+class RobustnessConfig(BaseModel):
+    """The same documents once more with small faults: how much worse does the model predict them?"""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    perturbations: tuple[Perturbation, ...] = ("typos", "lower_case")
+    """typos: words mistyped, as `augment` does; lower_case: no capitals. None: nothing is measured."""
+    max_documents: int | None = Field(200, ge=1)
+    """At most so many documents, those with the smallest doc_id; None: all that are scored. Each perturbation costs a pass over them."""
+    typo_rate: float = Field(0.1, gt=0, le=1)
+    """Chance with which a word of four ASCII letters or more is mistyped; other words stay."""
+    seed: int = 1
+    """Decides which words."""
 
 
 class EvaluateConfig(EvalConfig):
@@ -170,3 +196,26 @@ class EvaluateConfig(EvalConfig):
 
     samples: SampleConfig = SampleConfig()
     """What the model is asked to continue."""
+    robustness: RobustnessConfig = RobustnessConfig()
+    """Which faults the model is confronted with."""
+    overlap_words: int | None = Field(13, ge=2)
+    """A held-out document that has so many words in a row with the training split is in the dirty half (GPT-3, appendix C: 13); null:
+    nobody looks."""
+    suite: str | None = "scores"
+    """Expectation suite that the figures must pass, by name or path; null: they are not judged."""
+
+    @field_validator("suite")
+    @classmethod
+    def _absolute_if_a_file(cls, suite: str | None) -> str | None:
+        return str(Path(suite).absolute()) if suite and Path(suite).is_file() else suite
+
+
+class GateConfig(BaseModel):
+    """What a challenger must not be worse in than the champion."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    metrics: tuple[str, ...] = ("heldout.bits_per_byte", "heldout.pseudo_bits_per_byte")
+    """Names of figures, or patterns with `*` such as `tasks.*`; each is a chance of one in forty to refuse an equal model, so name few."""
+    tolerance: float = Field(0.0, ge=0)
+    """How much worse is still accepted, as a part of the champion's value: 0.01 lets 1 % pass."""

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import logging
 import os
+import resource
+import sys
 
 import torch
 
@@ -80,3 +82,11 @@ def _cpu_has_bf16() -> bool:
 def autocast(device: str, precision: str) -> torch.autocast:
     """A context in which matrix products run in `precision` (resolved); it must be entered anew for each forward pass."""
     return torch.autocast(device, dtype=torch.bfloat16, enabled=precision == "bf16")
+
+
+def peak_memory_bytes(device: str) -> int:
+    """The most memory that this process held so far; on a GPU, what torch held there."""
+    if device == "cuda":
+        return int(torch.cuda.max_memory_allocated())
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024  # Linux counts in KiB

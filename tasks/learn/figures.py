@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
 import numpy as np
@@ -18,8 +18,9 @@ import pyarrow as pa
 from expectations.schemas import ITEMS
 
 Floats = npt.NDArray[np.float64]
-Form = Literal["mean", "exp", "rate"]
-"""mean: the ratio itself. exp: its exponential (perplexity). rate: the part of items with amount 1, the others have 0."""
+Form = Literal["mean", "exp", "rate", "gap"]
+"""mean: the ratio itself. exp: its exponential (perplexity). rate: the part of items with amount 1, the others have 0. gap: the sum over
+the items' groups of |sum(amount)|, by the sum of all weights (calibration error, whose groups are bins)."""
 Better = Literal["higher", "lower", "zero", "none"]
 
 MIN_ITEMS = 30
@@ -49,6 +50,8 @@ class Figure:
     """Which way is better; zero: the nearer to 0; none: neither."""
     unit: str = ""
     """What the value counts in, "" for a share."""
+    form: Form = "mean"
+    """How it follows from its items, so that two models' can be compared item by item."""
 
     @property
     def small(self) -> bool:
@@ -58,6 +61,22 @@ class Figure:
     def as_json(self) -> dict[str, Any]:
         """All fields, and `small`."""
         return asdict(self) | {"small": self.small}
+
+
+@dataclass
+class Measured:
+    """What a part of an evaluation gave."""
+
+    figures: list[Figure] = field(default_factory=list)
+    items: list[pa.Table] = field(default_factory=list)
+    settings: dict[str, Any] = field(default_factory=dict)
+    """What a reader of the figures needs besides: how often a guess is right, what was left out, examples."""
+
+    def add(self, other: Measured) -> None:
+        """Take in another part."""
+        self.figures += other.figures
+        self.items += other.items
+        self.settings |= other.settings
 
 
 def items(
@@ -93,12 +112,12 @@ def figure(
     amounts, weights = np.asarray(amounts, np.float64)[counted], np.asarray(weights, np.float64)[counted]
     n = len(amounts)
     if not n or weights.sum() <= 0:
-        return Figure(name, None, None, None, n, better, unit)
+        return Figure(name, None, None, None, n, better, unit, form)
     ratio = float(amounts.sum() / weights.sum())
     low, high = _wilson(ratio, n) if form == "rate" else _interval(amounts, weights, ratio, seed)
     if form == "exp":
         ratio, low, high = math.exp(ratio), math.exp(low), math.exp(high)
-    return Figure(name, ratio, low, high, n, better, unit)
+    return Figure(name, ratio, low, high, n, better, unit, form)
 
 
 def _wilson(rate: float, n: int) -> tuple[float, float]:

@@ -370,3 +370,15 @@ def _inside(row: Ints32, column: Ints32, length: Ints32, which: Ints32, position
         for place in range(length[piece]):
             which[row[piece], column[piece] + place] = number
             position[row[piece], column[piece] + place] = place
+
+
+def compile_kernels() -> None:
+    """Compiles the kernels into numba's cache beside this file (importing does most of it) and runs them once."""
+    one = np.zeros(1, np.int64)
+    documents = Streams(("",), np.arange(2), np.zeros(1, np.int32), one, np.arange(2))
+    tokens = np.zeros(1, np.uint16)
+    tokens.flags.writeable = False
+    for rows in (Windows(documents, 1), Bins(documents, 1)):
+        pieces = rows.pieces(one)
+        fill([tokens], np.arange(2), documents, pieces, one[None], one[None], 0, causal=True)
+        inside(pieces, (1, 1))

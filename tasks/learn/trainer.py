@@ -27,7 +27,7 @@ import torch
 
 from infra.errors import InputError
 from models import presets, tokeniser
-from tasks.learn import checkpoint, device, optim, parallel
+from tasks.learn import checkpoint, device, optim, parallel, short_attention
 from tasks.learn.attention import attention_mask
 from tasks.learn.config import TrainConfig
 from tasks.learn.loss import Objective
@@ -203,6 +203,7 @@ class _Run:
         if config.activation_checkpointing:
             self.model.activation_checkpointing_enable({"use_reentrant": False})
         self.model.train()
+        self.short = short_attention.use(self.model, self.context, self.device, self.precision)
         objective = Objective(self.model, masked=self.masked, smoothing=config.label_smoothing, chunk=config.loss_chunk)
         if config.compile:
             for block in parallel.blocks(self.model):
@@ -342,6 +343,8 @@ class _Run:
             for one in (batch.inputs, batch.labels, batch.documents, batch.positions)
         )
         mask = None if documents is None else attention_mask(documents, causal=not self.masked)
+        if mask is not None and self.short:
+            mask = short_attention.additive(mask)
         with device.autocast(self.device, self.precision):
             made: tuple[torch.Tensor, torch.Tensor, torch.Tensor] = self.forward(inputs, labels, mask, positions, scale)
         return made

@@ -8,6 +8,8 @@ from html.parser import HTMLParser
 import numpy as np
 import pytest
 
+from infra import scores_page
+from infra.leaderboard import Row, Shown
 from infra.report import (
     Audit,
     Classifier,
@@ -17,7 +19,6 @@ from infra.report import (
     Contamination,
     Copies,
     Crossing,
-    Curve,
     Disparity,
     Drop,
     Duplicates,
@@ -39,7 +40,35 @@ from infra.report import (
     ValidationRow,
     render_report,
 )
+from infra.training_page import Training
 
+SCORES = scores_page.Scores(
+    dimensions=[
+        scores_page.Dimension(
+            "accuracy", [scores_page.Score("heldout.perplexity", 31.5, 29.0, 34.25, 812, "lower", "per token")]
+        ),
+        scores_page.Dimension("bias"),
+        scores_page.Dimension("efficiency", [scores_page.Score("efficiency.tokens_per_s", 4021.0, None, None, 1, "none")]),
+    ],
+    groups=[scores_page.Score("heldout.bits_per_byte.source.<b>", 1.5, 1.25, 1.75, 12, "lower", "bits per byte", small=True)],
+    reliability=[(0.05, 0.04), (0.5, 0.4), (0.9, 0.6)],
+    notes=["3 of 812 held-out documents have 13 words in a row with the training split."],
+    compared=scores_page.Compared(
+        "evaluate/0123",
+        [scores_page.Beside("heldout.bits_per_byte", 1.5, 1.25, 0.25, 0.125, 0.375, 812, "worse")],
+        ["heldout.bits_per_byte: worse"],
+    ),
+    board=[
+        Row(
+            "mill",
+            str(version),
+            ["champion"] * (version == 1),
+            {"heldout.bits_per_byte": Shown(value, low, high, 812, "lower")},
+            "http://m",
+        )
+        for version, value, low, high in ((2, 1.5, 1.375, 1.625), (1, 1.25, 1.125, 1.375))
+    ],
+)
 VOID = {"meta", "br", "link", "img", "input", "hr"}
 SECTIONS = {
     "config": "provenance",
@@ -53,9 +82,10 @@ SECTIONS = {
     "duplicates": "duplicates",
     "clusters": "duplicates",
     "tokenisation": "tokens",
-    "curve": "training",
+    "training": "training",
     "evaluation": "evaluation",
     "generations": "evaluation",
+    "scores": "scores",
     "costs": "cost",
     "validation": "validation",
     "audit": "bias",
@@ -192,9 +222,12 @@ def realistic() -> ReportFacts:
                 Cluster(f"{url}list-tags", 13, tuple(Removed(f"{url}list-tags-{i}", 0.93 - i / 50) for i in range(3))),
             ),
         ),
-        curve=Curve(
-            train=[(int(s), float(v)) for s, v in zip(steps, train, strict=True)],
-            valid=[(int(s), float(v + 0.11)) for s, v in zip(steps[::30], train[::30], strict=True)],
+        scores=SCORES,
+        training=Training(
+            [
+                {"step": int(at), "train_loss": float(value), "valid_loss": float(value) + 0.11 if at % 60 == 0 else None}
+                for at, value in zip(steps, train, strict=True)
+            ]
         ),
         evaluation=(
             Evaluation("perplexity", 11.83, baseline=412.6, baseline_name="unigram"),
@@ -302,10 +335,10 @@ def test_every_element_is_closed_and_every_id_is_used_once(html: str) -> None:
 def test_figures_and_tables_say_what_they_are(html: str) -> None:
     page = Page(html)
     figures = [attrs for tag, attrs in page.elements if tag == "svg"]
-    assert len(figures) == 12
+    assert len(figures) == 13
     assert all(attrs.get("role") == "img" and attrs.get("aria-label") for attrs in figures)
     tags = [tag for tag, _ in page.elements]
-    assert tags.count("caption") == tags.count("table") == 16
+    assert tags.count("caption") == tags.count("table") == 20
     headings = [int(tag[1]) for tag in tags if re.fullmatch(r"h[1-6]", tag)]
     assert headings[0] == 1 and headings.count(1) == 1
     assert all(below - above <= 1 for above, below in itertools.pairwise(headings))
@@ -438,3 +471,14 @@ def test_what_the_tokeniser_loses_and_which_groups_are_too_small_is_told() -> No
     whole = Tokenisation("A byte-level BPE.", (TokenGroup("all", "all", 0, 0, None, None, None, None, None, 0.0, True),))
     alone = render_report(ReportFacts("run", tokenisation=whole))
     assert "Every string it was tried with came back as it was." in alone and "<figure>" not in alone
+
+
+def test_scores_are_shown_by_dimension_beside_the_champion_and_the_other_versions(html: str) -> None:
+    text = Page(html).text
+    assert "heldout.perplexity 31.5 29 to 34.25 per token 812 lower is better" in text
+    assert "bias not measured" in text and "efficiency.tokens_per_s 4,021" in text
+    assert "heldout.bits_per_byte.source.<b> 1.5 1.25 to 1.75 bits per byte 12 too small to tell" in text
+    assert "The gate would not promote this model. heldout.bits_per_byte: worse" in text
+    assert "heldout.bits_per_byte 1.5 1.25 0.25 0.125 to 0.375 812 worse" in text
+    assert "<b>1.25</b>" in html and "<b>1.5</b>" not in html and "1 champion" in text
+    assert "Reliability of next-token predictions" in html

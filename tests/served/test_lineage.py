@@ -6,11 +6,14 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from served_mill import Mill
 
-from infra import dataset, tracking
-from infra.dataset import open_version
+from infra import dataset, storage, tracking
+from infra.dataset import ShardSet, open_version
+from tasks.learn.figures import figure, items
+from tasks.register import score_tags
 
 pytestmark = pytest.mark.soak
 
@@ -89,6 +92,65 @@ def test_a_newer_model_is_the_challenger_until_it_is_promoted(
     assert back.returncode == 0 and mill.mlflow.get_registered_model("rivals").aliases["champion"] == "1"
     wrong = mill.cli("promote", "rivals:9")
     assert wrong.returncode == 2 and "it has 1, 2" in wrong.stderr
+
+
+def scored(mill: Mill, shift: float) -> ShardSet:
+    """A version of scores of 60 held-out documents, this much worse than 1 bit per byte."""
+    amounts, names = np.linspace(0.5, 1.5, 60) + shift, [f"{number:04d}" for number in range(60)]
+    made = figure("heldout.bits_per_byte", amounts, better="lower", unit="bits per byte")
+    recipe = {"step": "evaluate", "inputs": {}, "config": {"shift": shift}}
+    folder = str(mill.store / "evaluate" / dataset.version_of(recipe))
+    storage.write_json(f"{folder}/scores.json", {"figures": [made.as_json()], "tokeniser": "t"})
+    dataset.write_table(f"{folder}/items.parquet", items(made.name, names, amounts))
+    files = [dataset.file_entry(folder, name) for name in ("scores.json", "items.parquet")]
+    dataset.seal(folder, step="evaluate", schema_name="scores", recipe=recipe, receipts=[], files=files, facts={})
+    return open_version(folder)
+
+
+def test_a_worse_challenger_is_refused_and_forced_only_with_a_reason_that_is_kept(
+    mill: Mill, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in (mill.env | {"GRISTMILL_MLFLOW_URL": mill.mlflow_url}).items():
+        monkeypatch.setenv(name, value)
+    (tmp_path / "weights").write_bytes(b"weights")
+    for digest, shift in (("good", 0.0), ("bad", 0.25)):
+        scores = scored(mill, shift)
+        with tracking.run("register", tags={}, key={"gated": digest}):
+            tracking.register_model(
+                name="gated",
+                folder=tmp_path,
+                trained_on=scores,
+                evaluated_on=None,
+                params={"model_digest": digest},
+                metrics={"bits_per_byte": 1.0 + shift},
+                tags=score_tags([scores]),
+            )
+    refused = mill.cli("promote", "gated")
+    assert refused.returncode == 1 and "gated:2 is not promoted: it is worse than gated:1, the champion" in refused.stdout
+    assert "heldout.bits_per_byte: worse, 1.25 beside 1 bits per byte, difference +0.25" in refused.stdout
+    assert mill.cli("promote", "gated", "--force").returncode == 2
+    tolerant = mill.cli("promote", "gated", "--set", "gate.tolerance=0.1")
+    assert tolerant.returncode == 1
+    forced = mill.cli("promote", "gated", "--force", "--reason", "the old one may not be used any more")
+    assert forced.returncode == 0, forced.stderr
+    model = mill.mlflow.get_registered_model("gated")
+    assert model.aliases["champion"] == "2"
+    tags = mill.mlflow.get_model_version("gated", "2").tags
+    assert tags["promotion.forced"] == "the old one may not be used any more" and "worse" in tags["promotion.refused"]
+    assert tags["promotion.comparison"].startswith("compare/")
+    back = mill.cli("promote", "gated:1")
+    assert back.returncode == 0 and "gated:1 is the champion now" in back.stdout
+    board = mill.cli("leaderboard", "gated", "--format", "json")
+    assert [(row["version"], row["figures"]["heldout.bits_per_byte"]["value"]) for row in json.loads(board.stdout)] == [
+        ("2", 1.25),
+        ("1", 1.0),
+    ]
+    shown = mill.cli("leaderboard", "gated")
+    assert "version 1 champion" in " ".join(shown.stdout.split()) and "heldout.bits_per_byte" in shown.stdout
+    paths = [tags["scores.versions"], mill.mlflow.get_model_version("gated", "1").tags["scores.versions"]]
+    beside = mill.cli("compare-models", *paths, "--format", "json")
+    [row] = json.loads(beside.stdout)["rows"]
+    assert (row["verdict"], row["n"], round(row["difference"], 6)) == ("worse", 60, 0.25)
 
 
 def test_lineage_answers_by_alias_where_mlflow_is_up(mill: Mill, undisturbed: str) -> None:

@@ -1,0 +1,275 @@
+"""The steps `evaluate` and `compare`, and the gate before the champion: with an overfitted model, and one that was hardly trained."""
+
+from __future__ import annotations
+
+import io
+import json
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from rich.console import Console
+from safetensors.torch import load_file, save_file
+
+from expectations.schemas import PUBLISHED
+from expectations.verdict import GateFailed
+from flows import compare_models, promotion
+from flows.validation import validate_path
+from infra import dataset, ids, storage
+from infra.dataset import Outcome, ShardSet
+from infra.errors import InputError
+from infra.leaderboard import SCORES_TAG
+from models.presets import ModelConfig
+from models.tokeniser import TokeniserConfig
+from tasks.compare import COMPARISON, compare
+from tasks.evaluate import evaluate
+from tasks.learn import metrics
+from tasks.learn.calibration import ece
+from tasks.learn.config import EvaluateConfig, GateConfig, RobustnessConfig, SampleConfig, TrainConfig
+from tasks.learn.scorer import Scorer
+from tasks.learn.tokens import read_shard
+from tasks.pretrain import pretrain
+from tasks.report import DIMENSIONS, ReportConfig, report
+from tasks.tokenise import tokenise
+
+from . import english
+
+GERMAN = "Der alte Müller sagte gestern, dass die Mühle Nummer {} am großen Fluss das Korn der Bauern mahlt."
+SAMPLES = SampleConfig(prompts=("The mill",), max_new_tokens=3)
+CONFIG = EvaluateConfig(num_threads=1, device="cpu", samples=SAMPLES)
+BITS = "heldout.bits_per_byte"
+TRAINED, DIRTY = 12, 5
+
+
+def document(text: str, source: str, language: str) -> dict[str, Any]:
+    return {"doc_id": ids.text_digest(text), "text": text, "source": source, "language": language, "url": "http://h.example/"}
+
+
+def published(train: list[dict[str, Any]], held_out: list[dict[str, Any]]) -> ShardSet:
+    """A published version of two training shards and one held out."""
+    recipe = {"step": "publish", "inputs": {}, "config": {"title": f"{len(train)} and {len(held_out)}"}}
+    folder = storage.join(dataset.folder_of("publish"), dataset.version_of(recipe))
+    tables = [pa.Table.from_pylist(part, schema=PUBLISHED) for part in (train[:3], train[3:], held_out)]
+    receipts = [dataset.write_shard(folder, number, Outcome(one)) for number, one in enumerate(tables)]
+    facts = {"splits": {"train": [0, 1], "test": [2]}}
+    dataset.seal(folder, step="publish", schema_name="published", recipe=recipe, receipts=receipts, files=[], facts=facts)
+    return dataset.open_version(folder)
+
+
+class Made(NamedTuple):
+    tokens: ShardSet
+    overfitted: ShardSet
+    fresh: ShardSet
+    scores: dict[str, ShardSet]
+    """Of either, and `few`: of the overfitted one on ten documents."""
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Made]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("GRISTMILL_HOME", str(tmp_path_factory.mktemp("home")))
+        patch.delenv("GRISTMILL_MLFLOW_URL", raising=False)
+        train = [document(english.text(number)[:500], "web", "en") for number in range(TRAINED)]
+        held_out = [document(english.text(number)[:300], "web", "en") for number in range(100, 135)]
+        held_out += [document(GERMAN.format(number), "books", "de") for number in range(35)]
+        held_out += [
+            document(f"{english.text(number)[:80]} {one['text'][:200]}", "web", "en")
+            for number, one in zip(range(200, 200 + DIRTY), train, strict=False)
+        ]
+        tokens = tokenise(published(train, held_out), config=TokeniserConfig(vocab_size=400, sample_bytes=9_000))
+        shape = ModelConfig(preset="nano", hidden_size=64, num_layers=1, intermediate_size=128, context_length=32)
+        training = TrainConfig(model=shape, eval_batches=1, batch_size=8, learning_rate=1e-2, num_threads=1, device="cpu")
+        models = {
+            name: pretrain(tokens, config=training.model_copy(update={"max_steps": steps, "warmup_steps": 5}))
+            for name, steps in (("overfitted", 300), ("fresh", 30))
+        }
+        scores = {name: evaluate(model, tokens, config=CONFIG) for name, model in models.items()}
+        few = CONFIG.model_copy(update={"max_documents": 10})
+        scores["few"] = evaluate(models["overfitted"], tokens, config=few)
+        scores["few fresh"] = evaluate(models["fresh"], tokens, config=few)
+        yield Made(tokens, models["overfitted"], models["fresh"], scores)
+
+
+def told(version: ShardSet) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads(version.read_file("scores.json"))
+    return found
+
+
+def figures(version: ShardSet) -> dict[str, dict[str, Any]]:
+    return {one["name"]: one for one in told(version)["figures"]}
+
+
+def test_the_overfitted_model_is_better_on_what_it_was_trained_on_and_worse_on_what_was_held_out(made: Made) -> None:
+    shards = [read_shard(made.tokens.folder, index) for index in (0, 1)]
+    on_training = {
+        name: metrics.evaluate(Scorer(model.file("model"), CONFIG), shards, CONFIG).model.bits_per_byte
+        for name, model in (("overfitted", made.overfitted), ("fresh", made.fresh))
+    }
+    assert on_training["overfitted"] < 0.7 * on_training["fresh"]
+    beside = json.loads(compare([made.scores["overfitted"]], [made.scores["fresh"]], config=GateConfig()).read_file(COMPARISON))
+    rows = {row["name"]: row for row in beside["rows"]}
+    assert rows[f"{BITS}.half.clean"]["verdict"] == "worse" and rows[f"{BITS}.half.clean"]["low"] > 0
+    assert rows[BITS]["verdict"] == "worse" and rows[BITS]["n"] == 75 and rows[BITS]["paired"]
+    assert rows["calibration.ece"]["verdict"] == "worse"
+    # of what it has learnt by heart, half is in the dirty documents
+    assert figures(made.scores["overfitted"])["contamination.bits_per_byte"]["high"] < 0
+
+
+def test_every_figure_has_its_items_interval_and_number(made: Made) -> None:
+    scores = made.scores["overfitted"]
+    found = figures(scores)
+    items = pq.read_table(pa.BufferReader(scores.read_file("items.parquet")))
+    facts = scores.manifest().facts
+    assert found["heldout.perplexity"]["value"] == pytest.approx(facts["perplexity"])
+    assert found[BITS]["value"] == pytest.approx(facts["bits_per_byte"]) == pytest.approx(facts[BITS])
+    assert {name: found[f"{BITS}.{name}"]["n"] for name in ("source.web", "source.books", "language.en", "language.de")} == {
+        "source.web": 40, "source.books": 35, "language.en": 40, "language.de": 35,
+    }  # fmt: skip
+    assert (found[f"{BITS}.half.dirty"]["n"], found[f"{BITS}.half.clean"]["n"]) == (DIRTY, 70)
+    assert found[f"{BITS}.half.dirty"]["small"] and not found[f"{BITS}.half.clean"]["small"]
+    of_groups = [found[f"{BITS}.language.{name}"]["value"] for name in ("en", "de")]
+    assert found["fairness.bits_per_byte.language"]["value"] == pytest.approx(max(of_groups) - min(of_groups))
+    assert facts["verdict"] == "warning"  # worse than guessing evenly
+    assert made.scores["fresh"].manifest().facts["verdict"] == "passed"
+    for name, one in found.items():
+        assert one["low"] <= one["value"] <= one["high"], name
+        mine = items.filter(pa.compute.equal(items["metric"], name))
+        if one["form"] in ("mean", "exp") and mine.num_rows:
+            ratio = pa.compute.divide(pa.compute.sum(mine["amount"]), pa.compute.sum(mine["weight"]))
+            value = pa.compute.exp(ratio) if one["form"] == "exp" else ratio
+            assert value.as_py() == pytest.approx(one["value"]), name
+    table = pq.read_table(scores.file("part-00000.parquet"))
+    assert table["name"].to_pylist() == list(found)
+
+
+def test_dirty_documents_and_the_certificate_are_told(made: Made) -> None:
+    assert told(made.scores["fresh"])["contamination"] == {
+        "certificate": "not tested",
+        "overlap": {"words": 13, "dirty": DIRTY, "clean": 70, "too_short": 0},
+    }
+    unasked = CONFIG.model_copy(update={"overlap_words": None, "robustness": RobustnessConfig(perturbations=())})
+    without = evaluate(made.fresh, made.tokens, config=unasked)
+    assert told(without)["contamination"]["overlap"] == "not looked for"
+    assert not [name for name in figures(without) if "half" in name or name.startswith(("robustness", "contamination"))]
+
+
+def test_typos_cost_bits_and_their_places_follow_from_the_seed(made: Made) -> None:
+    overfitted = figures(made.scores["overfitted"])
+    assert told(made.scores["overfitted"])["faults"]["lower_case"] == 75
+    assert overfitted["robustness.typos.loss"]["low"] > 0
+    assert overfitted["robustness.typos.bits_per_byte"]["value"] > overfitted[BITS]["value"]
+    seeded = [
+        figures(evaluate(made.fresh, made.tokens, config=CONFIG.model_copy(update={"robustness": RobustnessConfig(seed=seed)})))
+        for seed in (1, 2)
+    ]
+    assert seeded[0] == figures(made.scores["fresh"])
+    assert seeded[1]["robustness.typos.loss"] != seeded[0]["robustness.typos.loss"]
+    assert seeded[1]["robustness.lower_case.loss"] == seeded[0]["robustness.lower_case.loss"]
+
+
+def test_a_model_whose_logits_are_sharpened_is_no_worse_a_guesser_but_worse_calibrated(made: Made, tmp_path: Path) -> None:
+    shutil.copytree(made.fresh.file("model"), tmp_path / "sharp")
+    weights = load_file(tmp_path / "sharp" / "model.safetensors")
+    weights["model.norm.weight"] = weights["model.norm.weight"] * 4  # the logits are linear in it
+    save_file(weights, tmp_path / "sharp" / "model.safetensors", metadata={"format": "pt"})
+    shard = read_shard(made.tokens.folder, 2)
+    results = [
+        metrics.evaluate(Scorer(folder, CONFIG), [shard], CONFIG) for folder in (made.fresh.file("model"), tmp_path / "sharp")
+    ]
+    plain, sharp = (ece("calibration.ece", one.told.gaps, one.documents.num_tokens) for one in results)
+    assert results[0].model.accuracy == results[1].model.accuracy
+    assert plain.high is not None and sharp.low is not None and sharp.low > 2 * plain.high
+
+
+def test_the_gate_refuses_the_worse_passes_the_equal_and_does_not_decide_by_few(made: Made) -> None:
+    def verdict(challenger: str, champion: str) -> tuple[str, list[str]]:
+        version = compare([made.scores[challenger]], [made.scores[champion]], config=GateConfig())
+        return version.manifest().facts["gate"], json.loads(version.read_file(COMPARISON))["refusals"]
+
+    state, [why] = verdict("overfitted", "fresh")
+    assert state == "refused" and why.startswith(f"{BITS}: worse, ") and "75 items" in why
+    assert verdict("fresh", "overfitted") == verdict("fresh", "fresh") == ("passed", [])
+    assert verdict("few", "few fresh") == ("passed", [])
+    rows = json.loads(compare([made.scores["few"]], [made.scores["few fresh"]], config=GateConfig()).read_file(COMPARISON))[
+        "rows"
+    ]
+    assert {row["verdict"] for row in rows} == {"too small to tell"}
+
+
+def test_a_promotion_is_held_beside_the_champion_by_the_tags_of_both(made: Made) -> None:
+    def row(version: str, scores: str | None) -> dict[str, Any]:
+        tags = {SCORES_TAG: scores} if scores else {}
+        return {"name": "mill", "version": version, "tags": tags}
+
+    worse, champion = row("2", made.scores["overfitted"].path), row("1", made.scores["fresh"].path)
+    beside = promotion.held_beside(worse, champion, GateConfig())
+    assert [why.partition(":")[0] for why in beside.refusals] == [BITS] and beside.version.startswith("compare/")
+    assert promotion.held_beside(champion, worse, GateConfig()).refusals == []
+    assert "names no kept scores" in promotion.held_beside(worse, row("1", None), GateConfig()).note
+    assert "has no kept scores to compare" in promotion.held_beside(row("2", None), champion, GateConfig()).refusals[0]
+    assert "not all in the store" in promotion.held_beside(worse, row("1", "evaluate/gone"), GateConfig()).refusals[0]
+
+
+def test_models_are_compared_by_any_name_of_theirs(made: Made) -> None:
+    one = compare_models.evaluated(f"evaluate/{made.scores['overfitted'].version}")
+    assert one.figures[BITS].n == 75
+    assert compare_models.evaluated(made.scores["overfitted"].digest[:12]).figures == one.figures
+    with pytest.raises(InputError, match="means several evaluations"):
+        compare_models.evaluated(made.overfitted.version)
+    with pytest.raises(InputError, match="no scores of a model of that name"):
+        compare_models.evaluated(made.tokens.version)
+
+
+def test_the_report_has_helms_dimensions_and_says_what_was_not_measured(made: Made) -> None:
+    compared = compare([made.scores["overfitted"]], [made.scores["fresh"]], config=GateConfig())
+    page = report([made.tokens, made.overfitted, made.scores["overfitted"], compared], config=ReportConfig())
+    table = json.loads(page.read_file(DIMENSIONS))
+    assert [row["dimension"] for row in table][:7] == [
+        "accuracy", "calibration", "robustness", "fairness", "bias", "toxicity", "efficiency",
+    ]  # fmt: skip
+    assert {row["dimension"] for row in table if not row["measured"]} == {"bias", "toxicity"}
+    names = {one["name"] for row in table for one in row["figures"]}
+    assert {"efficiency.tokens_per_s", "efficiency.peak_memory_bytes", "efficiency.parameters"} <= names
+    assert BITS in names and f"{BITS}.source.web" not in names
+    html = page.read_file("report.html").decode()
+    assert "not measured" in html and "The gate would not promote this model" in html and "5 of 75 held-out documents" in html
+
+
+def test_figures_that_break_the_suite_stop_the_step_and_are_named(made: Made, tmp_path: Path) -> None:
+    suite = json.loads(Path("expectations/scores.json").read_text()) if Path("expectations/scores.json").exists() else {}
+    suite |= {"name": "mine"}
+    suite["expectations"] = [
+        {"type": "expect_column_values_to_be_between", "kwargs": {"column": "heldout.perplexity", "max_value": 1.5},
+         "severity": "critical", "scope": "dataset", "note": "Train longer."}
+    ]  # fmt: skip
+    (tmp_path / "mine.json").write_text(json.dumps(suite))
+    strict = CONFIG.model_copy(update={"suite": str(tmp_path / "mine.json"), "max_documents": 4})
+    with pytest.raises(GateFailed, match=r"heldout\.perplexity.*at most 1\.5.*Train longer") as caught:
+        evaluate(made.fresh, made.tokens, config=strict)
+    assert "suite 'mine'" in str(caught.value)
+
+
+def test_the_figures_of_a_version_are_judged_at_the_command_line(made: Made, tmp_path: Path) -> None:
+    console = Console(file=io.StringIO(), width=200)
+    verdicts = [
+        validate_path(made.scores[name].folder, "scores", tmp_path, 1, console).value for name in ("fresh", "overfitted", "few")
+    ]
+    assert verdicts == ["passed", "warning", "warning"]
+    said = json.loads((tmp_path / "validation.json").read_text())
+    rows = {row["column"]: row for row in said["checks"]}
+    assert not rows["n"]["success"] or not rows["perplexity_of_uniform"]["success"]
+    assert rows["heldout.perplexity"]["observed"] == figures(made.scores["few"])["heldout.perplexity"]["value"]
+
+
+def test_documents_that_are_gone_are_told(made: Made, tmp_path: Path) -> None:
+    source = next(dataset.inputs_there(made.tokens))
+    away = Path(source.folder).rename(tmp_path / "away")
+    try:
+        with pytest.raises(InputError, match="whose documents the tokens tokenise/"):
+            evaluate(made.fresh, made.tokens, config=CONFIG.model_copy(update={"max_documents": 3}))
+    finally:
+        away.rename(source.folder)
