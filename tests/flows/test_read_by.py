@@ -315,12 +315,14 @@ def test_a_document_is_known_by_url_and_id_with_its_copies_and_a_held_out_one_as
         read_by.of_groups(one, [], ["http://a.example/"])
 
 
-def test_the_text_of_a_document_that_was_taken_down_is_not_shown(trained: dict[str, Trained]) -> None:
-    one, row = trained["mixed"].told, rows()[12]
-    forgotten = make("forget", None, config={"urls": [row["url"]]}, schema="forgotten")
+@pytest.mark.parametrize(("column", "number"), [("url", 12), ("doc_id", 3)])
+def test_the_text_of_a_document_that_was_taken_down_is_not_shown(column: str, number: int, trained: dict[str, Trained]) -> None:
+    one, row = trained["mixed"].told, rows()[number]
+    forgotten = make("forget", None, config={f"{column}s": [row[column]]}, schema="forgotten")
     try:
-        spans = read_by.of_document(one, row["url"], text=True)["spans"]
-        assert {span["text"] for span in spans} == {"(taken down)"}
+        answer = read_by.of_document(one, row["url"], text=True)
+        assert len(answer["documents"]) == (2 if number == 3 else 1)  # with its copy
+        assert {span["text"] for span in answer["spans"]} == {"(taken down)"}
         assert "(taken down)" not in {span["text"] for span in read_by.of_document(one, rows()[13]["url"], text=True)["spans"]}
     finally:
         storage.remove(forgotten.folder)
