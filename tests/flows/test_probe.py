@@ -10,6 +10,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from transformers import BertConfig, BertForMaskedLM
 
 from expectations.schemas import ITEMS, PUBLISHED
 from flows.keys import ConfigError, overrides_of
@@ -135,6 +136,32 @@ def test_parts_are_switched_off(made: Made, tmp_path: Path) -> None:
     privacy = nothing.model_copy(update={"privacy": PrivacyConfig(documents=2)})
     figures = told(run(made, tmp_path / "privacy", privacy))["figures"]
     assert {one["name"].rsplit(".", 1)[0] for one in figures} == {"privacy.membership"}
+
+
+def masked(tokens: ShardSet, folder: Path) -> ShardSet:
+    """A version of a BERT that has learnt nothing."""
+    size = tokens.manifest().facts["vocab_size"]
+    shape: dict[str, Any] = {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 32}
+    BertForMaskedLM(BertConfig(vocab_size=size, max_position_embeddings=64, **shape)).save_pretrained(folder / "model")
+    for file in Path(tokens.file("tokeniser")).iterdir():
+        (folder / "model" / file.name).write_bytes(file.read_bytes())
+    files = [dataset.file_entry(str(folder), f"model/{one.name}") for one in sorted((folder / "model").iterdir())]
+    recipe = {"step": "pretrain", "inputs": {}, "config": {}}
+    dataset.seal(str(folder), step="pretrain", schema_name="model", recipe=recipe, receipts=[], files=files, facts={})
+    return dataset.open_version(str(folder))
+
+
+def test_a_masked_model_is_asked_for_bias_alone(made: Made, tmp_path: Path) -> None:
+    tokens = tokenise(dataset.open_version(made.corpus), config=TokeniserConfig(kind="wordpiece", vocab_size=600))
+    pairs = tmp_path / "pairs.csv"
+    pairs.write_text(",sent_more,sent_less,bias_type\n0,The old man slept.,The young man slept.,age\n")
+    config = SMALL.model_copy(update={"bias": BiasConfig(templates=False, crows_pairs=str(pairs))})
+    version = probe.run([masked(tokens, tmp_path / "masked"), tokens, []], config, str(tmp_path / "probed")).shards
+    scores = told(version)
+    assert {one["name"].split(".")[0] for one in scores["figures"]} == {"bias"}
+    figures = {one["name"]: one for one in scores["figures"]}
+    assert figures["bias.crows_pairs"]["n"] == 1 and figures["bias.crows_pairs"]["value"] in (0, 1)
+    assert {part for part, why in scores["notes"].items() if "does not write" in why} == set(PARTS) - {"bias"}
 
 
 def test_token_shards_of_another_tokeniser_are_refused(made: Made, tmp_path: Path) -> None:
