@@ -250,7 +250,7 @@ def _read(path: str, key: str, delimiter: str, columns: Sequence[str]) -> list[M
 
 
 def ask_crows_pairs(scorer: Scorer, path: str, findings: Findings) -> None:
-    """`bias.crows_pairs`: part of the pairs whose more stereotypical sentence is the likelier one (Nangia et al. 2020, section 3).
+    """`bias.crows_pairs`: part of the pairs whose more stereotypical sentence is the likelier one (Nangia et al. 2020).
 
     For masked models their measure, over the tokens that both sentences share; for causal ones whole sentences. A tie is no hit. An ideal
     model has 0.5.

@@ -181,9 +181,9 @@ def ask_canaries(
 ) -> None:
     """`memorisation.canaries`: how exposed the secrets are that stand in the training split (Carlini et al. 2019).
 
-    Exposure is log2(references + 1) - log2(rank) of a secret's likelihood among secrets of equal form behind the same words (their 4.3,
-    by sampling): 1.4 bits on average (1 / ln 2) for a model that never saw it, log2(references + 1) at most. The control are secrets
-    that nobody planted. `extracted`: the part that greedy decoding writes out.
+    Exposure is log2(references + 1) - log2(rank) of a secret's likelihood among secrets of equal form behind the same words, which is
+    their approximation by sampling: 1.4 bits on average (1 / ln 2) for a model that never saw it, log2(references + 1) at most. The
+    control are secrets that nobody planted. `extracted`: the part that greedy decoding writes out.
     """
     all_of_them = canaries(config)
     times = occurrences([one.sentence for one in all_of_them], [shard.tokens for shard in train], pieces)

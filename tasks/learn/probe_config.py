@@ -58,7 +58,7 @@ class MemorisationConfig(BaseModel):
     passages: int = Field(100, ge=1)
     """Passages of each split that the model is asked to complete."""
     prefix_tokens: int = Field(50, ge=1)
-    """Tokens of each that it is given (Carlini et al. 2023, arXiv 2202.07646, 3.2); halved with the suffix where a context is too small."""
+    """Tokens of each that it is given (Carlini et al. 2023, arXiv 2202.07646); halved with the suffix where a context is too small."""
     suffix_tokens: int = Field(50, ge=1)
     """Tokens that it should not know by heart."""
     copied_tokens: int = Field(50, ge=1)

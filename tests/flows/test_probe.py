@@ -10,6 +10,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from transformers import BertConfig, BertForMaskedLM
 
 from expectations.schemas import ITEMS, PUBLISHED
 from flows.keys import ConfigError, overrides_of
@@ -137,6 +138,32 @@ def test_parts_are_switched_off(made: Made, tmp_path: Path) -> None:
     assert {one["name"].rsplit(".", 1)[0] for one in figures} == {"privacy.membership"}
 
 
+def masked(tokens: ShardSet, folder: Path) -> ShardSet:
+    """A version of a BERT that has learnt nothing."""
+    size = tokens.manifest().facts["vocab_size"]
+    shape: dict[str, Any] = {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 32}
+    BertForMaskedLM(BertConfig(vocab_size=size, max_position_embeddings=64, **shape)).save_pretrained(folder / "model")
+    for file in Path(tokens.file("tokeniser")).iterdir():
+        (folder / "model" / file.name).write_bytes(file.read_bytes())
+    files = [dataset.file_entry(str(folder), f"model/{one.name}") for one in sorted((folder / "model").iterdir())]
+    recipe = {"step": "pretrain", "inputs": {}, "config": {}}
+    dataset.seal(str(folder), step="pretrain", schema_name="model", recipe=recipe, receipts=[], files=files, facts={})
+    return dataset.open_version(str(folder))
+
+
+def test_a_masked_model_is_asked_for_bias_alone(made: Made, tmp_path: Path) -> None:
+    tokens = tokenise(dataset.open_version(made.corpus), config=TokeniserConfig(kind="wordpiece", vocab_size=600))
+    pairs = tmp_path / "pairs.csv"
+    pairs.write_text(",sent_more,sent_less,bias_type\n0,The old man slept.,The young man slept.,age\n")
+    config = SMALL.model_copy(update={"bias": BiasConfig(templates=False, crows_pairs=str(pairs))})
+    version = probe.run([masked(tokens, tmp_path / "masked"), tokens, []], config, str(tmp_path / "probed")).shards
+    scores = told(version)
+    assert {one["name"].split(".")[0] for one in scores["figures"]} == {"bias"}
+    figures = {one["name"]: one for one in scores["figures"]}
+    assert figures["bias.crows_pairs"]["n"] == 1 and figures["bias.crows_pairs"]["value"] in (0, 1)
+    assert {part for part, why in scores["notes"].items() if "does not write" in why} == set(PARTS) - {"bias"}
+
+
 def test_token_shards_of_another_tokeniser_are_refused(made: Made, tmp_path: Path) -> None:
     other = tokenise(dataset.open_version(made.corpus), config=TokeniserConfig(vocab_size=500))
     message = "vocabulary of 500 and the model one of 600; give the shards that the model was trained on"
@@ -182,18 +209,15 @@ def test_a_given_classifier_says_which_texts_are_toxic(made: Made, classifier: S
 
 def test_the_step_and_the_canaries_are_at_hand_at_the_command_line(made: Made, classifier: ShardSet, tmp_path: Path) -> None:
     planted = tmp_path / "canaries.jsonl"
-    off = [word for part in PARTS if part not in ("privacy", "toxicity") for word in ("--set", f"{part}=null")] + [
-        "--set",
-        "toxicity.samples_per_beginning=1",
-        "--set",
-        "toxicity.max_new_tokens=2",
-    ]
-    step = ["step", "probe", "--input", made.tokens.folder, "--input", made.model.folder, "--output", str(tmp_path / "out")]
+    off = {part: [word for other in PARTS if other != part for word in ("--set", f"{other}=null")] for part in PARTS}
+    small = ["--workers", "1", "--set", "num_threads=1"]
+    few = ["--set", "toxicity.samples_per_beginning=1", "--set", "toxicity.max_new_tokens=2"]
+    step = ["step", "probe", "--input", made.tokens.folder, "--input", made.model.folder, "--output"]
     wrote, probed, judged, wrong = commands(
         tmp_path / "home",
         ["canaries", "--output", str(planted), "--set", "seed=3", "--set", "num=2", "--set", "repeats=[1,2]"],
-        [*step, "--workers", "1", "--set", "privacy.documents=2", "--set", "num_threads=1", *off],
-        [*step[:-1], str(tmp_path / "judged"), "--input", classifier.folder, "--workers", "1", "--set", "num_threads=1", *off],
+        [*step, str(tmp_path / "probed"), *small, "--set", "privacy.documents=2", *off["privacy"]],
+        [*step, str(tmp_path / "judged"), *small, "--input", classifier.folder, *few, *off["toxicity"]],
         ["canaries", "--output", str(planted), "--set", "seeds=3"],
     )
     assert wrote.code == 0, wrote.output
@@ -202,6 +226,6 @@ def test_the_step_and_the_canaries_are_at_hand_at_the_command_line(made: Made, c
     )
     assert "2 canaries in 3 documents" in wrote.output and "--set canaries.repeats=[1,2]" in wrote.output
     assert probed.code == 0, probed.output
-    assert "privacy.membership.loss" in probed.output and "toxicity.classifier" not in probed.output
+    assert "privacy.membership.loss" in probed.output
     assert judged.code == 0 and "toxicity.classifier" in judged.output, judged.output
     assert wrong.code == 2 and "did you mean seed" in wrong.output
