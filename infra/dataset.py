@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
+import re
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -94,6 +95,16 @@ class Counts(BaseModel):
         return cls(total=total, kept=kept, dropped=dict(sorted(dropped.items())))
 
 
+class FileEntry(BaseModel):
+    """A file of a version that is not a Parquet shard: a tokeniser, model weights, a page."""
+
+    model_config = ConfigDict(frozen=True)
+
+    name: str
+    digest: str
+    num_bytes: int
+
+
 class Receipt(BaseModel):
     """What one finished shard holds; written after the shard's files."""
 
@@ -106,21 +117,13 @@ class Receipt(BaseModel):
     counts: Counts
     rejects_digest: str | None = None
     facts: dict[str, float] = {}
+    files: tuple[FileEntry, ...] = ()
+    """What belongs to the shard beside its table: if one of them is lost, the shard is made again."""
 
     @property
     def name(self) -> str:
         """The shard's file name."""
         return part_name(self.index)
-
-
-class FileEntry(BaseModel):
-    """A file of a version that is not a Parquet shard: a tokeniser, model weights, a page."""
-
-    model_config = ConfigDict(frozen=True)
-
-    name: str
-    digest: str
-    num_bytes: int
 
 
 class Manifest(BaseModel):
@@ -151,6 +154,8 @@ class Outcome:
     """Rows in one row group of the shard's file, where it is read in parts; by default those of all files."""
     hashes: tuple[str, ...] = ()
     """Columns that no compression makes smaller, as Parquet calls them: they are written as they are."""
+    files: tuple[FileEntry, ...] = ()
+    """Files that the worker has written into the shard's folder, and that belong to it as its table does."""
 
 
 @dataclass(frozen=True)
@@ -329,20 +334,23 @@ def write_shard(folder: str, index: int, outcome: Outcome) -> Receipt:
         counts=Counts(total=kept + sum(dropped.values()), kept=kept, dropped=dict(sorted(dropped.items()))),
         rejects_digest=rejects_digest,
         facts=dict(sorted(outcome.facts.items())),
+        files=outcome.files,
     )
     storage.write_json(_receipt_path(folder, index), receipt.model_dump())
     return receipt
 
 
 def finished_shards(folder: str, num_shards: int) -> dict[int, Receipt]:
-    """Receipts of the shards that are complete: receipt there, file there, size as written."""
+    """Receipts of the shards that are complete: receipt there, files there, sizes as written."""
     finished: dict[int, Receipt] = {}
     for name in storage.list_folder(storage.join(folder, "shards")):
         if name.startswith(".") or not name.endswith(".json"):
             continue  # a kill can leave a receipt under its temporary name
         receipt = Receipt.model_validate(storage.read_json(storage.join(folder, "shards", name)))
-        path = storage.join(folder, receipt.name)
-        if receipt.index < num_shards and storage.size_bytes(path) == receipt.num_bytes:
+        sizes = {receipt.name: receipt.num_bytes, **{file.name: file.num_bytes for file in receipt.files}}
+        if receipt.index < num_shards and all(
+            storage.size_bytes(storage.join(folder, name)) == num_bytes for name, num_bytes in sizes.items()
+        ):
             finished[receipt.index] = receipt
     return finished
 
@@ -453,9 +461,8 @@ def reopen(folder: str, names: Iterable[str] = ()) -> None:
     """Take a version for unfinished: its manifest goes, and these files with their receipts, so that a step makes just them again."""
     storage.remove(storage.join(folder, MANIFEST))  # first: from here on it is not complete, whatever happens
     for name in names:
-        shard = name.removeprefix(f"{REJECTS}/")
-        if shard.startswith("part-") and shard.endswith(".parquet"):
-            storage.remove(_receipt_path(folder, int(shard.removeprefix("part-").removesuffix(".parquet"))))
+        if shard := re.fullmatch(rf"(?:{REJECTS}/)?part-(\d{{5,}})\.\w+", name):  # its table, its rejects, or a file beside it
+            storage.remove(_receipt_path(folder, int(shard[1])))
         storage.remove(storage.join(folder, name))
 
 

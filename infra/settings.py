@@ -98,6 +98,11 @@ class Settings(BaseModel):
         return self.training or self.home / "training"
 
     @property
+    def machine(self) -> Path:
+        """What was measured of machines that work here: the peak of their matrix products."""
+        return self.home / "machine"
+
+    @property
     def login(self) -> auth.Login | None:
         """The user and password of the servers; None where they ask for none.
 

@@ -65,6 +65,7 @@ class Output:
             by_document: whether a document can be left out of an item without harm to the others, if it ends its workers.
         """
         self.receipts = map_shards(work, items, self.folder, what, by_document=by_document)
+        self.files += [file for receipt in self.receipts for file in receipt.files]
         return self.receipts
 
     def map_aside(self, phase: str, work: Callable[[Item], Outcome], items: Sequence[Item]) -> list[dataset.ShardRef]:

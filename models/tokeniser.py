@@ -65,6 +65,13 @@ PROBES = {
 }
 
 
+def from_anywhere(given: str) -> str:
+    """A folder is made absolute where it is read, because a worker runs in another one; a name on the hub stays."""
+    path = Path(given).expanduser()
+    is_path = given and "://" not in given and (given.startswith((".", "~")) or path.exists())
+    return str(path.absolute()) if is_path else given
+
+
 class TokeniserConfig(BaseModel):
     """Which tokeniser, and how it is trained."""
 
@@ -94,10 +101,7 @@ class TokeniserConfig(BaseModel):
     @field_validator("tokeniser")
     @classmethod
     def _from_anywhere(cls, given: str) -> str:
-        """A folder is made absolute where it is read, because a worker runs in another one; a name on the hub stays."""
-        path = Path(given).expanduser()
-        is_path = given and "://" not in given and (given.startswith((".", "~")) or path.exists())
-        return str(path.absolute()) if is_path else given
+        return from_anywhere(given)
 
     @model_validator(mode="after")
     def _belongs_together(self) -> TokeniserConfig:
@@ -124,6 +128,10 @@ class Roles(NamedTuple):
     """Fills up batches; None: it has no such token."""
     unknown: int | None
     """Stands for what has no token; None: there is no such text."""
+    mask: int | None = None
+    """Stands for what a masked model is to guess; None: it has no such token."""
+    continuing: tuple[int, ...] = ()
+    """Parts of words that go on with a word, WordPiece's "##"; none of other tokenisers."""
 
 
 def train(texts: Iterable[str], config: TokeniserConfig) -> tokenizers.Tokenizer:
@@ -199,6 +207,11 @@ def load(folder: str) -> tokenizers.Tokenizer:
         StorageError: no tokenizer.json there.
         InputError: it is not a tokeniser, has no token that closes a document, or takes that token's name in a text for the token.
     """
+    return load_with_roles(folder)[0]
+
+
+def load_with_roles(folder: str) -> tuple[tokenizers.Tokenizer, Roles]:
+    """What `load` and `roles` give; the file is parsed once."""
     tokeniser = _parsed(folder)
     ids = _roles(tokeniser, folder)
     end = tokeniser.id_to_token(ids.end) or ""
@@ -218,7 +231,7 @@ def load(folder: str) -> tokenizers.Tokenizer:
                 f"{folder}: a text that prints {end!r} would forge the end of a document, for this tokeniser takes it for the token; "
                 "use another tokeniser (tokenise.tokeniser)"
             )
-    return tokeniser
+    return tokeniser, ids
 
 
 def roles(folder: str) -> Roles:
@@ -246,12 +259,15 @@ def _roles(tokeniser: tokenizers.Tokenizer, folder: str) -> Roles:
         )
     # a Unigram model names its unknown piece by its id, and does not tell it but in its file
     by_id = json.loads(tokeniser.to_str())["model"].get("unk_id") if isinstance(tokeniser.model, Unigram) else None
-    unknown, padding = getattr(tokeniser.model, "unk_token", None), names.get("pad_token")
+    unknown = getattr(tokeniser.model, "unk_token", None)
+    prefix = tokeniser.model.continuing_subword_prefix if isinstance(tokeniser.model, WordPiece) else None
     return Roles(
         vocab_size=max(vocab.values()) + 1,
         end=vocab[end],
-        padding=vocab.get(padding) if padding else None,
+        padding=vocab.get(names.get("pad_token", "")),
         unknown=vocab.get(unknown) if unknown else by_id,
+        mask=vocab.get(names.get("mask_token", "")),
+        continuing=tuple(sorted(one for piece, one in vocab.items() if piece.startswith(prefix))) if prefix else (),
     )
 
 

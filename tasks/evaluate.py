@@ -61,11 +61,11 @@ def evaluate(model: ShardSet, tokens: ShardSet, config: EvaluateConfig, out: Out
     from tasks.learn.device import peak_memory_bytes
     from tasks.learn.dimensions import headline
     from tasks.learn.scorer import Scorer
-    from tasks.learn.tokens import read_shard, token_counts
+    from tasks.learn.tokens import open_shards, token_counts
 
     facts, documents = tokens.manifest().facts, _documents(tokens)
     splits = documents.manifest().facts["splits"]
-    shards = {name: [read_shard(tokens.folder, index) for index in indices] for name, indices in facts["splits"].items()}
+    shards = {name: open_shards(tokens, indices) for name, indices in facts["splits"].items()}
     counts = token_counts(shards["train"], facts["vocab_size"])
     with storage.local_folder(model.file(MODEL)) as folder:
         scorer = Scorer(folder, config)

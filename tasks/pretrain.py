@@ -1,79 +1,127 @@
-"""pretrain: train a LLaMA-style model from scratch on the token shards; a kill costs at most the steps since the last checkpoint."""
+"""pretrain: train a causal or masked model on the token shards; a kill costs at most the steps since the last checkpoint."""
 
 from __future__ import annotations
 
 import logging
+import os
+from contextlib import closing
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from infra import storage, tracking
+from infra.curves import Curves
 from infra.dataset import Counts, ShardSet
 from infra.errors import InputError
 from infra.progress import report
-from infra.settings import settings
-from infra.steps import Output, step
-from models.presets import flops_per_token, num_parameters
+from infra.settings import child_environment, settings
+from infra.steps import BESIDE, Output, step
+from infra.versions import code_version
+from models import presets
 from tasks.learn.config import MODEL, TOKENISER, TrainConfig
+from tasks.learn.costs import cost
+from tasks.learn.job import Job, run
+
+if TYPE_CHECKING:
+    # what the process runs that trains is code of this step; nothing of it is imported here
+    from tasks.learn import training  # noqa: F401
 
 log = logging.getLogger("gristmill")
 
-HISTORY = "history.json"
+HISTORY, SKIPPED, CURVES = "history.json", "skipped.json", "tensorboard"
+OTHER = {"best": "last", "last": "best"}
+"""Folder of the weights that are not the model, by which are."""
 # what the clock decides is no part of a version
-VOLATILE = ("seconds", "tokens_per_s")
+VOLATILE = ("seconds", "tokens_per_s", "mfu", "peak_bytes")
 
 
-@step(schema="model")
+def files_read(config: TrainConfig) -> dict[str, str]:
+    """The weights of a checkpoint that is continued are part of the recipe."""
+    return dict(presets.digests(config.model))
+
+
+@step(schema="model", fingerprint=files_read)
 def pretrain(tokens: ShardSet, config: TrainConfig, out: Output) -> None:
     """Train on the training split, watching the loss on the test split; resumes at its newest checkpoint."""
-    from tasks.learn.batches import TokenWindows
-    from tasks.learn.tokens import read_shard
-    from tasks.learn.trainer import train
-
     facts = tokens.manifest().facts
-    context = config.model.shape.context_length
-    windows = {
-        name: TokenWindows([read_shard(tokens.folder, index) for index in indices], context)
-        for name, indices in facts["splits"].items()
-    }
-    for name, view in windows.items():
-        if not len(view):
-            raise InputError(
-                f"pretrain: the {name} split has {view.num_tokens:,} tokens, which do not fill one context of {context}; "
-                "give more documents, hold out another share (split.test_share) or lower pretrain.model.context_length"
-            )
-    track = tracking.current()
-
-    def on_log(line: dict[str, float | None]) -> None:
-        at = int(line["step"] or 0)
-        report(at, config.max_steps, "training steps")
-        if track is not None:
-            track.metrics({name: value for name, value in line.items() if value is not None and name != "step"}, step=at)
-
+    _check_splits(facts)
     work = _work_folder(out)
-    with tracking.system_metrics():
-        result = train(windows["train"], windows["test"], config, work, tokeniser_folder=tokens.file(TOKENISER), on_log=on_log)
-    log.info("pretrain: device %s (%s)", result.device, result.device_reason)
-    _keep_model(result.model_folder, out)
-    rows = [{name: value for name, value in line.items() if name not in VOLATILE} for line in result.history]
-    storage.write_json(storage.join(out.folder, HISTORY), rows)
-    out.keep_file(HISTORY)
-    size = num_parameters(config.model, facts["vocab_size"])
-    flops = flops_per_token(config.model, facts["vocab_size"])
+    with closing(Curves(work / CURVES, tracking.current())) as curves, tracking.system_metrics():
+        job = Job(
+            tokens=tokens.folder,
+            splits=facts["splits"],
+            tokeniser=tokens.file(TOKENISER),
+            config=config,
+            folder=str(work),
+            cache=str(settings().machine),
+            provenance={"tokens": tokens.version, "tokens digest": tokens.digest},
+            code_version=code_version(),
+            owner=os.getpid(),
+        )
+        result = run(
+            job,
+            child_environment(),
+            on_log=curves.add,
+            on_step=lambda at: report(at, config.max_steps, "training steps"),
+        )
+    report(config.max_steps, config.max_steps, "training steps")
+    log.info("pretrain: device %s (%s)", result["device"], result["device_reason"])
+    _keep_model(Path(result["model_folder"]), MODEL, out)
+    if result["other_folder"]:
+        _keep_model(Path(result["other_folder"]), OTHER[config.keep], out)
+    rows = [{name: value for name, value in line.items() if name not in VOLATILE} for line in result["history"]]
+    _keep_curves(work / CURVES, out)
+    for name, kept in ((HISTORY, rows), (SKIPPED, result["skipped"])):
+        storage.write_json(storage.join(out.folder, name), kept)
+        out.keep_file(name)
     out.counts = Counts(total=facts["num_tokens.train"], kept=facts["num_tokens.train"])
-    out.facts = {
-        "num_parameters": size,
-        "train_loss": result.train_loss,
-        "valid_loss": result.valid_loss,
-        "steps": result.steps,
-        "tokens": result.tokens,
-        "epochs": round(result.tokens / max(facts["num_tokens.train"], 1), 3),
-        "training_flops": flops * result.tokens,
+    out.facts = _facts(config, result, facts)
+    used = _used(config, result)
+    out.volatile |= used
+    if (track := tracking.current()) is not None:
+        track.metrics({name: value for name, value in used.items() if isinstance(value, int | float)})
+
+
+def _used(config: TrainConfig, result: dict[str, Any]) -> dict[str, Any]:
+    """What the training took of this machine; the electricity is that of the try that ended it, and estimated."""
+    return {
+        "device": result["device"],
+        "device_reason": result["device_reason"],
+        "precision": result["precision"],
+        "training_seconds": round(result["seconds"], 2),
+        "tokens_per_s": round(result["tokens_per_s"], 1),
+        "mfu": round(result["mfu"], 4),
+        "peak_bytes": result["peak_bytes"],
+        "training_joules_estimated": round(result["energy_joules_estimated"], 1),
+        **cost(
+            result["seconds"], result["energy_joules_estimated"], config.costs, config.ranks if result["device"] == "cuda" else 1
+        ),
     }
-    out.volatile = {
-        "device": result.device,
-        "device_reason": result.device_reason,
-        "training_seconds": round(result.seconds, 2),
-        "tokens_per_s": round(result.tokens_per_s, 1),
+
+
+def _facts(config: TrainConfig, result: dict[str, Any], facts: dict[str, Any]) -> dict[str, Any]:
+    flops = presets.flops_per_token(config.model, facts["vocab_size"])
+    return {
+        "family": presets.family(config.model),
+        "num_parameters": presets.num_parameters(config.model, facts["vocab_size"]),
+        "train_loss": result["train_loss"],
+        "valid_loss": result["valid_loss"],
+        "steps": result["steps"],
+        "kept_step": result["kept_step"],
+        "stopped_early": result["stopped_early"],
+        "steps_skipped": len(result["skipped"]),
+        "tokens": result["tokens"],
+        "epochs": round(result["tokens"] / max(facts["num_tokens.train"], 1), 3),
+        "training_flops": flops * result["tokens"],
+        "data": result["data"],
     }
+
+
+def _check_splits(facts: dict[str, Any]) -> None:
+    for name in ("train", "test"):
+        if not facts.get(f"num_tokens.{name}"):
+            raise InputError(
+                f"pretrain: the {name} split has no token; give more documents, or hold out another share (split.test_share)"
+            )
 
 
 def _work_folder(out: Output) -> Path:
@@ -87,8 +135,16 @@ def _work_folder(out: Output) -> Path:
     return folder
 
 
-def _keep_model(trained: Path, out: Output) -> None:
+def _keep_curves(folder: Path, out: Output) -> None:
+    """TensorBoard's files, of every try; they hold times, so they lie beside the version."""
+    for file in sorted(folder.iterdir()):
+        name = f"{BESIDE}/{CURVES}/{file.name}"
+        storage.write_bytes(storage.join(out.folder, name), file.read_bytes())
+        out.keep_beside(name)
+
+
+def _keep_model(trained: Path, folder: str, out: Output) -> None:
     for file in sorted(trained.iterdir()):
-        name = f"{MODEL}/{file.name}"
+        name = f"{folder}/{file.name}"
         storage.write_bytes(storage.join(out.folder, name), file.read_bytes())
         out.keep_file(name)

@@ -32,8 +32,7 @@ def files_read(config: TokeniserConfig) -> Mapping[str, str]:
 def tokenise_shard(shard: ShardRef, tokeniser_folder: str, folder: str) -> Outcome:
     """Write the token stream of one shard; its documents' places are the shard's table."""
     stream, docs = tokens.encode_shard(shard.read(["doc_id", "source", "text"]), tokeniser_folder)
-    tokens.write_shard(folder, shard.index, stream, docs)
-    return Outcome(docs)
+    return Outcome(docs, files=(tokens.write_stream(folder, shard.index, stream),))
 
 
 def measure_shard(item: tuple[ShardRef, str], columns: Sequence[str], tokeniser_folder: str, folder: str) -> Outcome:
@@ -52,8 +51,6 @@ def tokenise(dataset: ShardSet, config: TokeniserConfig, out: Output) -> None:
     folder = storage.join(out.folder, TOKENISER)
     sample = _tokeniser([shards[index] for index in splits["train"]], config, folder, out)
     out.map(partial(tokenise_shard, tokeniser_folder=folder, folder=out.folder), shards)
-    for receipt in out.receipts:
-        out.keep_file(tokens.bin_name(receipt.index))
     opened = {name: [tokens.read_shard(out.folder, index) for index in indices] for name, indices in splits.items()}
     sizes = {name: sum(len(shard.tokens) for shard in many) for name, many in opened.items()}
     roles = tokeniser.roles(folder)
@@ -116,7 +113,7 @@ def _measured(
     items = [(shard, split_of[shard.index]) for shard in shards]
     columns = ["doc_id", "source", "text", *language]
     sums = out.map_files(GROUPS, partial(measure_shard, columns=columns, tokeniser_folder=folder, folder=out.folder), items)
-    words, roles = tokeniser.load(folder), tokeniser.roles(folder)
+    words, roles = tokeniser.load_with_roles(folder)
     groups = fertility.summed((shard.read() for shard in sums), roles.vocab_size)
     lost = tokeniser.lost(words)
     storage.write_json(storage.join(out.folder, FERTILITY), {"groups": [one.as_json() for one in groups], "lost": lost})

@@ -1,31 +1,33 @@
 """Checkpoints that are there whole or not at all: written under a temporary name, synced, renamed.
 
-`checkpoint-NNNNNNNN/` holds `model/`, a Hugging Face folder (safetensors, config, tokeniser) that `AutoModelForCausalLM` and
-`AutoTokenizer` load, and beside it `optimizer.pt` and `state.json`, which is all that training needs to go on bit for bit.
-The folder is on a local disk. The newest two are kept: the last good one stays while the next is renamed.
+`checkpoint-NNNNNNNN/` holds `model/`, a Hugging Face folder (safetensors, config, tokeniser) that transformers loads, and beside it
+`optimizer.safetensors` (and `average.safetensors`), and `state.json`: all that training needs to go on bit for bit, with the data, the
+configuration and the code that it came from. `best-NNNNNNNN/` holds a model only. Nothing is pickled. The folder is on a local disk. The
+newest two checkpoints are kept: the last good one stays while the next is renamed.
 """
 
 from __future__ import annotations
 
 import json
 import os
-import pickle
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_model
+from safetensors.torch import load_file, save_file
 from transformers import PreTrainedModel
 
 from infra import storage
 from infra.errors import InputError
+from models.tokeniser import FILES
 
-PREFIX = "checkpoint-"
+PREFIX, BEST_PREFIX = "checkpoint-", "best-"
 TEMPORARY_PREFIX = ".tmp-"
 KEEP = 2
-TOKENISER_FILES = frozenset({"tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "chat_template.jinja"})
+Tensors = Mapping[str, torch.Tensor]
 
 
 class BadCheckpoint(InputError):
@@ -37,34 +39,57 @@ def save(
     step: int,
     *,
     model: PreTrainedModel,
+    weights: Tensors,
     tokeniser_folder: str,
-    optimizer: torch.optim.Optimizer,
+    moments: Tensors,
+    average: Tensors | None,
     state: dict[str, Any],
 ) -> Path:
-    """Write the checkpoint of `step` and remove all but the newest `KEEP`; `state` must be JSON."""
+    """Write the checkpoint of `step` and remove all but the newest `KEEP`; `state` must be JSON.
+
+    `model` tells how its whole `weights` are saved; `moments` are the optimiser's, `average` the moving average of the weights.
+    """
     final = folder / f"{PREFIX}{step:08d}"
-    temporary = folder / f"{TEMPORARY_PREFIX}{final.name}"
-    shutil.rmtree(temporary, ignore_errors=True)
-    model.save_pretrained(temporary / "model")
-    for name in storage.list_folder(tokeniser_folder):
-        if name in TOKENISER_FILES:
-            (temporary / "model" / name).write_bytes(storage.read_bytes(storage.join(tokeniser_folder, name)))
-    torch.save({"optimizer": optimizer.state_dict(), "random": _random_state()}, temporary / "optimizer.pt")
+    temporary = _begun(final)
+    write_model(temporary / "model", model, weights, tokeniser_folder)
+    save_file(dict(moments), temporary / "optimizer.safetensors")
+    if average is not None:
+        save_file(dict(average), temporary / "average.safetensors")
     (temporary / "state.json").write_text(json.dumps(state), "utf-8")
-    _sync(temporary)
-    temporary.rename(final)
-    _sync_one(folder)
-    for old in _complete(folder)[:-KEEP]:
+    _finished(temporary, final)
+    for old in _complete(folder, PREFIX)[:-KEEP]:
         shutil.rmtree(old)
     return final
 
 
+def save_best(folder: Path, step: int, *, model: PreTrainedModel, weights: Tensors, tokeniser_folder: str) -> Path:
+    """Write the model of `step` as the best one so far; the one before goes."""
+    final = folder / f"{BEST_PREFIX}{step:08d}"
+    temporary = _begun(final)
+    write_model(temporary / "model", model, weights, tokeniser_folder)
+    shutil.rmtree(final, ignore_errors=True)
+    _finished(temporary, final)
+    for other in _complete(folder, BEST_PREFIX):
+        if other != final:
+            shutil.rmtree(other)
+    return final
+
+
+def best(folder: Path, step: int) -> Path:
+    """Where the best model lies, of which it is known that it was saved at `step`."""
+    return folder / f"{BEST_PREFIX}{step:08d}"
+
+
 def latest(folder: Path) -> Path | None:
-    """The newest complete checkpoint, None where there is none; what a kill left half-written is removed."""
-    for leftover in folder.glob(f"{TEMPORARY_PREFIX}{PREFIX}*"):
-        shutil.rmtree(leftover)
-    found = _complete(folder)
+    """The newest complete checkpoint, None where there is none."""
+    found = _complete(folder, PREFIX)
     return found[-1] if found else None
+
+
+def tidy(folder: Path) -> None:
+    """Remove what a kill left half-written."""
+    for leftover in folder.glob(f"{TEMPORARY_PREFIX}*"):
+        shutil.rmtree(leftover)
 
 
 def read_state(path: Path) -> dict[str, Any]:
@@ -76,40 +101,76 @@ def read_state(path: Path) -> dict[str, Any]:
     try:
         return json.loads((path / "state.json").read_text("utf-8"))
     except (OSError, json.JSONDecodeError) as error:
-        raise BadCheckpoint(f"{path}: cannot be read ({error}); remove it to go on from the one before") from error
+        raise _unreadable(path, error) from error
 
 
-def restore(path: Path, model: PreTrainedModel, optimizer: torch.optim.Optimizer) -> None:
-    """Put saved weights, optimiser state and random state into place.
+def read_weights(path: Path) -> dict[str, torch.Tensor]:
+    """The weights of a checkpoint's model by name, shared ones once.
 
     Raises:
-        BadCheckpoint: a file is missing, cut off, or of another model.
+        BadCheckpoint: a file is missing or cut off.
     """
+    index = path / "model" / "model.safetensors.index.json"
+    names = sorted(set(json.loads(index.read_text("utf-8"))["weight_map"].values())) if index.exists() else ["model.safetensors"]
+    found: dict[str, torch.Tensor] = {}
+    for name in names:
+        found |= _read(path, f"model/{name}")
+    return found
+
+
+def read_moments(path: Path) -> dict[str, torch.Tensor]:
+    """What the optimiser remembered, as it was given to `save`."""
+    return _read(path, "optimizer.safetensors")
+
+
+def read_average(path: Path) -> dict[str, torch.Tensor]:
+    """The moving average of the weights, as it was given to `save`."""
+    return _read(path, "average.safetensors")
+
+
+def unfitting(path: Path, error: Exception) -> BadCheckpoint:
+    """The error of a checkpoint whose tensors are another model's."""
+    return _unreadable(path, error)
+
+
+def _read(path: Path, name: str) -> dict[str, torch.Tensor]:
     try:
-        load_model(model, path / "model" / "model.safetensors")
-        saved = torch.load(path / "optimizer.pt", map_location="cpu", weights_only=True)
-        optimizer.load_state_dict(saved["optimizer"])
-    except (OSError, RuntimeError, ValueError, KeyError, SafetensorError, pickle.UnpicklingError) as error:
-        raise BadCheckpoint(f"{path}: cannot be read ({error}); remove it to go on from the one before") from error
-    torch.set_rng_state(saved["random"]["cpu"])
-    if torch.cuda.is_available() and saved["random"]["cuda"]:
-        torch.cuda.set_rng_state_all(saved["random"]["cuda"])
+        return load_file(path / name)
+    except (OSError, SafetensorError) as error:
+        raise _unreadable(path, error) from error
 
 
-def _complete(folder: Path) -> list[Path]:
-    return sorted(folder.glob(f"{PREFIX}*"))
+def _unreadable(path: Path, error: Exception) -> BadCheckpoint:
+    return BadCheckpoint(f"{path}: cannot be read ({error}); remove it to go on from the one before")
 
 
-def _random_state() -> dict[str, Any]:
-    return {"cpu": torch.get_rng_state(), "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else []}
+def write_model(folder: Path, model: PreTrainedModel, weights: Tensors, tokeniser_folder: str) -> None:
+    """Write a Hugging Face folder: config, whole `weights`, tokeniser."""
+    model.save_pretrained(folder, state_dict=dict(weights))
+    for name in storage.list_folder(tokeniser_folder):
+        if name in FILES:
+            (folder / name).write_bytes(storage.read_bytes(storage.join(tokeniser_folder, name)))
 
 
-def _sync(folder: Path) -> None:
-    for path in [*folder.rglob("*"), folder]:
-        _sync_one(path)
+def _begun(final: Path) -> Path:
+    temporary = final.with_name(f"{TEMPORARY_PREFIX}{final.name}")
+    shutil.rmtree(temporary, ignore_errors=True)
+    temporary.mkdir(parents=True)
+    return temporary
 
 
-def _sync_one(path: Path) -> None:
+def _finished(temporary: Path, final: Path) -> None:
+    for path in [*temporary.rglob("*"), temporary]:
+        _sync(path)
+    temporary.rename(final)
+    _sync(final.parent)
+
+
+def _complete(folder: Path, prefix: str) -> list[Path]:
+    return sorted(folder.glob(f"{prefix}*"))
+
+
+def _sync(path: Path) -> None:
     handle = os.open(path, os.O_RDONLY)
     try:
         os.fsync(handle)

@@ -46,11 +46,12 @@ def _cuda_obstacle() -> str | None:
     return None
 
 
-def use_threads(num_threads: int | None) -> int:
-    """Let torch compute on so many CPU threads in this process; None: on every CPU that the process may use."""
+def use_threads(num_threads: int | None, ranks: int = 1) -> int:
+    """Let torch compute on so many CPU threads in this process; None: on its part of the CPUs that it and the other `ranks` may use."""
     if num_threads is None:
         # containers and job schedulers narrow the affinity; macOS has none
-        num_threads = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+        usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+        num_threads = max(1, usable // ranks)
     torch.set_num_threads(num_threads)
     return num_threads
 

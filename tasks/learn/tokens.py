@@ -8,7 +8,8 @@ Encoding runs at the speed of `tokenizers`' own batch call: about 2 MB of text p
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import chain
@@ -21,6 +22,7 @@ import pyarrow.parquet as pq
 
 from expectations.schemas import TOKEN_DOCS
 from infra import dataset, storage
+from infra.dataset import ShardCorrupt, ShardSet
 from infra.errors import InputError
 from models import tokeniser
 
@@ -71,7 +73,7 @@ def encode_shard(table: pa.Table, tokeniser_folder: str) -> tuple[Tokens, pa.Tab
     texts = table["text"].cast(pa.large_string()).combine_chunks()
     if texts.null_count:
         raise BadTokens(f"tokens: {texts.null_count} of {len(texts)} documents have no text; drop them in an earlier step")
-    encoder, roles = tokeniser.load(tokeniser_folder), tokeniser.roles(tokeniser_folder)
+    encoder, roles = tokeniser.load_with_roles(tokeniser_folder)
     dtype, end = token_dtype(roles.vocab_size), roles.end
     pieces = [np.empty(0, dtype)]
     lengths = [np.empty(0, np.int32)]
@@ -113,31 +115,58 @@ def docs_name(index: int) -> str:
     return dataset.part_name(index)
 
 
+def write_stream(folder: str, index: int, tokens: Tokens) -> dataset.FileEntry:
+    """Write the tokens of a shard atomically; returns the file's name, digest and size."""
+    data = np.ascontiguousarray(tokens, tokens.dtype.newbyteorder("<")).view(np.uint8).data
+    storage.write_bytes(storage.join(folder, bin_name(index)), data)
+    return dataset.FileEntry(name=bin_name(index), digest=dataset.bytes_digest(data), num_bytes=len(data))
+
+
 def write_shard(folder: str, index: int, tokens: Tokens, docs: pa.Table) -> tuple[dataset.FileEntry, dataset.FileEntry]:
     """Write both files of a shard atomically, the stream first; returns their names, digests and sizes."""
-    little_endian = tokens.astype(tokens.dtype.newbyteorder("<"), copy=False)
-    storage.write_bytes(storage.join(folder, bin_name(index)), little_endian.tobytes())
+    stream = write_stream(folder, index, tokens)
     dataset.write_table(storage.join(folder, docs_name(index)), docs.cast(TOKEN_DOCS))
-    return dataset.file_entry(folder, bin_name(index)), dataset.file_entry(folder, docs_name(index))
+    return stream, dataset.file_entry(folder, docs_name(index))
 
 
 def read_shard(folder: str, index: int) -> TokenShard:
     """Open a shard; a local stream is memory-mapped, a remote one is read whole.
 
     Raises:
-        StorageError: a file is missing.
-        BadTokens: the two files do not fit together.
+        StorageError: there are no documents.
+        ShardCorrupt: there is no stream, or it is none of these documents.
+        BadTokens: the documents are those of another kind of shard.
     """
-    path = storage.join(folder, bin_name(index))
     docs = pq.read_table(pa.BufferReader(storage.read_bytes(storage.join(folder, docs_name(index)))))
+    return _opened(storage.join(folder, bin_name(index)), docs)
+
+
+def open_shards(version: ShardSet, indices: Sequence[int]) -> list[TokenShard]:
+    """Open shards of a version whose bytes were compared with its manifest, all of them: about 1 s a gigabyte and core.
+
+    Raises:
+        ShardCorrupt: a file is gone or has other bytes; within a step it is made again.
+        BadTokens: the documents are those of another kind of shard.
+    """
+    shards, wanted = version.shards(), {file.name: file.digest for file in version.manifest().files}
+    names = [bin_name(index) for index in indices]
+    with ThreadPoolExecutor() as threads:  # the hash leaves Python's lock
+        sound = list(threads.map(lambda name: dataset.is_sound(version.folder, name, wanted[name]), names))
+    for name, holds in zip(names, sound, strict=True):
+        if not holds:
+            raise ShardCorrupt(version.file(name), "not the bytes that the manifest names")
+    return [_opened(version.file(name), shards[index].read()) for name, index in zip(names, indices, strict=True)]
+
+
+def _opened(path: str, docs: pa.Table) -> TokenShard:
     if docs.schema.names != TOKEN_DOCS.names:
-        raise BadTokens(f"{storage.join(folder, docs_name(index))}: columns {docs.schema.names}, expected {TOKEN_DOCS.names}")
+        raise BadTokens(f"documents of {path}: columns {docs.schema.names}, expected {TOKEN_DOCS.names}")
     num_tokens = int(docs["num_tokens"].to_numpy().sum())
     num_bytes = storage.size_bytes(path)
     if num_bytes is None:
-        raise storage.StorageError(f"{path}: no such file; remove the version's folder and tokenise again")
+        raise ShardCorrupt(path, "no such file, though there are its documents")
     if num_bytes not in (2 * num_tokens, 4 * num_tokens):
-        raise BadTokens(f"{path}: {num_bytes} bytes do not hold the {num_tokens} tokens that its documents have; tokenise again")
+        raise ShardCorrupt(path, f"{num_bytes} bytes do not hold the {num_tokens} tokens that its documents have")
     dtype: np.dtype[np.unsignedinteger[Any]] = np.dtype("<u4" if num_tokens and num_bytes == 4 * num_tokens else "<u2")
     if num_tokens and storage.is_local(path):
         return TokenShard(np.memmap(path.removeprefix("file://"), dtype, mode="r"), docs)
@@ -149,6 +178,18 @@ def read_shards(folder: str) -> Iterator[TokenShard]:
     for name in storage.list_folder(folder):
         if name.startswith("part-") and name.endswith(".bin"):
             yield read_shard(folder, int(name.removeprefix("part-").removesuffix(".bin")))
+
+
+def document_at(shard: TokenShard, position: npt.ArrayLike) -> npt.NDArray[np.int64]:
+    """Rows of `docs` whose tokens stand at these positions of the stream (any shape).
+
+    Raises:
+        IndexError: a position is outside the stream.
+    """
+    where = np.asarray(position, np.int64)
+    if where.size and not (where.min() >= 0 and where.max() < len(shard.tokens)):
+        raise IndexError(f"positions {where.min()} to {where.max()} in a stream of {len(shard.tokens)} tokens")
+    return np.searchsorted(shard.offsets, where, side="right") - 1
 
 
 def token_counts(shards: Iterable[TokenShard], vocab_size: int) -> npt.NDArray[np.int64]:

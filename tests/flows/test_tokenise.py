@@ -13,8 +13,9 @@ import pytest
 from expectations.schemas import PUBLISHED
 from infra import dataset, ids, storage
 from infra.cluster import DaskConfig, pool
-from infra.dataset import Outcome, ShardSet
+from infra.dataset import Outcome, ShardCorrupt, ShardSet
 from infra.errors import InputError
+from infra.mending import verified_loads
 from models import tokeniser
 from models.presets import ModelConfig
 from models.tokeniser import TokeniserConfig
@@ -187,13 +188,47 @@ def test_a_split_without_text_is_told(home: Path) -> None:
         tokenise(empty, config=SMALL)
 
 
+@pytest.mark.parametrize("found", ["by its size", "by its bytes", "gone"])
+def test_a_damaged_stream_is_made_again_and_no_other(home: Path, monkeypatch: pytest.MonkeyPatch, found: str) -> None:
+    made = tokenise(whole(), config=SMALL)
+    paths = [Path(made.file(tokens.bin_name(index))) for index in range(3)]
+    before = [path.read_bytes() for path in paths]
+    others = [path.stat().st_mtime_ns for path in paths]
+    if found == "gone":
+        paths[1].unlink()
+    else:
+        paths[1].write_bytes(before[1][:-2] + (b"" if found == "by its size" else b"\x00\x01"))
+    # a retry of a run reads all bytes; any other run looks at sizes
+    with verified_loads(found == "by its bytes"):
+        again = tokenise(whole(), config=SMALL)
+    assert again.digest == made.digest and [path.read_bytes() for path in paths] == before
+    assert [path.stat().st_mtime_ns for path in paths][::2] == others[::2]
+
+
+def test_a_stream_that_training_finds_damaged_is_made_again(home: Path) -> None:
+    made = tokenise(whole(), config=SMALL)
+    path = Path(made.file(tokens.bin_name(0)))
+    before = path.read_bytes()
+    path.write_bytes(before[:-1])
+    with pytest.raises(ShardCorrupt, match="not the bytes that the manifest names") as caught:
+        tokens.open_shards(made, [1, 0])
+    assert caught.value.path == str(path)
+    shape = ModelConfig(preset="nano", hidden_size=32, num_layers=1, intermediate_size=64, context_length=32)
+    training = TrainConfig(model=shape, max_steps=1, warmup_steps=0, eval_batches=1, batch_size=1, num_threads=1, device="cpu")
+    pretrain(made, config=training)
+    assert path.read_bytes() == before
+    opened = tokens.open_shards(made, [2, 0])
+    assert [len(shard.tokens) for shard in opened] == [len(tokens.read_shard(made.folder, index).tokens) for index in (2, 0)]
+    path.write_bytes(before[:-2] + b"\x01\x01")
+    with pytest.raises(ShardCorrupt, match="not the bytes that the manifest names"):
+        tokens.open_shards(made, [0])
+
+
 def test_damaged_sums_are_made_again(home: Path) -> None:
     made = tokenise(whole(), config=SMALL)
     path = Path(made.file("groups/part-00000.parquet"))
     before = path.read_bytes()
     path.write_bytes(before[:-1])
-    from infra.mending import verified_loads
-
     with verified_loads():
         again = tokenise(whole(), config=SMALL)
     assert again.digest == made.digest and path.read_bytes() == before

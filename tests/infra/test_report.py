@@ -336,7 +336,7 @@ def test_figures_and_tables_say_what_they_are(html: str) -> None:
     assert len(figures) == 13
     assert all(attrs.get("role") == "img" and attrs.get("aria-label") for attrs in figures)
     tags = [tag for tag, _ in page.elements]
-    assert tags.count("caption") == tags.count("table") == 16
+    assert tags.count("caption") == tags.count("table") == 20
     headings = [int(tag[1]) for tag in tags if re.fullmatch(r"h[1-6]", tag)]
     assert headings[0] == 1 and headings.count(1) == 1
     assert all(below - above <= 1 for above, below in itertools.pairwise(headings))

@@ -6,15 +6,17 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaForCausalLM
 
 from models import presets, tokeniser
 from models.presets import ModelConfig
-from tasks.learn import checkpoint
+from models.tokeniser import Roles
+from tasks.learn import checkpoint, parallel
 from tasks.learn.checkpoint import BadCheckpoint
 
 TINY = ModelConfig(preset="nano", hidden_size=32, num_layers=2, num_heads=4, num_kv_heads=2, intermediate_size=64)
+WORDS = Roles(vocab_size=300, end=0, padding=None, unknown=None)
 INPUT = torch.arange(40).reshape(2, 20)
 
 
 def trained(seed: int = 1) -> tuple[LlamaForCausalLM, torch.optim.AdamW]:
-    model = presets.build(TINY, 300, seed)
+    model = presets.build(TINY, WORDS, seed)
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2, fused=True)
     model(input_ids=INPUT, labels=INPUT).loss.backward()
     optimizer.step()
@@ -23,8 +25,16 @@ def trained(seed: int = 1) -> tuple[LlamaForCausalLM, torch.optim.AdamW]:
 
 def save(folder: Path, step: int, tokeniser_folder: str) -> tuple[Path, LlamaForCausalLM, torch.optim.AdamW]:
     model, optimizer = trained()
-    state = {"step": step, "loss": 0.1 + 0.2}
-    saved = checkpoint.save(folder, step, model=model, tokeniser_folder=tokeniser_folder, optimizer=optimizer, state=state)
+    saved = checkpoint.save(
+        folder,
+        step,
+        model=model,
+        weights=parallel.whole_state(model),
+        tokeniser_folder=tokeniser_folder,
+        moments=parallel.optimizer_state(optimizer, model),
+        average={"w": torch.arange(3.0)},
+        state={"step": step, "loss": 0.1 + 0.2},
+    )
     return saved, model, optimizer
 
 
@@ -43,17 +53,19 @@ def test_transformers_loads_a_checkpoint_with_the_very_same_logits(folder: Path,
     assert (loaded.config.eos_token_id, words.eos_token_id) == (0, 0)
 
 
-def test_weights_moments_random_state_and_state_come_back_bit_for_bit(folder: Path, tokeniser_folder: str) -> None:
-    torch.manual_seed(11)
+def test_weights_moments_average_and_state_come_back_bit_for_bit(folder: Path, tokeniser_folder: str) -> None:
     path, model, optimizer = save(folder, 5, tokeniser_folder)
-    drawn = torch.rand(3)
-    other = presets.build(TINY, 300, seed=2)
+    other = presets.build(TINY, WORDS, seed=2)
     other_optimizer = torch.optim.AdamW(other.parameters(), lr=1.0, fused=True)
-    checkpoint.restore(path, other, other_optimizer)
-    assert torch.equal(torch.rand(3), drawn)
+    weights = checkpoint.read_weights(path)
+    for name, tensor in other.named_parameters():
+        parallel.put(tensor, weights[name])
+    parallel.restore_optimizer(other_optimizer, other, checkpoint.read_moments(path))
     assert checkpoint.read_state(path) == {"step": 5, "loss": 0.1 + 0.2}
+    assert torch.equal(checkpoint.read_average(path)["w"], torch.arange(3.0))
     for mine, theirs in zip(model.parameters(), other.parameters(), strict=True):
         assert torch.equal(mine, theirs)
+        assert optimizer.state[mine].keys() == other_optimizer.state[theirs].keys() == {"step", "exp_avg", "exp_avg_sq"}
         for name, value in optimizer.state[mine].items():
             assert torch.equal(value, other_optimizer.state[theirs][name])
 
@@ -70,13 +82,26 @@ def test_a_half_written_checkpoint_is_not_seen_and_is_removed(folder: Path, toke
     save(folder, 1, tokeniser_folder)
     half = folder / ".tmp-checkpoint-00000002"
     (half / "model").mkdir(parents=True)
-    assert checkpoint.latest(folder) == folder / "checkpoint-00000001" and not half.exists()
+    assert checkpoint.latest(folder) == folder / "checkpoint-00000001"
+    checkpoint.tidy(folder)
+    assert not half.exists() and checkpoint.latest(folder) == folder / "checkpoint-00000001"
 
 
-@pytest.mark.parametrize("name", ["optimizer.pt", "state.json", "model/model.safetensors"])
+def test_of_the_best_models_the_last_one_stays(folder: Path, tokeniser_folder: str) -> None:
+    for step in (3, 7):
+        model, _ = trained(step)
+        weights = parallel.whole_state(model)
+        made = checkpoint.save_best(folder, step, model=model, weights=weights, tokeniser_folder=tokeniser_folder)
+        assert made == checkpoint.best(folder, step)
+    assert [path.name for path in folder.iterdir()] == ["best-00000007"]
+    loaded = AutoModelForCausalLM.from_pretrained(checkpoint.best(folder, 7) / "model", local_files_only=True)
+    assert torch.equal(loaded(input_ids=INPUT).logits, model(input_ids=INPUT).logits)
+
+
+@pytest.mark.parametrize("name", ["optimizer.safetensors", "average.safetensors", "state.json", "model/model.safetensors"])
 def test_a_damaged_file_is_an_error_that_says_what_to_do(folder: Path, tokeniser_folder: str, name: str) -> None:
-    path, model, optimizer = save(folder, 1, tokeniser_folder)
+    path, _, _ = save(folder, 1, tokeniser_folder)
     (path / name).write_bytes((path / name).read_bytes()[:10])
     with pytest.raises(BadCheckpoint, match="remove it to go on from the one before"):
-        checkpoint.read_state(path)
-        checkpoint.restore(path, model, optimizer)
+        for read in (checkpoint.read_state, checkpoint.read_weights, checkpoint.read_moments, checkpoint.read_average):
+            read(path)

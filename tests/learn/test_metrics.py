@@ -32,7 +32,7 @@ CONFIG = EvalConfig(num_threads=1, device="cpu")
 
 def save_model(folder: Path, tokeniser_folder: str, *, zero: bool = False) -> Path:
     words = tokeniser.load(tokeniser_folder)
-    model = presets.build(TINY, words.get_vocab_size(), seed=4, end_id=0, pad_id=1)
+    model = presets.build(TINY, tokeniser.roles(tokeniser_folder), seed=4)
     with torch.no_grad():
         for parameter in model.parameters():
             # far from the flat start, so that a wrong token or mask shows in the figures

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from infra.storage import StorageError
+from infra.dataset import ShardCorrupt
 from models import tokeniser
 from tasks.learn import tokens
 from tasks.learn.tokens import BadTokens
@@ -69,15 +69,27 @@ def test_an_empty_shard_is_written_and_read(tokeniser_folder: str, tmp_path: Pat
     assert len(shard.tokens) == 0 and shard.docs.num_rows == 0
 
 
-def test_a_stream_cut_short_is_noticed(tokeniser_folder: str, tmp_path: Path) -> None:
+def test_a_stream_cut_short_or_gone_is_damage_that_can_be_mended(tokeniser_folder: str, tmp_path: Path) -> None:
     tokens.write_shard(str(tmp_path), 0, *tokens.encode_shard(table_of(["some words"]), tokeniser_folder))
     path = tmp_path / "part-00000.bin"
     path.write_bytes(path.read_bytes()[:-2])
-    with pytest.raises(BadTokens, match=r"part-00000\.bin: .* bytes do not hold"):
+    with pytest.raises(ShardCorrupt, match=r"part-00000\.bin: .* bytes do not hold") as caught:
         tokens.read_shard(str(tmp_path), 0)
+    assert caught.value.path == str(path)
     path.unlink()
-    with pytest.raises(StorageError, match="no such file"):
+    with pytest.raises(ShardCorrupt, match="no such file"):
         tokens.read_shard(str(tmp_path), 0)
+
+
+def test_a_position_leads_back_to_its_document(shards: list[tokens.TokenShard]) -> None:
+    for shard in shards:
+        owners = [row for row, size in enumerate(shard.lengths.tolist()) for _ in range(size)]
+        assert tokens.document_at(shard, np.arange(len(owners))).tolist() == owners
+    assert tokens.document_at(shards[0], [[0, 1], [2, 0]]).shape == (2, 2)
+    assert tokens.document_at(shards[0], len(shards[0].tokens) - 1) == shards[0].docs.num_rows - 1
+    for wrong in (-1, len(shards[0].tokens)):
+        with pytest.raises(IndexError, match="in a stream of"):
+            tokens.document_at(shards[0], [0, wrong])
 
 
 def test_a_missing_column_and_a_missing_text_are_named(tokeniser_folder: str) -> None:
