@@ -2,10 +2,10 @@
 
     python -m benchmarks.train TEXT… [--nanogpt FOLDER] [--rounds 3] [--steps 30] [--threads 2] [--profile]
 
-A LLaMA of 10M parameters (320 wide, 7 layers, 5 heads, vocabulary 4,096, tied), samples of 256 tokens, 16 at a step, AdamW, clipping at 1.0.
-Every contestant is a process of its own, taking turns; a figure is the median over the steps of all rounds without those that
-warm up or compile. `--nanogpt` names a checkout of github.com/karpathy/nanoGPT, whose train.py is run as it is but for one line: on a CPU it
-knows no bf16. Its model is a GPT of the same width, depth and vocabulary.
+A LLaMA of 10M parameters (320 wide, 7 layers, 5 heads, vocabulary 4,096, tied), samples of 256 tokens, 16 at a step, AdamW, clipping
+at 1.0. Every contestant is a process of its own, taking turns; a figure is the median over the steps of all rounds without those that
+warm up or compile. `--nanogpt` names a checkout of github.com/karpathy/nanoGPT, whose train.py is run as it is but for one line: on a
+CPU it knows no bf16. Its model is a GPT of the same width, depth and vocabulary.
 """
 
 from __future__ import annotations

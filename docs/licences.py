@@ -34,7 +34,7 @@ SPDX = (
     (r"^(Zope Public License.*|ZPL.*)$", "ZPL-2.1"),
     (r"^(The Unlicense.*)$", "Unlicense"),
     (
-        r"^(GNU Lesser General Public License v3.*|LGPL.*3.*|GNU Library or Lesser General Public License \(LGPL\)|LGPL.*)$",
+        r"^(GNU Lesser General Public License v[23].*|LGPL.*3.*|GNU Library or Lesser General Public License \(LGPL\)|LGPL.*)$",
         "LGPL",
     ),
 )

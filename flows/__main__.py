@@ -287,6 +287,48 @@ def lineage(
 
 
 @app.command()
+def read_by(
+    what: Annotated[
+        str,
+        typer.Argument(
+            metavar="MODEL", help="A version or digest, a registered model (name, name:version, name@alias), a run, or `latest`."
+        ),
+    ] = "latest",
+    step: Annotated[int | None, typer.Option("--step", help="What this training step learned from.")] = None,
+    document: Annotated[str, typer.Option("--document", help="When a page's URL, a doc_id or a content_id was read.")] = "",
+    sources: Annotated[list[str] | None, typer.Option("--source", help="How much of a source was read. Repeatable.")] = None,
+    domains: Annotated[
+        list[str] | None, typer.Option("--domain", help="How much of a host and all below it was read. Repeatable.")
+    ] = None,
+    text: Annotated[bool, typer.Option("--text", help="With the text of each span, of --step and --document.")] = False,
+    num: Annotated[int, typer.Option("--num", "-n", min=0, help="Spans to show.")] = 50,
+    form: Annotated[TableFormat, typer.Option("--format", "-f", help="How to show it.")] = TableFormat.table,
+) -> None:
+    """Say which tokens of which documents a training step learned from, or in which steps a document, source or domain was."""
+    _adopt_servers()
+    if (step is not None) + bool(document) + bool(sources or domains) != 1:
+        raise _UsageError("read-by: what is asked? Give one of --step, --document, or --source and --domain")
+    if text and (sources or domains):
+        raise _UsageError("--text: of --step and --document; sources and domains are told in numbers")
+    from flows import read_by as asked
+    from flows.trained import find, training_of
+
+    training = training_of(find(what, _warn))
+    for doubt in training.doubts:
+        _warn(doubt)
+    if step is not None:
+        answer = asked.of_step(training, step, text=text)
+    elif document:
+        answer = asked.of_document(training, document, text=text)
+    else:
+        answer = asked.of_groups(training, sources or [], domains or [])
+    if form == TableFormat.table:
+        asked.show(answer, out, num)
+    else:
+        _write(json.dumps(answer, indent=1, ensure_ascii=False), None)
+
+
+@app.command()
 def diff(
     older: Annotated[str, typer.Argument(metavar="VERSION", help="A version or digest, a run, `latest` or `previous`.")],
     newer: Annotated[str, typer.Argument(metavar="VERSION", help="The one to compare it with.")],
@@ -382,6 +424,46 @@ def estimate(
 
 
 @app.command()
+def plan(
+    given: Annotated[
+        str,
+        typer.Argument(metavar="[DATA]", help="A version of tokens or documents, a run, `latest`, or a configuration file."),
+    ] = "",
+    gpu_hours: Annotated[float | None, typer.Option("--gpu-hours", help="Hours of one device, on all of them together.")] = None,
+    days: Annotated[float | None, typer.Option("--days", help="Days from beginning to end.")] = None,
+    money: Annotated[
+        float | None, typer.Option("--money", help="What it may cost, by pretrain.costs.price_per_hour or price_per_kwh.")
+    ] = None,
+    gpu: Annotated[str, typer.Option("--gpu", help="What trains: a100, h100, l4, rtx4090 …; a wrong name tells them all.")] = "",
+    here: Annotated[bool, typer.Option("--here", help="This machine trains; its peak is measured.")] = False,
+    gpus: Annotated[int, typer.Option("--gpus", min=1, help="How many of them.")] = 1,
+    mfu: Annotated[float | None, typer.Option("--mfu", min=0.001, max=1, help="Share of the peak that training reaches.")] = None,
+    tokens_per_parameter: Annotated[
+        float, typer.Option("--tokens-per-parameter", min=0.1, help="More: a smaller model, cheaper to serve.")
+    ] = 20.0,
+    config: Annotated[
+        str, typer.Option("--config", "-c", help="The configuration with family, vocabulary and prices; else the defaults.")
+    ] = "",
+    overrides: SetOption = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Everything as JSON.")] = False,
+) -> None:
+    """Say what model a budget pays for, its tokens, memory, time and cost; exit code 3 if it does not fit the device."""
+    from flows.plan import Budget, show
+    from flows.plan import plan as ask
+
+    if bool(gpu) == here:
+        raise _UsageError("say what trains: --gpu and its name (--gpu a100), or --here for this machine")
+    budget = Budget(gpu_hours, days, money)
+    found = ask(given, budget, "here" if here else gpu, gpus, config, overrides or [], mfu, tokens_per_parameter)
+    if as_json:
+        _write(json.dumps(found.as_json(), indent=1), None)
+    else:
+        show(found, out)
+    if not found.fits:
+        raise typer.Exit(EXIT_WARNING)
+
+
+@app.command()
 def compare_models(
     first: Annotated[
         str, typer.Argument(metavar="A", help="A registered model (name, name:version, name@alias), a version or a run.")
@@ -414,6 +496,29 @@ def leaderboard(
         boards.show(found, metrics or [], out)
     else:
         _write(json.dumps(boards.as_json(found), indent=1), None)
+
+
+@app.command()
+def canaries(
+    output: Annotated[Path, typer.Option("--output", "-o", help="A .jsonl file for the documents, which `ingest` reads.")],
+    overrides: SetOption = None,
+) -> None:
+    """Write documents with secrets to plant before training, so that `probe` can ask what a model kept of them (docs/probes.md)."""
+    from flows.keys import overrides_of
+    from tasks.text.canaries import CanaryConfig, documents
+
+    config = overrides_of(CanaryConfig, overrides or [])
+    rows = list(documents(config))
+    _write("\n".join(json.dumps(row) for row in rows), output)
+    told = " ".join(f"--set canaries.{key}={value}" for key, value in config.model_dump(mode="json").items())
+    out.print(
+        f"{config.num:,} canaries in {len(rows):,} documents; ask for them with: gristmill step probe … {told}".replace(
+            ", ", ","
+        ),
+        highlight=False,
+        markup=False,
+        soft_wrap=True,
+    )
 
 
 @app.command()

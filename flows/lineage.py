@@ -30,7 +30,7 @@ def tell(what: str, *, up: bool, down: bool, form: Format, warn: Callable[[str],
         InputError: nothing of that name is known.
     """
     versions = lineage.records()
-    graph = _with_registry(lineage.graph_of(versions, ledger.runs()), warn)
+    graph = with_registry(lineage.graph_of(versions, ledger.runs()), warn)
     wanted = ledger.find_run(what) if what == "latest" else what
     if starts := lineage.find(graph, wanted):
         ids = (graph.up(starts) if up else set()) | (graph.down(starts) if down else set())
@@ -54,7 +54,7 @@ def tell(what: str, *, up: bool, down: bool, form: Format, warn: Callable[[str],
     return "\n".join(_tree(part, [name for name in part.order() if not part.parents(name)], up=False, down=True))
 
 
-def _with_registry(graph: Graph, warn: Callable[[str], None]) -> Graph:
+def with_registry(graph: Graph, warn: Callable[[str], None]) -> Graph:
     """With aliases, where an MLflow server is known and answers."""
     if not tracking.enabled():
         return graph
@@ -66,7 +66,7 @@ def _with_registry(graph: Graph, warn: Callable[[str], None]) -> Graph:
 
 def _of_document(what: str, graph: Graph, versions: list[Record], *, up: bool, down: bool) -> tuple[Graph, list[str]]:
     """What holds or held the document, with notes; and where it came in."""
-    found = whereabouts([what, *_canonical(what)], graph, versions)
+    found = whereabouts(spellings(what), graph, versions)
     if not found.documents:
         raise InputError(
             f"{what}: no version, model, run, source, suite or document of that name in {settings().store}; "
@@ -79,11 +79,12 @@ def _of_document(what: str, graph: Graph, versions: list[Record], *, up: bool, d
     return graph.part(ids | makers).noted(found.notes), list(found.entrances)
 
 
-def _canonical(what: str) -> list[str]:
+def spellings(what: str) -> list[str]:
+    """What a document may go by: the word as it is and, of a URL, its canonical form."""
     try:
-        return [canonical(what)]
+        return [what, canonical(what)]
     except UrlError:
-        return []  # an id
+        return [what]  # an id
 
 
 def _tree(graph: Graph, starts: Collection[str], *, up: bool, down: bool) -> Iterator[str]:

@@ -10,7 +10,7 @@ from rich.console import Console
 
 from infra import dataset, ledger, storage
 from infra.dataset import RUN, ShardSet
-from infra.errors import InputError
+from infra.errors import GristmillError, InputError
 from infra.steps import BESIDE
 from infra.whereabouts import DUPLICATES, LOOKED_UP, dropped_words
 from tasks.trim import REPEATS
@@ -45,8 +45,10 @@ def _canonical(what: str) -> str:
 
 
 def passport(doc: str, versions: list[ShardSet]) -> Iterator[tuple[ShardSet, str]]:
-    """Each version that has a row for the document, and what it says."""
+    """Each version that has a row for the document, or is a model that was trained on it, and what it says."""
     for version in versions:
+        if version.schema_name == "model" and (words := _learned_words(version, doc)):
+            yield version, words
         for row in _rows(version, doc, rejects=False):
             yield version, _kept_words(version, row)
         for row in _rows(version, doc, rejects=True):
@@ -102,6 +104,17 @@ def _where(version: ShardSet, row: dict[str, Any]) -> str:
     """The address of the document that was kept instead, where one was."""
     kept = _rows(version, row["detail"], rejects=False) if row["rule"] in DUPLICATES and row["detail"] else []
     return f" ({kept[0]['url']})" if kept and kept[0].get("url") else ""
+
+
+def _learned_words(model: ShardSet, doc: str) -> str:
+    """What a training did with the document; empty: it had nothing to do with it."""
+    from flows.read_by import in_words
+    from flows.trained import training_of
+
+    try:
+        return in_words(training_of(model), doc)
+    except GristmillError as error:
+        return f"what it learned from cannot be told: {error}"
 
 
 def _kept_words(version: ShardSet, row: dict[str, Any]) -> str:

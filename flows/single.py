@@ -42,8 +42,8 @@ MAKERS = {
 }
 # parameters that may have none
 OPTIONAL = ("corpus", "quality", "toxicity", "base")
-DOCUMENTS = "documents"
-"""Of these a step may take several."""
+SEVERAL = ("documents", "scores")
+"""Of these a step may take several; it takes one of them only."""
 # what only a flow knows
 NOT_GIVEN = ("history", "previous")
 
@@ -120,8 +120,8 @@ def _bind(step: Step, versions: list[ShardSet]) -> list[ShardSet | list[ShardSet
     makers = {_maker(version) for version in versions}
     absent = {name for name in OPTIONAL if MAKERS.get(name) not in makers}
     wanted = [name for name in step.input_names if name not in (*NOT_GIVEN, *absent, "verdicts")]
-    many = DOCUMENTS in lists and len(versions) > len(wanted)
-    if len(versions) != len(wanted) and not many:
+    many = next((name for name in lists if name in SEVERAL and len(versions) > len(wanted)), None)
+    if len(versions) != len(wanted) and many is None:
         raise InputError(
             f"step {step.name}: takes {len(wanted)} --input ({', '.join(map(_meaning, wanted))}; got {len(versions)})"
         )
@@ -131,8 +131,11 @@ def _bind(step: Step, versions: list[ShardSet]) -> list[ShardSet | list[ShardSet
         if not fit:
             got = ", ".join(f"{version.folder}, by {version.step}" for version in left)
             raise InputError(f"step {step.name}: one --input must be {_meaning(name)} (got {got})")
-        given[name] = fit if name == DOCUMENTS and many else fit[0]
-        left = [version for version in left if version not in (fit if name == DOCUMENTS and many else fit[:1])]
+        given[name] = fit if name == many else fit[0]
+        left = [version for version in left if version not in (fit if name == many else fit[:1])]
+    if left:
+        got = ", ".join(f"{version.folder}, by {version.step}" for version in left)
+        raise InputError(f"step {step.name}: has no use for the --input {got}; it takes {', '.join(map(_meaning, wanted))}")
     # without a filter's verdicts every document stays
     found: list[Any] = [
         [] if name in (*NOT_GIVEN, *absent) else versions[0] if name == "verdicts" else given[name] for name in step.input_names
@@ -143,8 +146,9 @@ def _bind(step: Step, versions: list[ShardSet]) -> list[ShardSet | list[ShardSet
 
 
 def _maker(version: ShardSet) -> str:
-    """The step that stands for a version; signals with scores are signals, and an index that forgot something is an index."""
-    return {"signals": "signals", "forgotten": "index"}.get(version.schema_name, version.step)
+    """The step that stands for a version; signals with scores are signals, an index that forgot something is an index, and whatever
+    measured a model gives scores as `evaluate` does."""
+    return {"signals": "signals", "forgotten": "index", "scores": "evaluate"}.get(version.schema_name, version.step)
 
 
 def _with_signals(step: Step, versions: list[ShardSet], folder: str) -> list[ShardSet]:

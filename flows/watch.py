@@ -28,7 +28,9 @@ from rich.table import Table
 
 from flows.reconcile import tree
 from infra import ledger, storage, tracking
+from infra.dataset import RUN
 from infra.orchestration import flow_run_url, is_step
+from tasks.learn import training_told
 from tasks.report import UNITS
 
 POLL_INTERVAL_S = 1.0
@@ -111,6 +113,8 @@ def summary(run: Any, console: Console) -> None:
             + f" · {minutes:.1f} minutes",
             highlight=False,
         )
+        model = next(entry for entry in entries if entry.step == "pretrain").shards()
+        console.print(training_told.line(trained, storage.read_json(model.file(RUN))), highlight=False, soft_wrap=True)
     console.print(f"Prefect run  {flow_run_url(str(run.id))}", soft_wrap=True, highlight=False)
     if track := tracking.find_run(str(run.id)):
         console.print(f"MLflow run   {track.url}", soft_wrap=True, highlight=False)

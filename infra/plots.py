@@ -121,8 +121,12 @@ def lines(
     title: str,
     xlabel: str,
     ylabel: str,
+    marks: Mapping[str, Sequence[float]] | None = None,
 ) -> str:
     """Lines by name, told apart by colour and dash; a line over MAX_POINTS keeps the lowest and highest of each stretch.
+
+    Args:
+        marks: by name, places on the x axis that a thin upright line marks.
 
     Raises:
         ValueError: more lines than can be told apart.
@@ -133,11 +137,15 @@ def lines(
         for (name, (x, y)), color, dash in zip(series.items(), SERIES, DASHES, strict=False):
             xs, ys = _thinned(np.asarray(x, dtype=float), np.asarray(y, dtype=float))
             axes.plot(xs, ys, label=name, color=color, linestyle=dash, linewidth=1.6, marker="o" if len(xs) == 1 else None)
+        for (name, places), dash in zip((marks or {}).items(), (DASHES[1], DASHES[2]), strict=False):
+            for number, place in enumerate(places):
+                axes.axvline(place, label=f"_{name}" if number else name, color=MUTED, linestyle=dash, linewidth=1)
         axes.set_xlabel(xlabel)
         axes.set_ylabel(ylabel)
         axes.grid(color=GRID, linewidth=0.6)
         axes.xaxis.set_major_formatter(_thousands)
-        if series:
+        axes.yaxis.set_major_formatter(_thousands)
+        if len(series) + len(marks or {}) > 1:  # a single line is what the axis says
             axes.legend(frameon=False, labelcolor=INK)
     return parts[0]
 

@@ -1,6 +1,6 @@
 """The report page of a run: one HTML file that needs no network, no script and no other file, from plain facts.
 
-`ReportFacts` is what a run tells; every part of it may be absent (a run without training has no curve) and its section is then
+`ReportFacts` is what a run tells; every part of it may be absent (a run without training has no curves) and its section is then
 left out. Nothing is computed here but shares and bar lengths. `page_environment` and `style.html` are shared with the validation page.
 """
 
@@ -14,8 +14,9 @@ from typing import Literal
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-from infra import plots, scores_page
+from infra import plots, scores_page, training_page
 from infra.scores_page import Scores
+from infra.training_page import Training
 
 FOLDER = Path(__file__).resolve().parent
 MAX_LANGUAGES = 10
@@ -139,14 +140,6 @@ class Duplicates:
     def crossed(self, removed: int, kept: int) -> int:
         """Documents of one crawl that went on account of another one."""
         return sum(one.documents for one in self.crossings if (one.removed, one.kept) == (removed, kept))
-
-
-@dataclass(frozen=True)
-class Curve:
-    """Loss in nats per token by optimiser step: points (step, loss)."""
-
-    train: Sequence[tuple[int, float]]
-    valid: Sequence[tuple[int, float]] = ()
 
 
 @dataclass(frozen=True)
@@ -386,7 +379,7 @@ class ReportFacts:
     duplicates: Duplicates | None = None
     clusters: Clusters | None = None
     tokenisation: Tokenisation | None = None
-    curve: Curve | None = None
+    training: Training | None = None
     evaluation: Sequence[Evaluation] = ()
     generations: Sequence[Generation] = ()
     scores: Scores | None = None
@@ -427,7 +420,8 @@ def render_report(facts: ReportFacts) -> str:
             buckets=_bucket_sizes(facts.duplicates),
             cluster_sizes=_cluster_sizes(facts.clusters),
             fertility=_fertility(facts.tokenisation),
-            curve=_curve(facts.curve),
+            loss=training_page.loss(facts.training),
+            curves=list(training_page.others(facts.training)),
             reliability_plot=scores_page.reliability(facts.scores),
             leaderboard=scores_page.board(facts.scores),
             ratios=_ratios(facts.audit),
@@ -556,14 +550,6 @@ def _fertility(made: Tokenisation | None) -> str:
         [not one.small for one in shown],
         reference=everything,
     )
-
-
-def _curve(curve: Curve | None) -> str:
-    if curve is None:
-        return ""
-    points = {name: some for name, some in (("train", curve.train), ("valid", curve.valid)) if some}
-    series = {name: ([step for step, _ in some], [loss for _, loss in some]) for name, some in points.items()}
-    return plots.lines(series, "Training and validation loss by step", "step", "nats per token") if series else ""
 
 
 def _rate(value: Rate | None) -> str:

@@ -12,6 +12,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import tokenizers
+
 from infra import storage
 from infra.dataset import bytes_digest
 from infra.errors import InputError
@@ -58,6 +60,16 @@ def adopt(given: str, folder: str) -> list[str]:
     for name, data in files.items():
         storage.write_bytes(storage.join(folder, name), data)
     return sorted(files)
+
+
+def vocab_size(given: str) -> int:
+    """One more than the highest id.
+
+    Raises:
+        InputError: as `files_of`.
+    """
+    words = tokenizers.Tokenizer.from_str(files_of(given)["tokenizer.json"].decode())
+    return int(max(words.get_vocab(with_added_tokens=True).values())) + 1
 
 
 def files_of(given: str) -> dict[str, bytes]:

@@ -253,9 +253,9 @@ def num_parameters(config: ModelConfig, vocab_size: int) -> int:
     hidden, layers = shape.hidden_size, shape.num_layers
     embeddings = vocab_size * hidden * (1 if shape.tie_embeddings else 2)
     if config.family == "llama":
-        return embeddings + (2 * layers + 1) * hidden + _matmul_weights(config)
+        return embeddings + (2 * layers + 1) * hidden + matmul_weights(config)
     # biases of attention (4) and of the feed-forward block, and two LayerNorms of weight and bias
-    blocks = layers * (4 * hidden + shape.intermediate_size + hidden + 4 * hidden) + _matmul_weights(config)
+    blocks = layers * (4 * hidden + shape.intermediate_size + hidden + 4 * hidden) + matmul_weights(config)
     embeddings += shape.context_length * hidden
     if config.family == "gpt2":
         return embeddings + blocks + 2 * hidden
@@ -269,7 +269,7 @@ def flops_per_token(config: ModelConfig, vocab_size: int) -> int:
     """Floating-point operations to train on one token, forward and backward: 6 per matrix weight (the output head included, the look-up
     of embeddings not) and 12 x layers x hidden x context for attention (PaLM, appendix B; causal masking not deducted).
 
-    Of a checkpoint with experts all are counted, also those that a token does not use.
+    What is spared is counted, too: the head of a masked model where nothing is masked, and the experts that a token does not use.
 
     Raises:
         InputError: there is no such checkpoint.
@@ -278,11 +278,11 @@ def flops_per_token(config: ModelConfig, vocab_size: int) -> int:
         counted = given_model.counts(config.from_checkpoint, vocab_size if config.new_vocabulary else None)
         return 6 * counted.matmul_weights + 12 * counted.attention_size * context_length(config)
     shape = config.shape
-    weights = _matmul_weights(config) + vocab_size * shape.hidden_size
+    weights = matmul_weights(config) + vocab_size * shape.hidden_size
     return 6 * weights + 12 * shape.num_layers * shape.hidden_size * shape.context_length
 
 
-def _matmul_weights(config: ModelConfig) -> int:
+def matmul_weights(config: ModelConfig) -> int:
     """Weights of matrices, without the embeddings."""
     shape = config.shape
     kv_size = shape.hidden_size // shape.num_heads * shape.num_kv_heads

@@ -11,6 +11,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterable
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -21,6 +22,7 @@ from tokenizers.models import BPE, Unigram, WordPiece
 
 from infra import storage
 from infra.errors import InputError
+from infra.ids import digest_of
 from models import wordpiece
 
 END_OF_TEXT = "<|endoftext|>"
@@ -210,8 +212,24 @@ def load(folder: str) -> tokenizers.Tokenizer:
     return load_with_roles(folder)[0]
 
 
+def shared(folder: str) -> tuple[tokenizers.Tokenizer, Roles]:
+    """What `load` and `roles` give, parsed once in a process while the files stay the same: it costs as much as encoding 100 kB.
+
+    Who gets it must not change it.
+    """
+    there = [name for name in FILES if storage.exists(storage.join(folder, name))]
+    return _parsed_once(
+        folder, digest_of(*(part for name in there for part in (name, storage.read_bytes(storage.join(folder, name)))))
+    )
+
+
+@lru_cache(maxsize=1)
+def _parsed_once(folder: str, digest: str) -> tuple[tokenizers.Tokenizer, Roles]:
+    return load_with_roles(folder)
+
+
 def load_with_roles(folder: str) -> tuple[tokenizers.Tokenizer, Roles]:
-    """What `load` and `roles` give; the file is parsed once."""
+    """What `load` and `roles` give."""
     tokeniser = _parsed(folder)
     ids = _roles(tokeniser, folder)
     end = tokeniser.id_to_token(ids.end) or ""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+from collections.abc import Mapping, Sequence
 from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,7 +18,7 @@ from infra.settings import child_environment, settings
 from infra.steps import BESIDE, Output, step
 from infra.versions import code_version
 from models import presets
-from tasks.learn.config import MODEL, TOKENISER, TrainConfig
+from tasks.learn.config import HISTORY, MODEL, SKIPPED, SPEED, TOKENISER, TrainConfig
 from tasks.learn.costs import cost
 from tasks.learn.job import Job, run
 
@@ -27,10 +28,10 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("gristmill")
 
-HISTORY, SKIPPED, CURVES = "history.json", "skipped.json", "tensorboard"
+CURVES = "tensorboard"
 OTHER = {"best": "last", "last": "best"}
 """Folder of the weights that are not the model, by which are."""
-# what the clock decides is no part of a version
+# what the clock decides is no part of a version: these go beside it, into SPEED
 VOLATILE = ("seconds", "tokens_per_s", "mfu", "peak_bytes")
 
 
@@ -69,6 +70,7 @@ def pretrain(tokens: ShardSet, config: TrainConfig, out: Output) -> None:
     if result["other_folder"]:
         _keep_model(Path(result["other_folder"]), OTHER[config.keep], out)
     rows = [{name: value for name, value in line.items() if name not in VOLATILE} for line in result["history"]]
+    _keep_speed(result["history"], out)
     _keep_curves(work / CURVES, out)
     for name, kept in ((HISTORY, rows), (SKIPPED, result["skipped"])):
         storage.write_json(storage.join(out.folder, name), kept)
@@ -102,6 +104,7 @@ def _facts(config: TrainConfig, result: dict[str, Any], facts: dict[str, Any]) -
     flops = presets.flops_per_token(config.model, facts["vocab_size"])
     return {
         "family": presets.family(config.model),
+        "objective": "masked" if presets.masked(config.model) else "causal",
         "num_parameters": presets.num_parameters(config.model, facts["vocab_size"]),
         "train_loss": result["train_loss"],
         "valid_loss": result["valid_loss"],
@@ -133,6 +136,14 @@ def _work_folder(out: Output) -> Path:
         out.scratch.append(folder)
     folder.mkdir(parents=True, exist_ok=True)
     return folder
+
+
+def _keep_speed(history: Sequence[Mapping[str, Any]], out: Output) -> None:
+    """Seconds, tokens per second, MFU and memory of each line of history."""
+    name = f"{BESIDE}/{SPEED}"
+    rows = [{key: line[key] for key in ("step", *VOLATILE)} for line in history]
+    storage.write_json(storage.join(out.folder, name), rows)
+    out.keep_beside(name)
 
 
 def _keep_curves(folder: Path, out: Output) -> None:

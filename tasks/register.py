@@ -12,27 +12,27 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import yaml
 from pydantic import BaseModel, ConfigDict, Field
 
-from expectations.cards import certificate_files, contamination_told, mixture_told
-from expectations.croissant import hub_licence, sources_told
+from expectations.cards import certificate_files
+from expectations.croissant import sources_told
 from expectations.schemas import CERTIFICATE, CERTIFICATE_FOLDER
 from infra import leaderboard, ledger, lineage, storage, tracking
-from infra.dataset import RUN, Counts, Manifest, ShardSet, bytes_digest
+from infra.dataset import RUN, Counts, Manifest, ShardSet, bytes_digest, name_of
+from infra.errors import InputError
 from infra.leaderboard import FIGURES_TAG, SCORES_TAG
 from infra.settings import settings
 from infra.steps import Output, step
+from tasks.learn import dimensions, training_told
 from tasks.learn.comparison import figures_of
 from tasks.learn.config import MODEL
-from tasks.learn.dimensions import Dimension, headline, of_versions
-from tasks.learn.figures import Figure
-from tasks.text.classifier_card import judges_told, summary
+from tasks.learn.model_card import CardFacts, Scores, headline, model_card
+from tasks.text.classifier_card import summary
 
 CARD, FACTS = "README.md", "model.json"
 MIXED = ("audit", "trim", "rebalance", "augment")
 """Steps that decide what of the world the data shows, in their order; the card has a paragraph for each."""
-JOULES_PER_WH = 3600.0
+SCORES = "scores.json"
 
 
 class RegisterConfig(BaseModel):
@@ -55,9 +55,14 @@ def registry(config: RegisterConfig) -> dict[str, str]:
 def register(model: ShardSet, dataset: ShardSet, scores: list[ShardSet], config: RegisterConfig, out: Output) -> None:
     """Register the model as the next version of its name, with lineage; without MLflow only its card is written.
 
-    `scores` are what `evaluate` measured, and after it what else was.
+    `scores` are what `evaluate` measured, and what else was.
+
+    Raises:
+        InputError: scores are those of another model.
     """
-    trained, measured = model.manifest(), scores[0].manifest()
+    _check_scores(model, scores)
+    scores = sorted(scores, key=lambda one: one.step != "evaluate")
+    trained, measured = model.manifest(), [_scores(one) for one in scores]
     storage.write_json(storage.join(out.folder, FACTS), model_facts(config, trained, dataset, measured))
     out.keep_file(FACTS)
     made = [Manifest.model_validate(one.manifest) for one in lineage.chain([dataset.path])]
@@ -67,15 +72,14 @@ def register(model: ShardSet, dataset: ShardSet, scores: list[ShardSet], config:
         storage.write_bytes(storage.join(out.folder, CERTIFICATE_FOLDER, name), data)
         out.keep_file(f"{CERTIFICATE_FOLDER}/{name}")
     tested = json.loads(certificate[Path(CERTIFICATE).name]) if certificate else None
-    origins, quality = _origins(dataset), of_versions(scores)
     run = storage.read_json(model.file(RUN))
-    card = model_card(config, trained, dataset, measured, run, *origins, told, tested, quality)
+    facts = (config.name, config.licence, trained, dataset.manifest(), measured, run)
+    card = model_card(CardFacts(*facts, *_origins(dataset), told, tested, _efficiency(scores)))
     storage.write_bytes(storage.join(out.folder, CARD), card.encode())
     out.keep_beside(CARD)
     out.counts = Counts(total=1, kept=1)
     if (track := tracking.current()) is None:
         return
-    numbers = {name: value for name, value in measured.facts.items() if isinstance(value, int | float)}
     with tempfile.TemporaryDirectory(prefix="gristmill-model-") as folder:
         for entry in trained.files:
             if entry.name.startswith(f"{MODEL}/"):
@@ -92,16 +96,21 @@ def register(model: ShardSet, dataset: ShardSet, scores: list[ShardSet], config:
             trained_on=dataset,
             evaluated_on=scores[0],
             params={"model_digest": model.digest, "num_parameters": trained.facts["num_parameters"], "version": model.version},
-            metrics=numbers,
+            metrics=_numbers(measured),
             tags={
                 "run": ledger.current_run(),
                 "model.version": model.version,
                 "dataset.version": dataset.version,
+                "family": trained.facts["family"],
+                "base_model": training_told.base_model(trained.recipe["config"]) or "none",
                 **_contamination_tags(tested, certificate),
                 **score_tags(scores),
             },
             card=card.split("---\n", 2)[2],
+            model_type=f"{trained.facts['objective']} language model",
         )
+    for other in scores[1:]:
+        track.dataset(other, "evaluation")
     out.volatile["registered"] = registered
     if board := leaderboard.as_csv(leaderboard.rows(tracking.registered_models(config.name))):
         track.page(f"leaderboard-{config.name}.csv", board)
@@ -109,8 +118,28 @@ def register(model: ShardSet, dataset: ShardSet, scores: list[ShardSet], config:
 
 def score_tags(scores: Sequence[ShardSet]) -> dict[str, str]:
     """Which versions have the scores, for comparisons, and the figures of all items with their intervals, for the leaderboard."""
-    shown = leaderboard.packed(one.as_json() for one in headline(figures_of(scores)))
+    shown = leaderboard.packed(one.as_json() for one in dimensions.headline(figures_of(scores)))
     return {SCORES_TAG: ",".join(one.path for one in scores), FIGURES_TAG: shown}
+
+
+def _check_scores(model: ShardSet, scores: Sequence[ShardSet]) -> None:
+    for one in scores:
+        if (measured := one.manifest().recipe["inputs"]["model"]) != name_of(model):
+            raise InputError(
+                f"register: the scores {one.step}/{one.version} are those of the model {measured}, and not of {name_of(model)}; run "
+                f"`{one.step}` on this one"
+            )
+
+
+def _scores(version: ShardSet) -> Scores:
+    """A version of scores with its figures."""
+    return Scores(version.manifest(), storage.read_json(version.file(SCORES)).get("figures", ()))
+
+
+def _numbers(measured: Sequence[Scores]) -> dict[str, float]:
+    """What was measured of the model as a whole, by name."""
+    found = {name: value for one in measured for name, value in one.manifest.facts.items() if isinstance(value, int | float)}
+    return found | {one["name"]: one["value"] for scores in measured for one in headline(scores.figures)}
 
 
 def _contamination_tags(tested: Mapping[str, Any] | None, certificate: Mapping[str, bytes]) -> dict[str, str]:
@@ -120,7 +149,7 @@ def _contamination_tags(tested: Mapping[str, Any] | None, certificate: Mapping[s
     return {"contamination": tested["statement"], "contamination.digest": bytes_digest(certificate[Path(CERTIFICATE).name])}
 
 
-def model_facts(config: RegisterConfig, trained: Manifest, dataset: ShardSet, measured: Manifest) -> dict[str, Any]:
+def model_facts(config: RegisterConfig, trained: Manifest, dataset: ShardSet, measured: Sequence[Scores]) -> dict[str, Any]:
     """What follows from the recipe alone."""
     return {
         "name": config.name,
@@ -128,57 +157,14 @@ def model_facts(config: RegisterConfig, trained: Manifest, dataset: ShardSet, me
         "model": {"version": trained.version, "digest": trained.digest, "code": trained.recipe["code"], **trained.facts},
         "dataset": {"version": dataset.version, "digest": dataset.digest, "documents": dataset.counts.kept},
         "config": trained.recipe["config"],
-        "scores": measured.facts,
+        "scores": {one.manifest.step: one.manifest.facts for one in measured},
     }
 
 
-def model_card(
-    config: RegisterConfig,
-    trained: Manifest,
-    dataset: ShardSet,
-    measured: Manifest,
-    run: Mapping[str, Any],
-    sources: Sequence[str],
-    judges: Sequence[str] = (),
-    mixture: Sequence[Manifest] = (),
-    certificate: Mapping[str, Any] | None = None,
-    quality: Sequence[Dimension] = (),
-) -> str:
-    """A model card in the Hugging Face format; every number on it comes from a manifest or from the training's own `run.json`.
-
-    Args:
-        run: what training noted of itself: device, seconds, energy.
-        sources: where the dataset came from, in words.
-        judges: the classifiers whose scores its documents were chosen by, and how good they are, in words.
-        mixture: the audit of its filter, and what was sampled away and added, where that was done.
-        certificate: of the decontamination of its documents; None where they were not tested.
-        quality: what was measured, by dimension.
-    """
-    facts, published = trained.facts, dataset.manifest()
-    head = {
-        **hub_licence(config.licence),
-        "library_name": "transformers",
-        "pipeline_tag": "text-generation",
-        "tags": ["gristmill"],
-        "model-index": _model_index(config.name, published, measured),
-    }
-    return (
-        f"---\n{yaml.safe_dump(head)}---\n# {config.name}\n\n"
-        f"A LLaMA-style causal language model of {facts['num_parameters']:,} parameters, trained from scratch by Gristmill on "
-        f"{facts['tokens']:,} tokens ({facts['epochs']} epochs) of dataset version `{dataset.version}` (digest `{dataset.digest}`, "
-        f"{dataset.counts.kept:,} documents).\n\n"
-        f"## Evaluation\n\n{_scores(measured)}\n"
-        f"{_held_out(published.facts.get('held_out_by', 'none'))} Nothing here says how it does on other text.\n\n"
-        f"{_quality(quality)}"
-        f"## Training\n\nSources of the data: {'; '.join(sources) or 'not known'}. {_cost(run, facts)}\n\n"
-        f"{judges_told(judges)}"
-        f"{mixture_told(mixture)}"
-        f"{contamination_told(certificate)}"
-        f"| setting | value |\n| --- | --- |\n{_settings(trained.recipe['config'])}\n\n"
-        f"## Limits\n\nIt was not tuned to follow instructions{_untested(quality)}, and has no "
-        f"guardrails. {published.recipe['config'].get('notice', '')}".rstrip()
-        + f"\n\nWeights: version `{trained.version}`, digest `{trained.digest}`. Code `{trained.recipe['code']}`.\n"
-    )
+def _efficiency(scores: Sequence[ShardSet]) -> list[dict[str, Any]]:
+    """What the clock and the machine said, as figures; in no version, so on the card alone."""
+    found = [row for row in dimensions.of_versions(scores) if row.name == "efficiency"]
+    return [one.as_json() for row in found for one in row.figures]
 
 
 def _origins(dataset: ShardSet) -> tuple[list[str], list[str]]:
@@ -188,76 +174,3 @@ def _origins(dataset: ShardSet) -> tuple[list[str], list[str]]:
     recipes = [one.manifest["recipe"] for one in made_from if one.manifest["schema_name"] != "references"]
     sources = sources_told([source for recipe in recipes for source in recipe["config"].get("sources") or ()])
     return sources, [summary(one["step"], one["version"], one["facts"]) for one in judges]
-
-
-def _held_out(unit: str) -> str:
-    return {
-        "host": "Held out by host: the model has seen no page of the hosts it is measured on.",
-        "cluster": "Held out by duplicate cluster: hosts may be on both sides, near copies are not.",
-    }.get(unit, "How the test split was held out is not known.")
-
-
-def _scores(measured: Manifest) -> str:
-    got = measured.facts
-    baselines = [name.partition(".")[2] for name in got if name.startswith("perplexity.")]
-    against = " | ".join(f"{got[f'perplexity.{name}']:.2f}" for name in baselines)
-    empty = " |" * len(baselines)
-    return (
-        f"| measured on the held-out split | model | {' | '.join(f'{name} baseline' for name in baselines)} |\n"
-        f"| --- | ---: |{' ---: |' * len(baselines)}\n| perplexity per token | {got['perplexity']:.2f} | {against} |\n"
-        f"| bits per byte | {got['bits_per_byte']:.3f} |{empty}\n| next-token accuracy | {got['accuracy']:.1%} |{empty}\n"
-    )
-
-
-def _quality(quality: Sequence[Dimension]) -> str:
-    """Every dimension with its figures and intervals, or that it was not measured."""
-    if not quality:
-        return ""
-    rows = []
-    for row in quality:
-        rows += [f"| {row.name} | {_told(one)} | {one.n:,} |" for one in row.figures] or [f"| {row.name} | not measured | |"]
-    return "| dimension | figure (95 % interval) | items |\n| --- | --- | ---: |\n" + "\n".join(rows) + "\n\n"
-
-
-def _told(one: Figure) -> str:
-    if one.value is None:
-        return f"`{one.name}` too small to tell"
-    if one.low is None or one.high is None:
-        return f"`{one.name}` {one.value:,.6g}"
-    few = ", too small to tell" if one.small else ""
-    return f"`{one.name}` {one.value:.4g} ({one.low:.4g} to {one.high:.4g}) {one.unit}".rstrip() + few
-
-
-def _untested(quality: Sequence[Dimension]) -> str:
-    """What nobody has looked for, as part of a sentence."""
-    measured = {row.name for row in quality if row.figures}
-    words = [name for name in ("bias", "toxicity", "hallucination", "memorisation", "privacy") if name not in measured]
-    return f", not tested for {' or '.join([', '.join(words[:-1]), words[-1]] if words[1:] else words)}" if words else ""
-
-
-def _model_index(name: str, published: Manifest, measured: Manifest) -> list[dict[str, Any]]:
-    """The scores in the form that the hub reads."""
-    metrics = [{"type": key, "value": round(measured.facts[key], 4)} for key in ("perplexity", "bits_per_byte", "accuracy")]
-    dataset = {"name": published.recipe["config"].get("title", published.version), "type": published.version, "split": "test"}
-    return [{"name": name, "results": [{"task": {"type": "text-generation"}, "dataset": dataset, "metrics": metrics}]}]
-
-
-def _cost(run: Mapping[str, Any], facts: Mapping[str, Any]) -> str:
-    """What training took, as far as it was noted; energy is an estimate of the whole machine."""
-    words = []
-    if "device" in run:
-        words.append(f"Trained on {run['device']} ({run.get('device_reason', '')}) in {run.get('training_seconds', 0):,.0f} s")
-    if "energy_joules_estimated" in run:
-        words.append(f"about {run['energy_joules_estimated'] / JOULES_PER_WH:.2f} Wh for the machine (estimated)")
-    words.append(f"{facts['training_flops']:.3g} floating-point operations (computed)")
-    return ", ".join(words) + "."
-
-
-def _settings(config: Mapping[str, Any], before: str = "") -> str:
-    rows = []
-    for key, value in config.items():
-        if isinstance(value, Mapping):
-            rows.append(_settings(value, f"{before}{key}."))
-        elif value is not None:
-            rows.append(f"| {before}{key} | {value} |")
-    return "\n".join(rows)

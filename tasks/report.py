@@ -34,7 +34,6 @@ from infra.report import (
     Contamination,
     Copies,
     Crossing,
-    Curve,
     Disparity,
     Drop,
     Duplicates,
@@ -55,14 +54,15 @@ from infra.report import (
     Validation,
     render_report,
 )
-from infra.steps import Output, step
+from infra.steps import BESIDE, Output, step
+from infra.training_page import Skipped, Source, Training
 from tasks.compare import COMPARISON
 from tasks.dedup import place_of
 from tasks.filter import meanings, passages
 from tasks.forget import taken_down
-from tasks.learn import dimensions
+from tasks.learn import dimensions, training_told
 from tasks.learn.comparison import figures_of
-from tasks.learn.config import SCORES
+from tasks.learn.config import HISTORY, SCORES, SKIPPED, SPEED
 from tasks.learn.figures import Figure
 from tasks.text.classifier import SCORES as CLASSIFIED
 from tasks.text.classifier_card import LIMITS, told_few
@@ -142,7 +142,7 @@ def page_sources(config: ReportConfig) -> dict[str, str]:
         name: payload_digest((folder / name).read_bytes())
         for name in (
             *("report.py", "rejects.py", "plots.py", "report.html", "style.html"),
-            *("scores_page.py", "leaderboard.py", "scores.html"),
+            *("scores_page.py", "leaderboard.py", "scores.html", "training_page.py", "training.html"),
         )
     }
 
@@ -184,7 +184,7 @@ def render_run(run_name: str, versions: Sequence[ShardSet], config: ReportConfig
             duplicates=_duplicates(made, config.removed_pairs, hidden),
             clusters=_clusters(made.get("dedup"), config.biggest_clusters),
             tokenisation=_tokenisation(made.get("tokenise"), config.token_groups),
-            curve=_curve(made.get("pretrain")),
+            training=_training(made.get("pretrain")),
             evaluation=_evaluation(made.get("evaluate"), made.get("publish")),
             generations=_generations(made.get("evaluate")),
             scores=_scores(versions, made),
@@ -514,15 +514,44 @@ def _tokenisation(tokenised: ShardSet | None, how_many: int) -> Tokenisation | N
     return Tokenisation(how, shown, left, told["lost"])
 
 
-def _curve(trained: ShardSet | None) -> Curve | None:
+def _training(trained: ShardSet | None) -> Training | None:
+    """How a training went; of an older version, what it kept of itself."""
     if trained is None:
         return None
-    rows = storage.read_json(trained.file("history.json"))
-    points = {
-        name: [(int(row["step"]), float(row[name])) for row in rows if row.get(name) is not None]
-        for name in ("train_loss", "valid_loss")
-    }
-    return Curve(points["train_loss"], points["valid_loss"])
+    manifest, run = trained.manifest(), _run(trained)
+    facts, config = manifest.facts, manifest.recipe["config"]
+    lines = _with_speed(trained, storage.read_json(trained.file(HISTORY)))
+    if "data" not in facts:
+        return Training(lines, machine=training_told.machine(run, config))
+    skipped = storage.read_json(trained.file(SKIPPED))
+    kind, origin = training_told.kind(facts), training_told.origin(manifest)
+    return Training(
+        lines=lines,
+        what=f"A {kind} of {facts['num_parameters']:,} parameters, {origin}. {training_told.ending(facts, config)}",
+        notes=[training_told.data(facts, config)],
+        machine=training_told.machine(run, config),
+        kept_step=facts["kept_step"],
+        skipped=[Skipped(one["step"], one["loss"], one["norm"], one["documents"]) for one in skipped],
+        sources=[_source(name, facts["data"], lines) for name in training_told.sources(facts["data"])],
+    )
+
+
+def _with_speed(trained: ShardSet, lines: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The lines of history with what the clock said at their steps, where that was kept."""
+    name = f"{BESIDE}/{SPEED}"
+    if not any(one["name"] == name for one in _run(trained).get(BESIDE, ())):
+        return lines
+    by_step = {row["step"]: row for row in storage.read_json(trained.file(name))}
+    return [line | by_step.get(line["step"], {}) for line in lines]
+
+
+def _source(name: str, data: Mapping[str, Any], lines: Sequence[Mapping[str, Any]]) -> Source:
+    """A source with its last losses."""
+    losses = [
+        next((line[key] for line in reversed(lines) if line.get(key) is not None), None)
+        for key in (f"train_loss.{name}", f"valid_loss.{name}")
+    ]
+    return Source(name, data[f"tokens.{name}"], data[f"share.{name}"], data[f"epochs.{name}"], *losses)
 
 
 def _evaluation(scored: ShardSet | None, published: ShardSet | None) -> list[Evaluation]:

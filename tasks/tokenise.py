@@ -39,7 +39,7 @@ def measure_shard(item: tuple[ShardRef, str], columns: Sequence[str], tokeniser_
     """What the tokeniser made of the documents of a shard, by group."""
     shard, split = item
     table, made = shard.read(columns), tokens.read_shard(folder, shard.index)
-    return Outcome(fertility.measure(table, made, tokeniser.roles(tokeniser_folder), split))
+    return Outcome(fertility.measure(table, made, tokeniser.shared(tokeniser_folder)[1], split))
 
 
 @step(schema="token_documents", fingerprint=files_read)
@@ -113,7 +113,7 @@ def _measured(
     items = [(shard, split_of[shard.index]) for shard in shards]
     columns = ["doc_id", "source", "text", *language]
     sums = out.map_files(GROUPS, partial(measure_shard, columns=columns, tokeniser_folder=folder, folder=out.folder), items)
-    words, roles = tokeniser.load_with_roles(folder)
+    words, roles = tokeniser.shared(folder)
     groups = fertility.summed((shard.read() for shard in sums), roles.vocab_size)
     lost = tokeniser.lost(words)
     storage.write_json(storage.join(out.folder, FERTILITY), {"groups": [one.as_json() for one in groups], "lost": lost})

@@ -21,6 +21,7 @@ EXCEPTIONS = {
     "pathspec": "MPL-2.0: likewise",
     "orjson": "MPL-2.0 and (Apache-2.0 or MIT): likewise",
     "psycopg2-binary": "LGPL with exceptions: an extra, loaded as a module, not linked into anything that is distributed",
+    "chardet": "LGPL-2.1: needed by mbstrdecoder, which lm-eval's tables need; loaded as a module, not changed",
     "pycountry": "LGPL-2.1: needed by codecarbon, loaded as a module, not changed",
     "tld": "MPL-1.1, GPL-2.0 or LGPL-2.1, at one's choice: needed by courlan, which trafilatura needs; taken under the first",
     "text-unidecode": "Artistic License or GPL, at one's choice: needed by python-slugify, which Prefect needs; taken under the first",

@@ -16,6 +16,8 @@ MODEL = "model"
 """Folder of a trained version that holds the Hugging Face model."""
 TOKENISER = "tokeniser"
 """Folder of a token version that holds the tokeniser."""
+HISTORY, SKIPPED, SPEED = "history.json", "skipped.json", "speed.json"
+"""Files of a trained version: its lines of history, the steps that were skipped as outliers, and, beside it, what the clock said."""
 SCORES, ITEMS = "scores.json", "items.parquet"
 """Files of a version of scores: its `figures` and more, and what each item gave to them (expectations.schemas.ITEMS)."""
 

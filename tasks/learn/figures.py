@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
 import numpy as np
@@ -61,6 +61,22 @@ class Figure:
     def as_json(self) -> dict[str, Any]:
         """All fields, and `small`."""
         return asdict(self) | {"small": self.small}
+
+
+@dataclass
+class Measured:
+    """What a part of an evaluation gave."""
+
+    figures: list[Figure] = field(default_factory=list)
+    items: list[pa.Table] = field(default_factory=list)
+    settings: dict[str, Any] = field(default_factory=dict)
+    """What a reader of the figures needs besides: how often a guess is right, what was left out, examples."""
+
+    def add(self, other: Measured) -> None:
+        """Take in another part."""
+        self.figures += other.figures
+        self.items += other.items
+        self.settings |= other.settings
 
 
 def items(

@@ -109,3 +109,9 @@ def _hide(
         least = _hide_row(inputs[row], labels[row], key, limit, special, continues, others, mask)
         if limit <= least < np.uint64(0xFFFFFFFFFFFFFFFF):
             _hide_row(inputs[row], labels[row], key, least + np.uint64(1), special, continues, others, mask)
+
+
+def compile_kernels() -> None:
+    """Compiles the kernels into numba's cache beside this file (importing does most of it) and runs them once."""
+    roles = Roles(vocab_size=3, end=0, padding=None, unknown=None, mask=1)
+    Masking(roles, 1.0, 0, whole_words=False).apply(0, np.full((1, 1), 2), np.full((1, 1), 2))

@@ -3,7 +3,7 @@
 Sample i of a stage is in a block of some hundred. How many samples of the first n are of source s follows from the shares alone, n times
 each rounded so that they add up; so blocks have exact contents, a keyed permutation puts them in order, and the k-th sample of a source is
 the k-th of its own epochs, each in an order of its own. After any number of whole blocks of a stage every source has been read to within
-one sample of its share, for ever, and nothing is stored. Costs about 50 us a call, and 10 us for each source in it.
+one sample of its share, for ever, and nothing is stored. Costs about 0.1 ms a call with three sources.
 """
 
 from __future__ import annotations

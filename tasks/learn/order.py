@@ -73,3 +73,8 @@ def _permute(index: Indices, size: int, half_bits: int, keys: npt.NDArray[np.uin
                 break
         found[place] = np.int64(value)
     return found
+
+
+def compile_kernels() -> None:
+    """Compiles the kernel into numba's cache beside this file (importing does most of it) and runs it once."""
+    permuted(np.zeros(1, np.int64), 1, 0, 0)

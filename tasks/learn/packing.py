@@ -21,6 +21,7 @@ from tasks.learn.tokens import Tokens, TokenShard
 
 Ints = npt.NDArray[np.int64]
 Ints32 = npt.NDArray[np.int32]
+Flags = npt.NDArray[np.bool_]
 
 
 class Streams(NamedTuple):
@@ -99,6 +100,17 @@ class Windows:
         """What is in these rows."""
         return Pieces(*_window_pieces(rows, self.first_row, self._streams.first, self._streams.begin, self._context))
 
+    def holding(self, documents: Flags) -> Flags:
+        """(R,) which rows hold tokens of these documents (D,) of the streams."""
+        begin, first = self._streams.begin, self._streams.first
+        some = np.flatnonzero(documents & (np.diff(begin) > 0))
+        source = np.searchsorted(first, some, side="right") - 1
+        opens = begin[first[source]]
+        changes = np.zeros(self.first_row[-1] + 1, np.int64)
+        np.add.at(changes, self.first_row[source] + (begin[some] - opens) // self._context, 1)
+        np.add.at(changes, self.first_row[source] + (begin[some + 1] - opens - 1) // self._context + 1, -1)
+        return np.cumsum(changes[:-1]) > 0
+
     def num_cut(self) -> int:
         """Documents that lie in more than one row."""
         begin, first = self._streams.begin, self._streams.first
@@ -132,6 +144,13 @@ class Bins:
     def pieces(self, rows: Ints) -> Pieces:
         """What is in these rows."""
         return Pieces(*_bin_pieces(rows, self._first_piece, self._document, self._part, self._streams.begin, self._context))
+
+    def holding(self, documents: Flags) -> Flags:
+        """(R,) which rows hold tokens of these documents (D,) of the streams."""
+        held = np.zeros(self.first_row[-1], np.bool_)
+        pieces = np.flatnonzero(documents[self._document])
+        held[np.searchsorted(self._first_piece, pieces, side="right") - 1] = True
+        return held
 
     def num_cut(self) -> int:
         """Documents that lie in more than one row."""
@@ -351,3 +370,15 @@ def _inside(row: Ints32, column: Ints32, length: Ints32, which: Ints32, position
         for place in range(length[piece]):
             which[row[piece], column[piece] + place] = number
             position[row[piece], column[piece] + place] = place
+
+
+def compile_kernels() -> None:
+    """Compiles the kernels into numba's cache beside this file (importing does most of it) and runs them once."""
+    one = np.zeros(1, np.int64)
+    documents = Streams(("",), np.arange(2), np.zeros(1, np.int32), one, np.arange(2))
+    tokens = np.zeros(1, np.uint16)
+    tokens.flags.writeable = False
+    for rows in (Windows(documents, 1), Bins(documents, 1)):
+        pieces = rows.pieces(one)
+        fill([tokens], np.arange(2), documents, pieces, one[None], one[None], 0, causal=True)
+        inside(pieces, (1, 1))

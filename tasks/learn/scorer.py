@@ -102,18 +102,57 @@ class Scorer:
         return nats, greedy
 
     @torch.no_grad()
+    def token_scores(self, rows: Sequence[Sequence[int]]) -> list[tuple[Floats, npt.NDArray[np.bool_]]]:
+        """Of every token but the first of each row of ids: nats after those before it, and whether it is the likeliest: (L - 1,) each.
+
+        Where all are the likeliest, greedy decoding of the row's beginning gives the row.
+
+        Raises:
+            ScorerError: the model is masked, or a row is longer than its context and one.
+        """
+        if self.masked:
+            raise ScorerError("token scores: a masked model predicts no token from those before it")
+        if (longest := max(map(len, rows), default=0)) > self.context_length + 1:
+            raise ScorerError(f"token scores: a row of {longest} tokens; this model can score {self.context_length + 1}")
+        found: list[tuple[Floats, npt.NDArray[np.bool_]]] = [(np.zeros(0), np.zeros(0, bool))] * len(rows)
+        for batch in self._batches([len(row) for row in rows]):
+            longest = max(len(rows[one]) for one in batch)
+            ids = torch.full((len(batch), longest), self.padding)
+            for place, one in enumerate(batch):
+                ids[place, : len(rows[one])] = torch.tensor(rows[one])
+            ids = ids.to(self.device)
+            with device.autocast(self.device, self.precision):
+                logits = self.model(input_ids=ids[:, :-1], use_cache=False).logits.float()
+            losses = functional.cross_entropy(logits.flatten(0, 1), ids[:, 1:].flatten(), reduction="none").view(len(batch), -1)
+            hits = (logits.argmax(-1) == ids[:, 1:]).cpu().numpy()
+            nats = -losses.double().cpu().numpy()
+            for place, one in enumerate(batch):
+                size = max(len(rows[one]) - 1, 0)
+                found[one] = nats[place, :size], hits[place, :size]
+        return found
+
     def _masked_scores(self, rows: Sequence[tuple[list[int], int]]) -> tuple[Floats, npt.NDArray[np.bool_]]:
-        """Every wanted token masked in a row of its own."""
+        """The last tokens of each row, as many as it says."""
         places = [(number, len(ids) - length + offset) for number, (ids, length) in enumerate(rows) for offset in range(length)]
+        return self.masked_scores([ids for ids, _ in rows], places)
+
+    @torch.no_grad()
+    def masked_scores(
+        self, rows: Sequence[Sequence[int]], places: Sequence[tuple[int, int]]
+    ) -> tuple[Floats, npt.NDArray[np.bool_]]:
+        """Of each row of ids: nats of its tokens at `places` (row, place), summed, and whether all are the likeliest: (N,) each.
+
+        Every token is masked in a forward pass of its own. For masked models.
+        """
         nats, greedy = np.zeros(len(rows)), np.ones(len(rows), bool)
-        for batch in self._batches([len(rows[number][0]) for number, _ in places]):
+        for batch in self._batches([len(rows[number]) for number, _ in places]):
             chosen = [places[one] for one in batch]
-            longest = max(len(rows[number][0]) for number, _ in chosen)
+            longest = max(len(rows[number]) for number, _ in chosen)
             ids = torch.full((len(batch), longest), self.padding)
             seen = torch.zeros(len(batch), longest, dtype=torch.long)
-            truth = torch.tensor([rows[number][0][place] for number, place in chosen], device=self.device)
+            truth = torch.tensor([rows[number][place] for number, place in chosen], device=self.device)
             for line, (number, place) in enumerate(chosen):
-                row = rows[number][0]
+                row = rows[number]
                 ids[line, : len(row)], seen[line, : len(row)] = torch.tensor(row), 1
                 ids[line, place] = self.words.mask_token_id
             with device.autocast(self.device, self.precision):

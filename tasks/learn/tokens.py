@@ -3,22 +3,23 @@
 Shard N is `part-NNNNN.bin`, raw little-endian uint16 (uint32 when the vocabulary exceeds 65535), and `part-NNNNN.parquet`,
 one row per document in stream order, so that any position maps back to its document. Every document is closed by the
 end-of-text token. The same table and tokeniser give the same bytes. Reading maps the file: it costs no memory until it is touched.
-Encoding runs at the speed of `tokenizers`' own batch call: about 2 MB of text per second and core.
+Encoding runs at the speed of `tokenizers`' own batch call (benchmarks/tokens.py): about 2 MB of text per second and core.
 """
 
 from __future__ import annotations
 
+from array import array
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property
-from itertools import chain
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
+import tokenizers
 
 from expectations.schemas import TOKEN_DOCS
 from infra import dataset, storage
@@ -28,7 +29,7 @@ from models import tokeniser
 
 Tokens = npt.NDArray[np.unsignedinteger[Any]]
 
-# Documents per call into `tokenizers`: bounds the Python integers alive at once, about 40 bytes a token
+# Documents per call into `tokenizers`: bounds what it keeps of them, many times their ids
 CHUNK_DOCUMENTS = 512
 COUNT_BLOCK_TOKENS = 1 << 22
 
@@ -73,17 +74,16 @@ def encode_shard(table: pa.Table, tokeniser_folder: str) -> tuple[Tokens, pa.Tab
     texts = table["text"].cast(pa.large_string()).combine_chunks()
     if texts.null_count:
         raise BadTokens(f"tokens: {texts.null_count} of {len(texts)} documents have no text; drop them in an earlier step")
-    encoder, roles = tokeniser.load_with_roles(tokeniser_folder)
+    encoder, roles = tokeniser.shared(tokeniser_folder)
     dtype, end = token_dtype(roles.vocab_size), roles.end
     pieces = [np.empty(0, dtype)]
     lengths = [np.empty(0, np.int32)]
     for start in range(0, len(texts), CHUNK_DOCUMENTS):
         chunk = texts.slice(start, CHUNK_DOCUMENTS).to_pylist()
-        ids = [encoding.ids for encoding in encoder.encode_batch_fast(chunk, add_special_tokens=False)]
-        lengths.append(np.fromiter(map(len, ids), np.int32, len(ids)) + np.int32(1))
-        closed = chain.from_iterable(chain(one, (end,)) for one in ids)
-        pieces.append(np.fromiter(closed, dtype, int(lengths[-1].sum())))
-        if np.count_nonzero(pieces[-1] == end) != len(ids):
+        encodings = encoder.encode_batch_fast(chunk, add_special_tokens=False)
+        lengths.append(np.fromiter(map(len, encodings), np.int32, len(encodings)) + np.int32(1))
+        pieces.append(_closed(encodings, end).astype(dtype))
+        if np.count_nonzero(pieces[-1] == end) != len(encodings):
             raise BadTokens(
                 f"tokens: a document's text gave the token that closes documents ({encoder.id_to_token(end)!r}); use another tokeniser"
             )
@@ -98,6 +98,15 @@ def encode_shard(table: pa.Table, tokeniser_folder: str) -> tuple[Tokens, pa.Tab
         }
     )
     return np.concatenate(pieces), docs.select(TOKEN_DOCS.names).cast(TOKEN_DOCS)
+
+
+def _closed(encodings: Iterable[tokenizers.Encoding], end: int) -> npt.NDArray[np.uint32]:
+    """The ids of all, each with `end` behind it. They come as Python integers, one document at a time so that these stay in the cache."""
+    ids = array("I")
+    for encoding in encodings:
+        ids.fromlist(encoding.ids)
+        ids.append(end)
+    return np.frombuffer(ids, np.uint32)
 
 
 def _byte_lengths(texts: pa.LargeStringArray) -> npt.NDArray[np.int64]:

@@ -27,14 +27,14 @@ import torch
 
 from infra.errors import InputError
 from models import presets, tokeniser
-from tasks.learn import checkpoint, device, optim, parallel
+from tasks.learn import checkpoint, device, optim, parallel, short_attention
 from tasks.learn.attention import attention_mask
 from tasks.learn.config import TrainConfig
 from tasks.learn.loss import Objective
 from tasks.learn.order import mixed
 from tasks.learn.parallel import Ranks
 from tasks.learn.peak import matmul_peak
-from tasks.learn.sampler import IGNORED, Batch, Sampler, fixed
+from tasks.learn.sampler import IGNORED, ORDER, Batch, fixed, of_training
 from tasks.learn.spikes import Spikes
 from tasks.learn.tokens import TokenShard
 
@@ -92,7 +92,7 @@ class TrainResult:
     other_folder: Path | None
     """The last weights where the best are kept, the best ones where the last are; None: they are the same."""
     data: Mapping[str, Any]
-    """What the samples are made of: `Sampler.facts`."""
+    """What the samples are made of, `Sampler.facts`, and their order by its fingerprint."""
 
 
 @dataclass
@@ -191,8 +191,7 @@ class _Run:
         self.masked = presets.masked(config.model)
         self._check_tokens([*train_shards, *valid_shards])
         data: dict[str, Any] = {"roles": self.words, "masked": self.masked, "seed": config.seed}
-        num_samples = config.max_steps * config.samples_per_step
-        self.samples = Sampler(train_shards, self.context, config.data, max_samples=num_samples, **data)
+        self.samples = of_training(train_shards, config, roles=self.words, context_length=self.context, masked=self.masked)
         self.valid = fixed(valid_shards, self.context, config.data, **data)
         self.device, self.device_reason = device.resolve(config.device)
         self.precision, _ = device.resolve_precision(config.precision, self.device)
@@ -204,6 +203,7 @@ class _Run:
         if config.activation_checkpointing:
             self.model.activation_checkpointing_enable({"use_reentrant": False})
         self.model.train()
+        self.short = short_attention.use(self.model, self.context, self.device, self.precision)
         objective = Objective(self.model, masked=self.masked, smoothing=config.label_smoothing, chunk=config.loss_chunk)
         if config.compile:
             for block in parallel.blocks(self.model):
@@ -333,7 +333,7 @@ class _Run:
             history=state.history,
             model_folder=folders[self.config.keep],
             other_folder=other if state.best_step != state.step else None,
-            data=self.samples.facts,
+            data={**self.samples.facts, ORDER: self.samples.fingerprint()},
         )
 
     def _forward(self, batch: Batch, rows: slice, scale: float) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
@@ -343,6 +343,8 @@ class _Run:
             for one in (batch.inputs, batch.labels, batch.documents, batch.positions)
         )
         mask = None if documents is None else attention_mask(documents, causal=not self.masked)
+        if mask is not None and self.short:
+            mask = short_attention.additive(mask)
         with device.autocast(self.device, self.precision):
             made: tuple[torch.Tensor, torch.Tensor, torch.Tensor] = self.forward(inputs, labels, mask, positions, scale)
         return made

@@ -10,6 +10,7 @@ from __future__ import annotations
 import ipaddress
 import re
 from collections.abc import Mapping, Sequence
+from typing import NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -17,7 +18,7 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, model_validator
 
-__all__ = ["MASKS", "SHIELD", "RedactConfig", "redact", "shield", "unshield"]
+__all__ = ["MASKS", "SHIELD", "Found", "RedactConfig", "find", "redact", "shield", "unshield"]
 
 SHIELD = "\uffff"  # no character, so that no text has reason to hold it
 
@@ -124,6 +125,28 @@ def unshield(text: pa.Array, inside: Mapping[int, Sequence[str]]) -> pa.Array:
         first, *others = document.split(SHIELD)
         whole.append("".join([first, *(part for pair in zip(inside[row], others, strict=True) for part in pair)]))
     return _replaced(text, rows, pa.array(whole, text.type))
+
+
+class Found(NamedTuple):
+    """An address in a text."""
+
+    row: int
+    kind: str
+    """`email` or `ip`, as `redact` counts them."""
+    value: str
+
+
+def find(text: pa.Array, config: RedactConfig) -> list[Found]:
+    """The addresses that `redact` would mask, in order of rows; not those that are its replacements, or the usual ones."""
+    masks = {*MASKS, config.email_replacement, config.ip_replacement}
+    found = []
+    for row, values in shield(text, tuple(masks))[1].items():
+        for value in values:
+            kind = "email" if "@" in value else "ip"
+            wanted = config.emails if kind == "email" else config.ips and _is_masked(value, config)
+            if wanted and value not in masks and SHIELD not in value:
+                found.append(Found(row, kind, value))
+    return found
 
 
 def _cut_out(pattern: re.Pattern[str], pieces: list[str]) -> list[str]:

@@ -1,8 +1,10 @@
-"""What the tests of flows share: a Dask cluster."""
+"""What the tests of flows share: a Dask cluster, and an MLflow store."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
 
 import pytest
 from distributed import LocalCluster
@@ -20,3 +22,15 @@ def two_workers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[DaskConfig
         )
     with cluster:
         yield DaskConfig(kind="address", address=cluster.scheduler_address)
+
+
+@pytest.fixture
+def mlflow_store(home: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """A real MLflow store in a file of the test's own home, with no server before it."""
+    home.mkdir(parents=True, exist_ok=True)
+    monkeypatch.setenv("GRISTMILL_MLFLOW_URL", f"sqlite:///{home}/mlflow.db")
+    monkeypatch.setenv("MLFLOW_ARTIFACT_ROOT", str(home / "artifacts"))
+    monkeypatch.chdir(home)  # where a store without a server puts artifacts
+    from mlflow import MlflowClient
+
+    return MlflowClient(tracking_uri=f"sqlite:///{home}/mlflow.db", registry_uri=f"sqlite:///{home}/mlflow.db")

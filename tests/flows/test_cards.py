@@ -1,4 +1,5 @@
-"""A published folder is what its cards say: it loads with `datasets`, and Croissant's own library reads its rows and checks its words."""
+"""A published folder is what its cards say: it loads with `datasets`, and Croissant's own library reads its rows and checks its words. A
+registered model's card has the scores of all who measured it."""
 
 from __future__ import annotations
 
@@ -11,8 +12,15 @@ import datasets
 import mlcroissant
 import pytest
 import yaml
+from huggingface_hub import ModelCard
 
-from . import english
+from infra import tracking
+from infra.dataset import open_version
+from infra.errors import InputError
+from tasks.learn.figures import Figure
+from tasks.register import RegisterConfig, register
+
+from . import english, made_model
 from .driver import Ended, commands
 
 NUM_ROWS = 40
@@ -96,3 +104,73 @@ def test_equal_recipes_give_equal_cards_and_a_licence_in_words_is_told_as_such(f
         assert (one / name).read_bytes() == (two / name).read_bytes()
     head = yaml.safe_load((one / "README.md").read_text().split("---")[1])
     assert (head["license"], head["license_name"]) == ("other", "free to read")
+
+
+@pytest.fixture
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("GRISTMILL_HOME", str(tmp_path / "home"))
+    return tmp_path / "home"
+
+
+def test_a_model_is_registered_with_the_scores_of_all_who_measured_it(folder: Path, home: Path, mlflow_store: Any) -> None:
+    base = {"model": {"from_checkpoint": "google/bert_uncased_L-2"}}
+    model = made_model.trained(
+        home / "model", base, {"family": "bert", "objective": "masked"}, {"checkpoint/model.safetensors": "ab" * 16}
+    )
+    bits = Figure("heldout.bits_per_byte", 1.25, 1.2, 1.3, 80, "lower", "bits per byte")
+    group = Figure("heldout.bits_per_byte.source.web", 1.5, 1.4, 1.6, 40, "lower", "bits per byte")
+    gap = Figure("bias.swaps.gender", 0.5, -0.1, 1.1, 9, "zero", "nats")
+    measured = {"perplexity": 3.0, "perplexity.unigram": 9.0, "bits_per_byte": 1.25, "accuracy": 0.5}
+    scores = [
+        made_model.scored(model, home / "probe", "probe", [gap]),
+        made_model.scored(model, home / "evaluate", "evaluate", [bits, group], measured),
+    ]
+    other = made_model.trained(home / "other", {"seed": 2})
+    with pytest.raises(InputError, match=r"the scores probe/.* are those of the model pretrain/.*; run `probe` on this one"):
+        register(other, open_version(str(folder)), scores, config=RegisterConfig())
+    with tracking.run("register", tags={}, key={"test": "one"}) as track:
+        made = register(model, open_version(str(folder)), scores, config=RegisterConfig(name="reader", licence="cc0-1.0"))
+    assert track is not None
+    card = Path(made.file("README.md")).read_text()
+    head = ModelCard(card).data
+    assert (head.pipeline_tag, head.base_model) == ("fill-mask", "google/bert_uncased_L-2")
+    assert "| heldout.bits_per_byte.source.web | 1.5 bits per byte |" in card and "| bias.swaps.gender | 0.5 nats |" in card
+    assert "Measured on too little to tell: bias." in card and "No sense in it." in card
+    [version] = mlflow_store.search_model_versions("name = 'reader'")
+    assert (version.tags["family"], version.tags["base_model"]) == ("bert", "google/bert_uncased_L-2")
+    [logged] = mlflow_store.search_logged_models([track.experiment_id])
+    assert logged.model_type == "masked language model"
+    metrics = {one.key: one.value for one in logged.metrics}
+    assert (metrics["perplexity"], metrics["heldout.bits_per_byte"], metrics["bias.swaps.gender"]) == (3.0, 1.25, 0.5)
+    assert not [name for name in metrics if "source" in name]  # one of a group is no score of the model
+    given = mlflow_store.get_run(track.run_id).inputs.dataset_inputs
+    assert {tag.value for one in given for tag in one.tags} == {"training", "evaluation"} and len(given) == 3
+    assert json.loads(made.read_file("model.json"))["scores"] == {"evaluate": measured, "probe": {}}
+
+
+def test_the_command_takes_scores_in_any_order_and_refuses_what_it_has_no_use_for(
+    folder: Path, home: Path, tmp_path: Path
+) -> None:
+    model, other = made_model.trained(home / "model"), made_model.trained(home / "other", {"seed": 2})
+    measured = {"perplexity": 3.0, "bits_per_byte": 1.25, "accuracy": 0.5}
+    gap = Figure("bias.swaps.gender", 0.5, -0.1, 1.1, 90, "zero", "nats")
+    scores = [
+        made_model.scored(model, home / "probe", "probe", [gap]),
+        made_model.scored(model, home / "evaluate", "evaluate", facts=measured),
+    ]
+    given = [word for one in (*scores, model) for word in ("-i", one.folder)] + ["-i", str(folder)]
+    made, twice = (str(tmp_path / name) for name in ("made", "twice"))
+    whole, refused = commands(
+        home,
+        ["step", "register", *given, "-o", made, "-w", "1"],
+        ["step", "register", *given, "-i", other.folder, "-o", twice, "-w", "1"],
+    )
+    assert whole.code == 0, whole.output
+    card = Path(made, "README.md").read_text()
+    assert (
+        "| perplexity per token | 3.00 |" in card
+        and "| bias.swaps.gender | 0.5 nats | -0.1 to 1.1 | 90 | nearer to 0 |  |" in card
+    )
+    assert refused.code == 2
+    words = "it takes model, which `gristmill step pretrain` writes, dataset, scores, which `gristmill step evaluate` writes"
+    assert "step register: has no use for the --input" in refused.output and words in refused.output

@@ -262,3 +262,5 @@ def test_a_list_of_takedowns_and_an_index_that_are_not_there_are_named_before_an
     assert forgotten == "forget.file: no such file or folder (got nowhere.txt)"
     assert base.startswith("index.base: no version index/0123456789abcdef in the store") and "earlier" in base
     require_sources(load(str(path), ["forget.file=''", "index.base=earlier"]))
+    with pytest.raises(ConfigError, match=r"^pretrain.model.from_checkpoint: no such file or folder \(got /nowhere\)$"):
+        require_sources(load(str(path), ["forget.file=''", "index.base=earlier", "pretrain.model={from_checkpoint: /nowhere}"]))

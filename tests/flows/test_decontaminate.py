@@ -33,7 +33,7 @@ from tasks.text.contamination import DecontaminateConfig
 from tasks.text.evaluation_sets import read_set
 from tasks.text.readers import IngestConfig
 
-from . import english
+from . import english, made_model
 from .driver import commands
 from .processes import finished_parts, kill_when, receipts, start
 
@@ -266,30 +266,6 @@ def test_a_changed_evaluation_set_makes_the_step_again_and_nothing_before_it(hom
     assert changed == {"decontaminate", "redact", "validate"}
 
 
-@pytest.fixture
-def mlflow_store(home: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
-    """A real MLflow store in a file, with no server before it."""
-    home.mkdir(parents=True, exist_ok=True)
-    monkeypatch.setenv("GRISTMILL_MLFLOW_URL", f"sqlite:///{home}/mlflow.db")
-    monkeypatch.setenv("MLFLOW_ARTIFACT_ROOT", str(home / "artifacts"))
-    monkeypatch.chdir(home)  # where a store without a server puts artifacts
-    from mlflow import MlflowClient
-
-    return MlflowClient(tracking_uri=f"sqlite:///{home}/mlflow.db", registry_uri=f"sqlite:///{home}/mlflow.db")
-
-
-def sealed(folder: Path, step: str, schema: str, *, facts: dict[str, Any], files: dict[str, str] | None = None) -> ShardSet:
-    """A small version, written by the functions with which steps write theirs."""
-    for name, text in (files or {}).items():
-        storage.write_bytes(storage.join(str(folder), name), text.encode())
-    receipt = write_shard(str(folder), 0, dataset.Outcome(pa.table({"doc_id": pa.array(["0" * 32])})))
-    recipe = {"step": step, "inputs": {}, "config": {}, "files": {}, "code": "0" * 12, "libraries": {}}
-    entries = [dataset.file_entry(str(folder), name) for name in files or {}]
-    storage.write_json(storage.join(str(folder), dataset.RUN), {"device": "cpu"})
-    seal(str(folder), step=step, schema_name=schema, recipe=recipe, receipts=[receipt], files=entries, facts=facts)
-    return open_version(str(folder))
-
-
 def version_of_texts(folder: Path, texts: list[str], split: list[str] | None) -> ShardSet:
     """A version of one shard, with splits or without."""
     columns = {
@@ -336,21 +312,11 @@ def test_the_certificate_goes_with_the_dataset_to_the_mlflow_run_and_the_cards_o
     else:
         assert "decontaminate" not in steps and "contaminated" not in kept(published).column_names
         assert "whether the documents hold items of evaluation sets was not tested" in card
-    model = sealed(
-        home / "model",
-        "pretrain",
-        "model",
-        facts={"num_parameters": 10, "tokens": 5, "epochs": 1, "training_flops": 1.0},
-        files={"model/config.json": "{}"},
-    )
-    scores = sealed(
-        home / "scores",
-        "evaluate",
-        "scores",
-        facts={"perplexity": 3.0, "perplexity.unigram": 9.0, "bits_per_byte": 1.0, "accuracy": 0.5},
-    )
+    model = made_model.trained(home / "model")
+    measured = {"perplexity": 3.0, "perplexity.unigram": 9.0, "bits_per_byte": 1.0, "accuracy": 0.5}
+    scores = made_model.scored(model, home / "scores", "evaluate", facts=measured)
     with tracking.run("register", tags={}, key={"test": "one"}) as track:
-        registered = register(model, published, scores, config=RegisterConfig(name="tiny"))
+        registered = register(model, published, [scores], config=RegisterConfig(name="tiny"))
     assert track is not None
     [version] = mlflow_store.search_model_versions("name = 'tiny'")
     assert version.run_id == track.run_id

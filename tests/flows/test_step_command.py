@@ -232,7 +232,9 @@ def test_a_killed_step_goes_on_where_it_stood_and_ends_with_the_same_digest(tmp_
 
 
 def test_a_model_is_made_scored_and_described_by_single_steps(made: Made, tmp_path: Path) -> None:
-    folders = {name: str(tmp_path / name) for name in ("publish", "tokenise", "pretrain", "evaluate", "register", "report")}
+    folders = {
+        name: str(tmp_path / name) for name in ("publish", "tokenise", "pretrain", "evaluate", "benchmark", "register", "report")
+    }
     nano = ("model.preset=nano", "model.hidden_size=32", "model.num_layers=1", "model.intermediate_size=64")
     training = (*nano, "model.context_length=32", "max_steps=4", "warmup_steps=1", "eval_batches=1", "num_threads=1")
     chain: dict[str, tuple[list[str], tuple[str, ...]]] = {
@@ -242,6 +244,10 @@ def test_a_model_is_made_scored_and_described_by_single_steps(made: Made, tmp_pa
         "evaluate": (
             [folders["tokenise"], folders["pretrain"]],
             ("max_documents=2", "num_threads=1", "samples.max_new_tokens=2"),
+        ),
+        "benchmark": (
+            [folders["publish"], folders["pretrain"]],
+            ("num_threads=1", "packs.num_items=2", "reasoning=null", "hallucination.num_items=2", "hallucination.num_samples=2"),
         ),
         # in an order of its own: what only one step makes is known by its manifest
         "register": ([folders["evaluate"], folders["publish"], folders["pretrain"]], ()),
@@ -258,19 +264,25 @@ def test_a_model_is_made_scored_and_described_by_single_steps(made: Made, tmp_pa
     for one in ended:
         _ended_well(one)
     assert read_manifest(folders["evaluate"]).facts["perplexity"] > 1
+    assert json.loads((Path(folders["benchmark"]) / "scores.json").read_text())["figures"]
     trained, registered = read_manifest(folders["pretrain"]), Path(folders["register"])
     card = (registered / "README.md").read_text()
     assert trained.digest in card and "unigram baseline" in card and "| model.preset | nano |" in card
     assert (
-        "| accuracy | `heldout.perplexity` " in card
-        and "| bias | not measured | |" in card
-        and "`efficiency.tokens_per_s`" in card
-    )
-    assert "not tested for bias, toxicity, hallucination, memorisation or privacy, and has no guardrails" in card
-    assert "Trained on cpu" in card  # which differs from machine to machine, so the digest does not name the card
+        "| Device | cpu (" in card
+        and "| MFU | " in card
+        and "| efficiency.tokens_per_s | " in card
+        and "| heldout.perplexity | " in card
+    )  # which differ from machine to machine, so the digest does not name the card
+    assert "Not measured: tasks, reasoning, hallucination, bias" in card
     assert [file.name for file in read_manifest(str(registered)).files] == ["model.json"]
     assert json.loads((registered / "model.json").read_text())["dataset"]["digest"] == read_manifest(folders["publish"]).digest
-    assert "<svg" in (Path(folders["report"]) / "report.html").read_text()
+    page = (Path(folders["report"]) / "report.html").read_text()
+    for shown in ("LLaMA-style causal language model", "Training and validation loss by step", "tokens per second by time"):
+        assert shown in page, shown
+    speed = json.loads((Path(folders["pretrain"]) / "beside" / "speed.json").read_text())
+    assert [row["step"] for row in speed] == [1, 4] and all(row["tokens_per_s"] > 0 for row in speed)
+    assert not any("speed" in file.name or "mfu" in file.name for file in trained.files)
     assert wrong.code == 2
     assert "one --input must be tokens, which `gristmill step tokenise` writes" in wrong.output
 

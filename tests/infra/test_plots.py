@@ -103,3 +103,17 @@ def test_letters_from_the_data_stay_letters() -> None:
 def test_more_lines_than_can_be_told_apart_are_refused() -> None:
     with pytest.raises(ValueError, match="5 series"):
         plots.lines({str(i): ([0, 1], [0, 1]) for i in range(5)}, "t", "x", "y")
+
+
+def test_places_are_marked_by_upright_lines_and_named_once() -> None:
+    series = {"train": ([0, 10], [2.0, 1.0])}
+    svg = plots.lines(series, "t", "step", "nats", {"kept": [8.0], "skipped": [2.0, 4.0, 5.0]})
+    words = [element.text for element in ElementTree.fromstring(svg).iter() if element.tag.endswith("text")]
+    assert {"train", "kept", "skipped"} <= set(words) and words.count("skipped") == 1
+    drawn = re.findall(r'<path d="M ([\d.]+) ([\d.]+) L ([\d.]+) ([\d.]+) *" clip-path="[^"]*" style="[^"]*var\(--muted', svg)
+    upright = sorted(float(left) for left, _, right, _ in drawn if left == right)
+    assert len(upright) == 4
+    # at equal distances where the places are
+    assert (upright[1] - upright[0]) == pytest.approx(2 * (upright[2] - upright[1]), rel=0.01)
+    # a line alone is what the axis says
+    assert "train" not in plots.lines(series, "t", "step", "nats")

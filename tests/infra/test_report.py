@@ -19,7 +19,6 @@ from infra.report import (
     Contamination,
     Copies,
     Crossing,
-    Curve,
     Disparity,
     Drop,
     Duplicates,
@@ -41,6 +40,7 @@ from infra.report import (
     ValidationRow,
     render_report,
 )
+from infra.training_page import Training
 
 SCORES = scores_page.Scores(
     dimensions=[
@@ -82,7 +82,7 @@ SECTIONS = {
     "duplicates": "duplicates",
     "clusters": "duplicates",
     "tokenisation": "tokens",
-    "curve": "training",
+    "training": "training",
     "evaluation": "evaluation",
     "generations": "evaluation",
     "scores": "scores",
@@ -223,9 +223,11 @@ def realistic() -> ReportFacts:
             ),
         ),
         scores=SCORES,
-        curve=Curve(
-            train=[(int(s), float(v)) for s, v in zip(steps, train, strict=True)],
-            valid=[(int(s), float(v + 0.11)) for s, v in zip(steps[::30], train[::30], strict=True)],
+        training=Training(
+            [
+                {"step": int(at), "train_loss": float(value), "valid_loss": float(value) + 0.11 if at % 60 == 0 else None}
+                for at, value in zip(steps, train, strict=True)
+            ]
         ),
         evaluation=(
             Evaluation("perplexity", 11.83, baseline=412.6, baseline_name="unigram"),

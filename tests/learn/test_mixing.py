@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections import Counter
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
@@ -77,6 +79,7 @@ def test_stages_end_at_their_share_of_the_training_with_their_own_weights(until:
 
 
 def test_sources_not_named_have_the_rest_as_they_are_to_each_other() -> None:
+    assert mixture([1, 1], weights={"a": 0.3}).num_read.tolist() == [300_000, 700_000]
     assert mixture([50, 10, 30], weights={"a": 0.2}).num_read.tolist() == [200_000, 200_000, 600_000]
     assert mixture([50, 10, 30], weights={"a": 0.2}, epochs={"b": 3}).num_read.tolist() == [200_000, 400_000, 400_000]
     assert mixture([50, 10, 40], epochs={"b": 5, "c": 0}).num_read.tolist() == [500_000, 500_000, 0]
@@ -93,6 +96,14 @@ def test_no_block_is_ordered_as_another_and_none_by_source() -> None:
     assert first.sum() == second.sum() == BLOCK_SAMPLES // 2
     # half of the places agree by chance, give or take 8
     assert 90 < (first == second).sum() < 166 and 90 < (first[1:] == first[:-1]).sum() < 166
+
+
+def test_the_example_of_the_guide_is_a_configuration() -> None:
+    guide = (Path(__file__).resolve().parents[2] / "docs" / "data_order.md").read_text()
+    example = yaml.safe_load(guide.split("```yaml\n")[1].split("```")[0])["pretrain"]["data"]
+    made = Mixture(("books", "code", "forum", "web"), [100, 100, 50, 1000], DataConfig(**example), 1, 1000)
+    # 0.2 of the first 900, then 0.6 of the last 100; forum and web share the rest, forum counting twice
+    assert made.num_read.tolist() == [180 + 60, 180 + 15, 49 + 2, 491 + 23]
 
 
 DOCUMENTS: list[Document] = [("web", 40), ("books", 20), ("code", 8)]

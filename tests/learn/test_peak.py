@@ -8,23 +8,29 @@ import torch
 from tasks.learn import peak
 
 
-def test_the_peak_is_that_of_plain_products_and_leaves_the_threads_and_the_random_state_alone() -> None:
-    threads, state = torch.get_num_threads(), torch.get_rng_state()
-    found = peak.matmul_peak("cpu", "fp32", 1, None)
-    assert torch.get_num_threads() == threads and torch.equal(torch.get_rng_state(), state)
+def plain() -> float:
+    """Operations a second of a product of 512 x 512 on one thread, by the clock: so short that a busy machine seldom interrupts it."""
+    threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
-        matrix = torch.randn(1024, 1024)
-        matrix @ matrix
-        times = []
-        for _ in range(5):
+        matrix, times = torch.ones(512, 512) / 3, []
+        for _ in range(20):
             began = time.perf_counter()
             matrix @ matrix
             times.append(time.perf_counter() - began)
     finally:
         torch.set_num_threads(threads)
-    plain = 2 * 1024**3 / min(times)
-    assert plain * 0.6 < found < plain * 2  # the machine may be busy at one of the two times
+    return 2 * 512**3 / min(times)
+
+
+def test_the_peak_is_that_of_plain_products_and_leaves_the_threads_and_the_random_state_alone() -> None:
+    threads, state = torch.get_num_threads(), torch.get_rng_state()
+    # one of the two may meet a busy moment, but not each time
+    ratios = []
+    while len(ratios) < 6 and not any(0.75 < one < 1.4 for one in ratios):
+        ratios.append(peak.matmul_peak("cpu", "fp32", 1, None) / plain())
+    assert any(0.75 < one < 1.4 for one in ratios), ratios
+    assert torch.get_num_threads() == threads and torch.equal(torch.get_rng_state(), state)
 
 
 def test_it_is_measured_once_and_kept_by_device_precision_and_threads(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -15,7 +15,7 @@ from tasks.learn.data_config import DataConfig, Packing
 from tasks.learn.sampler import IGNORED, SPANS, Batch, Sampler, fixed
 from tasks.learn.tokens import TokenShard
 
-from .samples import END, ROLES, Document, contents, plain_row, plain_rows, sampler, shards
+from .samples import END, ROLES, Document, plain_row, plain_rows, sampler, shards
 
 PACKINGS: tuple[Packing, ...] = get_args(Packing)
 DOCUMENTS = st.lists(st.tuples(st.sampled_from(["books", "code", "web"]), st.integers(1, 40)), min_size=1, max_size=30)
@@ -58,6 +58,8 @@ def test_a_pass_is_what_plain_python_packs(documents: list[Document], context: i
     assert covered == [(number, at) for number, (_, length) in enumerate(documents) for at in range(length)]
     cut = sum(len([1 for row in rows for piece in row if piece[0] == number]) > 1 for number in range(len(documents)))
     assert made.facts["documents_cut"] == cut
+    assert [made.facts[f"epochs.{name}"] for name in made.sources] == [1] * len(made.sources)
+    assert sum(float(made.facts[f"share.{name}"]) for name in made.sources) == pytest.approx(1)
     assert made.facts["padding_share"] == pytest.approx(1 - made.num_tokens / (len(rows) * context))
 
 
@@ -114,17 +116,19 @@ def test_an_epoch_has_every_sample_once_and_the_next_in_another_order(packing: P
 
 @given(first=st.integers(0, 10**6), packing=st.sampled_from(PACKINGS))
 def test_the_documents_told_are_those_of_the_tokens(first: int, packing: Packing) -> None:
-    owner = {token: str(number) for number, one in enumerate(contents(MIXED)) for token in one[:-1]}
-    made = sampler(MIXED, 9, DataConfig(packing=packing))
+    # closing tokens that say whose they are, too
+    (shard,) = shards(MIXED)
+    numbered = TokenShard(np.arange(len(shard.tokens), dtype=np.uint32), shard.docs)
+    owner = np.repeat(shard.docs["doc_id"].to_numpy(), shard.lengths)
+    made = Sampler([numbered], 9, DataConfig(packing=packing), roles=ROLES, masked=False, seed=1, max_samples=1000)
     batch, told = made.batch(first, 3), made.documents_of(first, 3)
-    named = [owner[token] for token in batch.labels.ravel().tolist() if token not in (IGNORED, END)]
-    # a document of which only the closing token is here shows no token that says whose it is
-    assert list(dict.fromkeys(named)) == [one for one in told if one in named] and len(set(told)) == len(told)
+    assert list(dict.fromkeys(owner[batch.labels[batch.labels != IGNORED]].tolist())) == told
     spans = made.spans_of(first, 3).to_pylist()
     assert list(dict.fromkeys(one["doc_id"] for one in spans)) == told
     assert sum(one["num_tokens"] for one in spans) == int((batch.labels != IGNORED).sum())
     for one in spans:
-        tokens = contents(MIXED)[int(one["doc_id"])][one["first_token"] : one["first_token"] + one["num_tokens"]]
+        begin = int(shard.offsets[int(one["doc_id"])]) + one["first_token"]
+        tokens = range(begin, begin + one["num_tokens"])
         assert set(tokens) <= set(batch.labels[one["sample"] - first].tolist())
 
 
@@ -159,6 +163,8 @@ def test_no_token_no_context_and_numbers_below_0_are_refused() -> None:
             fixed(some, 8, DataConfig(), roles=ROLES, masked=False, seed=1)
     with pytest.raises(InputError, match="at least one token"):
         sampler(MIXED, 0)
+    with pytest.raises(InputError, match=r"a training one sample \(got 8, 0\)"):
+        sampler(MIXED, 8, max_samples=0)
     with pytest.raises(ValueError, match="count from 0"):
         sampler(MIXED, 8).batch(-1, 1)
 

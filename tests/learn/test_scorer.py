@@ -102,3 +102,34 @@ def test_a_masked_model_does_not_write(masked: Scorer) -> None:
 def test_a_context_too_long_for_a_masked_model_is_cut_to_its_places(masked: Scorer) -> None:
     [nats], _, _ = masked.log_likelihoods(["read the file " * 30], [" key"])
     assert nats < 0
+
+
+def test_tokens_are_scored_one_by_one_as_greedy_decoding_would_write_them(causal: Scorer) -> None:
+    rows = [causal.encode([text])[0] for text in TEXTS]
+    scores = causal.token_scores([[causal.opening, *row] for row in rows])
+    whole, _, _ = causal.log_likelihoods([""] * len(TEXTS), TEXTS)
+    assert [one.sum() for one, _ in scores] == pytest.approx(whole.tolist(), rel=1e-4)
+    given = torch.tensor([[causal.opening, *rows[1][:3]]])
+    written = causal.model.generate(given, attention_mask=torch.ones_like(given), max_new_tokens=8, do_sample=False)[0].tolist()
+    [(nats, hits)] = causal.token_scores([written])
+    assert len(nats) == len(written) - 1 and hits[3:].all()
+    wrong = [*written[:6], (written[6] + 1) % 300, *written[7:]]
+    assert causal.token_scores([wrong])[0][1][3:6].tolist() == [True, True, False]
+
+
+def test_rows_that_no_model_can_score_are_refused(causal: Scorer, masked: Scorer) -> None:
+    with pytest.raises(ScorerError, match="a row of 40 tokens; this model can score 33"):
+        causal.token_scores([[1] * 40])
+    with pytest.raises(ScorerError, match="predicts no token from those before it"):
+        masked.token_scores([[1, 2]])
+
+
+def test_chosen_places_of_a_masked_row_are_the_sum_of_each(masked: Scorer) -> None:
+    [row] = masked.encode(["write a list of the values"])
+    whole, _ = masked.masked_scores([row], [(0, at) for at in range(len(row))])
+    single = [masked.masked_scores([row], [(0, at)])[0][0] for at in range(len(row))]
+    assert whole[0] == pytest.approx(sum(single), rel=1e-4)
+    with torch.no_grad():
+        hidden = [*row[:2], masked.words.mask_token_id, *row[3:]]
+        logits = masked.model(input_ids=torch.tensor([hidden])).logits[0, 2]
+    assert single[2] == pytest.approx(float(torch.log_softmax(logits, -1)[row[2]]), rel=1e-4)

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from tasks.text.pii import SHIELD, RedactConfig, redact, shield, unshield
+from tasks.text.pii import SHIELD, RedactConfig, find, redact, shield, unshield
 
 LABELLED = Path(__file__).parents[3] / "shared" / "data" / "pii" / "synth_dataset_v2.json"  # presidio-research, MIT
 FLOORS = Path(__file__).parents[1] / "gates" / "floors.json"
@@ -186,3 +186,19 @@ def test_addresses_are_shielded_by_hand() -> None:
     assert shielded.to_pylist() == [f"Ask {SHIELD} or {SHIELD}, not {SHIELD}; ::1 and {SHIELD}.", "No address.", f"é{SHIELD}é"]
     assert inside == {0: ["me@site.org", "8.8.8.8", "10.0.0.1", "2001:4860::8888"], 2: ["a@b.co"]}
     assert shield(text.slice(1, 1))[0].to_pylist() == ["No address."]
+
+
+@settings(max_examples=200)
+@given(TEXTS, CONFIGS)
+def test_what_is_found_is_what_is_masked(texts: list[str], config: RedactConfig) -> None:
+    found = find(pa.array(texts, pa.string()), config)
+    masked = redact(pa.array(texts, pa.string()), config)[0].to_pylist()
+    for one in found:
+        assert one.value in texts[one.row] and texts[one.row] != masked[one.row]
+        assert one.kind == ("email" if "@" in one.value else "ip")
+
+
+def test_addresses_are_found_with_their_kind_and_replacements_are_none() -> None:
+    text = pa.array(["no address", "jo@mill.org, email@example.com, 10.0.0.1, 8.8.8.8", "2001:4860:4860::8888 22.214.171.124"])
+    assert find(text, RedactConfig()) == [(1, "email", "jo@mill.org"), (1, "ip", "8.8.8.8"), (2, "ip", "2001:4860:4860::8888")]
+    assert find(text, RedactConfig(ips=False)) == [(1, "email", "jo@mill.org")]
