@@ -147,19 +147,23 @@ def _spans(training: Training, ids: Sequence[str]) -> pa.Table:
 
 
 def _texts(training: Training, spans: pa.Table, urls: Mapping[str, str]) -> list[str]:
-    """The text of each span, decoded by the model's tokeniser; of a document that was taken down a word that says so."""
+    """The text of each span, by the model's tokeniser; of a document that was taken down, and of its copies, a word that says so."""
     from tasks.forget import taken_down
 
     places = pc.index_in(spans["doc_id"], training.train.ids).to_numpy()
     needed = sorted(set(training.train.shard[places].tolist()))
     opened = dict(zip(needed, tokens.open_shards(training.tokens, needed), strict=True))
     words, hidden = tokeniser.load(training.tokens.file(TOKENISER)), taken_down()
+    originals = _looked_up(training, pc.unique(spans["doc_id"]), COPIED_FROM)
     found = []
     for place, row in zip(places.tolist(), spans.to_pylist(), strict=True):
+        doc = row["doc_id"]
+        if any(hidden.covers(_Named(one, urls.get(doc, ""), row["source"])) for one in (doc, originals.get(doc, doc))):
+            found.append("(taken down)")
+            continue
         first = training.train.offset[place] + row["first_token"]
         part = opened[int(training.train.shard[place])].tokens[first : first + row["num_tokens"]]
-        text = words.decode(part.tolist(), skip_special_tokens=False)
-        found.append("(taken down)" if hidden.covers(_Named(row["doc_id"], urls.get(row["doc_id"], ""), row["source"])) else text)
+        found.append(words.decode(part.tolist(), skip_special_tokens=False))
     return found
 
 

@@ -21,6 +21,7 @@ from models import presets
 from tasks.learn.config import HISTORY, MODEL, SKIPPED, SPEED, TOKENISER, TrainConfig
 from tasks.learn.costs import cost
 from tasks.learn.job import Job, run
+from tasks.learn.tokens import open_shards
 
 if TYPE_CHECKING:
     # what the process runs that trains is code of this step; nothing of it is imported here
@@ -45,6 +46,8 @@ def pretrain(tokens: ShardSet, config: TrainConfig, out: Output) -> None:
     """Train on the training split, watching the loss on the test split; resumes at its newest checkpoint."""
     facts = tokens.manifest().facts
     _check_splits(facts)
+    # looked at here and once, not by each rank; what is damaged is made again
+    open_shards(tokens, [index for indices in facts["splits"].values() for index in indices])
     work = _work_folder(out)
     with closing(Curves(work / CURVES, tracking.current())) as curves, tracking.system_metrics():
         job = Job(

@@ -56,7 +56,7 @@ def probe(model: ShardSet, tokens: ShardSet, toxicity: list[ShardSet], config: P
     """
     from tasks.learn.findings import Findings
     from tasks.learn.scorer import Scorer
-    from tasks.learn.tokens import read_shard
+    from tasks.learn.tokens import open_shards
 
     facts = tokens.manifest().facts
     shards = {name: [read_shard(tokens.folder, index) for index in facts["splits"][name]] for name in ("train", "test")}

@@ -77,7 +77,7 @@ class _ShortAttention(torch.autograd.Function):
 
 def additive(mask: torch.Tensor) -> torch.Tensor:
     """A mask of what may be seen as what is added to scores; made once for all layers."""
-    return torch.zeros(mask.shape, dtype=torch.bfloat16).masked_fill_(~mask, -torch.inf)
+    return torch.zeros(mask.shape, dtype=torch.bfloat16, device=mask.device).masked_fill_(~mask, -torch.inf)
 
 
 def _blocks(context_length: int, causal: bool) -> list[tuple[int, int, int]]:

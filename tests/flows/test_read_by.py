@@ -18,7 +18,7 @@ import pytest
 from expectations.schemas import AUGMENTED, PUBLISHED
 from flows import read_by
 from flows.trained import Training, find, training_of
-from infra import dataset, ids, ledger, storage
+from infra import dataset, ids, ledger, storage, tracking
 from infra.dataset import Outcome, ShardSet
 from infra.errors import InputError
 from models.presets import ModelConfig
@@ -315,12 +315,14 @@ def test_a_document_is_known_by_url_and_id_with_its_copies_and_a_held_out_one_as
         read_by.of_groups(one, [], ["http://a.example/"])
 
 
-def test_the_text_of_a_document_that_was_taken_down_is_not_shown(trained: dict[str, Trained]) -> None:
-    one, row = trained["mixed"].told, rows()[12]
-    forgotten = make("forget", None, config={"urls": [row["url"]]}, schema="forgotten")
+@pytest.mark.parametrize(("column", "number"), [("url", 12), ("doc_id", 3)])
+def test_the_text_of_a_document_that_was_taken_down_is_not_shown(column: str, number: int, trained: dict[str, Trained]) -> None:
+    one, row = trained["mixed"].told, rows()[number]
+    forgotten = make("forget", None, config={f"{column}s": [row[column]]}, schema="forgotten")
     try:
-        spans = read_by.of_document(one, row["url"], text=True)["spans"]
-        assert {span["text"] for span in spans} == {"(taken down)"}
+        answer = read_by.of_document(one, row["url"], text=True)
+        assert len(answer["documents"]) == (2 if number == 3 else 1)  # with its copy
+        assert {span["text"] for span in answer["spans"]} == {"(taken down)"}
         assert "(taken down)" not in {span["text"] for span in read_by.of_document(one, rows()[13]["url"], text=True)["spans"]}
     finally:
         storage.remove(forgotten.folder)
@@ -397,6 +399,16 @@ def test_models_are_found_by_the_names_that_lineage_takes(trained: dict[str, Tra
         find("nobody", pytest.fail)
     with pytest.raises(InputError, match="holds published, and no model that was trained in steps"):
         training_of(trained["mixed"].dataset)
+
+
+def test_an_alias_is_asked_of_the_registry(trained: dict[str, Trained], monkeypatch: pytest.MonkeyPatch) -> None:
+    early = trained["early"].model
+    rows = [{"name": "mine", "version": "2", "digest": early.digest, "aliases": ["champion"], "url": "http://mlflow.example/"}]
+    for name, answer in (("enabled", True), ("reachable", True), ("registered_models", rows)):
+        monkeypatch.setattr(tracking, name, lambda answer=answer: answer)
+    assert find("mine@champion", pytest.fail) == early
+    with pytest.raises(InputError, match="mine@challenger: no model"):
+        find("mine@challenger", pytest.fail)
 
 
 def test_the_command_and_trace_tell_it(trained: dict[str, Trained], home: Path) -> None:

@@ -387,6 +387,14 @@ def test_every_packing_trains(shards: list[TokenShard], checkpoints: Path, token
     assert result.history[-1]["valid_loss"] < result.history[0]["train_loss"]  # type: ignore[operator]
 
 
+def test_a_context_too_long_for_plain_products_learns_inside_documents_too(
+    shards: list[TokenShard], tmp_path: Path, tokeniser_folder: str
+) -> None:
+    long = {"model": {**LLAMA.model_dump(), "context_length": 600}, "max_steps": 5, "batch_size": 1}
+    narrow, wide = (train(shards, tmp_path / one, tokeniser_folder, but(**long, precision=one)) for one in ("bf16", "fp32"))
+    assert narrow.train_loss == pytest.approx(wide.train_loss, rel=0.01)
+
+
 @pytest.mark.soak
 def test_a_compiled_model_learns_what_the_plain_one_learns(
     shards: list[TokenShard], tmp_path: Path, tokeniser_folder: str
