@@ -59,7 +59,7 @@ def probe(model: ShardSet, tokens: ShardSet, toxicity: list[ShardSet], config: P
     from tasks.learn.tokens import open_shards
 
     facts = tokens.manifest().facts
-    shards = {name: [read_shard(tokens.folder, index) for index in facts["splits"][name]] for name in ("train", "test")}
+    shards = {name: open_shards(tokens, facts["splits"][name]) for name in ("train", "test")}
     with storage.local_folder(model.file(MODEL)) as folder:
         scorer = Scorer(folder, config)
     if facts["vocab_size"] != len(scorer.words):
