@@ -61,13 +61,17 @@ def pretrain(tokens: ShardSet, config: TrainConfig, out: Output) -> None:
             code_version=code_version(),
             owner=os.getpid(),
         )
+        note = ""
+
+        def on_log(line: dict[str, float | None]) -> None:
+            nonlocal note
+            curves.add(line)
+            note = _in_words(line)
+
         result = run(
-            job,
-            child_environment(),
-            on_log=curves.add,
-            on_step=lambda at: report(at, config.max_steps, "training steps"),
+            job, child_environment(), on_log=on_log, on_step=lambda at: report(at, config.max_steps, "training steps", note)
         )
-    report(config.max_steps, config.max_steps, "training steps")
+    report(result["steps"], result["steps"], "training steps", note)
     log.info("pretrain: device %s (%s)", result["device"], result["device_reason"])
     _keep_model(Path(result["model_folder"]), MODEL, out)
     if result["other_folder"]:
@@ -101,6 +105,12 @@ def _used(config: TrainConfig, result: dict[str, Any]) -> dict[str, Any]:
             result["seconds"], result["energy_joules_estimated"], config.costs, config.ranks if result["device"] == "cuda" else 1
         ),
     }
+
+
+def _in_words(line: dict[str, float | None]) -> str:
+    """How it goes, for who waits."""
+    loss, rate, mfu, peak = (line[name] or 0.0 for name in ("train_loss", "tokens_per_s", "mfu", "peak_bytes"))
+    return f"loss {loss:.3f} · {rate:,.0f} tokens/s · MFU {mfu:.0%} · {storage.byte_words(int(peak))}"
 
 
 def _facts(config: TrainConfig, result: dict[str, Any], facts: dict[str, Any]) -> dict[str, Any]:

@@ -26,6 +26,7 @@ import numpy.typing as npt
 import torch
 
 from infra.errors import InputError
+from infra.versions import code_version
 from models import presets, tokeniser
 from tasks.learn import checkpoint, device, optim, parallel, short_attention
 from tasks.learn.attention import attention_mask
@@ -272,7 +273,12 @@ class _Run:
                 tokeniser_folder=self.tokeniser_folder,
                 moments=moments,
                 average=average,
-                state={"identity": self.identity, "machine": self.machine, "training": asdict(self.state)},
+                state={
+                    "identity": self.identity,
+                    "machine": self.machine,
+                    "code_version": code_version(),
+                    "training": asdict(self.state),
+                },
             )
 
     def observe(self, on_log: Callable[[Line], None]) -> None:
