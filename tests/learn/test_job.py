@@ -74,7 +74,7 @@ def test_killed_at_a_random_moment_and_resumed_gives_the_same_bits(
     on_disk: str, shards: list[TokenShard], tokeniser_folder: str, tmp_path: Path
 ) -> None:
     # long enough that the moment is somewhere in it: between steps, within one, in a checkpoint, in an evaluation
-    config = CONFIG.model_copy(update={"max_steps": 120, "checkpoint_every_steps": 7})
+    config = CONFIG.model_copy(update={"max_steps": 60, "checkpoint_every_steps": 7})
     undisturbed = trainer.train(
         shards,
         shards,
@@ -85,7 +85,7 @@ def test_killed_at_a_random_moment_and_resumed_gives_the_same_bits(
         provenance={"tokens": "tokenise/abc"},
     )
     folder, seen = tmp_path / "killed", []
-    fatal_step, delay_s = random.randrange(8, 100), random.random() * 0.1
+    fatal_step, delay_s = random.randrange(8, 50), random.random() * 0.1
     one = job(on_disk, tokeniser_folder, folder, config)
 
     def kill(line: dict[str, Any]) -> None:

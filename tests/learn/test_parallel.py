@@ -57,7 +57,7 @@ def alone(shards: list[TokenShard], tokeniser_folder: str, tmp_path_factory: pyt
     return trainer.train(shards, shards, CONFIG, folder, tokeniser_folder=tokeniser_folder, on_log=lambda line: None)
 
 
-@pytest.mark.parametrize("parallel", ["ddp", "fsdp"])
+@pytest.mark.parametrize("parallel", [pytest.param("ddp", marks=pytest.mark.soak), "fsdp"])
 def test_two_ranks_lose_what_one_process_loses(
     parallel: str, on_disk: str, tokeniser_folder: str, alone: trainer.TrainResult, tmp_path: Path
 ) -> None:
