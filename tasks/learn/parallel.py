@@ -114,6 +114,11 @@ def summed(values: npt.NDArray[np.float64], ranks: Ranks, device: str) -> npt.ND
     return result
 
 
+def wait_for_all(ranks: Ranks, device: str) -> None:
+    """Go on when all ranks are here."""
+    summed(np.zeros(1), ranks, device)
+
+
 def whole(tensor: torch.Tensor) -> torch.Tensor:
     """A tensor on the CPU as one process would have it; with fsdp all ranks must ask together."""
     return (tensor.full_tensor() if isinstance(tensor, DTensor) else tensor).detach().cpu()
@@ -158,8 +163,9 @@ def restore_optimizer(optimizer: torch.optim.Optimizer, model: nn.Module, saved:
     for key, value in saved.items():
         name, _, moment = key.rpartition("::")
         one = parameters[name]
-        if value.shape != one.shape:  # a counter
-            optimizer.state[one][moment] = value.clone()
+        if value.shape != one.shape:
+            # a counter, which fused kernels want where the parameter is, and others on the CPU
+            optimizer.state[one][moment] = value.to(one.device if optimizer.defaults.get("fused") else "cpu", copy=True)
             continue
         optimizer.state[one][moment] = torch.zeros_like(one)
         put(optimizer.state[one][moment], value)
