@@ -81,7 +81,7 @@ def pretrain(tokens: ShardSet, config: TrainConfig, out: Output) -> None:
         storage.write_json(storage.join(out.folder, name), kept)
         out.keep_file(name)
     out.counts = Counts(total=facts["num_tokens.train"], kept=facts["num_tokens.train"])
-    out.facts = _facts(config, result, facts)
+    out.facts = _facts(config, result)
     used = _used(config, result)
     out.volatile |= used
     if (track := tracking.current()) is not None:
@@ -106,12 +106,11 @@ def _used(config: TrainConfig, result: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def _facts(config: TrainConfig, result: dict[str, Any], facts: dict[str, Any]) -> dict[str, Any]:
-    flops = presets.flops_per_token(config.model, facts["vocab_size"])
+def _facts(config: TrainConfig, result: dict[str, Any]) -> dict[str, Any]:
     return {
         "family": presets.family(config.model),
         "objective": "masked" if presets.masked(config.model) else "causal",
-        "num_parameters": presets.num_parameters(config.model, facts["vocab_size"]),
+        "num_parameters": result["num_parameters"],
         "train_loss": result["train_loss"],
         "valid_loss": result["valid_loss"],
         "steps": result["steps"],
@@ -120,7 +119,7 @@ def _facts(config: TrainConfig, result: dict[str, Any], facts: dict[str, Any]) -
         "steps_skipped": len(result["skipped"]),
         "tokens": result["tokens"],
         "epochs": round(result["steps"] * config.samples_per_step / result["data"]["num_samples"], 3),
-        "training_flops": flops * result["tokens"],
+        "training_flops": result["flops_per_token"] * result["tokens"],
         "data": result["data"],
     }
 

@@ -78,6 +78,9 @@ class TrainResult:
     seconds: float
     """Time in training steps, summed over all resumes; evaluation and checkpoints are left out."""
     tokens_per_s: float
+    num_parameters: int
+    flops_per_token: int
+    """As `presets.flops_per_token`."""
     mfu: float
     """Part of the measured matmul peak that the model's computed operations are."""
     peak_bytes: int
@@ -266,9 +269,10 @@ class _Run:
 
     def save(self) -> None:
         """Write a checkpoint of the step just made."""
-        weights = parallel.whole_state(self.model)
-        moments = parallel.optimizer_state(self.optimizer, self.model)
-        average = {name: parallel.whole(kept) for name, kept in self._averages()} or None
+        keep = self.ranks.first
+        weights = parallel.whole_state(self.model, keep=keep)
+        moments = parallel.optimizer_state(self.optimizer, self.model, keep=keep)
+        average = {name: parallel.whole(kept, keep=keep) for name, kept in self._averages()} or None
         if self.ranks.first:
             checkpoint.save(
                 self.folder,
@@ -331,6 +335,8 @@ class _Run:
             tokens=tokens,
             seconds=state.seconds,
             tokens_per_s=tokens / state.seconds,
+            num_parameters=sum(one.numel() for one in self.model.parameters()),
+            flops_per_token=self.flops_per_token,
             mfu=self._mfu(tokens / state.seconds),
             peak_bytes=device.peak_memory_bytes(self.device),
             device=self.device,
@@ -440,7 +446,7 @@ class _Run:
             progress = state.best_loss is None or loss < state.best_loss - config.early_stopping_delta
             state.looks_without_better = 0 if progress else state.looks_without_better + 1
             state.best_loss, state.best_step = loss, state.step
-            weights = parallel.whole_state(self.model)
+            weights = parallel.whole_state(self.model, keep=self.ranks.first)
             if self.ranks.first:
                 checkpoint.save_best(
                     self.folder,
@@ -462,7 +468,7 @@ class _Run:
         if not self.average:
             return done / "model"
         with self._averaged():
-            weights = parallel.whole_state(self.model)
+            weights = parallel.whole_state(self.model, keep=self.ranks.first)
         path = self.folder / "average"
         if self.ranks.first:
             checkpoint.write_model(path, self.model, weights, self.tokeniser_folder)

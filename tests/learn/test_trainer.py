@@ -11,7 +11,7 @@ from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoModelForMaskedLM
 
 from infra.versions import code_version
-from models import tokeniser
+from models import presets, tokeniser
 from models.presets import ModelConfig
 from models.tokeniser import TokeniserConfig
 from tasks.learn import checkpoint, optim, tokens, trainer
@@ -97,6 +97,7 @@ def test_the_loss_falls_and_the_result_tells_what_was_done(
     assert 0 < last["train_accuracy"] < 1 and 0 < last["valid_f1"] <= last["valid_accuracy"] < 1
     assert {"train_loss.a", "train_loss.b", "valid_loss.a", "valid_loss.b"} <= last.keys()
     assert min(last["valid_loss.a"], last["valid_loss.b"]) < last["valid_loss"] < max(last["valid_loss.a"], last["valid_loss.b"])
+    assert result.num_parameters == presets.num_parameters(LLAMA, 300)
     assert 0 < result.mfu < 1 and result.peak_bytes > 1e8 and result.data["packing"] == "documents"
 
 
