@@ -54,13 +54,13 @@ class Track:
         if entities:
             _client().log_batch(self.run_id, metrics=entities)
 
-    def history(self, rows: Sequence[Mapping[str, float]], at: str) -> None:
+    def history(self, rows: Sequence[Mapping[str, float | None]], at: str) -> None:
         """Log a curve: every row's numbers at its integer step `row[at]`; up to 1,000 numbers a request."""
         from mlflow.entities import Metric
 
         now_ms = int(time.time() * 1000)
         entities = [
-            Metric(_key(name), float(value), now_ms, int(row[at]))
+            Metric(_key(name), float(value), now_ms, int(row[at] or 0))
             for row in rows
             for name, value in row.items()
             if name != at and value is not None
