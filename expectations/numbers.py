@@ -35,7 +35,7 @@ OF_CLASSIFIER = {
 OF_INDEX = {"skipped_pair_share": "pairs that full buckets held back, among all that the buckets have: what was not compared"}
 """What an index says of itself."""
 FIGURES = (
-    *("heldout", "calibration", "robustness", "contamination", "tasks", "fairness"),
+    *("heldout", "calibration", "robustness", "contamination", "tasks", "reasoning", "fairness"),
     *("bias", "toxicity", "memorisation", "privacy", "hallucination", "efficiency"),
 )
 """Families of the figures of an evaluation, by which their names begin: `heldout.perplexity`."""

@@ -193,7 +193,7 @@ def test_the_gate_refuses_the_worse_passes_the_equal_and_does_not_decide_by_few(
     state, [why] = verdict("overfitted", "fresh")
     assert state == "refused" and why.startswith(f"{BITS}: worse, ") and "75 items" in why
     assert verdict("fresh", "overfitted") == verdict("fresh", "fresh") == ("passed", [])
-    assert verdict("few", "few fresh") == ("passed", [])
+    assert verdict("few", "few fresh") == ("undecided", [])
     rows = json.loads(compare([made.scores["few"]], [made.scores["few fresh"]], config=GateConfig()).read_file(COMPARISON))[
         "rows"
     ]
@@ -208,7 +208,10 @@ def test_a_promotion_is_held_beside_the_champion_by_the_tags_of_both(made: Made)
     worse, champion = row("2", made.scores["overfitted"].path), row("1", made.scores["fresh"].path)
     beside = promotion.held_beside(worse, champion, GateConfig())
     assert [why.partition(":")[0] for why in beside.refusals] == [BITS] and beside.version.startswith("compare/")
-    assert promotion.held_beside(champion, worse, GateConfig()).refusals == []
+    better = promotion.held_beside(champion, worse, GateConfig())
+    assert (better.refusals, better.note) == ([], "")
+    few = promotion.held_beside(row("2", made.scores["few"].path), row("1", made.scores["few fresh"].path), GateConfig())
+    assert few.refusals == [] and few.note == f"not decided: {BITS}: too small to tell (10 items in common)"
     assert "names no kept scores" in promotion.held_beside(worse, row("1", None), GateConfig()).note
     assert "has no kept scores to compare" in promotion.held_beside(row("2", None), champion, GateConfig()).refusals[0]
     assert "not all in the store" in promotion.held_beside(worse, row("1", "evaluate/gone"), GateConfig()).refusals[0]

@@ -15,7 +15,7 @@ from models.presets import ModelConfig
 from models.tokeniser import TokeniserConfig
 from tasks.learn import metrics, robustness, tokens
 from tasks.learn.config import EvalConfig, EvaluateConfig, SampleConfig
-from tasks.learn.heldout import Report
+from tasks.learn.figures import Measured
 from tasks.learn.metrics import EvaluationError
 from tasks.learn.scorer import Scorer
 from tasks.learn.tokens import TokenShard
@@ -215,7 +215,7 @@ def test_documents_without_capitals_lose_nothing_by_lower_case_and_every_fault_i
     table = make_table(20, seed=9)
     shard = TokenShard(*tokens.encode_shard(table, tokeniser_folder))
     config = EvaluateConfig(num_threads=1, device="cpu")
-    scorer, report = Scorer(model_folder, config), Report.empty()
+    scorer, report = Scorer(model_folder, config), Measured()
     result = metrics.evaluate(scorer, [shard], config)
     some = table.slice(3, 9)
     changed = robustness.measure(scorer, robustness.Plain(result.documents, result.told), some, tokeniser_folder, config, report)
@@ -223,7 +223,7 @@ def test_documents_without_capitals_lose_nothing_by_lower_case_and_every_fault_i
     assert changed["lower_case"] == 0 and 5 <= changed["typos"] <= 9
     same = found["robustness.lower_case.loss"]
     assert (same.value, same.low, same.high) == (pytest.approx(0, abs=1e-6),) * 3 and same.n == 9 and same.small
-    items = report.items()
+    items = pa.concat_tables(report.items)
     mine = {
         name: items.filter(pa.compute.equal(items["metric"], f"robustness.{name}"))
         for name in ("typos.bits_per_byte", "typos.loss")
