@@ -11,6 +11,8 @@ from dataclasses import dataclass, field
 from infra import plots
 from infra.leaderboard import Row, Shown, best, columns
 
+SHOWN_FIGURES = 6
+"""Of a dimension, before the others are folded away."""
 MAX_BOARD_VERSIONS = 8
 MAX_BOARD_FIGURES = 12
 
@@ -77,6 +79,7 @@ class Scores:
     compared: Compared | None = None
     board: Sequence[Row] = field(default_factory=list)
     """The versions of its name, the newest first."""
+    shown: int = SHOWN_FIGURES
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ from tasks.learn.comparison import figures_of
 from tasks.learn.figures import Figure, headline
 
 DIMENSIONS: Mapping[str, tuple[str, ...]] = {
-    "accuracy": ("heldout", "tasks"),
+    "accuracy": ("heldout", "tasks", "reasoning"),
     "calibration": ("calibration",),
     "robustness": ("robustness",),
     "fairness": ("fairness",),

@@ -8,6 +8,7 @@ def named(name: str) -> Figure:
 
 def test_the_seven_dimensions_are_there_whether_measured_or_not_and_others_where_they_were() -> None:
     given = [
+        "reasoning.direct.accuracy",
         "tasks.cloze.accuracy",
         "heldout.bits_per_byte",
         "heldout.bits_per_byte.source.web",
@@ -22,7 +23,7 @@ def test_the_seven_dimensions_are_there_whether_measured_or_not_and_others_where
         "privacy",
     ]
     found = {row.name: [one.name for one in row.figures] for row in rows}
-    assert found["accuracy"] == ["heldout.bits_per_byte", "tasks.cloze.accuracy"]
+    assert found["accuracy"] == ["heldout.bits_per_byte", "tasks.cloze.accuracy", "reasoning.direct.accuracy"]
     assert found["efficiency"] == ["efficiency.tokens_per_s"] and found["calibration"] == []
     assert [row.as_json()["measured"] for row in rows] == [True, False, False, False, True, False, True, True, True]
 

@@ -19,7 +19,7 @@ TEXTS = ["read the file", "write a list of the values to the folder", "returns",
 def causal(tmp_path_factory: pytest.TempPathFactory, tokeniser_folder: str) -> Scorer:
     folder = tmp_path_factory.mktemp("causal")
     shape = ModelConfig(hidden_size=32, num_layers=2, num_heads=4, num_kv_heads=2, intermediate_size=64, context_length=32)
-    presets.build(shape, 300, seed=3, end_id=0, pad_id=1).save_pretrained(folder)
+    presets.build(shape, tokeniser.roles(tokeniser_folder), seed=3).save_pretrained(folder)
     for file in Path(tokeniser_folder).iterdir():
         (folder / file.name).write_bytes(file.read_bytes())
     return Scorer(folder, CONFIG)

@@ -7,12 +7,14 @@ import math
 import re
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pytest
+import torch
+from transformers import LlamaConfig, LlamaForCausalLM
 
-from models import presets, tokeniser
-from models.presets import ModelConfig
+from models import tokeniser
 from models.tokeniser import TokeniserConfig
 from tasks.learn import metrics, tokens
 from tasks.learn.config import EvalConfig
@@ -50,8 +52,10 @@ def model(tmp_path: Path) -> Path:
     """A model far from the flat start, so that a wrong window would show."""
     folder = tmp_path / "model"
     words = tokeniser.train_bpe(pages()[:6], TokeniserConfig(vocab_size=2000))
-    shape = ModelConfig(preset="nano", hidden_size=32, num_layers=1, intermediate_size=64, context_length=128)
-    built = presets.build(shape, words.get_vocab_size(), seed=4, end_id=0, pad_id=1)
+    shape: dict[str, Any] = {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 4, "intermediate_size": 64}
+    with torch.random.fork_rng():
+        torch.manual_seed(4)
+        built = LlamaForCausalLM(LlamaConfig(vocab_size=words.get_vocab_size(), max_position_embeddings=128, **shape))
     for parameter in built.parameters():
         parameter.data.mul_(3.0)
     built.save_pretrained(folder)
