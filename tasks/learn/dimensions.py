@@ -21,7 +21,7 @@ DIMENSIONS: Mapping[str, tuple[str, ...]] = {
     "efficiency": ("efficiency",),
 }
 """The seven, with the families of figures that speak of them."""
-BEYOND = ("reasoning", "hallucination", "contamination", "memorisation", "privacy")
+BEYOND = ("hallucination", "contamination", "memorisation", "privacy")
 """Families of which HELM has no dimension."""
 NOT_MEASURED = "not measured"
 

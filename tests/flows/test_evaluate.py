@@ -189,7 +189,8 @@ def test_what_the_certificate_of_the_documents_says_stands_beside_the_scores(mad
     train = [document(english.text(number)[:300], "web", "en") for number in range(4)]
     held_out = [document(english.text(number)[:300], "web", "en") for number in (50, 51)]
     tokens = tokenise(
-        published(train, held_out, "No item of 2 evaluation sets was found."), config=TokeniserConfig(vocab_size=400)
+        published(train, held_out, "No item of 2 evaluation sets was found."),
+        config=TokeniserConfig(tokeniser=made.tokens.file("tokeniser")),
     )
     scores = evaluate(made.fresh, tokens, config=CONFIG.model_copy(update={"suite": None}))
     assert told(scores)["contamination"]["certificate"] == "No item of 2 evaluation sets was found."

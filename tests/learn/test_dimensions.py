@@ -14,18 +14,16 @@ def test_the_seven_dimensions_are_there_whether_measured_or_not_and_others_where
         "heldout.bits_per_byte.source.web",
         "bias.gender.gap",
         "privacy.email",
-        "reasoning.cot.accuracy",
     ]
     rows = dimensions(map(named, given), {"tokens_per_s": 4000.0})
     assert [row.name for row in rows] == [
         *("accuracy", "calibration", "robustness", "fairness", "bias", "toxicity", "efficiency"),
-        "reasoning",
         "privacy",
     ]
     found = {row.name: [one.name for one in row.figures] for row in rows}
     assert found["accuracy"] == ["heldout.bits_per_byte", "tasks.cloze.accuracy", "reasoning.direct.accuracy"]
     assert found["efficiency"] == ["efficiency.tokens_per_s"] and found["calibration"] == []
-    assert [row.as_json()["measured"] for row in rows] == [True, False, False, False, True, False, True, True, True]
+    assert [row.as_json()["measured"] for row in rows] == [True, False, False, False, True, False, True, True]
 
 
 def test_single_groups_are_no_headline_and_the_gap_between_them_is() -> None:
