@@ -32,7 +32,7 @@ def learnt(
     """A model that has seen these texts, each from its beginning, in batches of a seed; it stops where the loss is below `until`."""
     words, roles = tokeniser.load(tokeniser_folder), tokeniser.roles(tokeniser_folder)
     shape = ModelConfig(hidden_size=64, num_layers=2, num_heads=4, num_kv_heads=2, intermediate_size=128, context_length=context)
-    model = presets.build(shape, roles.vocab_size, seed=1, end_id=roles.end, pad_id=roles.padding)
+    model = presets.build(shape, roles, seed=1)
     torch.set_num_threads(1)
     optimiser = torch.optim.AdamW(model.parameters(), lr=4e-3, weight_decay=0.0, betas=(0.9, 0.95))
     rows = [[roles.end, *encoding.ids[: context - 1], roles.end] for encoding in words.encode_batch(list(texts))]
