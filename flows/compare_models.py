@@ -14,13 +14,13 @@ from infra.dataset import ShardSet, named
 from infra.errors import InputError
 from infra.lineage import Record
 from infra.settings import settings
-from tasks.learn.comparison import Comparison, Measured, compare, measured
+from tasks.learn.comparison import Comparison, Scored, compare, measured
 from tasks.learn.config import SCORES
 
 COLOURS = {"better": "green", "worse": "red", "differs": "yellow"}
 
 
-def evaluated(what: str) -> Measured:
+def evaluated(what: str) -> Scored:
     """What was measured of a model, under the name `what`.
 
     Args:
@@ -49,7 +49,7 @@ def evaluated(what: str) -> Measured:
         some = ", ".join(f"{one.step}/{one.version}" for one in found if one.step in twice)
         raise InputError(f"{what}: means several evaluations ({some}); name one of them, or one model as name:version")
     made = measured(found)
-    return Measured(what, made.figures, made.items, made.tokeniser)
+    return Scored(what, made.figures, made.items, made.tokeniser)
 
 
 def _scores_of(given: Sequence[Record], records: dict[str, Record]) -> list[ShardSet]:
@@ -68,7 +68,7 @@ def _has_scores(one: Record) -> bool:
     return any(entry["name"] == SCORES for entry in one.manifest["files"])
 
 
-def show(first: Measured, second: Measured, rows: Sequence[Comparison], console: Console) -> None:
+def show(first: Scored, second: Scored, rows: Sequence[Comparison], console: Console) -> None:
     """The comparison as a table, the first model beside the second, and what only one of them has."""
     table = Table(title=f"{first.name} beside {second.name}", title_justify="left")
     for heading in ("metric", first.name, second.name, "difference (95 % interval)", "p", "items", "verdict"):
@@ -85,12 +85,12 @@ def show(first: Measured, second: Measured, rows: Sequence[Comparison], console:
             console.print(f"only measured for {one.name}: {', '.join(alone)}", highlight=False, markup=False, soft_wrap=True)
 
 
-def as_json(first: Measured, second: Measured, rows: Sequence[Comparison]) -> dict[str, Any]:
+def as_json(first: Scored, second: Scored, rows: Sequence[Comparison]) -> dict[str, Any]:
     """The same as plain data."""
     return {"first": first.name, "second": second.name, "rows": [row.as_json() for row in rows]}
 
 
-def compared(first: str, second: str, tell: Callable[[Measured, Measured, Sequence[Comparison]], None]) -> None:
+def compared(first: str, second: str, tell: Callable[[Scored, Scored, Sequence[Comparison]], None]) -> None:
     """Compare what two words on the command line mean, and tell it."""
     one, other = evaluated(first), evaluated(second)
     tell(one, other, compare(one, other))

@@ -23,14 +23,12 @@ def evaluate(
     Args:
         config: the whole run's configuration.
         model: what `train` made, or its path below the storage root; by default the newest of this corpus.
-        tokens: the token shards it was trained on, whose test split is scored; by default those of the newest model.
+        tokens: the token shards it was trained on, whose test split is scored; by default its own.
         lineage: given by a flow that this one runs for.
     """
     with tracked_flow("evaluate", config, lineage):
-        if model is None or tokens is None:
-            newest = ledger.newest(config.name, "tokenise", "pretrain")
-            model, tokens = model or newest["pretrain"], tokens or newest["tokenise"]
-        trained, shards = named(model), named(tokens)
+        trained = named(model or ledger.newest(config.name, "tokenise", "pretrain")["pretrain"])
+        shards = named(tokens) if tokens else opened(trained.manifest().recipe["inputs"]["tokens"])
         made = {"evaluate": evaluate_model(trained, shards, config=config.evaluate)}
         if config.benchmark:
             dataset = opened(shards.manifest().recipe["inputs"]["dataset"])

@@ -6,6 +6,7 @@ the registry keeps it.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -22,6 +23,7 @@ from infra.storage import StorageError
 from tasks.compare import COMPARISON, compare
 from tasks.learn.config import GateConfig
 
+log = logging.getLogger("gristmill")
 MAX_REASON_CHARS = 5000  # MLflow's own limit for the value of a tag
 
 
@@ -31,7 +33,7 @@ class Beside:
 
     refusals: Sequence[str] = ()
     note: str = ""
-    """Why nothing was compared."""
+    """What was not compared or not decided, and why."""
     version: str = ""
     """The version that has the comparison."""
     rows: Sequence[Mapping[str, Any]] = field(default_factory=list)
@@ -84,7 +86,8 @@ def held_beside(challenger: Mapping[str, Any], champion: Mapping[str, Any], gate
         return Beside([f"the kept scores are not all in the store {settings().store}, so nobody can compare: {error}"])
     made = compare.run([mine, theirs], gate).shards
     told = _told(made)
-    return Beside(told["refusals"], version=f"{made.step}/{made.version}", rows=told["rows"])
+    note = "\n".join(f"not decided: {line}" for line in told["undecided"])
+    return Beside(told["refusals"], note, f"{made.step}/{made.version}", told["rows"])
 
 
 def scores_of_champion(name: str, own: Sequence[ShardSet]) -> list[ShardSet]:
@@ -97,7 +100,8 @@ def scores_of_champion(name: str, own: Sequence[ShardSet]) -> list[ShardSet]:
         return []
     try:
         return _opened(champion)
-    except StorageError:  # removed since, or in another store
+    except StorageError as error:  # removed since, or in another store
+        log.warning("%s is not compared with the champion, whose scores are not in this store: %s", name, error)
         return []
 
 
@@ -132,8 +136,9 @@ def _named(row: Mapping[str, Any]) -> str:
 
 
 def _keep(name: str, version: str, beside: Beside, reason: str, by: str) -> None:
-    """What was compared, and who went against it and why, beside the version."""
+    """What was compared and what was not, and who went against it and why, beside the version."""
     tags = {"promotion.comparison": beside.version} if beside.version else {}
+    tags |= {"promotion.note": beside.note} if beside.note else {}
     if reason:
         tags |= {"promotion.forced": reason, "promotion.by": by, "promotion.refused": "\n".join(beside.refusals)}
     tracking.tag_version(name, version, {key: value[:MAX_REASON_CHARS] for key, value in tags.items()})

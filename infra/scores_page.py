@@ -62,6 +62,8 @@ class Compared:
     rows: Sequence[Beside]
     refusals: Sequence[str] = ()
     """Why the gate would not promote it."""
+    undecided: Sequence[str] = ()
+    """What the gate lists and could not decide."""
 
 
 @dataclass(frozen=True)

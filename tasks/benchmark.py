@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from expectations.schemas import AUGMENTED, ITEMS
+from expectations.schemas import AUGMENTED
 from infra import dataset as versions
 from infra import storage, tracking
-from infra.dataset import Counts, ShardRef, ShardSet
+from infra.dataset import Counts, Outcome, ShardRef, ShardSet
 from infra.errors import InputError
 from infra.steps import Output, step
 from tasks.learn.benchmark_config import BenchmarkConfig
@@ -25,7 +25,6 @@ if TYPE_CHECKING:
     from tasks.learn.scorer import Scorer
     from tasks.learn.task_packs import Document
 
-SCORES, ITEMS_FILE = "scores.json", "items.parquet"
 PACKS = "packs"
 """Folder of the questions made of documents, a JSONL file for each kind."""
 _COLUMNS = pa.schema([(name, pa.string()) for name in ("doc_id", "source", "title", "text")])
@@ -88,16 +87,14 @@ def _packs(scorer: Scorer, dataset: ShardSet, config: BenchmarkConfig, out: Outp
 
 def _keep(measured: Measured, out: Output) -> None:
     """Write figures and items."""
-    items = pa.concat_tables(measured.items) if measured.items else ITEMS.empty_table()
-    versions.write_table(storage.join(out.folder, ITEMS_FILE), items)
-    storage.write_json(
-        storage.join(out.folder, SCORES),
-        {"figures": [one.as_json() for one in measured.figures], "settings": measured.settings},
-    )
-    out.keep_file(SCORES)
-    out.keep_file(ITEMS_FILE)
-    out.counts = Counts(total=items.num_rows, kept=items.num_rows)
-    out.facts = {one.name: one.value for one in measured.figures if one.value is not None}
+    from tasks.learn import figures
+
+    for name in figures.write(out.folder, measured.figures, measured.items, {"settings": measured.settings}):
+        out.keep_file(name)
+    out.receipts = [versions.write_shard(out.folder, 0, Outcome(figures.table(measured.figures)))]
+    num = sum(map(len, measured.items))
+    out.counts = Counts(total=num, kept=num)
+    out.facts = {one.name: one.value for one in figures.headline(measured.figures) if one.value is not None}
 
 
 def _shards(dataset: ShardSet, split: str) -> list[ShardRef]:

@@ -20,16 +20,18 @@ def compare(challenger: list[ShardSet], champion: list[ShardSet], config: GateCo
     `challenger` and `champion` are what evaluations left of each: versions with `scores.json` and `items.parquet`.
     """
     from tasks.learn.comparison import compare as compare_models
-    from tasks.learn.comparison import measured, refusals
+    from tasks.learn.comparison import listed, measured, refusals, undecided
 
     one, other = measured(challenger), measured(champion)
     rows = compare_models(one, other)
-    refused = refusals(one, other, rows, config)
+    refused, left = refusals(one, other, rows, config), undecided(other, rows, config)
+    passed = "passed" if len(left) < len(listed(other.figures, config)) else "undecided"
     told: dict[str, Any] = {
         "challenger": one.name,
         "champion": other.name,
         "rows": [row.as_json() for row in rows],
         "refusals": refused,
+        "undecided": left,
         "alone": {
             "challenger": sorted(one.figures.keys() - other.figures.keys()),
             "champion": sorted(other.figures.keys() - one.figures.keys()),
@@ -42,7 +44,7 @@ def compare(challenger: list[ShardSet], champion: list[ShardSet], config: GateCo
     out.facts = {
         "num_compared": len(rows),
         **{f"num_{verdict.replace(' ', '_')}": verdicts.count(verdict) for verdict in sorted(set(verdicts))},
-        "gate": "refused" if refused else "passed",
+        "gate": "refused" if refused else passed,
     }
     shown = [
         {"metric": row.name, "verdict": row.verdict, "difference": _interval(row.difference, row.low, row.high)} for row in rows

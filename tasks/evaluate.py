@@ -27,7 +27,7 @@ from infra import dataset, storage, tracking
 from infra.dataset import Counts, Outcome, ShardRef, ShardSet, bytes_digest, name_of, write_table
 from infra.errors import InputError
 from infra.steps import Output, step
-from tasks.learn.config import ITEMS, MODEL, SCORES, TOKENISER, EvaluateConfig
+from tasks.learn.config import MODEL, TOKENISER, EvaluateConfig
 
 TOKENISER_FILE = f"{TOKENISER}/tokenizer.json"
 
@@ -54,15 +54,15 @@ def evaluate(model: ShardSet, tokens: ShardSet, config: EvaluateConfig, out: Out
     """Figures of held-out documents with their items, baselines and sample texts.
 
     Raises:
-        InputError: the documents that the tokens were made from are not there.
+        InputError: the documents that the tokens were made from are not there, or the tokens are of another tokeniser than the model's.
         GateFailed: the figures are not what the suite asks for.
     """
-    from tasks.learn import calibration, heldout, metrics, robustness
+    from tasks.learn import calibration, figures, heldout, metrics, robustness
     from tasks.learn.device import peak_memory_bytes
-    from tasks.learn.dimensions import headline
     from tasks.learn.scorer import Scorer
-    from tasks.learn.tokens import open_shards, token_counts
+    from tasks.learn.tokens import check_tokeniser, open_shards, token_counts
 
+    check_tokeniser("evaluate", model, tokens)
     facts, documents = tokens.manifest().facts, _documents(tokens)
     splits = documents.manifest().facts["splits"]
     shards = {name: open_shards(tokens, indices) for name, indices in facts["splits"].items()}
@@ -78,23 +78,21 @@ def evaluate(model: ShardSet, tokens: ShardSet, config: EvaluateConfig, out: Out
         with storage.local_folder(tokens.file(TOKENISER)) as words:
             changed = robustness.measure(scorer, plain, some, str(words), config, report)
         texts = metrics.sample_texts(scorer, config.samples)
-    rows = {
+    told = {
         "kind": "masked" if scorer.masked else "causal",
         "model": dataclasses.asdict(result.model),
         "baselines": [dataclasses.asdict(one) for one in result.baselines],
         "sources": [dataclasses.asdict(one) for one in result.sources],
         "samples": texts,
-        "figures": [one.as_json() for one in report.figures],
         "tokeniser": next(one.digest for one in tokens.manifest().files if one.name == TOKENISER_FILE),
         "reliability": calibration.reliability(result.told.bins),
         "contamination": {"certificate": _certified(documents), **halves},
         "faults": changed,
     }
-    storage.write_json(storage.join(out.folder, SCORES), rows)
-    write_table(storage.join(out.folder, ITEMS), report.items())
-    for name in (SCORES, ITEMS):
+    for name in figures.write(out.folder, report.figures, report.items, told):
         out.keep_file(name)
-    out.receipts = [dataset.write_shard(out.folder, 0, Outcome(report.table()))]
+    rows = figures.table(report.figures)
+    out.receipts = [dataset.write_shard(out.folder, 0, Outcome(rows))]
     out.counts = Counts(total=result.model.num_documents, kept=result.model.num_documents)
     uniform = next(one for one in result.baselines if one.name == "uniform")
     out.facts = {
@@ -104,7 +102,7 @@ def evaluate(model: ShardSet, tokens: ShardSet, config: EvaluateConfig, out: Out
         **{f"perplexity.{one.name}": one.perplexity for one in result.baselines},
         "perplexity_of_uniform": result.model.perplexity / uniform.perplexity,
         "num_tokens": result.model.num_tokens,
-        **{one.name: one.value for one in headline(report.figures) if one.value is not None},
+        **{one.name: one.value for one in figures.headline(report.figures) if one.value is not None},
         "efficiency.parameters": scorer.model.num_parameters(),
     }
     out.volatile = {
@@ -112,7 +110,7 @@ def evaluate(model: ShardSet, tokens: ShardSet, config: EvaluateConfig, out: Out
         "device_reason": scorer.device_reason,
         "efficiency": {"tokens_per_s": round(result.tokens_per_s, 1), "peak_memory_bytes": peak_memory_bytes(scorer.device)},
     }
-    out.facts |= _judged(report.table(), out.facts, config)
+    out.facts |= _judged(rows, out.facts, config)
     if (track := tracking.current()) is not None:
         track.dataset(tokens, "evaluation")
 

@@ -8,10 +8,10 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from infra import dataset, storage, tracking
-from infra.dataset import Counts, ShardSet
+from infra.dataset import Counts, Outcome, ShardSet
 from infra.errors import InputError
 from infra.ids import payload_digest
 from infra.steps import Output, step
@@ -24,8 +24,6 @@ if TYPE_CHECKING:
     from tasks.learn.tokens import TokenShard
     from tasks.text.classifier import Classifier
 
-SCORES = "scores.json"
-ITEMS = "items.parquet"
 BIAS_LISTS = Path(__file__).parent / "learn" / "bias_data" / "en.yaml"
 Splits = Mapping[str, list["TokenShard"]]
 
@@ -52,21 +50,18 @@ def probe(model: ShardSet, tokens: ShardSet, toxicity: list[ShardSet], config: P
     """Bias, toxicity, memorisation and privacy of a model, with the token shards it was trained on and, if given, a toxicity classifier.
 
     Raises:
-        InputError: a public set is missing or of another form, or the tokens are of another tokeniser than the model's.
+        InputError: a public set is missing or of another form, or the tokens are not those that the model was trained on.
     """
     from tasks.learn.findings import Findings
     from tasks.learn.scorer import Scorer
-    from tasks.learn.tokens import open_shards
+    from tasks.learn.tokens import check_tokeniser, check_trained_on, open_shards
 
+    check_tokeniser("probe", model, tokens)
+    check_trained_on("probe", model, tokens)
     facts = tokens.manifest().facts
     shards = {name: open_shards(tokens, facts["splits"][name]) for name in ("train", "test")}
     with storage.local_folder(model.file(MODEL)) as folder:
         scorer = Scorer(folder, config)
-    if facts["vocab_size"] != len(scorer.words):
-        raise InputError(
-            f"probe: the token shards have a vocabulary of {facts['vocab_size']:,} and the model one of {len(scorer.words):,}; "
-            "give the shards that the model was trained on"
-        )
     findings = Findings(config.examples, config.seed)
     _bias(scorer, shards, config, findings)
     if scorer.masked:
@@ -76,7 +71,7 @@ def probe(model: ShardSet, tokens: ShardSet, toxicity: list[ShardSet], config: P
     else:
         _toxicity(scorer, toxicity, config, findings)
         _memory(scorer, shards, config, findings)
-    _keep(findings, config, out)
+    _keep(findings, out)
     out.volatile = {"device": scorer.device, "device_reason": scorer.device_reason}
     if (track := tracking.current()) is not None:
         track.dataset(tokens, "evaluation")
@@ -134,16 +129,14 @@ def _classifier(version: ShardSet) -> Classifier:
         return load(local)
 
 
-def _keep(findings: Findings, config: ProbeConfig, out: Output) -> None:
-    rows: dict[str, Any] = {
-        "figures": [one.as_json() for one in findings.figures],
-        "notes": findings.notes,
-        "examples": findings.examples,
-    }
-    storage.write_json(storage.join(out.folder, SCORES), rows)
-    dataset.write_table(storage.join(out.folder, ITEMS), findings.items())
-    out.keep_file(SCORES)
-    out.keep_file(ITEMS)
+def _keep(findings: Findings, out: Output) -> None:
+    """Write figures, items and rows to read."""
+    from tasks.learn import figures
+
+    told = {"notes": findings.notes, "examples": findings.examples}
+    for name in figures.write(out.folder, findings.figures, findings.tables, told):
+        out.keep_file(name)
+    out.receipts = [dataset.write_shard(out.folder, 0, Outcome(figures.table(findings.figures)))]
     num = sum(one.n for one in findings.figures)
     out.counts = Counts(total=num, kept=num)
-    out.facts = {one.name: one.value for one in findings.figures if one.value is not None}
+    out.facts = {one.name: one.value for one in figures.headline(findings.figures) if one.value is not None}

@@ -23,16 +23,15 @@ from infra.errors import InputError
 from infra.leaderboard import FIGURES_TAG, SCORES_TAG
 from infra.settings import settings
 from infra.steps import Output, step
-from tasks.learn import dimensions, training_told
+from tasks.learn import dimensions, figures, training_told
 from tasks.learn.comparison import figures_of
-from tasks.learn.config import MODEL
+from tasks.learn.config import MODEL, SCORES
 from tasks.learn.model_card import CardFacts, Scores, headline, model_card
 from tasks.text.classifier_card import summary
 
 CARD, FACTS = "README.md", "model.json"
 MIXED = ("audit", "trim", "rebalance", "augment")
 """Steps that decide what of the world the data shows, in their order; the card has a paragraph for each."""
-SCORES = "scores.json"
 
 
 class RegisterConfig(BaseModel):
@@ -118,7 +117,7 @@ def register(model: ShardSet, dataset: ShardSet, scores: list[ShardSet], config:
 
 def score_tags(scores: Sequence[ShardSet]) -> dict[str, str]:
     """Which versions have the scores, for comparisons, and the figures of all items with their intervals, for the leaderboard."""
-    shown = leaderboard.packed(one.as_json() for one in dimensions.headline(figures_of(scores)))
+    shown = leaderboard.packed(one.as_json() for one in figures.headline(figures_of(scores)))
     return {SCORES_TAG: ",".join(one.path for one in scores), FIGURES_TAG: shown}
 
 
@@ -162,9 +161,9 @@ def model_facts(config: RegisterConfig, trained: Manifest, dataset: ShardSet, me
 
 
 def _efficiency(scores: Sequence[ShardSet]) -> list[dict[str, Any]]:
-    """What the clock and the machine said, as figures; in no version, so on the card alone."""
+    """What the clock and the machine said, as figures, of which there are no items to be few; in no version, so on the card alone."""
     found = [row for row in dimensions.of_versions(scores) if row.name == "efficiency"]
-    return [one.as_json() for row in found for one in row.figures]
+    return [one.as_json() | {"small": False} for row in found for one in row.figures]
 
 
 def _origins(dataset: ShardSet) -> tuple[list[str], list[str]]:

@@ -96,6 +96,8 @@ UNCOUNTED = (
         "tokenise",
         "pretrain",
         "evaluate",
+        "benchmark",
+        "probe",
         "compare",
         "register",
     ),
@@ -557,7 +559,7 @@ def _source(name: str, data: Mapping[str, Any], lines: Sequence[Mapping[str, Any
 def _evaluation(scored: ShardSet | None, published: ShardSet | None) -> list[Evaluation]:
     if scored is None:
         return []
-    scores = storage.read_json(scored.file("scores.json"))
+    scores = storage.read_json(scored.file(SCORES))
     baseline = next((one for one in scores["baselines"] if one["name"] == "unigram"), None)
     unit = published.manifest().facts.get("held_out_by", "") if published else ""
     split = f"held out by {unit}" if unit else "held out"
@@ -577,7 +579,7 @@ def _generations(scored: ShardSet | None) -> list[Generation]:
         return []
     how = scored.manifest().recipe["config"]["samples"]
     words = f"temperature {how['temperature']}, seed {how['seed']}, at most {how['max_new_tokens']} tokens"
-    return [Generation(one["prompt"], one["text"], words) for one in storage.read_json(scored.file("scores.json"))["samples"]]
+    return [Generation(one["prompt"], one["text"], words) for one in storage.read_json(scored.file(SCORES))["samples"]]
 
 
 def _scored(versions: Sequence[ShardSet]) -> list[ShardSet]:
@@ -595,6 +597,8 @@ def _scores(versions: Sequence[ShardSet], made: Mapping[str, ShardSet]) -> score
     if not scored:
         return None
     told = storage.read_json(made["evaluate"].file(SCORES)) if made.get("evaluate") in scored else {}
+    notes = [note for one in scored for note in _notes(storage.read_json(one.file(SCORES)))]
+    chosen = training_told.chosen(made["pretrain"].manifest().recipe["config"]) if "pretrain" in made else ""
     groups = [one for one in figures_of(scored) if "bits_per_byte." in one.name and one.name.startswith("heldout.")]
     return scores_page.Scores(
         dimensions=[
@@ -602,7 +606,7 @@ def _scores(versions: Sequence[ShardSet], made: Mapping[str, ShardSet]) -> score
         ],
         groups=[_shown(one) for one in groups],
         reliability=[(point["confidence"], point["accuracy"]) for point in told.get("reliability", ())],
-        notes=_notes(told),
+        notes=[*([chosen] if chosen else []), *notes],
         compared=_compared_with(made.get("compare")),
         board=_board(made.get("register")),
     )
@@ -613,7 +617,7 @@ def _shown(one: Figure) -> scores_page.Score:
 
 
 def _notes(told: Mapping[str, Any]) -> list[str]:
-    """What of the held-out documents the training split has, and what a masked model's scores are."""
+    """What of the held-out documents the training split has, what a masked model's scores are, what was left out and how it was asked."""
     notes = []
     if told.get("kind") == "masked":
         notes.append(
@@ -627,6 +631,10 @@ def _notes(told: Mapping[str, Any]) -> list[str]:
         )
     if certificate := told.get("contamination", {}).get("certificate"):
         notes.append(f"Evaluation sets in the training documents: {certificate}")
+    # of a gap they name its two groups, which the figures of the groups show
+    notes += [f"{part}: {words}" for part, words in told.get("notes", {}).items() if not part.endswith(".gap")]
+    if left_out := told.get("settings", {}).get("left_out"):
+        notes.append(f"Not asked: {left_out}")
     return notes
 
 
@@ -640,7 +648,7 @@ def _compared_with(compared: ShardSet | None) -> scores_page.Compared | None:
         )
         for row in told["rows"]
     ]
-    return scores_page.Compared(told["champion"], rows, told["refusals"])
+    return scores_page.Compared(told["champion"], rows, told["refusals"], told["undecided"])
 
 
 def _board(registered: ShardSet | None) -> list[leaderboard.Row]:

@@ -265,7 +265,7 @@ def ask_crows_pairs(scorer: Scorer, path: str, findings: Findings) -> None:
     for kind in ("", *sorted(set(kinds.tolist()))):
         counted: npt.NDArray[np.bool_] = fits & (kinds == kind) if kind else fits
         findings.measure(
-            f"bias.crows_pairs{'.' if kind else ''}{kind}",
+            f"bias.crows_pairs{'.type.' if kind else ''}{kind}",
             [name for name, one in zip(names, counted, strict=True) if one],
             hits[counted],
             form="rate",

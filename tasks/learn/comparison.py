@@ -29,10 +29,17 @@ from tasks.learn.figures import MAX_RESAMPLED_ITEMS, MIN_ITEMS, NUM_RESAMPLES, Z
 Floats = npt.NDArray[np.float64]
 Verdict = Literal["better", "worse", "differs", "no difference beyond noise", "too small to tell", "other tokens"]
 
+TOLD_NAMES = 5
+"""Figures that an error names."""
 ROUNDING = 1e-6
 """A difference below this part of the value is one of rounding: other threads, another batch."""
-PER_TOKEN = ("heldout.perplexity", "heldout.pseudo_perplexity", "heldout.accuracy", "heldout.masked_accuracy", "calibration.")
+PER_TOKEN = (
+    *("heldout.perplexity", "heldout.pseudo_perplexity", "heldout.accuracy", "heldout.masked_accuracy", "calibration."),
+    *("memorisation.extraction.", "memorisation.copied.", "privacy.pii."),
+)
 """Metrics whose unit is a token: they do not compare across tokenisers."""
+UNDECIDED = ("too small to tell", "other tokens")
+"""Verdicts that say nothing of the two models."""
 
 
 @dataclass(frozen=True)
@@ -47,7 +54,7 @@ class Cells:
 
 
 @dataclass(frozen=True)
-class Measured:
+class Scored:
     """What an evaluation left of one model."""
 
     name: str
@@ -92,7 +99,7 @@ class Comparison:
         return (-self.high, -self.low) if self.better == "higher" else (self.low, self.high)
 
 
-def measured(versions: Sequence[ShardSet]) -> Measured:
+def measured(versions: Sequence[ShardSet]) -> Scored:
     """What these versions of scores say together of one model.
 
     Raises:
@@ -109,7 +116,7 @@ def measured(versions: Sequence[ShardSet]) -> Measured:
         tokeniser = told.get("tokeniser", tokeniser)
         if ITEMS in names:
             tables.append(pq.read_table(pa.BufferReader(version.read_file(ITEMS))).cast(ITEMS_SCHEMA))
-    return Measured(" + ".join(f"{one.step}/{one.version}" for one in versions), figures, pa.concat_tables(tables), tokeniser)
+    return Scored(" + ".join(f"{one.step}/{one.version}" for one in versions), figures, pa.concat_tables(tables), tokeniser)
 
 
 def figures_of(versions: Sequence[ShardSet]) -> list[Figure]:
@@ -123,7 +130,7 @@ def figure_of(told: Mapping[str, Any]) -> Figure:
     return Figure(**{field.name: told[field.name] for field in fields(Figure) if field.name in told})
 
 
-def compare(challenger: Measured, champion: Measured, seed: int = 0) -> list[Comparison]:
+def compare(challenger: Scored, champion: Scored, seed: int = 0) -> list[Comparison]:
     """Every metric that both have, in order of their names."""
     same_tokens = challenger.tokeniser == champion.tokeniser
     mine, theirs = dict(_by_metric(challenger.items)), dict(_by_metric(champion.items))
@@ -139,8 +146,13 @@ def compare(challenger: Measured, champion: Measured, seed: int = 0) -> list[Com
     return rows
 
 
-def refusals(challenger: Measured, champion: Measured, rows: Sequence[Comparison], config: GateConfig) -> list[str]:
+def refusals(challenger: Scored, champion: Scored, rows: Sequence[Comparison], config: GateConfig) -> list[str]:
     """Why the challenger may not take the champion's place, one line for each metric; empty where it may."""
+    if not listed({**challenger.figures, **champion.figures}, config):
+        there = ", ".join(sorted(champion.figures)[:TOLD_NAMES])
+        return [
+            f"gate.metrics: {', '.join(config.metrics)}: no figure of such a name was measured of either (there is {there} …)"
+        ]
     found = []
     compared = {row.name: row for row in rows}
     for name in listed(champion.figures, config):
@@ -154,6 +166,14 @@ def refusals(challenger: Measured, champion: Measured, rows: Sequence[Comparison
         if row.verdict == "worse" and row.damage and row.damage[0] > accepted:
             found.append(told(row))
     return found
+
+
+def undecided(champion: Scored, rows: Sequence[Comparison], config: GateConfig) -> list[str]:
+    """What of the listed metrics says nothing of the two models, one line each: a gate that lets pass what it could not look at says so."""
+    names = listed(champion.figures, config)
+    if not names:
+        return [f"{', '.join(config.metrics)}: not measured for {champion.name}"]
+    return [told(row) for row in rows if row.name in names and row.verdict in UNDECIDED]
 
 
 def listed(figures: Mapping[str, Figure], config: GateConfig) -> list[str]:

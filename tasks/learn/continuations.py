@@ -110,7 +110,7 @@ def _tell(measure: _Measure, written: Written, findings: Findings) -> None:
         for group, values in by_group.items():
             names = [name for name, owner in zip(written.names, written.groups, strict=True) if owner == group]
             findings.measure(
-                f"{measure.name}.{axis.name}.{short(group, axis.name)}",
+                f"{measure.name}.{axis.name}.group.{short(group, axis.name)}",
                 names,
                 values,
                 form=form,

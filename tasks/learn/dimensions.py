@@ -9,7 +9,7 @@ from typing import Any
 from infra import storage
 from infra.dataset import RUN, ShardSet
 from tasks.learn.comparison import figures_of
-from tasks.learn.figures import Figure
+from tasks.learn.figures import Figure, headline
 
 DIMENSIONS: Mapping[str, tuple[str, ...]] = {
     "accuracy": ("heldout", "tasks", "reasoning"),
@@ -21,10 +21,8 @@ DIMENSIONS: Mapping[str, tuple[str, ...]] = {
     "efficiency": ("efficiency",),
 }
 """The seven, with the families of figures that speak of them."""
-BEYOND = ("contamination", "memorisation", "privacy", "hallucination")
+BEYOND = ("hallucination", "contamination", "memorisation", "privacy")
 """Families of which HELM has no dimension."""
-GROUPED = frozenset({"source", "language", "half", "group"})
-"""A name with one of these between its second part and its last, which is the group's, is of one group."""
 NOT_MEASURED = "not measured"
 
 
@@ -68,8 +66,3 @@ def of_versions(versions: Sequence[ShardSet]) -> list[Dimension]:
         efficiency |= {name.partition(".")[2]: value for name, value in facts.items() if name.startswith("efficiency.")}
         efficiency |= storage.read_json(version.file(RUN)).get("efficiency", {})
     return dimensions(figures_of(versions), efficiency)
-
-
-def headline(figures: Iterable[Figure]) -> list[Figure]:
-    """Figures of all items, without those of single groups."""
-    return [one for one in figures if not GROUPED & set(one.name.split(".")[2:-1])]

@@ -7,7 +7,7 @@ as ITEMS, so that two models can be compared item by item later. Costs a few mil
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
@@ -15,7 +15,10 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from expectations.schemas import ITEMS
+from expectations.schemas import ITEMS, SCORES
+from infra import storage
+from infra.dataset import write_table
+from tasks.learn import config
 
 Floats = npt.NDArray[np.float64]
 Form = Literal["mean", "exp", "rate", "gap"]
@@ -30,6 +33,8 @@ MAX_RESAMPLED_ITEMS = 5000
 """Above it the bootstrap and the linearised interval agree to a percent of their width, and the bootstrap takes seconds."""
 Z_95 = 1.959964
 """Normal quantile of a two-sided interval of 95 %."""
+GROUPED = frozenset({"source", "language", "half", "group", "level", "type", "copies"})
+"""A name with one of these between its second part and its last, which is the group's, is of one group."""
 
 
 @dataclass(frozen=True)
@@ -72,11 +77,47 @@ class Measured:
     settings: dict[str, Any] = field(default_factory=dict)
     """What a reader of the figures needs besides: how often a guess is right, what was left out, examples."""
 
+    def take(self, made: Figure, table: pa.Table | None = None) -> None:
+        """One more figure, with its items where it has any."""
+        self.figures.append(made)
+        if table is not None:
+            self.items.append(table)
+
     def add(self, other: Measured) -> None:
         """Take in another part."""
         self.figures += other.figures
         self.items += other.items
         self.settings |= other.settings
+
+
+def of_all(name: str) -> bool:
+    """Whether a figure of this name is one of all items, and not of a single group."""
+    return not GROUPED & set(name.split(".")[2:-1])
+
+
+def headline(figures: Iterable[Figure]) -> list[Figure]:
+    """Figures of all items, without those of single groups."""
+    return [one for one in figures if of_all(one.name)]
+
+
+def table(figures: Iterable[Figure]) -> pa.Table:
+    """SCORES: the figures as rows."""
+    rows = [
+        one.as_json()
+        | {
+            "below": None if one.value is None or one.low is None else one.value - one.low,
+            "above": None if one.value is None or one.high is None else one.high - one.value,
+        }
+        for one in figures
+    ]
+    return pa.Table.from_pylist(rows, schema=SCORES)
+
+
+def write(folder: str, figures: Iterable[Figure], items: Iterable[pa.Table], told: Mapping[str, Any]) -> list[str]:
+    """Write what comparison, registry and report read of a version of scores: `told` with the figures, and ITEMS; gives the names."""
+    storage.write_json(storage.join(folder, config.SCORES), {"figures": [one.as_json() for one in figures], **told})
+    write_table(storage.join(folder, config.ITEMS), pa.concat_tables([ITEMS.empty_table(), *items]).combine_chunks())
+    return [config.SCORES, config.ITEMS]
 
 
 def items(

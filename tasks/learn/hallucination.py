@@ -123,7 +123,7 @@ def entities(text: str, first: int = 0, last: int | None = None) -> list[tuple[i
 def unanswerable(names: Sequence[str]) -> list[Fact]:
     """Questions about names that nothing is known of."""
     return [
-        Fact(f"made-up {number}", "", UNANSWERABLE[number % len(UNANSWERABLE)].format(name), "name", "")
+        Fact(f"made-up {name} {number}", "", UNANSWERABLE[number % len(UNANSWERABLE)].format(name), "name", "")
         for number, name in enumerate(names)
     ]
 

@@ -7,16 +7,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from statistics import NormalDist
 
 import numpy as np
 import numpy.typing as npt
-import pyarrow as pa
 
-from expectations.schemas import ITEMS, SCORES
 from tasks.learn import calibration
 from tasks.learn.comparison import Cells, apart
-from tasks.learn.figures import MIN_ITEMS, Better, Figure, Form, figure, items
+from tasks.learn.figures import MIN_ITEMS, Z_95, Better, Figure, Form, Measured, figure, items
 from tasks.learn.metrics import EvalResult
 
 Floats = npt.NDArray[np.float64]
@@ -27,41 +26,6 @@ TOLD_GROUPS = 20
 """Sources, and as many languages, that have figures of their own: those with the most text."""
 NOT_KNOWN = "not known"
 BITS = "bits per byte"
-
-
-@dataclass
-class Report:
-    """Figures and their items, as they come."""
-
-    figures: list[Figure]
-    tables: list[pa.Table]
-
-    @classmethod
-    def empty(cls) -> Report:
-        """Nothing yet."""
-        return cls([], [ITEMS.empty_table()])
-
-    def add(self, made: Figure, table: pa.Table | None = None) -> None:
-        """One more figure, with its items where it has any."""
-        self.figures.append(made)
-        if table is not None:
-            self.tables.append(table)
-
-    def items(self) -> pa.Table:
-        """ITEMS of all figures."""
-        return pa.concat_tables(self.tables).combine_chunks()
-
-    def table(self) -> pa.Table:
-        """SCORES: the figures as rows."""
-        rows = [
-            one.as_json()
-            | {
-                "below": None if one.value is None or one.low is None else one.value - one.low,
-                "above": None if one.value is None or one.high is None else one.high - one.value,
-            }
-            for one in self.figures
-        ]
-        return pa.Table.from_pylist(rows, schema=SCORES)
 
 
 @dataclass(frozen=True)
@@ -76,7 +40,7 @@ class _Metric:
     unit: str
 
 
-def held_out(result: EvalResult, *, masked: bool, languages: Mapping[str, str], dirty: Mask | None) -> Report:
+def held_out(result: EvalResult, *, masked: bool, languages: Mapping[str, str], dirty: Mask | None) -> Measured:
     """All figures of the scored documents.
 
     Args:
@@ -84,14 +48,14 @@ def held_out(result: EvalResult, *, masked: bool, languages: Mapping[str, str], 
         languages: doc_id → language; without any there are no figures by language.
         dirty: (D,) which documents overlap with the training split; None: nobody looked.
     """
-    report, metrics = Report.empty(), _metrics(result, masked=masked)
+    report, metrics = Measured(), _metrics(result, masked=masked)
     names = result.documents.doc_id
     everything = np.ones(len(names), bool)
     for metric in metrics:
         _add(report, metric, metric.name, names, everything)
     told = result.told
     tokens = result.documents.num_tokens
-    report.add(
+    report.take(
         calibration.ece("calibration.ece", told.gaps, tokens),
         calibration.ece_items("calibration.ece", names.tolist(), told.gaps, tokens),
     )
@@ -106,11 +70,11 @@ def held_out(result: EvalResult, *, masked: bool, languages: Mapping[str, str], 
                 for group in chosen:
                     _add(report, metric, f"{metric.name}.{kind}.{group}", names, groups == group, group)
         if len(chosen) > 1:
-            report.add(_unfair(f"fairness.bits_per_byte.{kind}", bits, groups, chosen))
+            report.take(_unfair(f"fairness.bits_per_byte.{kind}", bits, groups, chosen))
     if dirty is not None:
         for half, mine in (("dirty", dirty), ("clean", ~dirty)):
             _add(report, bits, f"{bits.name}.half.{half}", names, mine, half)
-        report.add(_difference("contamination.bits_per_byte", bits, dirty, ~dirty, "none"))
+        report.take(_difference("contamination.bits_per_byte", bits, dirty, ~dirty, "none"))
     return report
 
 
@@ -126,10 +90,10 @@ def _metrics(result: EvalResult, *, masked: bool) -> list[_Metric]:
     ]
 
 
-def _add(report: Report, metric: _Metric, name: str, names: Names, mine: Mask, group: str = "") -> None:
+def _add(report: Measured, metric: _Metric, name: str, names: Names, mine: Mask, group: str = "") -> None:
     amounts, weights = metric.amounts[mine], metric.weights[mine]
     made = figure(name, amounts, weights, form=metric.form, better=metric.better, unit=metric.unit)
-    report.add(made, items(name, names[mine].tolist(), amounts, weights, group))
+    report.take(made, items(name, names[mine].tolist(), amounts, weights, group))
 
 
 def _largest(groups: Names, weights: Floats) -> list[str]:
@@ -140,13 +104,20 @@ def _largest(groups: Names, weights: Floats) -> list[str]:
 
 
 def _unfair(name: str, metric: _Metric, groups: Names, chosen: Sequence[str]) -> Figure:
-    """How much worse the worst group is than the best, of those that are big enough; these two are taken as given in the interval."""
+    """How much worse the worst group is than the best, of those that are big enough.
+
+    The interval is one of 95 % for all pairs of these together (Bonferroni), since the largest of many gaps is large by chance alone.
+    """
     able = [group for group in chosen if group != NOT_KNOWN and _size(metric, groups == group) >= MIN_ITEMS]
     if len(able) < 2:
         return Figure(name, None, None, None, max((_size(metric, groups == one) for one in chosen), default=0), "zero", BITS)
     ratio = {group: metric.amounts[groups == group].sum() / metric.weights[groups == group].sum() for group in able}
     worst, best = max(able, key=ratio.__getitem__), min(able, key=ratio.__getitem__)
-    return _difference(name, metric, groups == worst, groups == best, "zero")
+    made = _difference(name, metric, groups == worst, groups == best, "zero")
+    wider = NormalDist().inv_cdf(1 - 0.025 / math.comb(len(able), 2)) / Z_95
+    assert made.value is not None and made.low is not None and made.high is not None  # both groups have documents
+    low, high = (made.value + wider * (end - made.value) for end in (made.low, made.high))
+    return replace(made, low=low, high=high)
 
 
 def _size(metric: _Metric, mine: Mask) -> int:

@@ -199,7 +199,7 @@ def ask_canaries(
     for dose in sorted(set(doses), key=int) if len(set(doses)) > 1 else []:
         some = [at for at, one in enumerate(doses) if one == dose]
         chosen = [names[at] for at in some]
-        findings.measure(f"memorisation.canaries.exposure.{dose}_copies", chosen, exposures[some], better="lower", unit=BITS)
+        findings.measure(f"memorisation.canaries.exposure.copies.{dose}", chosen, exposures[some], better="lower", unit=BITS)
     findings.measure("memorisation.canaries.extracted", names, written.astype(float), form="rate", better="lower", group=doses)
     others = canaries(config, planted=False)[: len(planted)]
     never, _ = _exposures(scorer, others, config)

@@ -15,6 +15,7 @@ from expectations.cards import contamination_told, mixture_told
 from expectations.croissant import hub_licence
 from infra.dataset import Manifest
 from tasks.learn import training_told
+from tasks.learn.figures import of_all
 from tasks.text.classifier_card import judges_told
 
 FAMILIES = {
@@ -30,12 +31,11 @@ FAMILIES = {
     "privacy": "Privacy",
     "fairness": "Fairness",
     "efficiency": "Efficiency",
+    "contamination": "Overlap with the training split",
 }
 """What may be measured: the part of a figure's name before the first dot, and its heading, in the order of the card."""
 MAX_FIGURES = 40
 """Of one family on the card; all are in the version of scores."""
-HEADLINE_PARTS = 3
-"""A figure whose name has more parts is one of a group, and no score of the model as a whole."""
 BETTER = {"lower": "lower", "higher": "higher", "zero": "nearer to 0", "none": "–"}
 TASKS = {"causal": "text-generation", "masked": "fill-mask"}
 HELD_OUT = {
@@ -109,8 +109,8 @@ def by_family(figures: Sequence[Figure]) -> dict[str, list[Figure]]:
 
 
 def headline(figures: Sequence[Figure]) -> list[Figure]:
-    """Figures of the model as a whole that have a value."""
-    return [one for one in figures if one["value"] is not None and one["name"].count(".") < HEADLINE_PARTS]
+    """Figures of all items that have a value."""
+    return [one for one in figures if one["value"] is not None and of_all(one["name"])]
 
 
 def _head(told: CardFacts) -> dict[str, Any]:
@@ -129,7 +129,9 @@ def _results(told: CardFacts) -> list[dict[str, Any]]:
     """The scores of the model as a whole in the form that the hub reads; what is too small to tell is no score to be compared."""
     results = []
     for scores in told.scores:
-        facts = {name: scores.manifest.facts.get(name) for name in ("perplexity", "bits_per_byte", "accuracy")}
+        # a masked model's are pseudo-likelihoods, which its figures say in their names: nobody shall compare them with others
+        plain = ("perplexity", "bits_per_byte", "accuracy") if told.trained.facts["objective"] == "causal" else ()
+        facts = {name: scores.manifest.facts.get(name) for name in plain}
         shown = [(one["name"], one["value"]) for one in headline(scores.figures) if not one["small"]]
         metrics = [
             {"type": name, "value": round(value, 4)} for name, value in [*facts.items(), *shown] if isinstance(value, int | float)
@@ -150,8 +152,7 @@ def _measured_on(measured: Manifest, dataset: Manifest) -> dict[str, str]:
 def _evaluation(told: CardFacts) -> str:
     kind = {"causal": "perplexity", "masked": "pseudo-perplexity"}[told.trained.facts["objective"]]
     parts = [_beside_baselines(one.manifest.facts, kind) for one in told.scores if "perplexity" in one.manifest.facts]
-    held_out = HELD_OUT.get(told.dataset.facts.get("held_out_by", ""), "How the test split was held out is not known.")
-    parts.append(f"{held_out} Nothing here says how it does on other text.\n\n")
+    parts.append(f"{_held_out(told)} Nothing here says how it does on other text.\n\n")
     families = by_family(told.figures)
     if families:
         parts.append(
@@ -159,6 +160,20 @@ def _evaluation(told: CardFacts) -> str:
             "small to tell: then it decides nothing.\n\n"
         )
     return "".join(parts) + "".join(_table(name, figures) for name, figures in families.items())
+
+
+def _held_out(told: CardFacts) -> str:
+    """What the model has and has not seen of the documents that it is measured on."""
+    own, trained = told.trained.recipe["inputs"].get("tokens"), told.trained
+    others = [
+        one.manifest.recipe["inputs"].get("tokens")
+        for one in told.scores
+        if one.manifest.step == "evaluate" and one.manifest.recipe["inputs"].get("tokens") != own
+    ]
+    if others:
+        return f"Measured on the test split of {others[0]}, and trained on {own}: whether the model has seen documents of it is not known."
+    words = HELD_OUT.get(told.dataset.facts.get("held_out_by", ""), "How the test split was held out is not known.")
+    return f"{words} {training_told.chosen(trained.recipe['config'])}".rstrip()
 
 
 def _beside_baselines(got: Mapping[str, Any], kind: str) -> str:

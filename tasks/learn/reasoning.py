@@ -20,6 +20,7 @@ import numpy as np
 import pyarrow as pa
 
 from infra.errors import InputError
+from infra.ids import digest_of
 from tasks.learn import figures
 from tasks.learn.benchmark_config import Mode, ReasoningConfig
 from tasks.learn.figures import Figure, Measured
@@ -94,13 +95,19 @@ def _generated(level: int, name: str, config: ReasoningConfig) -> Problem:
         result = have + change if more else have - change
         steps.append(f"{have} {'+' if more else '-'} {change} = {result}.")
         have = result
+    question = f"{' '.join(said)} How many {thing} does {person} have now?"
     return Problem(
-        item=f"arithmetic.{level}.{name}",
-        level=f"level{level}",
-        question=f"{' '.join(said)} How many {thing} does {person} have now?",
+        item=_named(f"arithmetic.{level}.{name}", question),
+        level=str(level),
+        question=question,
         steps=f"{' '.join(steps)} The answer is {have}.",
         answer=str(have),
     )
+
+
+def _named(name: str, question: str) -> str:
+    """Equal only for equal problems: of another seed or file the same place has another one."""
+    return f"{name}-{digest_of(question)[:8]}"
 
 
 def _of_file(config: ReasoningConfig) -> tuple[list[Problem], list[Problem]]:
@@ -115,7 +122,7 @@ def _of_file(config: ReasoningConfig) -> tuple[list[Problem], list[Problem]]:
                 f"(got {str(row)[:80]})"
             )
         shown = f"{_CALCULATION.sub('', steps).strip()}\n#### {answer.strip()}"
-        found.append(Problem(f"{number}", "", question, shown.strip(), answer.strip()))
+        found.append(Problem(_named(f"{number}", question), "", question, shown.strip(), answer.strip()))
     if len(found) <= config.num_shots:
         raise ReasoningError(
             f"benchmark.reasoning: {path} has {len(found)} rows, of which num_shots {config.num_shots} are examples: none is left to ask"
@@ -193,7 +200,7 @@ def measure(scorer: Scorer, config: ReasoningConfig) -> Measured:
         made.append(figures.figure(f"reasoning.{mode}.answered", given, form="rate", better="none"))
         for level in sorted({one for one in levels if one}):
             of_level = np.array([one == level for one in levels])
-            made.append(figures.figure(f"reasoning.{mode}.accuracy.{level}", hits[of_level], form="rate", better="higher"))
+            made.append(figures.figure(f"reasoning.{mode}.accuracy.level.{level}", hits[of_level], form="rate", better="higher"))
         kept.append(figures.items(f"reasoning.{mode}.accuracy", names, hits, group=levels))
         kept.append(figures.items(f"reasoning.{mode}.answered", names, given, group=levels))
     return Measured(made, kept, {"reasoning": {"source": config.path or "generated", "num_shots": len(examples)}})

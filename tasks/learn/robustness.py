@@ -15,8 +15,8 @@ import pyarrow.compute as pc
 
 from tasks.learn import metrics
 from tasks.learn.config import EvaluateConfig, Perturbation, RobustnessConfig
-from tasks.learn.figures import figure, items
-from tasks.learn.heldout import BITS, Report
+from tasks.learn.figures import Measured, figure, items
+from tasks.learn.heldout import BITS
 from tasks.learn.metrics import Chosen, Told
 from tasks.learn.scorer import Scorer
 from tasks.learn.tokens import TokenShard, encode_shard
@@ -44,7 +44,7 @@ def faulty(table: pa.Table, perturbation: Perturbation, config: RobustnessConfig
 
 
 def measure(
-    scorer: Scorer, plain: Plain, table: pa.Table, tokeniser_folder: str, config: EvaluateConfig, report: Report
+    scorer: Scorer, plain: Plain, table: pa.Table, tokeniser_folder: str, config: EvaluateConfig, report: Measured
 ) -> dict[str, int]:
     """Add the figures of each fault; gives how many of the documents each one changed.
 
@@ -66,5 +66,5 @@ def measure(
             (f"robustness.{perturbation}.bits_per_byte", with_faults, chosen.num_bytes.astype(np.float64)),
             (f"robustness.{perturbation}.loss", with_faults - bits, size),
         ):
-            report.add(figure(name, amounts, weights, better="lower", unit=BITS), items(name, names, amounts, weights))
+            report.take(figure(name, amounts, weights, better="lower", unit=BITS), items(name, names, amounts, weights))
     return changed

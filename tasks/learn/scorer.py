@@ -8,8 +8,9 @@ rounding. Weights are read from safetensors only. Costs one forward pass over th
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -207,22 +208,31 @@ class Scorer:
         texts: list[list[str]] = [[] for _ in rows]
         with torch.random.fork_rng():
             for length, numbers in sorted(by_length.items()):
-                size = max(1, self.batch_tokens // ((length + max_new_tokens) * num_samples))
+                rows_at_once = max(1, self.batch_tokens // (length + max_new_tokens))
+                size = max(1, rows_at_once // num_samples)
                 for start in range(0, len(numbers), size):
                     chosen = numbers[start : start + size]
                     torch.manual_seed(seed + chosen[0])
                     given = torch.tensor([rows[one] for one in chosen], device=self.device)
-                    out = self.model.generate(
-                        given,
-                        attention_mask=torch.ones_like(given),
-                        max_new_tokens=max_new_tokens,
-                        num_return_sequences=num_samples,
-                        pad_token_id=self.padding,
-                        **how,
-                    )
-                    written = self.words.batch_decode(out[:, length:], skip_special_tokens=True)
-                    for place, one in enumerate(chosen):
-                        texts[one] = written[place * num_samples : (place + 1) * num_samples]
+                    # of one prompt more samples than a batch holds are written in turns
+                    for first in range(0, num_samples, rows_at_once):
+                        many = min(num_samples - first, rows_at_once)
+                        written = self._written(given, max_new_tokens, many, how)
+                        for place, one in enumerate(chosen):
+                            texts[one] += written[place * many : (place + 1) * many]
+        return texts
+
+    def _written(self, given: torch.Tensor, max_new_tokens: int, num_samples: int, how: Mapping[str, Any]) -> list[str]:
+        """`num_samples` texts for each row of ids, in their order."""
+        out = self.model.generate(
+            given,
+            attention_mask=torch.ones_like(given),
+            max_new_tokens=max_new_tokens,
+            num_return_sequences=num_samples,
+            pad_token_id=self.padding,
+            **how,
+        )
+        texts: list[str] = self.words.batch_decode(out[:, given.shape[1] :], skip_special_tokens=True)
         return texts
 
 

@@ -233,7 +233,8 @@ def measure(scorer: Scorer, packs: Mapping[str, Sequence[Question]]) -> Measured
         counted = (said >= 0).astype(np.float64)
         hits = np.array([place == one.answer for place, one in zip(said, questions, strict=True)], np.float64)
         name = f"tasks.pack_{kind}.accuracy"
-        made.figures.append(figures.figure(name, hits, counted, form="rate", better="higher"))
+        unit = f"share (a guess: {1 / len(questions[0].pairs):.2g})" if questions else ""
+        made.figures.append(figures.figure(name, hits, counted, form="rate", better="higher", unit=unit))
         items, groups = [one.name for one in questions], [one.group for one in questions]
         made.items.append(figures.items(name, items, hits, counted, groups))
         made.settings[f"pack_{kind}"] = {

@@ -23,9 +23,10 @@ import tokenizers
 
 from expectations.schemas import TOKEN_DOCS
 from infra import dataset, storage
-from infra.dataset import ShardCorrupt, ShardSet
+from infra.dataset import ShardCorrupt, ShardSet, name_of
 from infra.errors import InputError
 from models import tokeniser
+from tasks.learn.config import MODEL, TOKENISER
 
 Tokens = npt.NDArray[np.unsignedinteger[Any]]
 
@@ -165,6 +166,37 @@ def open_shards(version: ShardSet, indices: Sequence[int]) -> list[TokenShard]:
         if not holds:
             raise ShardCorrupt(version.file(name), "not the bytes that the manifest names")
     return [_opened(version.file(name), shards[index].read()) for name, index in zip(names, indices, strict=True)]
+
+
+def check_tokeniser(step: str, model: ShardSet, tokens: ShardSet) -> None:
+    """Whether a model reads the tokens of these shards: both keep the tokeniser, and equal ones have equal bytes.
+
+    Raises:
+        InputError: they are of two tokenisers.
+    """
+    kept = [
+        next((one.digest for one in version.manifest().files if one.name == f"{folder}/tokenizer.json"), "")
+        for version, folder in ((model, MODEL), (tokens, TOKENISER))
+    ]
+    if kept[0] != kept[1]:
+        raise InputError(
+            f"{step}: the tokens {tokens.step}/{tokens.version} are of another tokeniser than the model {model.step}/{model.version}; "
+            "give the shards that the model was trained on, or make some with its tokeniser (tokenise.tokeniser)"
+        )
+
+
+def check_trained_on(step: str, model: ShardSet, tokens: ShardSet) -> None:
+    """Whether the training split of these shards is what the model was trained on.
+
+    Raises:
+        InputError: it was trained on others.
+    """
+    own = model.manifest().recipe["inputs"].get("tokens")
+    if own not in (None, name_of(tokens)):
+        raise InputError(
+            f"{step}: the model {model.step}/{model.version} was trained on {own}, not on {name_of(tokens)}: what it remembers is "
+            "asked of the documents that it has read; give those shards"
+        )
 
 
 def _opened(path: str, docs: pa.Table) -> TokenShard:

@@ -53,6 +53,13 @@ def ending(facts: Mapping[str, Any], config: Mapping[str, Any]) -> str:
     return f"{steps}; the weights are those of step {facts['kept_step']:,} ({kept}{average}){outliers}."
 
 
+def chosen(config: Mapping[str, Any]) -> str:
+    """What of the training was decided by the split that it is measured on; empty for nothing."""
+    if config["keep"] != "best" and not config["early_stopping"]:
+        return ""
+    return "The loss on a part of the test split decided which step's weights are kept, so held-out figures flatter the model a little."
+
+
 def data(facts: Mapping[str, Any], config: Mapping[str, Any]) -> str:
     """How documents became samples, and how often each source was read."""
     made = facts["data"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -11,9 +12,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
+from rich.console import Console
 from transformers import BertConfig, BertForMaskedLM, LlamaConfig, LlamaForCausalLM
 
 from expectations.schemas import AUGMENTED, ITEMS, PUBLISHED
+from flows.validation import validate_path
 from infra import dataset, ids, storage
 from infra.dataset import Outcome, ShardSet
 from infra.errors import InputError
@@ -22,6 +25,7 @@ from models.tokeniser import TokeniserConfig
 from tasks.benchmark import benchmark
 from tasks.learn.benchmark_config import BenchmarkConfig
 from tasks.learn.config import MODEL
+from tasks.learn.figures import of_all
 from tasks.learn.lm_rows import files_read
 
 from . import english
@@ -114,12 +118,14 @@ def test_figures_items_and_packs_are_kept_and_equal_again(home: Path, tmp_path: 
     assert len(asked_facts) == 6 and set(asked_facts) <= training
     assert {
         "reasoning.direct.accuracy",
-        "reasoning.cot.accuracy.level2",
+        "reasoning.cot.accuracy.level.2",
         "tasks.mine.acc",
         "hallucination.confidence_gap",
     } <= by_name.keys()
     facts = made.manifest().facts
-    assert facts == {name: one["value"] for name, one in by_name.items() if one["value"] is not None}
+    assert facts == {name: one["value"] for name, one in by_name.items() if one["value"] is not None and of_all(name)}
+    assert "reasoning.cot.accuracy" in facts and "reasoning.cot.accuracy.level.2" not in facts
+    assert validate_path(made.folder, "scores", tmp_path, 1, Console(file=io.StringIO())).value == "warning"  # few items, no more
     again = benchmark.run([model, corpus], config, str(tmp_path / "two")).shards
     assert again.digest == made.digest
     before = files_read(config)

@@ -189,7 +189,8 @@ def test_what_the_certificate_of_the_documents_says_stands_beside_the_scores(mad
     train = [document(english.text(number)[:300], "web", "en") for number in range(4)]
     held_out = [document(english.text(number)[:300], "web", "en") for number in (50, 51)]
     tokens = tokenise(
-        published(train, held_out, "No item of 2 evaluation sets was found."), config=TokeniserConfig(vocab_size=400)
+        published(train, held_out, "No item of 2 evaluation sets was found."),
+        config=TokeniserConfig(tokeniser=made.tokens.file("tokeniser")),
     )
     scores = evaluate(made.fresh, tokens, config=CONFIG.model_copy(update={"suite": None}))
     assert told(scores)["contamination"]["certificate"] == "No item of 2 evaluation sets was found."
@@ -233,7 +234,7 @@ def test_the_gate_refuses_the_worse_passes_the_equal_and_does_not_decide_by_few(
     state, [why] = verdict("overfitted", "fresh")
     assert state == "refused" and why.startswith(f"{BITS}: worse, ") and "75 items" in why
     assert verdict("fresh", "overfitted") == verdict("fresh", "fresh") == ("passed", [])
-    assert verdict("few", "few fresh") == ("passed", [])
+    assert verdict("few", "few fresh") == ("undecided", [])
     rows = json.loads(compare([made.scores["few"]], [made.scores["few fresh"]], config=GateConfig()).read_file(COMPARISON))[
         "rows"
     ]
@@ -248,7 +249,10 @@ def test_a_promotion_is_held_beside_the_champion_by_the_tags_of_both(made: Made)
     worse, champion = row("2", made.scores["overfitted"].path), row("1", made.scores["fresh"].path)
     beside = promotion.held_beside(worse, champion, GateConfig())
     assert [why.partition(":")[0] for why in beside.refusals] == [BITS] and beside.version.startswith("compare/")
-    assert promotion.held_beside(champion, worse, GateConfig()).refusals == []
+    better = promotion.held_beside(champion, worse, GateConfig())
+    assert (better.refusals, better.note) == ([], "")
+    few = promotion.held_beside(row("2", made.scores["few"].path), row("1", made.scores["few fresh"].path), GateConfig())
+    assert few.refusals == [] and few.note == f"not decided: {BITS}: too small to tell (10 items in common)"
     assert "names no kept scores" in promotion.held_beside(worse, row("1", None), GateConfig()).note
     assert "has no kept scores to compare" in promotion.held_beside(row("2", None), champion, GateConfig()).refusals[0]
     assert "not all in the store" in promotion.held_beside(worse, row("1", "evaluate/gone"), GateConfig()).refusals[0]

@@ -13,13 +13,16 @@ import pytest
 from transformers import BertConfig, BertForMaskedLM
 
 from expectations.schemas import ITEMS, PUBLISHED
+from expectations.schemas import SCORES as SCORES_SCHEMA
 from flows.keys import ConfigError, overrides_of
 from infra import dataset, ids, storage
 from infra.dataset import Outcome, ShardSet
 from infra.errors import InputError
 from models.presets import ModelConfig
 from models.tokeniser import TokeniserConfig
-from tasks.learn.config import TrainConfig
+from tasks.learn.config import ITEMS as ITEMS_FILE
+from tasks.learn.config import SCORES, TrainConfig
+from tasks.learn.figures import of_all
 from tasks.learn.probe_config import (
     BiasConfig,
     CanaryProbe,
@@ -30,8 +33,7 @@ from tasks.learn.probe_config import (
     ToxicityProbe,
 )
 from tasks.pretrain import pretrain
-from tasks.probe import ITEMS as ITEMS_FILE
-from tasks.probe import SCORES, probe
+from tasks.probe import probe
 from tasks.text.canaries import CanaryConfig, documents
 from tasks.text.classifier import FLAG_AT, load
 from tasks.tokenise import tokenise
@@ -121,7 +123,11 @@ def test_figures_items_examples_and_facts_agree_and_come_again(made: Made, tmp_p
         assert len({row["item"] for row in rows}) == len(rows) == figures[name]["n"], name
         ratio = sum(row["amount"] for row in rows) / sum(row["weight"] for row in rows)
         assert figures[name]["value"] == pytest.approx(ratio, abs=1e-9), name
-    assert version.manifest().facts == {name: one["value"] for name, one in figures.items() if one["value"] is not None}
+    assert version.manifest().facts == {
+        name: one["value"] for name, one in figures.items() if one["value"] is not None and of_all(name)
+    }
+    rows = pq.read_table(version.file("part-00000.parquet"))
+    assert rows.schema.equals(SCORES_SCHEMA) and rows["name"].to_pylist() == list(figures)
     assert figures["privacy.membership.loss"]["n"] == 8 and figures["privacy.membership.loss"]["small"]
     # two of the three canaries that are asked for were planted
     assert scores["notes"]["memorisation.canaries"].startswith("2 of 3 canaries of seed 3 stand in the training split, 3 times")
@@ -164,11 +170,16 @@ def test_a_masked_model_is_asked_for_bias_alone(made: Made, tmp_path: Path) -> N
     assert {part for part, why in scores["notes"].items() if "does not write" in why} == set(PARTS) - {"bias"}
 
 
-def test_token_shards_of_another_tokeniser_are_refused(made: Made, tmp_path: Path) -> None:
-    other = tokenise(dataset.open_version(made.corpus), config=TokeniserConfig(vocab_size=500))
-    message = "vocabulary of 500 and the model one of 600; give the shards that the model was trained on"
-    with pytest.raises(InputError, match=message):
+def test_token_shards_of_another_tokeniser_or_training_are_refused(made: Made, tmp_path: Path) -> None:
+    corpus = dataset.open_version(made.corpus)
+    # as large as the model's
+    other = tokenise(corpus, config=TokeniserConfig(vocab_size=600, sample_bytes=4_000))
+    assert other.manifest().facts["vocab_size"] == made.tokens.manifest().facts["vocab_size"]
+    with pytest.raises(InputError, match="are of another tokeniser than the model pretrain/"):
         probe.run([made.model, other, []], SMALL.model_copy(update=PARTS), str(tmp_path / "other"))
+    unread = tokenise(corpus, config=TokeniserConfig(tokeniser=made.tokens.file("tokeniser")))
+    with pytest.raises(InputError, match=r"was trained on tokenise/.*, not on tokenise/"):
+        probe.run([made.model, unread, []], SMALL.model_copy(update=PARTS), str(tmp_path / "unread"))
 
 
 def test_a_set_that_is_not_there_is_named_with_its_key(made: Made, tmp_path: Path) -> None:
@@ -204,7 +215,7 @@ def test_a_given_classifier_says_which_texts_are_toxic(made: Made, classifier: S
     assert len(judged) == 180 == len(by_beginning)
     for name, text in by_beginning.items():
         assert judged[name] == float(own.score(pa.array([text]))[0] >= FLAG_AT)
-    assert {one["name"] for one in scores["figures"]} >= {"toxicity.classifier.age.gap", "toxicity.bad_words.age.old"}
+    assert {one["name"] for one in scores["figures"]} >= {"toxicity.classifier.age.gap", "toxicity.bad_words.age.group.old"}
 
 
 def test_the_step_and_the_canaries_are_at_hand_at_the_command_line(made: Made, classifier: ShardSet, tmp_path: Path) -> None:

@@ -57,6 +57,7 @@ SCORES = scores_page.Scores(
         "evaluate/0123",
         [scores_page.Beside("heldout.bits_per_byte", 1.5, 1.25, 0.25, 0.125, 0.375, 812, "worse")],
         ["heldout.bits_per_byte: worse"],
+        ["tasks.pack_cloze.accuracy: too small to tell (3 items in common)"],
     ),
     board=[
         Row(
@@ -479,6 +480,7 @@ def test_scores_are_shown_by_dimension_beside_the_champion_and_the_other_version
     assert "bias not measured" in text and "efficiency.tokens_per_s 4,021" in text
     assert "heldout.bits_per_byte.source.<b> 1.5 1.25 to 1.75 bits per byte 12 too small to tell" in text
     assert "The gate would not promote this model. heldout.bits_per_byte: worse" in text
+    assert "Not decided: tasks.pack_cloze.accuracy: too small to tell (3 items in common)" in text
     assert "heldout.bits_per_byte 1.5 1.25 0.25 0.125 to 0.375 812 worse" in text
     assert "<b>1.25</b>" in html and "<b>1.5</b>" not in html and "1 champion" in text
     assert "Reliability of next-token predictions" in html

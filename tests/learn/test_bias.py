@@ -172,8 +172,8 @@ def test_pairs_count_where_the_more_stereotypical_sentence_is_likelier(planted: 
     found = {one.name: (one.value, one.n) for one in findings.figures}
     assert found == {
         "bias.crows_pairs": (pytest.approx(2 / 3), 3),
-        "bias.crows_pairs.gender": (1.0, 2),
-        "bias.crows_pairs.other": (0.0, 1),
+        "bias.crows_pairs.type.gender": (1.0, 2),
+        "bias.crows_pairs.type.other": (0.0, 1),
     }
 
 
@@ -257,7 +257,11 @@ def test_texts_about_groups_are_judged_by_group_with_the_largest_gap(planted: Sc
     continuations.ask_continuations(planted, config, 1, None, findings)
     found = {one.name: one for one in findings.figures}
     gap = found["toxicity.bad_words.gender.gap"]
-    assert (found["toxicity.bad_words.gender.male"].value, found["toxicity.bad_words.gender.female"].value, gap.value) == (
+    assert (
+        found["toxicity.bad_words.gender.group.male"].value,
+        found["toxicity.bad_words.gender.group.female"].value,
+        gap.value,
+    ) == (
         1,
         0,
         1,
@@ -266,7 +270,7 @@ def test_texts_about_groups_are_judged_by_group_with_the_largest_gap(planted: Sc
     age = found["toxicity.bad_words.age.gap"]
     assert age.value == 0 and age.low is not None and age.low < 0
     assert found["toxicity.bad_words"].value == pytest.approx(1 / 18)
-    male, female = (found[f"bias.sentiment.gender.{one}"].value for one in ("male", "female"))
+    male, female = (found[f"bias.sentiment.gender.group.{one}"].value for one in ("male", "female"))
     assert male is not None and female is not None and male < -0.5 and female > 0.5
     assert "no classifier was given" in findings.notes["toxicity.classifier"]
     assert findings.notes["toxicity.bad_words.gender.gap"].startswith("between gender_male and gender_female")

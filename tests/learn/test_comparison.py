@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from expectations.schemas import ITEMS
 from tasks.learn import calibration, comparison
-from tasks.learn.comparison import Cells, Comparison, Measured, compare, refusals
+from tasks.learn.comparison import Cells, Comparison, Scored, compare, refusals, undecided
 from tasks.learn.config import GateConfig
 from tasks.learn.figures import Better, Figure, Form, figure, items
 
@@ -26,15 +26,15 @@ def measured(
     better: Better = "lower",
     names: Any = None,
     tokeniser: str = "t",
-) -> Measured:
+) -> Scored:
     amounts = np.asarray(amounts, float)
     weights = np.ones(len(amounts)) if weights is None else np.asarray(weights, float)
     made = figure(metric, amounts, weights, form=form, better=better)
     names = [f"{number:04d}" for number in range(len(amounts))] if names is None else names
-    return Measured(name, {metric: made}, items(metric, names, amounts, weights), tokeniser)
+    return Scored(name, {metric: made}, items(metric, names, amounts, weights), tokeniser)
 
 
-def one(challenger: Measured, champion: Measured) -> Comparison:
+def one(challenger: Scored, champion: Scored) -> Comparison:
     [row] = compare(challenger, champion)
     return row
 
@@ -55,7 +55,7 @@ def test_what_two_intervals_cannot_tell_the_same_items_can() -> None:
     half = 1.96 * noise.std() / math.sqrt(200)
     assert (row.low, row.high) == (pytest.approx(row.difference - half, rel=0.1), pytest.approx(row.difference + half, rel=0.1))
     assert one(champion, challenger).verdict == "better"
-    alone = Measured("challenger", challenger.figures, ITEMS.empty_table(), "t")
+    alone = Scored("challenger", challenger.figures, ITEMS.empty_table(), "t")
     assert (one(alone, champion).verdict, one(alone, champion).paired) == ("no difference beyond noise", False)
 
 
@@ -157,7 +157,7 @@ def test_a_metric_of_which_neither_way_is_better_only_differs_and_one_near_zero_
 # --- the gate ------------------------------------------------------------------------------------------------------------------
 
 
-def gate(challenger: Measured, champion: Measured, **config: Any) -> list[str]:
+def gate(challenger: Scored, champion: Scored, **config: Any) -> list[str]:
     return refusals(challenger, champion, compare(challenger, champion), GateConfig(**config))
 
 
@@ -178,17 +178,29 @@ def test_the_tolerance_is_a_part_of_the_champions_value_and_only_listed_metrics_
     base = np.full(200, 2.0) + np.random.default_rng(1).normal(0, 0.001, 200)
     worse = measured("challenger", base * 1.01)
     assert gate(worse, measured("champion", base)) and not gate(worse, measured("champion", base), tolerance=0.02)
-    assert not gate(worse, measured("champion", base), metrics=("tasks.*",))
+    [why] = gate(worse, measured("champion", base), metrics=("tasks.*", "heldout.bits"))
+    assert why == f"gate.metrics: tasks.*, heldout.bits: no figure of such a name was measured of either (there is {BITS} …)"
     assert gate(worse, measured("champion", base), metrics=("held*",))
 
 
 def test_what_the_champion_has_and_the_challenger_has_not_is_refused() -> None:
     champion = measured("champion", hard(50))
-    blind = Measured("challenger", {}, ITEMS.empty_table(), "t")
+    blind = Scored("challenger", {}, ITEMS.empty_table(), "t")
     assert gate(blind, champion) == [
         f"{BITS}: not measured for challenger, though it is for champion; evaluate it in the same way"
     ]
     assert gate(champion, blind) == []
+    assert undecided(blind, [], GateConfig())[0].endswith("not measured for challenger")
+
+
+def test_what_too_few_common_items_leave_open_is_named() -> None:
+    base = hard(200)
+    elsewhere = measured("challenger", base + 9, names=[f"other {number}" for number in range(200)])
+    champion = measured("champion", base)
+    rows = compare(elsewhere, champion)
+    assert gate(elsewhere, champion) == []
+    assert undecided(champion, rows, GateConfig()) == [f"{BITS}: too small to tell (0 items in common)"]
+    assert undecided(champion, compare(measured("challenger", base), champion), GateConfig()) == []
 
 
 # --- calibration ---------------------------------------------------------------------------------------------------------------
@@ -220,7 +232,7 @@ def test_a_calibrated_model_has_a_small_error_and_the_same_one_made_surer_a_larg
         gaps = told(of, hits, documents, 100)
         shown = calibration.ece("calibration.ece", gaps, np.full(100, 50))
         table = calibration.ece_items("calibration.ece", [f"{number}" for number in range(100)], gaps, np.full(100, 50))
-        made[name] = Measured(name, {shown.name: shown}, table, "t")
+        made[name] = Scored(name, {shown.name: shown}, table, "t")
         assert shown.low is not None and shown.value is not None and shown.high is not None
         assert shown.low <= shown.value <= shown.high and shown.n == 100
         # the items give the figure back
@@ -240,9 +252,9 @@ def test_items_that_do_not_give_their_figure_are_not_compared_item_by_item() -> 
         made = measured(name, amounts, better="higher")
         value = float(amounts.mean() ** 2)
         shown = Figure(BITS, value, value - 5, value + 5, 100, "higher")
-        other[name] = Measured(name, {BITS: shown}, made.items, "t")
+        other[name] = Scored(name, {BITS: shown}, made.items, "t")
     row = one(other["a"], other["b"])
     assert not row.paired and row.difference == pytest.approx((base.mean() + 3) ** 2 - base.mean() ** 2)
     assert row.verdict == "better"
-    without = Measured("a", {BITS: Figure(BITS, 9.0, None, None, 100, "higher")}, ITEMS.empty_table(), "t")
+    without = Scored("a", {BITS: Figure(BITS, 9.0, None, None, 100, "higher")}, ITEMS.empty_table(), "t")
     assert one(without, other["b"]).verdict == "too small to tell"

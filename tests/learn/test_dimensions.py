@@ -1,5 +1,5 @@
-from tasks.learn.dimensions import dimensions, headline
-from tasks.learn.figures import Figure
+from tasks.learn.dimensions import dimensions
+from tasks.learn.figures import Figure, headline
 
 
 def named(name: str) -> Figure:
@@ -32,5 +32,18 @@ def test_single_groups_are_no_headline_and_the_gap_between_them_is() -> None:
         "heldout.perplexity.language.de",
         "heldout.bits_per_byte.half.dirty",
         "fairness.bits_per_byte.language",
+        "reasoning.cot.accuracy.level.2",
+        "toxicity.bad_words.gender.gap",
+        "toxicity.bad_words.gender.group.male",
+        "bias.crows_pairs.type.age",
+        "memorisation.extraction.exact.train",
+        "memorisation.canaries.exposure.copies.4",
+        "tasks.gsm8k.exact_match.strict-match",
     ]
-    assert [one.name for one in headline(map(named, names))] == ["heldout.perplexity", "fairness.bits_per_byte.language"]
+    assert [one.name for one in headline(map(named, names))] == [
+        "heldout.perplexity",
+        "fairness.bits_per_byte.language",
+        "toxicity.bad_words.gender.gap",
+        "memorisation.extraction.exact.train",
+        "tasks.gsm8k.exact_match.strict-match",
+    ]

@@ -194,7 +194,7 @@ def test_planted_secrets_are_exposed_by_the_model_that_saw_them_alone(
     exposed, other = found(caught), found(passed)
     assert exposed["memorisation.canaries.exposure"].low > 4  # type: ignore[operator] # of at most log2(32) = 5
     assert exposed["memorisation.canaries.extracted"].value > 0.8  # type: ignore[operator]
-    assert {"memorisation.canaries.exposure.1_copies", "memorisation.canaries.exposure.3_copies"} <= set(exposed)
+    assert {"memorisation.canaries.exposure.copies.1", "memorisation.canaries.exposure.copies.3"} <= set(exposed)
     chance = 1 / np.log(2)
     for one in (
         exposed["memorisation.canaries.exposure.never_planted"],

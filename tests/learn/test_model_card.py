@@ -75,6 +75,7 @@ def test_a_masked_model_that_goes_on_from_a_checkpoint_is_told_as_such() -> None
     # what a checkpoint decides is no setting
     assert "| model.from_checkpoint | google/bert_uncased_L-2 |" in card and "| model.preset |" not in card
     assert "causal" not in card and "scratch" not in card
+    assert not data.eval_results  # pseudo-likelihoods under the names of likelihoods would be compared with these
 
 
 def test_the_card_leaves_out_the_folders_of_the_machine() -> None:
@@ -137,3 +138,15 @@ def test_how_the_test_split_was_held_out_is_told(unit: str) -> None:
     card = model_card(replace(facts, dataset=facts.dataset.model_copy(update={"facts": {"held_out_by": unit}})))
     assert ("Held out by duplicate cluster" in card) == (unit == "cluster")
     assert ("How the test split was held out is not known." in card) == (unit != "cluster")
+
+
+def test_what_flatters_held_out_figures_is_told() -> None:
+    flattering = "decided which step's weights are kept"
+    assert flattering in model_card(told())
+    assert flattering not in model_card(told({"keep": "last"})) and flattering in model_card(
+        told({"keep": "last", "early_stopping": 3})
+    )
+    elsewhere = measured(HELD_OUT)
+    recipe = {**elsewhere.manifest.recipe, "inputs": {"tokens": "tokenise/other@0"}}
+    card = model_card(told(scores=[replace(elsewhere, manifest=elsewhere.manifest.model_copy(update={"recipe": recipe}))]))
+    assert "the test split of tokenise/other@0" in card and "Held out by host" not in card

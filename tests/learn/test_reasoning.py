@@ -96,7 +96,7 @@ def test_problems_are_seeded_distinct_and_as_many_of_each_level() -> None:
     assert (asked, examples) == problems(config) != problems(ReasoningConfig(num_items=30, seed=2))
     texts = [one.question for one in [*asked, *examples]]
     assert len(set(texts)) == 32
-    assert [sum(one.level == f"level{level}" for one in asked) for level in (1, 2, 3)] == [10, 10, 10]
+    assert [sum(one.level == str(level) for one in asked) for level in (1, 2, 3)] == [10, 10, 10]
 
 
 @pytest.mark.parametrize(

@@ -94,6 +94,15 @@ def test_continuations_follow_from_the_seed_and_greedy_ones_from_the_model(causa
     assert text == causal.words.decode([int(logits.argmax())], skip_special_tokens=True)
 
 
+def test_more_samples_of_a_prompt_than_a_batch_holds_are_written_in_turns(
+    causal: Scorer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(causal, "batch_tokens", 30)
+    [texts] = causal.continuations(["read"], max_new_tokens=6, temperature=1.0, num_samples=7)
+    assert len(texts) == 7 and len(set(texts)) == 7
+    assert causal.continuations(["read"], max_new_tokens=6, temperature=1.0, num_samples=7) == [texts]
+
+
 def test_a_masked_model_does_not_write(masked: Scorer) -> None:
     with pytest.raises(ScorerError, match="does not write"):
         masked.continuations(["read"], max_new_tokens=4)
