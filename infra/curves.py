@@ -7,12 +7,33 @@ the start that is written first makes TensorBoard forget what it had beyond. Cos
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from contextvars import ContextVar
 from pathlib import Path
 
 from infra.tracking import Track
 
 FLUSH_SECONDS = 10
+
+Line = Mapping[str, float | None]
+
+
+def _unheard(line: Line) -> None:
+    return None
+
+
+_listener: ContextVar[Callable[[Line], None]] = ContextVar("listener", default=_unheard)
+
+
+@contextmanager
+def heard(listener: Callable[[Line], None]) -> Iterator[None]:
+    """Give each line of the trainings of this block to `listener`, once it is written; what it raises ends the training."""
+    token = _listener.set(listener)
+    try:
+        yield
+    finally:
+        _listener.reset(token)
 
 
 class Curves:
@@ -25,7 +46,7 @@ class Curves:
         self._writer = EventFileWriter(str(folder), flush_secs=FLUSH_SECONDS)
         self._begun = False
 
-    def add(self, line: Mapping[str, float | None]) -> None:
+    def add(self, line: Line) -> None:
         """Take in a line: `step`, and numbers by name; None was not measured."""
         from tensorboard.compat.proto.event_pb2 import Event, SessionLog
         from tensorboard.compat.proto.summary_pb2 import Summary
@@ -39,6 +60,7 @@ class Curves:
         self._writer.add_event(Event(wall_time=time.time(), step=at, summary=Summary(value=values)))
         if self._track is not None:
             self._track.metrics(numbers, step=at)
+        _listener.get()(line)
 
     def close(self) -> None:
         """Write what is left."""
