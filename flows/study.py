@@ -69,7 +69,7 @@ class Trial:
 class Study:
     """The trials of a sweep in their journal."""
 
-    def __init__(self, path: Path, name: str, settings: SweepConfig, max_steps: int, eval_every_steps: int) -> None:
+    def __init__(self, path: Path, name: str, settings: SweepConfig, max_steps: int, least_steps: int) -> None:
         self.settings = settings
         self._space = {key: _distribution(values) for key, values in settings.space.items()}
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -78,7 +78,7 @@ class Study:
                 storage=JournalStorage(JournalFileBackend(str(path))),
                 study_name=name,
                 direction=self._direction,
-                pruner=_pruner(settings, max_steps, eval_every_steps),
+                pruner=_pruner(settings, max_steps, least_steps),
                 load_if_exists=True,
             )
 
@@ -220,12 +220,12 @@ def _distribution(values: Range) -> BaseDistribution:
     return FloatDistribution(float(low or 0), float(high or 0), log=values.log, step=values.step)
 
 
-def _pruner(settings: SweepConfig, max_steps: int, eval_every_steps: int) -> optuna.pruners.BasePruner:
-    """Pruners look at the validation loss, so the first look at it is the least that a trial gets."""
+def _pruner(settings: SweepConfig, max_steps: int, least_steps: int) -> optuna.pruners.BasePruner:
+    """Nothing is judged before `least_steps`: while the learning rate rises, a low one looks worse than it is."""
     if settings.pruner == "median":
-        return optuna.pruners.MedianPruner(n_startup_trials=UNPRUNED_TRIALS)
+        return optuna.pruners.MedianPruner(n_startup_trials=UNPRUNED_TRIALS, n_warmup_steps=least_steps)
     if settings.pruner == "hyperband":
-        least = min(eval_every_steps, max_steps)
+        least = min(least_steps, max_steps)
         return optuna.pruners.HyperbandPruner(min_resource=least, max_resource=max_steps, reduction_factor=REDUCTION)
     return optuna.pruners.NopPruner()
 

@@ -122,7 +122,7 @@ def run(sweep: Sweep, tell: Tell) -> Found:
                     parent_run_id=track.run_id if track else "",
                     settings=wanted,
                     max_steps=sweep.base.pretrain.max_steps,
-                    eval_every_steps=sweep.base.pretrain.eval_every_steps,
+                    least_steps=sweep.least_steps,
                 )
                 study = _begun(place, spec)
                 _run_trials(sweep, place, study, given, workers, tell)
@@ -239,6 +239,12 @@ def _run_trials(sweep: Sweep, place: Place, study: Study, given: ShardSet, worke
     wanted = sweep.settings
     threads = study.kept("threads", _threads(sweep.base, wanted.parallel))
 
+    def ended(number: int) -> None:
+        trials = study.trials()
+        one, done = trials[number], sum(other.state != "running" for other in trials)
+        how = f"{wanted.objective} {one.value:.5g}" if one.value is not None else str(one.told.get("why", ""))
+        tell(f"trial {number} {one.state}, {done} of {wanted.trials}: {how}")
+
     def due(running: Sequence[Job]) -> list[Job]:
         known = study.trials()
         jobs: list[Job] = []
@@ -257,20 +263,17 @@ def _run_trials(sweep: Sweep, place: Place, study: Study, given: ShardSet, worke
                 jobs.append(_job(sweep, place, one, given, threads))
             except ConfigError as error:  # values that do not go together; the whole part that they are in says no more
                 study.finish(one.number, "failed", why=str(error).partition(" (got {")[0])
+                ended(one.number)
         return jobs
 
-    for job, ended in workers.run_while_due(work, due):
-        if isinstance(ended, Killed):
-            study.finish(job.number, "failed", why=f"ended every worker that took it: {ended.why}")
-        one = study.trials()[job.number]
-        how = f"{wanted.objective} {one.value:.5g}" if one.value is not None else str(one.told.get("why", one.state))
-        tell(
-            f"trial {one.number} {one.state}, {len([t for t in study.trials() if t.state != 'running'])} of {wanted.trials}: {how}"
-        )
+    for job, outcome in workers.run_while_due(work, due):
+        if isinstance(outcome, Killed):
+            study.finish(job.number, "failed", why=f"ended every worker that took it: {outcome.why}")
+        ended(job.number)
 
 
 def _job(sweep: Sweep, place: Place, trial: Trial, given: ShardSet, threads: int) -> Job:
-    config = sweep.config_of(trial.params, f"trial {trial.number}")
+    config = sweep.config_of(trial.params, "its values")
     scores = config.evaluate.model_copy(update={"num_threads": config.evaluate.num_threads or threads})
     return Job(
         place=place,

@@ -152,6 +152,12 @@ class Sweep:
         config: RunConfig = parse(RunConfig, raw, where)
         return config
 
+    @property
+    def least_steps(self) -> int:
+        """Steps that no trial is judged before: the first look at the validation loss, and the longest warm-up."""
+        training, tried = self.base.pretrain, self.settings.space.get("pretrain.warmup_steps")
+        return max([training.eval_every_steps, training.warmup_steps, *(int(one or 0) for one in (tried.ends if tried else ()))])
+
     def tries(self, part: str) -> bool:
         """Whether keys of this part are tried."""
         return any(key.startswith(f"{part}.") for key in self.settings.space)

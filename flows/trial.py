@@ -45,11 +45,12 @@ class Place:
     """Its own run there; empty without MLflow."""
     settings: SweepConfig
     max_steps: int
-    eval_every_steps: int
+    least_steps: int
+    """Which a trial gets before it may be ended."""
 
     def study(self) -> Study:
         """The trials."""
-        return Study(Path(self.journal), self.name, self.settings, self.max_steps, self.eval_every_steps)
+        return Study(Path(self.journal), self.name, self.settings, self.max_steps, self.least_steps)
 
 
 @dataclass(frozen=True)

@@ -232,6 +232,7 @@ def _far_apart(axes: Any, values: Sequence[float]) -> None:
         axes.set_yscale("log")
         axes.yaxis.set_major_locator(_few_of_a_decade(max(values), min(values)))
         axes.yaxis.set_minor_formatter("")
+        axes.tick_params(axis="y", which="minor", length=0)
     axes.yaxis.set_major_formatter(_thousands)
 
 

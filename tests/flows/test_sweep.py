@@ -5,7 +5,13 @@ from __future__ import annotations
 import dataclasses
 import io
 import itertools
+import json
 import math
+import os
+import signal
+import subprocess
+import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -24,9 +30,10 @@ from tasks.learn import trainer
 from tasks.learn.job import Job
 from tasks.learn.tokens import read_shard
 
-from .driver import commands
+from .driver import commands, environment
 from .test_tokenise import whole
 
+ROOT = Path(__file__).parents[2]
 RATE = "pretrain.learning_rate"
 LOW, HIGH = 3e-3, 30.0
 """From a good learning rate to an absurd one."""
@@ -366,3 +373,42 @@ def test_trials_are_runs_below_that_of_the_sweep(home: Path, mlflow_store: Any, 
         assert float(run.data.params[RATE]) == one.params[RATE] and run.data.metrics["objective"] == one.value
         curve = {point.step: point.value for point in mlflow_store.get_metric_history(run.info.run_id, "valid_loss")}
         assert curve == pytest.approx(dict(one.losses))
+
+
+@pytest.mark.soak
+@pytest.mark.timeout(900)
+def test_killed_with_all_its_workers_it_repeats_nothing_that_was_finished(home: Path, tmp_path: Path) -> None:
+    """Real trials: two at a time on Dask workers, each training a process of its own; SIGKILL of the command's whole group."""
+    made = whole()
+    file = tmp_path / "sweep.yaml"
+    space = {RATE: {"type": "float", "low": LOW, "high": 0.3, "log": True}}
+    fields = {"name": "killed", "data": f"publish/{made.version}", "space": space, "trials": 4, "parallel": 2, "pruner": "none"}
+    file.write_text(json.dumps({**fields, "set": {**TINY, "dask.kind": "local", "pretrain.max_steps": 40}}))
+    words = [sys.executable, "-m", "flows", "sweep", str(file), "--format", "json"]
+    journal = home / "sweeps" / "killed" / "trials.journal"
+
+    def start() -> subprocess.Popen[bytes]:
+        said = (tmp_path / "said").open("wb")
+        return subprocess.Popen(words, env=environment(home), cwd=ROOT, stdout=said, stderr=said, start_new_session=True)
+
+    def finished() -> list[Trial]:
+        if not journal.exists():
+            return []
+        asked = SweepConfig.model_validate(json.loads(file.read_text()))
+        return [one for one in Study(journal, "killed", asked, 40, 4).trials() if one.state == "complete"]
+
+    process, until = start(), time.monotonic() + 400
+    while not finished():
+        assert process.poll() is None and time.monotonic() < until, (tmp_path / "said").read_text()
+        time.sleep(0.2)
+    os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+    before = finished()
+    manifests = {path: path.stat().st_mtime_ns for path in (home / "store" / "pretrain").glob("*/manifest.json")}
+    assert before and len(before) < 4
+    process = start()
+    assert process.wait(400) == 0, (tmp_path / "said").read_text()
+    after = finished()
+    assert [one for one in after if one.number in {other.number for other in before}] == before and len(after) == 4
+    assert {path: path.stat().st_mtime_ns for path in manifests} == manifests
+    assert all(one.losses.keys() == set(range(4, 41, 4)) for one in after)
