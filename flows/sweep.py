@@ -23,7 +23,7 @@ from flows.keys import ConfigError
 from flows.rejects import versions_of
 from flows.study import Study, Trial
 from flows.sweep_config import TRAINING, Sweep
-from flows.trial import Job, Place, work
+from flows.trial import Job, Place, pinned_by, work
 from infra import dataset, locks, retention, sweep_page, tracking
 from infra.cluster import DaskConfig, Killed, Pool, pool
 from infra.dataset import ShardSet, name_of
@@ -296,9 +296,9 @@ def _threads(config: RunConfig, parallel: int) -> int:
 def _keep_best(found: Found) -> None:
     """Of the models only the best one's pin stays; the others are for `gristmill gc` to take."""
     best = found.best.told["version"] if found.best else ""
-    for one in found.trials:
-        if (version := one.told.get("version", best)) != best:
-            retention.unpin(str(version))
+    for one in retention.pins():
+        if one["why"] == pinned_by(found.name) and one["id"] != best:
+            retention.unpin(str(one["id"]))
 
 
 def _track(track: tracking.Track, found: Found, given: ShardSet) -> None:

@@ -127,6 +127,16 @@ class SweepConfig(BaseModel):
             raise ValueError(f"sampler grid: {endless[0]} has no end of values; give it a step, or name choices")
         return self
 
+    @model_validator(mode="after")
+    def _comparable(self) -> SweepConfig:
+        """Losses per token of other tokens say nothing of each other."""
+        if any(key.startswith("tokenise.") for key in self.space) and (self.objective == TRAINING or self.pruner != "none"):
+            raise ValueError(
+                "keys of tokenise change what a token is, and the validation loss is per token: set objective heldout.bits_per_byte and "
+                "pruner none"
+            )
+        return self
+
     @property
     def better(self) -> Better:
         """Which way the objective is better, by its name; every evaluation is asked whether that is so."""

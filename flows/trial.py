@@ -152,11 +152,17 @@ def _tokens(job: Job) -> ShardSet:
     return job.given if job.tokenising is None else tokenise.run([job.given], job.tokenising).shards
 
 
+def pinned_by(name: str) -> str:
+    """Why the models of a sweep are pinned."""
+    return f"sweep {name}"
+
+
 def _keep(place: Place, model: ShardSet) -> None:
     """Pin the model, which no run refers to, until the sweep has its best."""
     record = lineage.record(model.path)
     assert record is not None
-    retention.pin(record, f"sweep {place.name}")
+    if record.id not in {one["id"] for one in retention.pins()}:  # else somebody has a reason of their own
+        retention.pin(record, pinned_by(place.name))
 
 
 def _forget(job: Job) -> None:

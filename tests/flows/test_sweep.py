@@ -182,7 +182,14 @@ def test_trials_may_tokenise_for_themselves_be_judged_by_an_evaluation_and_fail_
         "evaluate.samples.max_new_tokens": 8,
     }
     found = swept(
-        tmp_path, monkeypatch, here, space=space, set={**TINY, **quick}, sampler="grid", objective="heldout.bits_per_byte"
+        tmp_path,
+        monkeypatch,
+        here,
+        space=space,
+        set={**TINY, **quick},
+        sampler="grid",
+        pruner="none",
+        objective="heldout.bits_per_byte",
     )
     assert {tuple(one.params.values()) for one in found.trials} == {(1, 4, 300), (1, 12, 300), (8, 4, 300), (8, 12, 300)}
     for one in found.trials:
@@ -334,6 +341,7 @@ def test_the_short_form_is_the_long_one(text: str, fields: dict[str, Any]) -> No
         ("pretrain.learning_rate=0..1e-2:log", "log needs a low above 0"),
         ("pretrain.learning_rate=a..b", "--space pretrain.learning_rate=a..b: 'a' is no number"),
         ("pretrain.learning_rate=1..2:lgo", "'lgo' means nothing here"),
+        ("tokenise.vocab_size=400..800", "keys of tokenise change what a token is.*: set objective heldout.bits_per_byte and pruner none"),
         ("pretrain.learning_rate", "write dotted.key=low..high"),
     ],
 )  # fmt: skip
