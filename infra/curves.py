@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from contextvars import ContextVar
 from pathlib import Path
 
 from infra import tracking
@@ -18,6 +20,25 @@ from infra.tracking import Track
 log = logging.getLogger("gristmill")
 
 FLUSH_SECONDS = 10
+
+Line = Mapping[str, float | None]
+
+
+def _unheard(line: Line) -> None:
+    return None
+
+
+_listener: ContextVar[Callable[[Line], None]] = ContextVar("listener", default=_unheard)
+
+
+@contextmanager
+def heard(listener: Callable[[Line], None]) -> Iterator[None]:
+    """Give each line of the trainings of this block to `listener`, once it is written; what it raises ends the training."""
+    token = _listener.set(listener)
+    try:
+        yield
+    finally:
+        _listener.reset(token)
 
 
 class Curves:
@@ -31,7 +52,7 @@ class Curves:
         self._begun = False
         self._untold: list[Mapping[str, float | None]] = []
 
-    def add(self, line: Mapping[str, float | None]) -> None:
+    def add(self, line: Line) -> None:
         """Take in a line: `step`, and numbers by name; None was not measured."""
         from tensorboard.compat.proto.event_pb2 import Event, SessionLog
         from tensorboard.compat.proto.summary_pb2 import Summary
@@ -45,6 +66,7 @@ class Curves:
         self._writer.add_event(Event(wall_time=time.time(), step=at, summary=Summary(value=values)))
         self._untold.append({"step": at, **numbers})
         self._tell()
+        _listener.get()(line)
 
     def close(self) -> None:
         """Write what is left."""

@@ -229,7 +229,8 @@ def end_abandoned(status: Callable[[str], str]) -> int:
     for run in found:
         if run.info.run_id not in flows and (parent := run.data.tags.get("mlflow.parentRunId")):
             steps[run.info.run_id] = flows[parent] if parent in flows else client.get_run(parent).info.status
-    ended = {run_id: said for run_id, said in (flows | steps).items() if said}
+    # a step of a run that goes on without a flow, such as a sweep's trial, goes on, too
+    ended = {run_id: said for run_id, said in (flows | steps).items() if said not in ("", "RUNNING", "SCHEDULED")}
     for run_id, said in ended.items():
         client.set_terminated(run_id, said)
     return len(ended)
