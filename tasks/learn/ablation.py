@@ -26,7 +26,7 @@ from tasks.learn.figures import MIN_ITEMS, Better, Figure
 
 Floats = npt.NDArray[np.float64]
 
-GRID = 200_000
+GRID = 20_000
 MANY = 1e5
 """Degrees of freedom from which Student's t is the normal distribution."""
 
