@@ -521,6 +521,62 @@ def sweep(
 
 
 @app.command()
+def ablate(
+    versions: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="[NAME=]VERSION …", help="Dataset versions, the baseline first; or none, and --variant."),
+    ] = None,
+    changes: Annotated[
+        list[str] | None,
+        typer.Option("--variant", help="NAME=dotted.key=value: the corpus of --config with this key changed. Repeatable."),
+    ] = None,
+    config: Annotated[
+        str, typer.Option("--config", "-c", help="A YAML file, or the name of one that ships: model, training, scores.")
+    ] = "small",
+    overrides: SetOption = None,
+    seeds: Annotated[int, typer.Option("--seeds", min=2, help="Trainings of each variant.")] = 3,
+    metrics: Annotated[
+        list[str] | None, typer.Option("--metric", "-m", help="Compare this figure, or a pattern with *. Repeatable.")
+    ] = None,
+    with_benchmark: Annotated[
+        bool, typer.Option("--benchmark", help="Ask the tasks, packs and arithmetic of `benchmark`, too.")
+    ] = False,
+    output: Annotated[Path, typer.Option("--output", "-o", help="Where to write the page.")] = Path("ablation.html"),
+    as_json: Annotated[bool, typer.Option("--json", help="Everything as JSON, in place of the tables.")] = False,
+) -> None:
+    """Say which filter pays: train the same model on versions that differ in one thing, with several seeds, and compare the scores.
+
+    What is there already is loaded, so the same words go on where it stood. Needs no server; starts none.
+    """
+    _adopt_servers()
+    from flows import ablate as ablation
+    from flows.config import load
+    from tasks.ablate import METRICS, PAGE
+
+    if bool(versions) == bool(changes):
+        raise _UsageError("ablate: what is compared? Give versions, or --variant with changes of --config, and not both")
+
+    def tell(line: str) -> None:
+        err.print(line, highlight=False, markup=False, soft_wrap=True)
+
+    variants = ablation.of_versions(versions) if versions else ablation.of_changes(config, overrides or [], changes or [], tell)
+    with err.status("") as status:
+
+        def watch(done: int, total: int, what: str, note: str) -> None:
+            status.update(f"{done:,} of {total:,} {what} {note}".rstrip())
+
+        asked = ablation.Asked(load(config, overrides or []), seeds, tuple(metrics or METRICS), with_benchmark, tell, watch)
+        result = ablation.ablate(variants, asked)
+    found = ablation.told(result)
+    if as_json:
+        _write(json.dumps(found, indent=1, ensure_ascii=False), None)
+    else:
+        ablation.show(found, out)
+    output.write_bytes(result.read_file(PAGE))
+    err.print(f"{result.folder}\n{output}", highlight=False, markup=False, soft_wrap=True)
+
+
+@app.command()
 def compare_models(
     first: Annotated[
         str, typer.Argument(metavar="A", help="A registered model (name, name:version, name@alias), a version or a run.")

@@ -85,15 +85,19 @@ def intervals(
     title: str,
     xlabel: str,
     strong: Sequence[bool] = (),
-    reference: float = 1.0,
+    reference: float | None = 1.0,
+    *,
+    logarithmic: bool = True,
 ) -> str:
-    """A forest plot on a logarithmic axis, first label on top: each middle with the two ends of its interval, beside a line at `reference`.
+    """A forest plot, first label on top: each middle with the two ends of its interval, beside a line at `reference` where there is one.
 
     Args:
         strong: for each label, whether it is drawn filled and in the second colour; by default none is.
+        logarithmic: whether the axis is, as for ratios.
     """
     with _figure(title, 0.7 + 0.3 * max(len(labels), 1)) as (axes, parts):
-        axes.axvline(reference, color=MUTED, linewidth=1, linestyle=DASHES[1])
+        if reference is not None:
+            axes.axvline(reference, color=MUTED, linewidth=1, linestyle=DASHES[1])
         for place, (middle, (low, high)) in enumerate(zip(middles, ends, strict=True)):
             filled = bool(strong) and strong[place]
             colour = SERIES[1] if filled else SERIES[0]
@@ -101,14 +105,16 @@ def intervals(
             axes.plot(middle, place, marker="o", markersize=6, color=colour, markerfacecolor=colour if filled else "none")
         axes.set_yticks(range(len(labels)), [label.replace("$", r"\$") for label in labels])
         axes.set_ylim(len(labels) - 0.4, -0.6)
-        axes.set_xscale("log")
         axes.set_xlabel(xlabel)
         axes.grid(axis="x", color=GRID, linewidth=0.6)
-        axes.xaxis.set_major_locator(
-            _few_of_a_decade(max([reference, *(high for _, high in ends)]), min([reference, *(low for low, _ in ends)]))
-        )
+        if logarithmic:
+            places = [*(end for both in ends for end in both), *([] if reference is None else [reference])]
+            axes.set_xscale("log")
+            axes.xaxis.set_major_locator(_few_of_a_decade(max(places), min(places)))
+            axes.xaxis.set_minor_formatter("")
+        else:
+            axes.locator_params(axis="x", nbins=6)
         axes.xaxis.set_major_formatter(_thousands)
-        axes.xaxis.set_minor_formatter("")
     return parts[0]
 
 

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from infra import plots
 
 LIMIT_BYTES = 60_000
-NAMES = ["histogram", "bars", "lines", "intervals", "points", "bundle"]
+NAMES = ["histogram", "bars", "lines", "intervals", "points", "bundle", "differences"]
 
 
 def draw() -> dict[str, str]:
@@ -34,6 +34,16 @@ def draw() -> dict[str, str]:
         ),
         "bundle": plots.bundle(
             {"best": [(steps, noisy)], "early": [], "others": [(steps[:9], noisy[:9])] * 3}, "All", "step", "nats"
+        ),
+        "differences": plots.intervals(
+            ["no-filter", "other $rule"],
+            [0.31, -0.01],
+            [(0.2, 0.42), (-0.05, 0.03)],
+            "Differences",
+            "bits",
+            [True, False],
+            0.0,
+            logarithmic=False,
         ),
         "lines": plots.lines({"train": (steps, noisy), "valid": (steps[::500], noisy[::500])}, "Loss", "step", "nats"),
     }
