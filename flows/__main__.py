@@ -466,7 +466,8 @@ def plan(
 @app.command()
 def sweep(
     file: Annotated[
-        str, typer.Argument(metavar="[FILE]", help="What is tried, as YAML (docs/sweep.md); the options go before it.")
+        str,
+        typer.Argument(metavar="[FILE]", help="What is tried, as YAML (docs/sweep.md); an option takes the place of its field."),
     ] = "",
     space: Annotated[
         list[str] | None,

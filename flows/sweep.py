@@ -104,12 +104,7 @@ def run(sweep: Sweep, tell: Tell) -> Found:
     wanted = sweep.settings
     with pool(_dask(sweep)) as workers:
         given = _data(sweep)
-        spec = {
-            "config": {part: getattr(sweep.base, part).model_dump(mode="json") for part in ("pretrain", "tokenise", "evaluate")},
-            "data": name_of(given),
-            **wanted.model_dump(mode="json", include={"space", "objective", "sampler", "pruner", "seed"}),
-            "code": code_of("tasks.pretrain")[0],
-        }
+        spec = _spec(sweep, given)
         name = wanted.name or digest_of(json.dumps(spec, sort_keys=True))[:NAME_CHARS]
         folder = settings().home / "sweeps" / name
         with locks.held(str(folder), f"sweep {name}", lambda holder: tell(f"sweep {name}: waits for {holder}")):
@@ -221,6 +216,17 @@ def _data(sweep: Sweep) -> ShardSet:
     else:
         documents = by_step.get("publish") or next(reversed(by_step.values()))
     return documents if sweep.tries("tokenise") else tokenise.run([documents], sweep.base.tokenise).shards
+
+
+def _spec(sweep: Sweep, given: ShardSet) -> dict[str, Any]:
+    """All that decides what a trial gives: with another one of these, trials cannot be compared."""
+    parts = ["pretrain", "tokenise", *(["evaluate"] if sweep.settings.objective != TRAINING else [])]
+    return {
+        "config": {part: getattr(sweep.base, part).model_dump(mode="json", exclude={"costs"}) for part in parts},
+        "data": name_of(given),
+        **sweep.settings.model_dump(mode="json", include={"space", "objective", "sampler", "pruner", "seed"}),
+        "code": {part: code_of(f"tasks.{part}")[0] for part in parts if part != "tokenise" or sweep.tries(part)},
+    }
 
 
 def _begun(place: Place, spec: Mapping[str, Any]) -> Study:

@@ -7,6 +7,7 @@ its run by the Prefect id and goes on in it. Without an MLflow address everythin
 from __future__ import annotations
 
 import json
+import logging
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -193,6 +194,7 @@ def system_metrics() -> Iterator[None]:
     from mlflow.system_metrics.system_metrics_monitor import SystemMetricsMonitor
 
     # a retry goes on in the curves of the try before it
+    logging.getLogger("mlflow.system_metrics").setLevel(logging.WARNING)  # it tells of each start and end
     monitor = SystemMetricsMonitor(track.run_id, resume_logging=True, tracking_uri=settings().mlflow_url)
     monitor.start()
     try:

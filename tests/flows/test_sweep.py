@@ -286,8 +286,9 @@ def test_a_trial_with_a_higher_loss_is_the_hopeless_one_whichever_way_the_object
     assert opened.trials()[one.number].losses == {2: 2.5} and opened.trials()[one.number].state == "pruned"
 
 
-def test_hyperband_lets_a_third_go_on_at_steps_that_grow(tmp_path: Path) -> None:
-    opened = study(tmp_path, pruner="hyperband", sampler="random")
+@pytest.mark.parametrize("sampler", ["random", "tpe"])
+def test_hyperband_lets_a_third_go_on_at_steps_that_grow(sampler: str, tmp_path: Path) -> None:
+    opened = study(tmp_path, pruner="hyperband", sampler=sampler)
     ended: dict[int, int] = {}
     for number in range(18):
         one = opened.begin()
