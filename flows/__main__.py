@@ -464,6 +464,119 @@ def plan(
 
 
 @app.command()
+def sweep(
+    file: Annotated[
+        str, typer.Argument(metavar="[FILE]", help="What is tried, as YAML (docs/sweep.md); the options go before it.")
+    ] = "",
+    space: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--space",
+            help="Try a key: dotted.key=low..high, then perhaps :log or :step=N; or dotted.key=this,that. Repeatable.",
+        ),
+    ] = None,
+    data: Annotated[
+        str, typer.Option("--data", help="What is learnt from: a version of documents or tokens, a run, or `latest`.")
+    ] = "",
+    config: Annotated[
+        str, typer.Option("--config", "-c", help="The configuration whose keys are tried; else the defaults.")
+    ] = "",
+    overrides: SetOption = None,
+    trials: Annotated[
+        int | None, typer.Option("--trials", min=1, help="How many trainings; a larger number adds to them.")
+    ] = None,
+    parallel: Annotated[int | None, typer.Option("--parallel", min=1, help="How many of them at a time.")] = None,
+    objective: Annotated[str, typer.Option("--objective", help="valid_loss, or a figure such as heldout.bits_per_byte.")] = "",
+    sampler: Annotated[str, typer.Option("--sampler", help="tpe, random or grid.")] = "",
+    pruner: Annotated[str, typer.Option("--pruner", help="median, hyperband or none.")] = "",
+    seed: Annotated[int | None, typer.Option("--seed", help="Decides which values are tried.")] = None,
+    name: Annotated[str, typer.Option("--name", help="To find it again by; else it is named by what it tries.")] = "",
+    output: Annotated[Path | None, typer.Option("--output", "-o", help="Copy the page into this file.")] = None,
+    form: Annotated[TableFormat, typer.Option("--format", "-f", help="How to show it.")] = TableFormat.table,
+) -> None:
+    """Search the values of some keys with which training goes best. The same words go on with a sweep that was interrupted."""
+    _adopt_servers()
+    from flows import sweep_config
+
+    given = {
+        **{"data": data, "config": config, "trials": trials, "parallel": parallel, "objective": objective},
+        **{"sampler": sampler, "pruner": pruner, "seed": seed, "name": name},
+    }
+    wanted = sweep_config.read(
+        file, {key: value for key, value in given.items() if value not in ("", None)}, overrides or [], space or []
+    )
+    from flows import sweep as sweeps
+
+    try:
+        found = sweeps.run(wanted, lambda line: err.print(line, highlight=False, markup=False, soft_wrap=True))
+    except KeyboardInterrupt:
+        err.print("Interrupted. The same words go on where it stood.", highlight=False)
+        raise typer.Exit(EXIT_INTERRUPTED) from None
+    if output is not None:
+        output.write_text(found.page.read_text(encoding="utf-8"), encoding="utf-8")
+    if form == TableFormat.table:
+        sweeps.show(found, out)
+    else:
+        _write(json.dumps(found.as_json(), indent=1), None)
+
+
+@app.command()
+def ablate(
+    versions: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="[NAME=]VERSION …", help="Dataset versions, the baseline first; or none, and --variant."),
+    ] = None,
+    changes: Annotated[
+        list[str] | None,
+        typer.Option("--variant", help="NAME=dotted.key=value: the corpus of --config with this key changed. Repeatable."),
+    ] = None,
+    config: Annotated[
+        str, typer.Option("--config", "-c", help="A YAML file, or the name of one that ships: model, training, scores.")
+    ] = "small",
+    overrides: SetOption = None,
+    seeds: Annotated[int, typer.Option("--seeds", min=2, help="Trainings of each variant.")] = 3,
+    metrics: Annotated[
+        list[str] | None, typer.Option("--metric", "-m", help="Compare this figure, or a pattern with *. Repeatable.")
+    ] = None,
+    with_benchmark: Annotated[
+        bool, typer.Option("--benchmark", help="Ask the tasks, packs and arithmetic of `benchmark`, too.")
+    ] = False,
+    output: Annotated[Path, typer.Option("--output", "-o", help="Where to write the page.")] = Path("ablation.html"),
+    as_json: Annotated[bool, typer.Option("--json", help="Everything as JSON, in place of the tables.")] = False,
+) -> None:
+    """Say which filter pays: train the same model on versions that differ in one thing, with several seeds, and compare the scores.
+
+    What is there already is loaded, so the same words go on where it stood. Needs no server; starts none.
+    """
+    _adopt_servers()
+    from flows import ablate as ablation
+    from flows.config import load
+    from tasks.ablate import METRICS, PAGE
+
+    if bool(versions) == bool(changes):
+        raise _UsageError("ablate: what is compared? Give versions, or --variant with changes of --config, and not both")
+
+    def tell(line: str) -> None:
+        err.print(line, highlight=False, markup=False, soft_wrap=True)
+
+    variants = ablation.of_versions(versions) if versions else ablation.of_changes(config, overrides or [], changes or [], tell)
+    with err.status("") as status:
+
+        def watch(done: int, total: int, what: str, note: str) -> None:
+            status.update(f"{done:,} of {total:,} {what} {note}".rstrip())
+
+        asked = ablation.Asked(load(config, overrides or []), seeds, tuple(metrics or METRICS), with_benchmark, tell, watch)
+        result = ablation.ablate(variants, asked)
+    found = ablation.told(result)
+    if as_json:
+        _write(json.dumps(found, indent=1, ensure_ascii=False), None)
+    else:
+        ablation.show(found, out)
+    output.write_bytes(result.read_file(PAGE))
+    err.print(f"{result.folder}\n{output}", highlight=False, markup=False, soft_wrap=True)
+
+
+@app.command()
 def compare_models(
     first: Annotated[
         str, typer.Argument(metavar="A", help="A registered model (name, name:version, name@alias), a version or a run.")
@@ -565,9 +678,9 @@ def pin(
     if not what:
         lines = [f"{one['id']}  {one['pinned']}  {one['why']}".rstrip() for one in retention.pins()]
     else:
-        from flows import sweep
+        from flows import unreferenced
 
-        lines = list(sweep.pin(what, why=why, remove=remove))
+        lines = list(unreferenced.pin(what, why=why, remove=remove))
     _write("\n".join(lines or ["nothing is pinned"]), None)
 
 
@@ -588,16 +701,16 @@ def gc(
 ) -> None:
     """Remove versions that no run, registry alias, pin or corpus refers to, and unfinished work of nobody."""
     _adopt_servers()
-    from flows import sweep
+    from flows import unreferenced
     from infra import retention
 
-    found = sweep.unneeded(keep_runs, older_than, _warn)
-    sweep.show(found, out)
+    found = unreferenced.unneeded(keep_runs, older_than, _warn)
+    unreferenced.show(found, out)
     if dry_run or not found:
         return
     if not yes and not (sys.stdin.isatty() and typer.confirm("Remove them?")):
         raise _UsageError("gc: nothing was removed; say --yes to remove without being asked")
-    still = {one.path for one in sweep.unneeded(keep_runs, older_than, _warn)}  # the question may have stood for hours
+    still = {one.path for one in unreferenced.unneeded(keep_runs, older_than, _warn)}  # the question may have stood for hours
     for one in found:
         if one.path in still:
             retention.remove(one)

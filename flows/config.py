@@ -169,7 +169,7 @@ class RunConfig(BaseModel):
     @classmethod
     def _by_name(cls, given: Any) -> Any:
         """A deployment's parameter may be the name or path of a file."""
-        return _read(find_file(given)) if isinstance(given, str) else given
+        return read_yaml(find_file(given)) if isinstance(given, str) else given
 
 
 class _OnceLoader(yaml.SafeLoader):
@@ -207,7 +207,7 @@ def load(given: str, overrides: Sequence[str] = ()) -> RunConfig:
         ConfigError: with one line per problem, `file: dotted.key: problem (got value)`.
     """
     path = find_file(given)
-    raw = _read(path)
+    raw = read_yaml(path)
     for override in overrides:
         apply(raw, override)
     problems = [f"{path}: validate.{problem}" for problem in _suite_problems(raw.get("validate"))]
@@ -263,7 +263,12 @@ def with_snapshot(config: RunConfig, label: str) -> RunConfig:
     return config.model_copy(update={"crawl": config.crawl.model_copy(update={"snapshot": label})})
 
 
-def _read(path: Path) -> dict[str, Any]:
+def read_yaml(path: Path) -> dict[str, Any]:
+    """The keys of a YAML file.
+
+    Raises:
+        ConfigError: it is not YAML, or has something else than keys.
+    """
     try:
         raw = yaml.load(path.read_text(encoding="utf-8"), _OnceLoader) or {}
     except (yaml.YAMLError, UnicodeDecodeError) as error:

@@ -45,20 +45,26 @@ def prepare(config: RunConfig, lineage: Lineage | None = None) -> Prepared:
         lineage: given by a flow that this one runs for.
     """
     with tracked_flow("prepare", config, lineage), pool(config.dask):
-        pages = crawl(config=config.crawl)
-        documents = [within_budget(extract(pages, config=config.extract), config.budget), ingest(config=config.ingest)]
-        measured = signals(documents, config=config.signals)
-        *judges, scores = scored(measured, documents, config)
-        verdicts = within_budget(filter(scores, config=config.filter), config.budget)
-        audits = [audit(scores, documents, config=config.audit.of(config.filter))] if config.audit else []
-        rewritten = within_budget(rewrite(documents, verdicts, config=config.rewrite), config.budget)
-        distinct = unique(rewritten, config)
-        redacted = redact(distinct[-1], config=config.redact)
-        taken, chosen = [pages, *documents], [verdicts, *audits, rewritten, *distinct]
-        corpus = redacted
-        if config.rebalance:
-            corpus = rebalance(redacted, config=config.rebalance)
-            chosen.append(redacted)
-        stages = [*taken, measured, *judges, *([scores] if judges else []), *chosen]
+        corpus, history, stages = corpus_of(config)
         checks = validate(corpus, stages, earlier(config.name, corpus), config=config.validate_)
-        return Prepared(documents=corpus, checks=checks, history=[*taken, *judges, *chosen, corpus])
+        return Prepared(documents=corpus, checks=checks, history=history)
+
+
+def corpus_of(config: RunConfig) -> tuple[ShardSet, list[ShardSet], list[ShardSet]]:
+    """The corpus as the gate will find it, the versions that it came from, and all that the gate may ask about."""
+    pages = crawl(config=config.crawl)
+    documents = [within_budget(extract(pages, config=config.extract), config.budget), ingest(config=config.ingest)]
+    measured = signals(documents, config=config.signals)
+    *judges, scores = scored(measured, documents, config)
+    verdicts = within_budget(filter(scores, config=config.filter), config.budget)
+    audits = [audit(scores, documents, config=config.audit.of(config.filter))] if config.audit else []
+    rewritten = within_budget(rewrite(documents, verdicts, config=config.rewrite), config.budget)
+    distinct = unique(rewritten, config)
+    redacted = redact(distinct[-1], config=config.redact)
+    taken, chosen = [pages, *documents], [verdicts, *audits, rewritten, *distinct]
+    corpus = redacted
+    if config.rebalance:
+        corpus = rebalance(redacted, config=config.rebalance)
+        chosen.append(redacted)
+    stages = [*taken, measured, *judges, *([scores] if judges else []), *chosen]
+    return corpus, [*taken, *judges, *chosen, corpus], stages

@@ -24,10 +24,14 @@ def publish(prepared: Prepared, config: RunConfig, lineage: Lineage | None = Non
         lineage: given by a flow that this one runs for.
     """
     with tracked_flow("publish", config, lineage), pool(config.dask):
-        divided = split(prepared.documents, config=config.split)
-        history = prepared.history
-        if config.augment:
-            history, divided = [*history, divided], augment(divided, config=config.augment.beside(config.redact))
-        dataset = publish_version(divided, history, config=config.publish)
+        dataset = divided(prepared.documents, prepared.history, config)
         announce(config.name, dataset, config)
         return dataset
+
+
+def divided(corpus: ShardSet, history: list[ShardSet], config: RunConfig) -> ShardSet:
+    """The dataset version with its splits, of which nobody is told yet."""
+    documents = split(corpus, config=config.split)
+    if config.augment:
+        history, documents = [*history, documents], augment(documents, config=config.augment.beside(config.redact))
+    return publish_version(documents, history, config=config.publish)

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, get_origin
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from flows.keys import overrides_of
 from infra import dataset, storage
@@ -74,7 +74,8 @@ def run_step(name: str, inputs: Sequence[str], output: Path, overrides: Sequence
         keys.append("suite=documents")  # plain files have not been through the steps whose work the other suite asks for
     config = overrides_of(step.config_type, keys)
     kind = "none" if workers == 1 else "local"
-    bars = Progress(TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), console=console)
+    columns = (BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn(), TextColumn("{task.fields[note]}"))
+    bars = Progress(TextColumn("{task.description}"), *columns, console=console)
     try:
         with pool(DaskConfig(kind=kind, workers=workers)), watched(_bar(bars, name)):
             if not step.input_names:
@@ -98,11 +99,11 @@ def _own_key(name: str, override: str) -> str:
 def _bar(bars: Progress, name: str) -> Any:
     known: dict[str, Any] = {}
 
-    def watcher(done: int, total: int, what: str) -> None:
+    def watcher(done: int, total: int, what: str, note: str) -> None:
         if what not in known:
             bars.start()
-            known[what] = bars.add_task(f"{name}: {what}", total=total)
-        bars.update(known[what], completed=done, total=total)
+            known[what] = bars.add_task(f"{name}: {what}", total=total, note="")
+        bars.update(known[what], completed=done, total=total, note=note)
 
     return watcher
 

@@ -174,7 +174,7 @@ def training_of(model: ShardSet) -> Training:
         kept_step=facts["kept_step"],
         skipped={one["step"]: one for one in storage.read_json(model.file(SKIPPED))},
         masked=masked,
-        doubts=_doubts(model, sampler),
+        doubts=_doubts(model, sampler, facts["steps"] * config.samples_per_step),
     )
 
 
@@ -246,7 +246,7 @@ def _documents(tables: Sequence[tuple[int, pa.Table]]) -> Documents:
     )
 
 
-def _doubts(model: ShardSet, sampler: Sampler) -> list[str]:
+def _doubts(model: ShardSet, sampler: Sampler, num_samples: int) -> list[str]:
     """Why the order may be another than that of the training.
 
     Raises:
@@ -255,7 +255,7 @@ def _doubts(model: ShardSet, sampler: Sampler) -> list[str]:
     manifest = model.manifest()
     name, told = f"{model.step}/{model.version}", manifest.facts["data"]
     trained_by = storage.read_json(model.file(RUN)).get("code_version", "not known")
-    now = {**sampler.facts, ORDER: sampler.fingerprint()}
+    now = {**sampler.facts_of(num_samples), ORDER: sampler.fingerprint()}
     if others := [key for key, value in now.items() if told.get(key, value) != value]:
         raise InputError(
             f"{name}: its training read its samples in another order than this code does ({', '.join(others)}: not as the training noted), "

@@ -32,7 +32,10 @@ MANIFEST = "manifest.json"
 RUN = "run.json"
 """When, where and by which code a version was made: beside the manifest, and no part of its digest."""
 GUARD: dict[str, Any] = {"guard": True}
-"""As `json_schema_extra` of a field of a step's configuration: it decides whether the step may begin, and is no part of the recipe."""
+"""As `json_schema_extra` of a field of a step's configuration: it is no part of the recipe, for it decides only whether the step may begin,
+or by what means and for what money it is made."""
+SETTINGS = "settings"
+"""Key of RUN: the fields that GUARD marks, as they were when the version was finished."""
 ELSEWHERE = "elsewhere"
 """Key there: the folders of inputs that are not below the storage root, by the names that the recipe has for them."""
 REJECTS = "rejects"
@@ -353,6 +356,11 @@ def finished_shards(folder: str, num_shards: int) -> dict[int, Receipt]:
         ):
             finished[receipt.index] = receipt
     return finished
+
+
+def guards(config: type[BaseModel]) -> set[str]:
+    """The fields of a configuration that GUARD marks."""
+    return {name for name, field in config.model_fields.items() if field.json_schema_extra == GUARD}
 
 
 def version_of(recipe: dict[str, Any]) -> str:

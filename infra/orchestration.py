@@ -383,15 +383,17 @@ def _progress_artifact(name: str) -> Iterator[None]:
 
     # Prefect's sync_compatible wrappers are typed as possibly awaitable; in a sync task they return the value
     artifact: Any = create_progress_artifact(progress=0.0, key=f"progress-{name}", description=name)
-    last = 0.0
+    last, began = 0.0, time.monotonic()
+    at_first: dict[str, int] = {}
 
-    def watcher(done: int, total: int, what: str) -> None:
+    def watcher(done: int, total: int, what: str, note: str) -> None:
         nonlocal last
+        first = at_first.setdefault(what, done)
         if time.monotonic() - last >= PROGRESS_INTERVAL_S or done == total:
             last = time.monotonic()
-            update_progress_artifact(
-                artifact, progress=100.0 * done / max(total, 1), description=f"{name}: {done} of {total} {what}"
-            )
+            left = (last - began) / (done - first) * (total - done) if first < done < total else 0.0
+            words = [f"{name}: {done} of {total} {what}", *([f"{left:,.0f} s left"] if left else []), *([note] if note else [])]
+            update_progress_artifact(artifact, progress=100.0 * done / max(total, 1), description=" · ".join(words))
 
     with watched(watcher):
         yield

@@ -22,6 +22,9 @@ WIDTH_INCHES = 6.4
 INK, MUTED, GRID = "#010101", "#020202", "#030303"
 SERIES = ("#040404", "#050505", "#060606", "#070707")
 DASHES = ("solid", (0, (5, 2)), (0, (1.5, 1.5)), (0, (6, 2, 1, 2)))
+FORMS = ("o", "x", "s", "^")
+FAR_APART = 4.0
+"""Ratio of the largest to the smallest value from which an axis is logarithmic."""
 VARIABLES = {
     INK: "var(--ink, #333)",
     MUTED: "var(--muted, #777)",
@@ -82,15 +85,19 @@ def intervals(
     title: str,
     xlabel: str,
     strong: Sequence[bool] = (),
-    reference: float = 1.0,
+    reference: float | None = 1.0,
+    *,
+    logarithmic: bool = True,
 ) -> str:
-    """A forest plot on a logarithmic axis, first label on top: each middle with the two ends of its interval, beside a line at `reference`.
+    """A forest plot, first label on top: each middle with the two ends of its interval, beside a line at `reference` where there is one.
 
     Args:
         strong: for each label, whether it is drawn filled and in the second colour; by default none is.
+        logarithmic: whether the axis is, as for ratios.
     """
     with _figure(title, 0.7 + 0.3 * max(len(labels), 1)) as (axes, parts):
-        axes.axvline(reference, color=MUTED, linewidth=1, linestyle=DASHES[1])
+        if reference is not None:
+            axes.axvline(reference, color=MUTED, linewidth=1, linestyle=DASHES[1])
         for place, (middle, (low, high)) in enumerate(zip(middles, ends, strict=True)):
             filled = bool(strong) and strong[place]
             colour = SERIES[1] if filled else SERIES[0]
@@ -98,14 +105,16 @@ def intervals(
             axes.plot(middle, place, marker="o", markersize=6, color=colour, markerfacecolor=colour if filled else "none")
         axes.set_yticks(range(len(labels)), [label.replace("$", r"\$") for label in labels])
         axes.set_ylim(len(labels) - 0.4, -0.6)
-        axes.set_xscale("log")
         axes.set_xlabel(xlabel)
         axes.grid(axis="x", color=GRID, linewidth=0.6)
-        axes.xaxis.set_major_locator(
-            _few_of_a_decade(max([reference, *(high for _, high in ends)]), min([reference, *(low for low, _ in ends)]))
-        )
+        if logarithmic:
+            places = [*(end for both in ends for end in both), *([] if reference is None else [reference])]
+            axes.set_xscale("log")
+            axes.xaxis.set_major_locator(_few_of_a_decade(max(places), min(places)))
+            axes.xaxis.set_minor_formatter("")
+        else:
+            axes.locator_params(axis="x", nbins=6)
         axes.xaxis.set_major_formatter(_thousands)
-        axes.xaxis.set_minor_formatter("")
     return parts[0]
 
 
@@ -148,6 +157,89 @@ def lines(
         if len(series) + len(marks or {}) > 1:  # a single line is what the axis says
             axes.legend(frameon=False, labelcolor=INK)
     return parts[0]
+
+
+def points(
+    groups: Mapping[str, tuple[Sequence[float], Sequence[float]]],
+    title: str,
+    xlabel: str,
+    ylabel: str,
+    *,
+    log: bool = False,
+    names: Sequence[str] = (),
+    line: tuple[str, Sequence[float], Sequence[float]] | None = None,
+) -> str:
+    """Points in groups, told apart by colour and form; the y axis is logarithmic where it has to be for all to be told apart.
+
+    Args:
+        log: whether the x axis is logarithmic.
+        names: words for the places 0, 1, 2 … of the x axis, where it has no numbers.
+        line: its name, and a stair that goes from point to point.
+
+    Raises:
+        ValueError: more groups than can be told apart.
+    """
+    if len(groups) > len(FORMS):
+        raise ValueError(f"points: {len(groups)} groups in one figure; at most {len(FORMS)} can be told apart")
+    with _figure(title, 2.9) as (axes, parts):
+        if line:
+            name, x, y = line
+            axes.step(x, y, where="post", label=name, color=MUTED, linewidth=1.2)
+        for (name, (x, y)), colour, form in zip(groups.items(), SERIES, FORMS, strict=False):
+            filled = colour if form != "x" else None
+            axes.plot(x, y, label=name, color=colour, marker=form, linestyle="none", markersize=6, markerfacecolor=filled)
+        if log:
+            axes.set_xscale("log")
+            values = [value for x, _ in groups.values() for value in x]
+            axes.xaxis.set_major_locator(_few_of_a_decade(max(values), min(values)))
+            axes.xaxis.set_minor_formatter("")
+        axes.xaxis.set_major_formatter(_thousands)
+        if names:
+            axes.set_xticks(range(len(names)), [name.replace("$", r"\$") for name in names])
+            axes.set_xlim(-0.5, len(names) - 0.5)
+        _far_apart(axes, [value for _, y in groups.values() for value in y])
+        axes.set_xlabel(xlabel)
+        axes.set_ylabel(ylabel)
+        axes.grid(color=GRID, linewidth=0.6)
+        if len(groups) + bool(line) > 1:
+            axes.legend(frameon=False, labelcolor=INK)
+    return parts[0]
+
+
+def bundle(curves: Mapping[str, Sequence[tuple[Sequence[float], Sequence[float]]]], title: str, xlabel: str, ylabel: str) -> str:
+    """Many lines in groups: the first group is drawn strong and above the others, the others thin, each with its form at its ends.
+
+    Raises:
+        ValueError: more groups than can be told apart.
+    """
+    if len(curves) > len(FORMS):
+        raise ValueError(f"bundle: {len(curves)} groups in one figure; at most {len(FORMS)} can be told apart")
+    with _figure(title, 2.9) as (axes, parts):
+        for place, ((name, many), colour, form) in enumerate(zip(curves.items(), SERIES, FORMS, strict=False)):
+            for number, (x, y) in enumerate(many):
+                xs, ys = _thinned(np.asarray(x, dtype=float), np.asarray(y, dtype=float))
+                width, above = (2.0, 3) if place == 0 else (1.0, 2)
+                axes.plot(
+                    xs, ys, label=f"_{name}" if number else name, color=colour, linewidth=width, zorder=above,
+                    marker=form, markevery=[len(xs) - 1], markersize=6,
+                )  # fmt: skip
+        _far_apart(axes, [value for many in curves.values() for _, y in many for value in y])
+        axes.set_xlabel(xlabel)
+        axes.set_ylabel(ylabel)
+        axes.grid(color=GRID, linewidth=0.6)
+        axes.xaxis.set_major_formatter(_thousands)
+        axes.legend(frameon=False, labelcolor=INK)
+    return parts[0]
+
+
+def _far_apart(axes: Any, values: Sequence[float]) -> None:
+    """A logarithmic y axis where one far value would make all others look equal."""
+    if values and min(values) > 0 and max(values) > FAR_APART * min(values):
+        axes.set_yscale("log")
+        axes.yaxis.set_major_locator(_few_of_a_decade(max(values), min(values)))
+        axes.yaxis.set_minor_formatter("")
+        axes.tick_params(axis="y", which="minor", length=0)
+    axes.yaxis.set_major_formatter(_thousands)
 
 
 def _thousands(value: float, _position: int) -> str:

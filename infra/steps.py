@@ -152,7 +152,7 @@ class Step:
         return {
             "step": self.name,
             "inputs": {name: _names(given) for name, given in zip(self.input_names, inputs, strict=True)},
-            "config": config.model_dump(mode="json", exclude=_guards(config)),
+            "config": config.model_dump(mode="json", exclude=dataset.guards(type(config))),
             "files": dict(self.fingerprint(config)),
             "code": code,
             "libraries": libraries,
@@ -181,7 +181,10 @@ class Step:
             seconds = time.monotonic() - started
             still_held()
             elsewhere = {dataset.name_of(one): one.folder for one in dataset.flattened(inputs) if one.path == one.folder}
-            _write_run(folder, began, seconds, resumed, out.volatile | ({dataset.ELSEWHERE: elsewhere} if elsewhere else {}))
+            out.volatile |= {dataset.ELSEWHERE: elsewhere} if elsewhere else {}
+            if unnamed := config.model_dump(mode="json", include=dataset.guards(type(config))):
+                out.volatile[dataset.SETTINGS] = unnamed
+            _write_run(folder, began, seconds, resumed, out.volatile)
             manifest = dataset.seal(
                 folder,
                 step=self.name,
@@ -234,9 +237,17 @@ def remake(damaged: ShardSet) -> None:
     recipe = storage.read_json(storage.join(damaged.folder, RECIPE))
     step = STEPS[damaged.step]
     inputs = [dataset.opened(recipe["inputs"][name]) for name in step.input_names]
-    made = step.run(inputs, step.config_type.model_validate(recipe["config"]), damaged.folder).shards
+    config = step.config_type.model_validate({**recipe["config"], **_settings(damaged)})
+    made = step.run(inputs, config, damaged.folder).shards
     if made.digest != damaged.digest:
         raise InputError(f"made again, its digest is {made.digest} and not {damaged.digest}; what it is made from has changed")
+
+
+def _settings(version: ShardSet) -> Mapping[str, Any]:
+    """What the recipe does not name of the configuration that a version was made with."""
+    run = version.file(dataset.RUN)
+    found: Mapping[str, Any] = storage.read_json(run).get(dataset.SETTINGS, {}) if storage.exists(run) else {}
+    return found
 
 
 STEPS: dict[str, Step] = {}
@@ -256,10 +267,6 @@ def step(*, schema: str, fingerprint: Fingerprint = lambda config: {}) -> Callab
         return STEPS[function.__name__]
 
     return made
-
-
-def _guards(config: BaseModel) -> set[str]:
-    return {name for name, field in type(config).model_fields.items() if field.json_schema_extra == dataset.GUARD}
 
 
 def _names(given: ShardSet | Sequence[ShardSet]) -> Any:

@@ -54,13 +54,13 @@ class Track:
         if entities:
             _client().log_batch(self.run_id, metrics=entities)
 
-    def history(self, rows: Sequence[Mapping[str, float]], at: str) -> None:
+    def history(self, rows: Sequence[Mapping[str, float | None]], at: str) -> None:
         """Log a curve: every row's numbers at its integer step `row[at]`; up to 1,000 numbers a request."""
         from mlflow.entities import Metric
 
         now_ms = int(time.time() * 1000)
         entities = [
-            Metric(_key(name), float(value), now_ms, int(row[at]))
+            Metric(_key(name), float(value), now_ms, int(row[at] or 0))
             for row in rows
             for name, value in row.items()
             if name != at and value is not None
@@ -229,7 +229,8 @@ def end_abandoned(status: Callable[[str], str]) -> int:
     for run in found:
         if run.info.run_id not in flows and (parent := run.data.tags.get("mlflow.parentRunId")):
             steps[run.info.run_id] = flows[parent] if parent in flows else client.get_run(parent).info.status
-    ended = {run_id: said for run_id, said in (flows | steps).items() if said}
+    # a step of a run that goes on without a flow, such as a sweep's trial, goes on, too
+    ended = {run_id: said for run_id, said in (flows | steps).items() if said not in ("", "RUNNING", "SCHEDULED")}
     for run_id, said in ended.items():
         client.set_terminated(run_id, said)
     return len(ended)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import shutil
 from collections.abc import Mapping, Sequence
 from contextlib import closing
 from pathlib import Path
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
 log = logging.getLogger("gristmill")
 
 CURVES = "tensorboard"
+COPY_BYTES = 4 << 20
 OTHER = {"best": "last", "last": "best"}
 """Folder of the weights that are not the model, by which are."""
 # what the clock decides is no part of a version: these go beside it, into SPEED
@@ -61,13 +63,17 @@ def pretrain(tokens: ShardSet, config: TrainConfig, out: Output) -> None:
             code_version=code_version(),
             owner=os.getpid(),
         )
+        note = ""
+
+        def on_log(line: dict[str, float | None]) -> None:
+            nonlocal note
+            curves.add(line)
+            note = _in_words(line)
+
         result = run(
-            job,
-            child_environment(),
-            on_log=curves.add,
-            on_step=lambda at: report(at, config.max_steps, "training steps"),
+            job, child_environment(), on_log=on_log, on_step=lambda at: report(at, config.max_steps, "training steps", note)
         )
-    report(config.max_steps, config.max_steps, "training steps")
+    report(result["steps"], result["steps"], "training steps", note)
     log.info("pretrain: device %s (%s)", result["device"], result["device_reason"])
     _keep_model(Path(result["model_folder"]), MODEL, out)
     if result["other_folder"]:
@@ -79,7 +85,7 @@ def pretrain(tokens: ShardSet, config: TrainConfig, out: Output) -> None:
         storage.write_json(storage.join(out.folder, name), kept)
         out.keep_file(name)
     out.counts = Counts(total=facts["num_tokens.train"], kept=facts["num_tokens.train"])
-    out.facts = _facts(config, result, facts)
+    out.facts = _facts(config, result)
     used = _used(config, result)
     out.volatile |= used
     if (track := tracking.current()) is not None:
@@ -87,8 +93,9 @@ def pretrain(tokens: ShardSet, config: TrainConfig, out: Output) -> None:
 
 
 def _used(config: TrainConfig, result: dict[str, Any]) -> dict[str, Any]:
-    """What the training took of this machine; the electricity is that of the try that ended it, and estimated."""
+    """What the training took of which machines; the electricity is that of the try that ended it, and estimated."""
     return {
+        "machines": result["machines"],
         "device": result["device"],
         "device_reason": result["device_reason"],
         "precision": result["precision"],
@@ -103,12 +110,17 @@ def _used(config: TrainConfig, result: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def _facts(config: TrainConfig, result: dict[str, Any], facts: dict[str, Any]) -> dict[str, Any]:
-    flops = presets.flops_per_token(config.model, facts["vocab_size"])
+def _in_words(line: dict[str, float | None]) -> str:
+    """How it goes, for who waits."""
+    loss, rate, mfu, peak = (line[name] or 0.0 for name in ("train_loss", "tokens_per_s", "mfu", "peak_bytes"))
+    return f"loss {loss:.3f} · {rate:,.0f} tokens/s · MFU {mfu:.0%} · {storage.byte_words(int(peak))}"
+
+
+def _facts(config: TrainConfig, result: dict[str, Any]) -> dict[str, Any]:
     return {
         "family": presets.family(config.model),
         "objective": "masked" if presets.masked(config.model) else "causal",
-        "num_parameters": presets.num_parameters(config.model, facts["vocab_size"]),
+        "num_parameters": result["num_parameters"],
         "train_loss": result["train_loss"],
         "valid_loss": result["valid_loss"],
         "steps": result["steps"],
@@ -116,8 +128,8 @@ def _facts(config: TrainConfig, result: dict[str, Any], facts: dict[str, Any]) -
         "stopped_early": result["stopped_early"],
         "steps_skipped": len(result["skipped"]),
         "tokens": result["tokens"],
-        "epochs": round(result["tokens"] / max(facts["num_tokens.train"], 1), 3),
-        "training_flops": flops * result["tokens"],
+        "epochs": round(result["steps"] * config.samples_per_step / result["data"]["num_samples"], 3),
+        "training_flops": result["flops_per_token"] * result["tokens"],
         "data": result["data"],
     }
 
@@ -160,5 +172,6 @@ def _keep_curves(folder: Path, out: Output) -> None:
 def _keep_model(trained: Path, folder: str, out: Output) -> None:
     for file in sorted(trained.iterdir()):
         name = f"{folder}/{file.name}"
-        storage.write_bytes(storage.join(out.folder, name), file.read_bytes())
+        with file.open("rb") as weights, storage.open_write(storage.join(out.folder, name)) as kept:
+            shutil.copyfileobj(weights, kept, COPY_BYTES)  # never whole in memory
         out.keep_file(name)

@@ -524,14 +524,14 @@ def _training(trained: ShardSet | None) -> Training | None:
     facts, config = manifest.facts, manifest.recipe["config"]
     lines = _with_speed(trained, storage.read_json(trained.file(HISTORY)))
     if "data" not in facts:
-        return Training(lines, machine=training_told.machine(run, config))
+        return Training(lines, machine=training_told.machine(run))
     skipped = storage.read_json(trained.file(SKIPPED))
     kind, origin = training_told.kind(facts), training_told.origin(manifest)
     return Training(
         lines=lines,
         what=f"A {kind} of {facts['num_parameters']:,} parameters, {origin}. {training_told.ending(facts, config)}",
         notes=[training_told.data(facts, config)],
-        machine=training_told.machine(run, config),
+        machine=training_told.machine(run),
         kept_step=facts["kept_step"],
         skipped=[Skipped(one["step"], one["loss"], one["norm"], one["documents"]) for one in skipped],
         sources=[_source(name, facts["data"], lines) for name in training_told.sources(facts["data"])],

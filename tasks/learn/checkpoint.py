@@ -3,7 +3,7 @@
 `checkpoint-NNNNNNNN/` holds `model/`, a Hugging Face folder (safetensors, config, tokeniser) that transformers loads, and beside it
 `optimizer.safetensors` (and `average.safetensors`), and `state.json`: all that training needs to go on bit for bit, with the data, the
 configuration and the code that it came from. `best-NNNNNNNN/` holds a model only. Nothing is pickled. The folder is on a local disk. The
-newest two checkpoints are kept: the last good one stays while the next is renamed.
+newest two checkpoints are kept: the last good one stays while the next is renamed. So are the best models that these know of.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -57,20 +57,23 @@ def save(
         save_file(dict(average), temporary / "average.safetensors")
     (temporary / "state.json").write_text(json.dumps(state), "utf-8")
     _finished(temporary, final)
-    for old in _complete(folder, PREFIX)[:-KEEP]:
+    for old in complete(folder)[:-KEEP]:
         shutil.rmtree(old)
     return final
 
 
-def save_best(folder: Path, step: int, *, model: PreTrainedModel, weights: Tensors, tokeniser_folder: str) -> Path:
-    """Write the model of `step` as the best one so far; the one before goes."""
+def save_best(
+    folder: Path, step: int, *, model: PreTrainedModel, weights: Tensors, tokeniser_folder: str, needed: Collection[int] = ()
+) -> Path:
+    """Write the model of `step` as the best one so far; those before go, but for the steps that are `needed`."""
     final = folder / f"{BEST_PREFIX}{step:08d}"
     temporary = _begun(final)
     write_model(temporary / "model", model, weights, tokeniser_folder)
     shutil.rmtree(final, ignore_errors=True)
     _finished(temporary, final)
-    for other in _complete(folder, BEST_PREFIX):
-        if other != final:
+    stay = {final, *(best(folder, one) for one in needed)}
+    for other in folder.glob(f"{BEST_PREFIX}*"):
+        if other not in stay:
             shutil.rmtree(other)
     return final
 
@@ -82,8 +85,13 @@ def best(folder: Path, step: int) -> Path:
 
 def latest(folder: Path) -> Path | None:
     """The newest complete checkpoint, None where there is none."""
-    found = _complete(folder, PREFIX)
+    found = complete(folder)
     return found[-1] if found else None
+
+
+def complete(folder: Path) -> list[Path]:
+    """All complete checkpoints, the newest last."""
+    return sorted(folder.glob(f"{PREFIX}*"))
 
 
 def tidy(folder: Path) -> None:
@@ -164,10 +172,6 @@ def _finished(temporary: Path, final: Path) -> None:
         _sync(path)
     temporary.rename(final)
     _sync(final.parent)
-
-
-def _complete(folder: Path, prefix: str) -> list[Path]:
-    return sorted(folder.glob(f"{prefix}*"))
 
 
 def _sync(path: Path) -> None:

@@ -133,13 +133,13 @@ def figure_of(told: Mapping[str, Any]) -> Figure:
 def compare(challenger: Scored, champion: Scored, seed: int = 0) -> list[Comparison]:
     """Every metric that both have, in order of their names."""
     same_tokens = challenger.tokeniser == champion.tokeniser
-    mine, theirs = dict(_by_metric(challenger.items)), dict(_by_metric(champion.items))
+    mine, theirs = dict(by_metric(challenger.items)), dict(by_metric(champion.items))
     rows = []
     for name in sorted(challenger.figures.keys() & champion.figures.keys()):
         one, other = challenger.figures[name], champion.figures[name]
         if not same_tokens and name.startswith(PER_TOKEN):
             rows.append(_row(one, other, None, 0, paired=False, verdict="other tokens"))
-        elif name in mine and name in theirs and _gives(one, mine[name]) and _gives(other, theirs[name]):
+        elif name in mine and name in theirs and gives(one, mine[name]) and gives(other, theirs[name]):
             rows.append(_paired(one, other, *_common(mine[name], theirs[name], one.form), seed))
         else:
             rows.append(_unpaired(one, other))
@@ -199,7 +199,7 @@ def _number(value: float | None) -> str:
 # --- items ---------------------------------------------------------------------------------------------------------------------
 
 
-def _by_metric(items: pa.Table) -> Iterator[tuple[str, pa.Table]]:
+def by_metric(items: pa.Table) -> Iterator[tuple[str, pa.Table]]:
     """The rows of each metric."""
     coded = items["metric"].combine_chunks().dictionary_encode()
     code = coded.indices.to_numpy()
@@ -209,7 +209,7 @@ def _by_metric(items: pa.Table) -> Iterator[tuple[str, pa.Table]]:
         yield name, items.take(pa.array(order[bounds[number] : bounds[number + 1]]))
 
 
-def _gives(made: Figure, items: pa.Table) -> bool:
+def gives(made: Figure, items: pa.Table) -> bool:
     """Whether a figure is what its items come to; some, as BLEU of a corpus, are no ratio of sums."""
     if made.value is None:
         return True
@@ -220,7 +220,7 @@ def _gives(made: Figure, items: pa.Table) -> bool:
     else:
         sums = amounts.sum(keepdims=True)[None]
     with np.errstate(divide="ignore", invalid="ignore"):
-        value = float(_values(sums, weights.sum(keepdims=True), made.form)[0])
+        value = float(metric_values(sums, weights.sum(keepdims=True), made.form)[0])
     return math.isclose(value, made.value, rel_tol=1e-6, abs_tol=1e-9)
 
 
@@ -230,14 +230,15 @@ def _common(one: pa.Table, other: pa.Table, form: Form) -> tuple[Cells, Cells]:
     common = np.intersect1d(*names)
     groups = np.union1d(*(table["group"].to_numpy(zero_copy_only=False).astype(object) for table in (one, other)))
     cells = [
-        _cells(table, some, common, groups if form == "gap" else None) for table, some in zip((one, other), names, strict=True)
+        cells_of(table, some, common, groups if form == "gap" else None) for table, some in zip((one, other), names, strict=True)
     ]
     says = np.any([(cell.weights != 0) | (cell.amounts != 0).any(1) for cell in cells], axis=0)
     first, second = (Cells(cell.amounts[says], cell.weights[says]) for cell in cells)
     return first, second
 
 
-def _cells(table: pa.Table, names: npt.NDArray[Any], wanted: npt.NDArray[Any], groups: npt.NDArray[Any] | None) -> Cells:
+def cells_of(table: pa.Table, names: npt.NDArray[Any], wanted: npt.NDArray[Any], groups: npt.NDArray[Any] | None) -> Cells:
+    """What the `wanted` items (sorted) gave, from a table whose items are `names`; by group where groups (sorted) are given."""
     place = np.searchsorted(wanted, names) if len(wanted) else np.zeros(len(names), np.int64)
     known = np.zeros(len(names), bool)
     inside = place < len(wanted)
@@ -259,9 +260,9 @@ def _cells(table: pa.Table, names: npt.NDArray[Any], wanted: npt.NDArray[Any], g
 
 def interval_of(cells: Cells, form: Form, seed: int) -> tuple[float, float, float]:
     """(value, low, high) of one model's metric. Resampling makes gaps larger; that is taken out again."""
-    value = float(_values(cells.amounts.sum(0)[None], cells.weights.sum()[None], form)[0])
+    value = float(metric_values(cells.amounts.sum(0)[None], cells.weights.sum()[None], form)[0])
     if len(cells) > MAX_RESAMPLED_ITEMS:
-        error = Z_95 * _error(_influence(cells, form))
+        error = Z_95 * _error(influence(cells, form))
         return value, value - error, value + error
     found = _resampled(cells, form, seed)
     shift = float(found.mean()) - value if form == "gap" else 0.0
@@ -282,13 +283,13 @@ def _paired(one: Figure, other: Figure, mine: Cells, theirs: Cells, seed: int) -
     if n < MIN_ITEMS or min(mine.weights.sum(), theirs.weights.sum()) <= 0:
         return _row(one, other, None, n, paired=True, verdict="too small to tell")
     value, beside = (
-        _distance(_values(c.amounts.sum(0)[None], c.weights.sum()[None], form), zero=zero)[0] for c in (mine, theirs)
+        _distance(metric_values(c.amounts.sum(0)[None], c.weights.sum()[None], form), zero=zero)[0] for c in (mine, theirs)
     )
     difference = float(value - beside)
     if abs(difference) <= ROUNDING * max(abs(value), abs(beside)):
         return _row(one, other, (difference, difference, difference, 1.0), n, paired=True)
     if n > MAX_RESAMPLED_ITEMS:
-        error = _error(_influence(mine, form, zero=zero) - _influence(theirs, form, zero=zero))
+        error = _error(influence(mine, form, zero=zero) - influence(theirs, form, zero=zero))
         found = _normal(difference, error)
     else:
         drawn = _distance(_resampled(mine, form, seed), zero=zero) - _distance(_resampled(theirs, form, seed), zero=zero)
@@ -339,7 +340,7 @@ def _normal(difference: float, error: float) -> tuple[float, float, float, float
     return difference, difference - Z_95 * error, difference + Z_95 * error, p
 
 
-def _values(amounts: Floats, weights: Floats, form: Form) -> Floats:
+def metric_values(amounts: Floats, weights: Floats, form: Form) -> Floats:
     """(R,) the metric of (R, G) sums of amounts and (R,) of weights."""
     if form == "gap":
         return np.abs(amounts).sum(1) / weights
@@ -354,7 +355,7 @@ def _distance(values: Floats, *, zero: bool) -> Floats:
 def _resampled(cells: Cells, form: Form, seed: int) -> Floats:
     """(NUM_RESAMPLES,) the metric of items drawn with replacement: the same ones for equal seeds and numbers of items."""
     counts = _counts(len(cells), seed)
-    return _values(counts @ cells.amounts, np.maximum(counts @ cells.weights, np.finfo(float).tiny), form)
+    return metric_values(counts @ cells.amounts, np.maximum(counts @ cells.weights, np.finfo(float).tiny), form)
 
 
 @lru_cache(maxsize=1)
@@ -365,7 +366,7 @@ def _counts(n: int, seed: int) -> Floats:
     return np.bincount(drawn.ravel(), minlength=NUM_RESAMPLES * n).reshape(NUM_RESAMPLES, n).astype(np.float64)
 
 
-def _influence(cells: Cells, form: Form, *, zero: bool = False) -> Floats:
+def influence(cells: Cells, form: Form, *, zero: bool = False) -> Floats:
     """(I,) what each item moves the metric by, to first order (Efron 1982, section 6.3)."""
     total, sums = cells.weights.sum(), cells.amounts.sum(0)
     if form == "gap":

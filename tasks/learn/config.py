@@ -95,21 +95,21 @@ class TrainConfig(BaseModel):
     """Steps between two checkpoints: what a kill can cost at most. The last step always has one."""
     log_every_steps: int = Field(10, ge=1)
     """Steps between two lines of history; the logged loss is the mean since the line before."""
-    num_threads: int | None = Field(None, ge=1)
+    # by what means it is computed: no part of the recipe, so another machine goes on where this one stood (docs/decisions/017)
+    num_threads: int | None = Field(None, ge=1, json_schema_extra=GUARD)
     """CPU threads of a rank; None: all that may be used, divided by the ranks. Results are bit-equal only at equal numbers of threads."""
-    device: Device = "auto"
+    device: Device = Field("auto", json_schema_extra=GUARD)
     """auto: CUDA where it works, else the CPU, with the reason in the log. cuda: an error where it does not work."""
-    ranks: int = Field(1, ge=1)
+    ranks: int = Field(1, ge=1, json_schema_extra=GUARD)
     """Processes that train together, started by torchrun: on GPUs one for each. The same samples are read for any number."""
-    parallel: Literal["ddp", "fsdp"] = "ddp"
+    parallel: Literal["ddp", "fsdp"] = Field("ddp", json_schema_extra=GUARD)
     """With several ranks. ddp: each holds the whole model. fsdp: weights, gradients and moments are divided among them (FSDP2)."""
-    activation_checkpointing: bool = False
+    activation_checkpointing: bool = Field(False, json_schema_extra=GUARD)
     """Activations of a block are computed again in the backward pass: about a third slower, for much less memory in deep models."""
-    loss_chunk: int = Field(0, ge=0)
+    loss_chunk: int = Field(0, ge=0, json_schema_extra=GUARD)
     """Tokens whose logits are in memory at once. 0: chosen so that they take at most 8 MB, or 256 MB on a GPU."""
-    compile: bool = False
+    compile: bool = Field(False, json_schema_extra=GUARD)
     """torch.compile of each block: faster once compiled, which takes a minute, and seconds where it was compiled before."""
-
     costs: CostConfig = Field(CostConfig(), json_schema_extra=GUARD)
     """Prices, for the cost of the run to be told; no part of the recipe."""
 

@@ -22,13 +22,15 @@ BLOCK_BYTES: dict[tuple[str, str], tuple[float, float, float]] = {
 MASK_BYTES = {"bf16": 2, "fp32": 4}
 """Of the mask that keeps attention inside documents, per pair of tokens of a sample: torch widens and keeps one for each block."""
 SHORT_CONTEXT, SHORT_BLOCK = 512, 128
-"""Up to which context a CPU attends in bf16 by plain products (short_attention), which keep probabilities instead, in blocks of queries."""
+"""Up to which context a CPU attends in bf16 by plain products (short_attention), which keep probabilities instead, in blocks of queries;
+of 64 and 256 queries they are slower."""
 BLOCK_INPUT_BYTES = 4
 """What is kept of a block whose activations are computed again: its float32 input, per unit of hidden size."""
 ADAM_BYTES = 8
 """Two float32 moments of a parameter."""
 CHUNK_BYTES = {"cpu": 8 << 20, "cuda": 256 << 20}
-"""Logits that the loss has in memory at once, in float32; with their gradient and a bfloat16 copy they take 2.5 times as much."""
+"""Logits that the loss has in memory at once, in float32: they should stay in a CPU's cache, and a GPU wants large products. With their
+gradient and a bfloat16 copy they take 2.5 times as much."""
 SLACK_SHARE, SLACK_BYTES = 0.25, 100 * 10**6
 """Temporaries, and what an allocator holds and does not use. With it, measured peaks are 0.88 to 1.02 of what is told (docs/plan.md)."""
 

@@ -13,6 +13,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+import psutil
 from pydantic import BaseModel, ConfigDict
 
 from infra.errors import GristmillError, InputError
@@ -120,10 +121,17 @@ def _heard(process: subprocess.Popen[bytes], path: Path) -> Any:
 
 
 def _kill(process: subprocess.Popen[bytes]) -> None:
-    """End a process and what it has started; ranks of torchrun end when it does."""
+    """End a process and all that it has started, and wait for it: the next try must not find a rank that still writes."""
+    ranks: list[psutil.Process] = []  # torchrun gives each a session of its own, so a signal to the group misses them
+    with suppress(psutil.NoSuchProcess):
+        ranks = psutil.Process(process.pid).children(recursive=True)
     with suppress(ProcessLookupError):
         os.killpg(process.pid, signal.SIGKILL)
+    for rank in ranks:
+        with suppress(psutil.NoSuchProcess):
+            rank.kill()
     process.wait()
+    psutil.wait_procs(ranks)
 
 
 def _last_lines(path: Path) -> str:

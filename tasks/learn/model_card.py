@@ -213,7 +213,7 @@ def _number(value: float) -> str:
 
 def _training(told: CardFacts) -> str:
     facts, config = told.trained.facts, told.trained.recipe["config"]
-    took = "".join(f"| {label} | {words} |\n" for label, words in training_told.machine(told.run, config).items())
+    took = "".join(f"| {label} | {words} |\n" for label, words in training_told.machine(told.run).items())
     return (
         f"Sources of the data: {'; '.join(told.sources) or 'not known'}. {training_told.data(facts, config)}\n\n"
         f"{training_told.ending(facts, config)}{_continued(told.trained)} Validation loss {facts['valid_loss']:.4f}, last training loss "

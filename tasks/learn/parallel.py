@@ -69,7 +69,7 @@ def wrapped(objective: Objective, ranks: Ranks, parallel: Literal["ddp", "fsdp"]
     if parallel == "ddp":
         return DistributedDataParallel(objective, device_ids=[ranks.local] if device == "cuda" else None)
     mesh = init_device_mesh(device, (ranks.number,))
-    # products are narrowed under autocast as in one process; here it is what travels between the ranks
+    # products are narrowed under autocast as in one process; here it is what travels between the ranks, and from block to block
     policy = (
         MixedPrecisionPolicy(param_dtype=torch.bfloat16, reduce_dtype=torch.float32)
         if precision == "bf16"
@@ -114,9 +114,19 @@ def summed(values: npt.NDArray[np.float64], ranks: Ranks, device: str) -> npt.ND
     return result
 
 
-def whole(tensor: torch.Tensor) -> torch.Tensor:
-    """A tensor on the CPU as one process would have it; with fsdp all ranks must ask together."""
-    return (tensor.full_tensor() if isinstance(tensor, DTensor) else tensor).detach().cpu()
+def wait_for_all(ranks: Ranks, device: str) -> None:
+    """Go on when all ranks are here."""
+    summed(np.zeros(1), ranks, device)
+
+
+def whole(tensor: torch.Tensor, *, keep: bool = True) -> torch.Tensor:
+    """A tensor on the CPU as one process would have it, or an empty one; with fsdp all ranks must ask together.
+
+    Args:
+        keep: whether this rank has a use for it: else each would hold all of a model and its moments in the machine's memory.
+    """
+    full = (tensor.full_tensor() if isinstance(tensor, DTensor) else tensor).detach()
+    return full.cpu() if keep else torch.empty(0)
 
 
 @torch.no_grad()
@@ -127,20 +137,20 @@ def put(target: torch.Tensor, value: torch.Tensor) -> None:
     target.copy_(value)
 
 
-def whole_state(model: nn.Module) -> dict[str, torch.Tensor]:
-    """Parameters and buffers of a model by name, on the CPU; tied ones are one tensor, as they are in the model."""
+def whole_state(model: nn.Module, *, keep: bool = True) -> dict[str, torch.Tensor]:
+    """Parameters and buffers of a model by name, as `whole` gives them; tied ones are one tensor, as they are in the model."""
     made: dict[int, torch.Tensor] = {}
     for tensor in (state := model.state_dict(keep_vars=True)).values():
         if id(tensor) not in made:
-            made[id(tensor)] = whole(tensor)
+            made[id(tensor)] = whole(tensor, keep=keep)
     return {name: made[id(tensor)] for name, tensor in state.items()}
 
 
-def optimizer_state(optimizer: torch.optim.Optimizer, model: nn.Module) -> dict[str, torch.Tensor]:
-    """`<parameter>::<moment>` → whole tensor, for all that the optimiser remembers."""
+def optimizer_state(optimizer: torch.optim.Optimizer, model: nn.Module, *, keep: bool = True) -> dict[str, torch.Tensor]:
+    """`<parameter>::<moment>` → tensor as `whole` gives it, for all that the optimiser remembers."""
     names = {id(one): name for name, one in model.named_parameters()}
     return {
-        f"{names[id(one)]}::{moment}": whole(value)
+        f"{names[id(one)]}::{moment}": whole(value, keep=keep)
         for one, state in optimizer.state.items()
         for moment, value in state.items()
         if isinstance(value, torch.Tensor)
@@ -158,8 +168,9 @@ def restore_optimizer(optimizer: torch.optim.Optimizer, model: nn.Module, saved:
     for key, value in saved.items():
         name, _, moment = key.rpartition("::")
         one = parameters[name]
-        if value.shape != one.shape:  # a counter
-            optimizer.state[one][moment] = value.clone()
+        if value.shape != one.shape:
+            # a counter, which fused kernels want where the parameter is, and others on the CPU
+            optimizer.state[one][moment] = value.to(one.device if optimizer.defaults.get("fused") else "cpu", copy=True)
             continue
         optimizer.state[one][moment] = torch.zeros_like(one)
         put(optimizer.state[one][moment], value)

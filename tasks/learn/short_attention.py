@@ -16,17 +16,16 @@ from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedM
 from transformers.integrations.sdpa_attention import repeat_kv, sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
+from tasks.learn.footprint import SHORT_BLOCK, SHORT_CONTEXT
+
 NAME = "gristmill_short"
 FAMILIES = frozenset({"llama", "gpt2", "bert"})
 """Their attention is softmax(q k / sqrt(d) + mask) v and nothing else."""
-MAX_CONTEXT = 512
-BLOCK = 128
-"""Queries at a time: 64 and 256 are slower."""
 
 
 def use(model: PreTrainedModel, context_length: int, device: str, precision: str) -> bool:
     """Let a model in training attend by this where it is faster; whether it does."""
-    fits = device == "cpu" and precision == "bf16" and context_length <= MAX_CONTEXT and model.config.model_type in FAMILIES
+    fits = device == "cpu" and precision == "bf16" and context_length <= SHORT_CONTEXT and model.config.model_type in FAMILIES
     if fits:
         AttentionInterface.register(NAME, _forward)
         AttentionMaskInterface.register(NAME, sdpa_mask)
@@ -82,8 +81,8 @@ def additive(mask: torch.Tensor) -> torch.Tensor:
 
 def _blocks(context_length: int, causal: bool) -> list[tuple[int, int, int]]:
     """First query, end, and keys that are seen, of each block."""
-    starts = range(0, context_length, BLOCK)
-    ends = [min(start + BLOCK, context_length) for start in starts]
+    starts = range(0, context_length, SHORT_BLOCK)
+    ends = [min(start + SHORT_BLOCK, context_length) for start in starts]
     return [(start, end, end if causal else context_length) for start, end in zip(starts, ends, strict=True)]
 
 

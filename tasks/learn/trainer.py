@@ -1,10 +1,11 @@
 """Pre-training of a causal or masked language model: one compact loop over transformers' model classes.
 
 Promises: the same data, config, threads, ranks and machine give the same bits, also when training is killed at any moment and started
-again on the same folder; with other ranks or threads the same within rounding. The state of the data, of masks and of dropout is the
-number of the step. A checkpoint is saved before the evaluation of its step, so a failing evaluation costs no training. A loss that is
-not finite stops before it reaches the weights. Costs: float32 weights, gradients and two moments (16 bytes a parameter; 4 more for an
-average), the activations of one forward pass, a few megabytes of logits, and two checkpoints on disk (12 bytes a parameter each).
+again on the same folder; with other ranks or threads the same within rounding, but for the pattern of dropout, which is each rank's own.
+The state of the data, of masks and of dropout is the number of the step. A checkpoint is saved before the evaluation of its step, so a
+failing evaluation costs no training. A loss that is not finite stops before it reaches the weights. Costs: float32 weights, gradients and
+two moments (16 bytes a parameter; 4 more for an average), the activations of one forward pass, a few megabytes of logits, and two
+checkpoints on disk (12 bytes a parameter each).
 """
 
 from __future__ import annotations
@@ -12,8 +13,6 @@ from __future__ import annotations
 import json
 import logging
 import math
-import resource
-import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -25,7 +24,9 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from infra.dataset import guards
 from infra.errors import InputError
+from infra.versions import code_version
 from models import presets, tokeniser
 from tasks.learn import checkpoint, device, optim, parallel, short_attention
 from tasks.learn.attention import attention_mask
@@ -44,9 +45,7 @@ Line = dict[str, float | None]
 """A line of history: step, tokens, losses, rates; None where something was not measured at that step."""
 
 # What may change between a checkpoint and its resume: with other values training goes on right, but not bit for bit
-MACHINE = frozenset(
-    {"device", "num_threads", "ranks", "parallel", "compile", "activation_checkpointing", "loss_chunk", "precision"}
-)
+MACHINE = frozenset({*guards(TrainConfig), "precision"} - {"costs"})
 MAX_NAMED_DOCUMENTS = 8
 CULPRIT = "culprit.json"
 """What a step read whose loss was not finite."""
@@ -79,6 +78,9 @@ class TrainResult:
     seconds: float
     """Time in training steps, summed over all resumes; evaluation and checkpoints are left out."""
     tokens_per_s: float
+    num_parameters: int
+    flops_per_token: int
+    """As `presets.flops_per_token`."""
     mfu: float
     """Part of the measured matmul peak that the model's computed operations are."""
     peak_bytes: int
@@ -93,6 +95,8 @@ class TrainResult:
     """The last weights where the best are kept, the best ones where the last are; None: they are the same."""
     data: Mapping[str, Any]
     """What the samples are made of, `Sampler.facts`, and their order by its fingerprint."""
+    machines: list[dict[str, Any]]
+    """By what means it was computed: one entry, and one more for each time that a resume changed them; `after_step`: since when."""
 
 
 @dataclass
@@ -123,6 +127,8 @@ class _State:
     best_step: int = 0
     looks_without_better: int = 0
     stopped: bool = False
+    machines: list[dict[str, Any]] = field(default_factory=list)
+    """As `TrainResult.machines`."""
 
     @classmethod
     def of(cls, saved: dict[str, Any]) -> _State:
@@ -212,9 +218,12 @@ class _Run:
         self.parameters = [one for one in self.model.parameters() if one.requires_grad]
         self.optimizer = optim.optimizer(self.model, config)
         self.average = optim.Average(self.parameters, config.ema_decay) if config.ema_decay else None
+        # of a checkpoint the whole model is built to be counted
+        self.flops_per_token = presets.flops_per_token(config.model, self.words.vocab_size)
         self.peak_flops = matmul_peak(self.device, self.precision, threads, cache) * ranks.number
         self.identity = self._identity(provenance)
         self.state = self._restored() or _State()
+        self._note_machine()
 
     @property
     def finished(self) -> bool:
@@ -260,9 +269,10 @@ class _Run:
 
     def save(self) -> None:
         """Write a checkpoint of the step just made."""
-        weights = parallel.whole_state(self.model)
-        moments = parallel.optimizer_state(self.optimizer, self.model)
-        average = {name: parallel.whole(kept) for name, kept in self._averages()} or None
+        keep = self.ranks.first
+        weights = parallel.whole_state(self.model, keep=keep)
+        moments = parallel.optimizer_state(self.optimizer, self.model, keep=keep)
+        average = {name: parallel.whole(kept, keep=keep) for name, kept in self._averages()} or None
         if self.ranks.first:
             checkpoint.save(
                 self.folder,
@@ -272,7 +282,7 @@ class _Run:
                 tokeniser_folder=self.tokeniser_folder,
                 moments=moments,
                 average=average,
-                state={"identity": self.identity, "machine": self.machine, "training": asdict(self.state)},
+                state={"identity": self.identity, "code_version": code_version(), "training": asdict(self.state)},
             )
 
     def observe(self, on_log: Callable[[Line], None]) -> None:
@@ -296,7 +306,7 @@ class _Run:
             "tokens_per_s": rate,
             "mfu": self._mfu(rate),
             "seconds": state.seconds,
-            "peak_bytes": peak_bytes(self.device),
+            "peak_bytes": device.peak_memory_bytes(self.device),
         }
         state.history.append(line)
         state.sums = _Sums()
@@ -325,15 +335,18 @@ class _Run:
             tokens=tokens,
             seconds=state.seconds,
             tokens_per_s=tokens / state.seconds,
+            num_parameters=sum(one.numel() for one in self.model.parameters()),
+            flops_per_token=self.flops_per_token,
             mfu=self._mfu(tokens / state.seconds),
-            peak_bytes=peak_bytes(self.device),
+            peak_bytes=device.peak_memory_bytes(self.device),
             device=self.device,
             device_reason=self.device_reason,
             precision=self.precision,
             history=state.history,
             model_folder=folders[self.config.keep],
             other_folder=other if state.best_step != state.step else None,
-            data={**self.samples.facts, ORDER: self.samples.fingerprint()},
+            data={**self.samples.facts_of(state.step * self.config.samples_per_step), ORDER: self.samples.fingerprint()},
+            machines=state.machines,
         )
 
     def _forward(self, batch: Batch, rows: slice, scale: float) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
@@ -433,10 +446,16 @@ class _Run:
             progress = state.best_loss is None or loss < state.best_loss - config.early_stopping_delta
             state.looks_without_better = 0 if progress else state.looks_without_better + 1
             state.best_loss, state.best_step = loss, state.step
-            weights = parallel.whole_state(self.model)
+            weights = parallel.whole_state(self.model, keep=self.ranks.first)
             if self.ranks.first:
                 checkpoint.save_best(
-                    self.folder, state.step, model=self.model, weights=weights, tokeniser_folder=self.tokeniser_folder
+                    self.folder,
+                    state.step,
+                    model=self.model,
+                    weights=weights,
+                    tokeniser_folder=self.tokeniser_folder,
+                    # a resume that is not bit-equal may find no better one than its checkpoint knew
+                    needed=[checkpoint.read_state(path)["training"]["best_step"] for path in checkpoint.complete(self.folder)],
                 )
         else:
             state.looks_without_better += 1
@@ -449,7 +468,7 @@ class _Run:
         if not self.average:
             return done / "model"
         with self._averaged():
-            weights = parallel.whole_state(self.model)
+            weights = parallel.whole_state(self.model, keep=self.ranks.first)
         path = self.folder / "average"
         if self.ranks.first:
             checkpoint.write_model(path, self.model, weights, self.tokeniser_folder)
@@ -473,7 +492,7 @@ class _Run:
             self.average.swap()
 
     def _mfu(self, tokens_per_s: float) -> float:
-        return presets.flops_per_token(self.config.model, self.words.vocab_size) * tokens_per_s / self.peak_flops
+        return self.flops_per_token * tokens_per_s / self.peak_flops
 
     def _check_tokens(self, shards: Sequence[TokenShard]) -> None:
         largest = max((int(shard.tokens.max()) for shard in shards if len(shard.tokens)), default=0)
@@ -496,6 +515,7 @@ class _Run:
         self.folder.mkdir(parents=True, exist_ok=True)
         if self.ranks.first:
             checkpoint.tidy(self.folder)
+            (self.folder / CULPRIT).unlink(missing_ok=True)
         path = checkpoint.latest(self.folder)
         if path is None:
             return None
@@ -504,8 +524,6 @@ class _Run:
             raise TrainingError(
                 f"{path}: made with another {', '.join(changed)}; give the old values back, or train in another folder"
             )
-        if saved["machine"] != self.machine:
-            logger.warning("resumed with %s after %s: correct, but not bit-equal", self.machine, saved["machine"])
         try:
             self._put(checkpoint.read_weights(path))
             parallel.restore_optimizer(self.optimizer, self.model, checkpoint.read_moments(path))
@@ -518,6 +536,18 @@ class _Run:
         state = _State.of(saved["training"])
         logger.info("resumed from %s at step %d of %d", path, state.step, self.config.max_steps)
         return state
+
+    def _note_machine(self) -> None:
+        known = self.state.machines
+        before = {name: value for name, value in known[-1].items() if name in MACHINE} if known else None
+        if before == self.machine:
+            return
+        if before:
+            changed = ", ".join(
+                f"{name} {was} to {self.machine[name]}" for name, was in before.items() if was != self.machine[name]
+            )
+            logger.warning("resumed at step %d with %s: correct, but not bit-equal", self.state.step, changed)
+        known.append({"after_step": self.state.step, **self.machine})
 
     def _put(self, weights: Mapping[str, torch.Tensor]) -> None:
         for name, tensor in self.model.state_dict().items():
@@ -534,6 +564,8 @@ class _Run:
         if self.ranks.first:
             rows = {"step": step, "loss": str(loss), "norm": str(norm), "samples": (first + bad).tolist(), "documents": documents}
             (self.folder / CULPRIT).write_text(json.dumps(rows), "utf-8")
+        # the first rank that tells the error ends all, so none tells it before the file is there
+        parallel.wait_for_all(self.ranks, self.device)
         return (
             f"step {step}: the loss is {loss}, the gradient's norm {norm}, by {len(bad)} of its {size} samples; they read the documents "
             f"{_named(documents)} (all in {self.folder / CULPRIT}); lower learning_rate, lengthen warmup_steps, or set precision to fp32"
@@ -573,17 +605,14 @@ def macro_f1(classes: npt.NDArray[np.float64]) -> float:
 
 
 def _joined(batches: Sequence[Batch]) -> Batch:
-    """Rows of several batches as one."""
-    columns = [[getattr(one, name) for one in batches] for name in ("inputs", "labels", "documents", "positions", "sources")]
-    return Batch(*(None if any(part is None for part in column) else np.concatenate(column) for column in columns))  # type: ignore[arg-type]
-
-
-def peak_bytes(device_name: str) -> int:
-    """Most memory so far: of the GPU, or of this process."""
-    if device_name == "cuda":
-        return int(torch.cuda.max_memory_allocated())
-    # kilobytes on Linux, bytes on macOS
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+    """Rows of several batches as one; of `stream` a masked row that is filled up has its document, and then all have one."""
+    columns = [[getattr(one, name) for one in batches] for name in ("inputs", "labels", "positions", "sources")]
+    inputs, labels, positions, sources = (None if column[0] is None else np.concatenate(column) for column in columns)
+    documents = None
+    if any(one.documents is not None for one in batches):
+        whole = (np.zeros(one.inputs.shape, np.int32) if one.documents is None else one.documents for one in batches)
+        documents = np.concatenate(list(whole))
+    return Batch(inputs, labels, documents, positions, sources)  # type: ignore[arg-type]
 
 
 def _named(documents: Sequence[str]) -> str:

@@ -30,7 +30,8 @@ from tasks.learn.trainer import train
 
 STEP_SECONDS = 0.2
 """Between two lines that only tell the step."""
-WATCH_SECONDS = 1.0
+WATCH_SECONDS = 0.2
+"""So long a rank may outlive torchrun: less than the next try needs to begin."""
 
 
 def main(path: str) -> int:

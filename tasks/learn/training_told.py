@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from itertools import pairwise
 from typing import Any
 
-from infra.dataset import Manifest
+from infra.dataset import SETTINGS, Manifest
 from tasks.learn.config import MODEL
 
 STYLES = {"llama": "LLaMA-style", "gpt2": "GPT-2-style", "bert": "BERT-style"}
@@ -86,13 +87,16 @@ def sources(made: Mapping[str, Any]) -> list[str]:
     return sorted(names, key=lambda name: (-made[f"tokens.{name}"], name))
 
 
-def machine(run: Mapping[str, Any], config: Mapping[str, Any]) -> dict[str, str]:
-    """What training took of which machine, by label; from `run.json`, as far as it was noted, and a recipe's config."""
+def machine(run: Mapping[str, Any]) -> dict[str, str]:
+    """What training took of which machine, by label; from `run.json`, as far as it was noted."""
     told: dict[str, str] = {}
-    several = config.get("ranks", 1) > 1
+    settings = run.get(SETTINGS, {})
+    several = settings.get("ranks", 1) > 1
     if "device" in run:
-        ranks = f", {config['ranks']} ranks by {config['parallel'].upper()}" if several else ""
+        ranks = f", {settings['ranks']} ranks by {settings['parallel'].upper()}" if several else ""
         told["Device"] = f"{run['device']} ({run['device_reason']}){ranks}"
+    if changes := [_changed(before, after) for before, after in pairwise(run.get("machines", ()))]:
+        told["Changed on the way"] = "; ".join(changes)
     if "precision" in run:
         told["Precision"] = run["precision"]
     if "training_seconds" in run:
@@ -108,6 +112,11 @@ def machine(run: Mapping[str, Any], config: Mapping[str, Any]) -> dict[str, str]
     if words := cost(run):
         told["Cost"] = f"{words} ({run['cost_basis']})"
     return told
+
+
+def _changed(before: Mapping[str, Any], after: Mapping[str, Any]) -> str:
+    names = [name for name in after if name != "after_step" and after[name] != before.get(name)]
+    return f"after step {after['after_step']:,} " + ", ".join(f"{name} {before.get(name)} to {after[name]}" for name in names)
 
 
 def cost(run: Mapping[str, Any]) -> str:

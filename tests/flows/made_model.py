@@ -60,7 +60,9 @@ def trained(
     files: Mapping[str, str] | None = None,
 ) -> ShardSet:
     """A version as `pretrain` makes it, in which only `model/config.json` stands for the model."""
-    made = TrainConfig.model_validate({"max_steps": 600, **(config or {})}).model_dump(mode="json", exclude={"costs"})
+    made = TrainConfig.model_validate({"max_steps": 600, **(config or {})}).model_dump(
+        mode="json", exclude=dataset.guards(TrainConfig)
+    )
     texts = {"model/config.json": "{}"}
     return _sealed(folder, "pretrain", "model", texts, {**FACTS, **(facts or {})}, made, RUN, files or {})
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from flows import sweep
+from flows import unreferenced
 from infra import ledger, lineage, retention, storage
 from infra.dataset import ShardSet
 from infra.retention import DAY_S
@@ -35,7 +35,7 @@ def age(store: Path, days: float = 3) -> None:
 
 def listed(keep_runs: int | None = None, older_than: float | None = None) -> set[str]:
     warned: list[str] = []
-    found = {one.path for one in sweep.unneeded(keep_runs, older_than, warned.append)}
+    found = {one.path for one in unreferenced.unneeded(keep_runs, older_than, warned.append)}
     assert any("everything newer than a day is kept" in words for words in warned)  # no Prefect is known here
     return found
 
@@ -111,12 +111,12 @@ def test_a_pin_keeps_a_version_and_all_it_came_from_until_it_is_taken_away(store
     made = corpus(PAGES, model="mine:1")
     other = corpus(PAGES, min_words=1)
     age(store)
-    assert list(sweep.pin(made["publish"].version[:6], why="paper", remove=False)) == [
+    assert list(unreferenced.pin(made["publish"].version[:6], why="paper", remove=False)) == [
         f"publish/{made['publish'].version}: pinned, with all it came from"
     ]
     assert retention.pins()[0]["why"] == "paper"
     assert not listed() & paths(made) and listed() == paths(other, "filter", "validate", "publish")
-    list(sweep.pin(f"publish/{made['publish'].version}", why="", remove=True))
+    list(unreferenced.pin(f"publish/{made['publish'].version}", why="", remove=True))
     assert retention.pins() == []
     storage.remove(made["register"].folder)  # else it stays as a registered model
     assert paths(made, "publish", "pretrain", "filter") < listed()
@@ -124,7 +124,7 @@ def test_a_pin_keeps_a_version_and_all_it_came_from_until_it_is_taken_away(store
 
 def test_a_pinned_model_is_kept_by_what_registered_it(store: Path) -> None:
     made = corpus(PAGES, model="mine:1")
-    assert list(sweep.pin("mine:1", why="", remove=False)) == [
+    assert list(unreferenced.pin("mine:1", why="", remove=False)) == [
         f"register/{made['register'].version}: pinned, with all it came from"
     ]
 
@@ -133,7 +133,7 @@ def test_registered_models_stay_where_nobody_can_say_which_have_an_alias(store: 
     made = corpus(PAGES, model="mine:1")
     age(store)
     warned: list[str] = []
-    assert sweep.unneeded(None, None, warned.append) == []
+    assert unreferenced.unneeded(None, None, warned.append) == []
     assert any("every registered model is kept" in words for words in warned)
     storage.remove(made["register"].folder)
     assert listed() == paths(made) - {made["register"].path}
@@ -149,7 +149,7 @@ def test_unfinished_work_is_listed_apart_and_only_when_nobody_wrote_to_it_lately
     assert listed() == set()  # it may be what a failed run is going to go on from
     assert listed(older_than=2) == {made["publish"].path}
     age(store, days=8)
-    [found] = sweep.unneeded(None, None, lambda words: None)
+    [found] = unreferenced.unneeded(None, None, lambda words: None)
     assert (found.path, found.complete) == (made["publish"].path, False)
     os.utime(store / made["publish"].path / "run.json")
     assert listed() == set()
@@ -164,7 +164,7 @@ def test_a_version_in_the_parameters_of_a_waiting_run_is_kept_whether_it_is_ther
     }
     versions = lineage.records()
     graph, until = lineage.graph_of(versions, ()), time.time() + DAY_S
-    found = retention.unneeded(set(sweep._versions_in(parameters)), graph, versions, lineage.version_paths(), until)
+    found = retention.unneeded(set(unreferenced._versions_in(parameters)), graph, versions, lineage.version_paths(), until)
     assert {one.path for one in found} == paths(whole, "publish")  # the checks are of data that is kept
 
 

@@ -11,10 +11,10 @@ from typing import Any
 
 import pyarrow as pa
 import pytest
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field
 
 from infra import mending, steps, storage
-from infra.dataset import Outcome, ShardCorrupt, ShardRef, ShardSet, rejects_table
+from infra.dataset import GUARD, Outcome, ShardCorrupt, ShardRef, ShardSet, rejects_table
 from infra.errors import InputError
 from infra.mending import verified_loads
 from infra.steps import Output, Step
@@ -29,6 +29,7 @@ class Config(BaseModel):
     log: str = ""
     """File in which every shard that is made leaves a line."""
     seconds: float = 0.0
+    means: str = Field("", json_schema_extra=GUARD)
 
 
 def numbers(config: Config, out: Output) -> None:
@@ -39,7 +40,7 @@ def numbers(config: Config, out: Output) -> None:
 
 def number_shard(index: int, config: Config) -> Outcome:
     with Path(config.log).open("a") as log:
-        log.write(f"numbers {index}\n")
+        log.write(f"numbers {index}{config.means}\n")
     time.sleep(config.seconds)
     rejects = rejects_table([{"doc_id": f"gone {index}", "rule": "odd"}])
     return Outcome(pa.table({"value": [config.base + index]}), rejects)
@@ -126,6 +127,17 @@ def test_a_step_that_comes_upon_a_damaged_shard_has_it_made_again_and_goes_on(co
     assert [line for line in made(config) if line.startswith("numbers")] == ["numbers 1"]
     told = json.loads(Path(result.shards.file("run.json")).read_text())
     assert told["mended"] == [str(Path(source.folder, "part-00001.parquet"))]
+
+
+def test_what_no_recipe_names_is_noted_and_a_file_is_made_again_by_it(config: Config) -> None:
+    source = NUMBERS(config=config.model_copy(update={"means": " by hand"}))
+    assert "means" not in source.manifest().recipe["config"]
+    assert json.loads(Path(source.file("run.json")).read_text())["settings"] == {"means": " by hand"}
+    assert NUMBERS.run([], config).loaded
+    spoil(Path(source.folder, "part-00001.parquet"))
+    made(config)
+    DOUBLES(source, config=config)
+    assert [line for line in made(config) if line.startswith("numbers")] == ["numbers 1 by hand"]
 
 
 def test_a_rotten_intermediate_shard_is_made_again_too(config: Config) -> None:

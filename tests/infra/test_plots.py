@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from infra import plots
 
 LIMIT_BYTES = 60_000
-NAMES = ["histogram", "bars", "lines", "intervals"]
+NAMES = ["histogram", "bars", "lines", "intervals", "points", "bundle", "differences"]
 
 
 def draw() -> dict[str, str]:
@@ -23,6 +23,27 @@ def draw() -> dict[str, str]:
         "bars": plots.bars([f"step {i}" for i in range(25)], rng.random(25) * 1000, "Seconds"),
         "intervals": plots.intervals(
             ["rule · group", "other $rule"], [9.2, 0.8], [(7.1, 11.6), (0.4, 1.7)], "Ratios", "times", strong=[True, False]
+        ),
+        "points": plots.points(
+            {"a": ([0.001, 0.1], [3.0, 90.0]), "$b": ([0.01], [4.0])},
+            "Objective",
+            "rate",
+            "nats",
+            log=True,
+            line=("best", [0, 1], [3, 3]),
+        ),
+        "bundle": plots.bundle(
+            {"best": [(steps, noisy)], "early": [], "others": [(steps[:9], noisy[:9])] * 3}, "All", "step", "nats"
+        ),
+        "differences": plots.intervals(
+            ["no-filter", "other $rule"],
+            [0.31, -0.01],
+            [(0.2, 0.42), (-0.05, 0.03)],
+            "Differences",
+            "bits",
+            [True, False],
+            0.0,
+            logarithmic=False,
         ),
         "lines": plots.lines({"train": (steps, noisy), "valid": (steps[::500], noisy[::500])}, "Loss", "step", "nats"),
     }

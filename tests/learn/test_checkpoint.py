@@ -70,6 +70,19 @@ def test_weights_moments_average_and_state_come_back_bit_for_bit(folder: Path, t
             assert torch.equal(value, other_optimizer.state[theirs][name])
 
 
+def test_counters_lie_where_fused_kernels_want_them_and_else_on_the_cpu() -> None:
+    model, optimizer = trained()
+    moments = parallel.optimizer_state(optimizer, model)
+    # "meta" stands for a GPU: only where things are is looked at
+    elsewhere = presets.build(TINY, WORDS, seed=1).to("meta")
+    plain = torch.optim.AdamW(elsewhere.parameters())
+    for one, device in ((optimizer, "meta"), (plain, "cpu")):
+        one.state.clear()
+        parallel.restore_optimizer(one, elsewhere, moments)
+        assert {state["step"].device.type for state in one.state.values()} == {device}
+        assert {state["exp_avg"].device.type for state in one.state.values()} == {"meta"}
+
+
 def test_only_the_newest_two_are_kept_and_the_newest_is_found(folder: Path, tokeniser_folder: str) -> None:
     assert checkpoint.latest(folder) is None
     for step in (1, 20, 100):
@@ -87,13 +100,16 @@ def test_a_half_written_checkpoint_is_not_seen_and_is_removed(folder: Path, toke
     assert not half.exists() and checkpoint.latest(folder) == folder / "checkpoint-00000001"
 
 
-def test_of_the_best_models_the_last_one_stays(folder: Path, tokeniser_folder: str) -> None:
-    for step in (3, 7):
+def test_of_the_best_models_the_last_one_stays_and_those_that_are_needed(folder: Path, tokeniser_folder: str) -> None:
+    for step, needed in ((2, ()), (3, (2,)), (5, (3, 0)), (7, ())):
         model, _ = trained(step)
         weights = parallel.whole_state(model)
-        made = checkpoint.save_best(folder, step, model=model, weights=weights, tokeniser_folder=tokeniser_folder)
+        made = checkpoint.save_best(folder, step, model=model, weights=weights, tokeniser_folder=tokeniser_folder, needed=needed)
         assert made == checkpoint.best(folder, step)
-    assert [path.name for path in folder.iterdir()] == ["best-00000007"]
+        assert {path.name for path in folder.iterdir()} == {
+            made.name,
+            *(checkpoint.best(folder, one).name for one in needed if one),
+        }
     loaded = AutoModelForCausalLM.from_pretrained(checkpoint.best(folder, 7) / "model", local_files_only=True)
     assert torch.equal(loaded(input_ids=INPUT).logits, model(input_ids=INPUT).logits)
 

@@ -12,11 +12,13 @@ import time
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 
 from infra.errors import InputError
 from infra.settings import child_environment
 from infra.versions import code_version
+from tasks.learn import job as training_job
 from tasks.learn import trainer, training
 from tasks.learn.config import TrainConfig
 from tasks.learn.job import Job, TrainingDied, run
@@ -74,7 +76,7 @@ def test_killed_at_a_random_moment_and_resumed_gives_the_same_bits(
     on_disk: str, shards: list[TokenShard], tokeniser_folder: str, tmp_path: Path
 ) -> None:
     # long enough that the moment is somewhere in it: between steps, within one, in a checkpoint, in an evaluation
-    config = CONFIG.model_copy(update={"max_steps": 120, "checkpoint_every_steps": 7})
+    config = CONFIG.model_copy(update={"max_steps": 60, "checkpoint_every_steps": 7})
     undisturbed = trainer.train(
         shards,
         shards,
@@ -85,7 +87,7 @@ def test_killed_at_a_random_moment_and_resumed_gives_the_same_bits(
         provenance={"tokens": "tokenise/abc"},
     )
     folder, seen = tmp_path / "killed", []
-    fatal_step, delay_s = random.randrange(8, 100), random.random() * 0.1
+    fatal_step, delay_s = random.randrange(8, 50), random.random() * 0.1
     one = job(on_disk, tokeniser_folder, folder, config)
 
     def kill(line: dict[str, Any]) -> None:
@@ -105,6 +107,19 @@ def test_killed_at_a_random_moment_and_resumed_gives_the_same_bits(
     assert exact(resumed["history"]) == exact(undisturbed.history), moment
     mine, theirs = Path(resumed["model_folder"], "model.safetensors"), undisturbed.model_folder / "model.safetensors"
     assert mine.read_bytes() == theirs.read_bytes(), moment
+
+
+def test_what_it_started_ends_with_it_though_it_has_a_session_of_its_own(tmp_path: Path) -> None:
+    # as torchrun starts its ranks
+    child = (
+        "import subprocess as s; one = s.Popen(['sleep', '60'], start_new_session=True); print(one.pid, flush=True); one.wait()"
+    )
+    with subprocess.Popen([sys.executable, "-c", child], stdout=subprocess.PIPE, start_new_session=True) as process:
+        assert process.stdout is not None
+        rank = int(process.stdout.readline())
+        assert psutil.pid_exists(rank)
+        training_job._kill(process)
+    assert not psutil.pid_exists(rank) or psutil.Process(rank).status() == psutil.STATUS_ZOMBIE
 
 
 def test_the_process_tells_what_a_user_can_mend(on_disk: str, tokeniser_folder: str, tmp_path: Path) -> None:

@@ -67,7 +67,7 @@ def bert() -> PreTrainedModel:
 
 def gemma() -> PreTrainedModel:
     """Its logits are squeezed, so they are no linear layer of the hidden states."""
-    return Gemma2ForCausalLM(Gemma2Config(vocab_size=50, **SMALL, num_key_value_heads=1, head_dim=8, final_logit_softcapping=1.0))
+    return Gemma2ForCausalLM(Gemma2Config(vocab_size=50, **SMALL, num_key_value_heads=1, head_dim=8))
 
 
 @pytest.mark.parametrize(("make", "plain"), [(gpt2, True), (bert, True), (gemma, False)])
@@ -92,3 +92,10 @@ def test_the_objective_of_any_family_is_the_loss_of_its_own_logits(make: Any, pl
     for name, one in model.named_parameters():
         if one.grad is not None:
             assert torch.allclose(mine[name], one.grad, atol=1e-6), name
+
+
+def test_the_look_at_the_output_layer_leaves_no_trace() -> None:
+    model = gpt2()
+    before = {name: one.clone() for name, one in model.state_dict().items()}
+    Objective(model, masked=False, smoothing=0.0, chunk=3)
+    assert model.training and all(torch.equal(one, before[name]) for name, one in model.state_dict().items())

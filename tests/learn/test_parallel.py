@@ -57,7 +57,7 @@ def alone(shards: list[TokenShard], tokeniser_folder: str, tmp_path_factory: pyt
     return trainer.train(shards, shards, CONFIG, folder, tokeniser_folder=tokeniser_folder, on_log=lambda line: None)
 
 
-@pytest.mark.parametrize("parallel", ["ddp", "fsdp"])
+@pytest.mark.parametrize("parallel", [pytest.param("ddp", marks=pytest.mark.soak), "fsdp"])
 def test_two_ranks_lose_what_one_process_loses(
     parallel: str, on_disk: str, tokeniser_folder: str, alone: trainer.TrainResult, tmp_path: Path
 ) -> None:
@@ -79,3 +79,7 @@ def test_two_ranks_that_are_cut_off_go_on_bit_for_bit_and_one_goes_on_in_their_p
     assert told(again["history"]) == told(undisturbed["history"])
     one = trainer.train(shards, shards, CONFIG, tmp_path / "alone", tokeniser_folder=tokeniser_folder, on_log=lambda line: None)
     near(one.history, alone.history)
+    assert [(machine["after_step"], machine["ranks"], machine["parallel"]) for machine in one.machines] == [
+        (0, 2, "fsdp"),
+        (4, 1, "ddp"),
+    ]

@@ -102,6 +102,17 @@ def test_samples_asked_for_apart_at_any_time_are_those_asked_for_together(
     assert joined(parts[::-1]) == joined([other.batch(first, sum(sizes))])
 
 
+@pytest.mark.parametrize("weights", [{}, {"books": 0.5}])
+def test_of_a_training_that_ended_early_what_it_read_is_told(weights: dict[str, float], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tasks.learn.sampler.COUNTED_SAMPLES", 7)
+    made = sampler(MIXED, 8, DataConfig(weights=weights), max_samples=50)
+    read = np.bincount(made.batch(0, 23).sources, minlength=3)
+    told = made.facts_of(23)
+    assert [told[f"epochs.{name}"] * told[f"samples.{name}"] for name in made.sources] == pytest.approx(read)  # type: ignore[operator]
+    assert [told[f"share.{name}"] for name in made.sources] == pytest.approx(read / 23)
+    assert made.facts_of(50) == made.facts and told["num_samples"] == made.num_samples
+
+
 @pytest.mark.parametrize("packing", PACKINGS)
 def test_an_epoch_has_every_sample_once_and_the_next_in_another_order(packing: Packing) -> None:
     documents = [("web" if number % 3 else "books", 1 + number * 7 % 23) for number in range(200)]

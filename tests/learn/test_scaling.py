@@ -7,9 +7,9 @@ import torch
 from models import presets
 from models.presets import Family, ModelConfig
 from models.tokeniser import Roles
-from tasks.learn import loss, scaling, short_attention
+from tasks.learn import scaling, short_attention
 from tasks.learn.attention import attention_mask
-from tasks.learn.footprint import CHUNK_BYTES, SHORT_BLOCK, SHORT_CONTEXT, footprint
+from tasks.learn.footprint import footprint
 from tasks.learn.scaling import Fit
 
 FAMILIES: tuple[Family, ...] = ("llama", "gpt2", "bert")
@@ -111,9 +111,6 @@ def test_activations_are_those_that_torch_keeps(family: Family, precision: str, 
 
 
 def test_memory_is_16_bytes_a_parameter_and_is_divided_or_computed_again() -> None:
-    # which a plan cannot import, for they have torch
-    assert CHUNK_BYTES == loss.CHUNK_BYTES
-    assert (SHORT_CONTEXT, SHORT_BLOCK) == (short_attention.MAX_CONTEXT, short_attention.BLOCK)
     model = ModelConfig(preset="small")
     size = presets.num_parameters(model, 16_384)
     whole = footprint(model, 16_384, 4096, precision="fp32")

@@ -10,13 +10,14 @@ import torch
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoModelForMaskedLM
 
-from models import tokeniser
+from infra.versions import code_version
+from models import presets, tokeniser
 from models.presets import ModelConfig
 from models.tokeniser import TokeniserConfig
 from tasks.learn import checkpoint, optim, tokens, trainer
 from tasks.learn.config import TrainConfig
 from tasks.learn.data_config import DataConfig
-from tasks.learn.sampler import Sampler
+from tasks.learn.sampler import Sampler, fixed
 from tasks.learn.spikes import WINDOW, Spikes
 from tasks.learn.tokens import TokenShard
 from tasks.learn.trainer import LossNotFinite, TrainingError, TrainResult
@@ -96,6 +97,7 @@ def test_the_loss_falls_and_the_result_tells_what_was_done(
     assert 0 < last["train_accuracy"] < 1 and 0 < last["valid_f1"] <= last["valid_accuracy"] < 1
     assert {"train_loss.a", "train_loss.b", "valid_loss.a", "valid_loss.b"} <= last.keys()
     assert min(last["valid_loss.a"], last["valid_loss.b"]) < last["valid_loss"] < max(last["valid_loss.a"], last["valid_loss.b"])
+    assert result.num_parameters == presets.num_parameters(LLAMA, 300)
     assert 0 < result.mfu < 1 and result.peak_bytes > 1e8 and result.data["packing"] == "documents"
 
 
@@ -159,10 +161,44 @@ def test_a_failing_evaluation_costs_no_training_and_is_made_up_for(
 
 def test_a_finished_training_is_not_repeated(shards: list[TokenShard], checkpoints: Path, tokeniser_folder: str) -> None:
     first = train(shards, checkpoints, tokeniser_folder)
+    last = checkpoint.latest(checkpoints)
+    assert last is not None and checkpoint.read_state(last)["code_version"] == code_version()
+    (checkpoints / trainer.CULPRIT).write_text("{}")  # of a try that failed
     lines: list[Any] = []
     again = train(shards, checkpoints, tokeniser_folder, lines=lines)
     assert exact(again.history) == exact(first.history) and [line["step"] for line in lines] == [24]
-    assert again.seconds == first.seconds
+    assert again.seconds == first.seconds and len(again.machines) == 1 and not (checkpoints / trainer.CULPRIT).exists()
+
+
+def test_the_best_model_that_a_checkpoint_knows_stays_until_the_next_checkpoint(
+    shards: list[TokenShard], checkpoints: Path, tokeniser_folder: str
+) -> None:
+    # with other threads the validation at step 6 may come out as no better after a resume from step 5
+    class Cut(Exception):
+        pass
+
+    def cut(step: int) -> None:
+        if step == 8:
+            raise Cut
+
+    config = but(checkpoint_every_steps=5, eval_every_steps=3, learning_rate=1e-3)
+    with pytest.raises(Cut):
+        trainer.train(
+            shards, shards, config, checkpoints, tokeniser_folder=tokeniser_folder, on_log=lambda line: None, on_step=cut
+        )
+    known = [checkpoint.read_state(path)["training"]["best_step"] for path in checkpoint.complete(checkpoints)]
+    assert known == [3] and sorted(path.name for path in checkpoints.glob("best-*")) == ["best-00000003", "best-00000006"]
+
+
+def test_rows_of_a_masked_stream_are_validated_without_what_fills_them_up(
+    masked_shards: list[TokenShard], wordpiece_folder: str
+) -> None:
+    words = tokeniser.roles(wordpiece_folder)
+    samples = fixed(masked_shards, 32, DataConfig(packing="stream"), roles=words, masked=True, seed=1)
+    short = samples.num_samples - 1
+    batch = trainer._joined([samples.batch(0, 1), samples.batch(short, 1)])
+    assert batch.documents is not None and not batch.documents[0].any() and set(batch.documents[1].tolist()) == {0, -1}
+    assert trainer._joined([samples.batch(0, 1), samples.batch(1, 1)]).documents is None
 
 
 @pytest.mark.parametrize(
@@ -286,6 +322,9 @@ def test_training_ends_when_it_becomes_no_better_and_the_best_weights_are_kept(
     assert result.stopped_early and result.steps == max(losses) < 40
     assert result.valid_loss == min(losses.values()) == losses[result.kept_step] and result.kept_step == result.steps - 6
     assert result.other_folder is not None
+    # what was read is told, not what was planned
+    read = [result.data[f"epochs.{one}"] * result.data[f"samples.{one}"] for one in ("a", "b")]
+    assert sum(read) == pytest.approx(8 * result.steps)
     last = train(shards, tmp_path / "last", tokeniser_folder, but(**{**config.model_dump(), "keep": "last"}))
     assert last.kept_step == last.steps and last.valid_loss == losses[last.steps]
     assert result.other_folder.parent.name == last.model_folder.parent.name and last.other_folder is not None

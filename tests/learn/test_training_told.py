@@ -72,19 +72,24 @@ def test_packing_padding_and_what_was_read_of_each_source_are_told() -> None:
 
 
 def test_only_what_was_noted_of_the_machine_is_told() -> None:
-    assert training_told.machine({}, {}) == {} and training_told.cost({}) == ""
+    assert training_told.machine({}) == {} and training_told.cost({}) == ""
     run = {"mfu": 0.325, "peak_bytes": 3 * 2**30, "training_joules_estimated": 7200.0, "cost": 1.5, "currency": "EUR"}
-    assert training_told.machine({**run, "cost_basis": "3 device-hours x 0.5"}, {"ranks": 1}) == {
+    assert training_told.machine({**run, "cost_basis": "3 device-hours x 0.5", "settings": {"ranks": 1}}) == {
         "MFU": "32.5% of the measured peak of matrix products",
         "Memory at peak": "3,072 MiB",
         "Electricity, estimated": "2 Wh for the whole machine",
         "Cost": "1.5 EUR (3 device-hours x 0.5)",
     }
 
-    several = training_told.machine(
-        {"device": "cpu", "device_reason": "asked for", "peak_bytes": 2**20}, {"ranks": 2, "parallel": "fsdp"}
-    )
-    assert several == {"Device": "cpu (asked for), 2 ranks by FSDP", "Memory at peak": "1 MiB of the first rank"}
+    run = {"device": "cpu", "device_reason": "asked for", "peak_bytes": 2**20, "settings": {"ranks": 2, "parallel": "fsdp"}}
+    several = {"Device": "cpu (asked for), 2 ranks by FSDP", "Memory at peak": "1 MiB of the first rank"}
+    assert training_told.machine(run) == several
+    machines = [{"after_step": 0, "ranks": 1, "compile": False}, {"after_step": 40, "ranks": 2, "compile": False}]
+    assert training_told.machine({**run, "machines": machines[:1]}) == several
+    assert training_told.machine({**run, "machines": machines}) == {
+        **several,
+        "Changed on the way": "after step 40 ranks 1 to 2",
+    }
 
 
 def test_the_closing_line_of_a_run_has_family_kept_step_speed_and_cost() -> None:
