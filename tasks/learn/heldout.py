@@ -86,7 +86,7 @@ def _metrics(result: EvalResult, *, masked: bool) -> list[_Metric]:
         _Metric(f"heldout.{pseudo}perplexity", told.nats, tokens, "exp", "lower", "per token"),
         _Metric(f"heldout.{pseudo}bits_per_byte", told.nats / math.log(2), size, "mean", "lower", BITS),
         _Metric(f"heldout.{accuracy}", told.hits, tokens, "mean", "higher", ""),
-        _Metric("calibration.brier", told.brier, tokens, "mean", "lower", ""),
+        _Metric("calibration.brier", told.brier, tokens, "mean", "lower", "squared distance"),
     ]
 
 
