@@ -567,7 +567,11 @@ def ablate(
             status.update(f"{done:,} of {total:,} {what} {note}".rstrip())
 
         asked = ablation.Asked(load(config, overrides or []), seeds, tuple(metrics or METRICS), with_benchmark, tell, watch)
-        result = ablation.ablate(variants, asked)
+        try:
+            result = ablation.ablate(variants, asked)
+        except KeyboardInterrupt:
+            tell("Interrupted. The same words go on where it stood.")
+            raise typer.Exit(EXIT_INTERRUPTED) from None
     found = ablation.told(result)
     if as_json:
         _write(json.dumps(found, indent=1, ensure_ascii=False), None)

@@ -17,7 +17,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from flows.config import RunConfig, load
+from flows.config import RunConfig, load, require_sources
 from flows.diff import find
 from infra import dataset, ledger, storage, tracking
 from infra.cluster import pool
@@ -27,7 +27,7 @@ from infra.ids import digest_of
 from infra.ledger import Entry
 from infra.progress import Watcher, watched
 from infra.settings import settings
-from infra.steps import Step
+from infra.steps import Result, Step
 from models.tokeniser import TokeniserConfig
 from tasks.ablate import ABLATION, METRICS, PAGE, AblateConfig, VariantConfig, epochs, warnings
 from tasks.ablate import ablate as compare_variants
@@ -130,6 +130,7 @@ def _curated(name: str, config: RunConfig, tell: Callable[[str], None]) -> Shard
     from flows.prepare import corpus_of
     from flows.publish import divided
 
+    require_sources(config)
     _require_crawled(config)
     tell(f"curate {name}")
     # a version of the step `enrol` says that a classifier was registered, which nobody does here
@@ -179,17 +180,15 @@ def ablate(variants: Sequence[Variant], asked: Asked) -> ShardSet:
     key, tags = {"gristmill.root": run}, {"flow": "ablate", "corpus": asked.config.name}
     with tracking.run(f"ablation of {variants[0].name}", tags=tags, key=key) as track, watched(asked.watch):
         made = _Made(run, asked)
-        documents = [
-            made.step(withhold, one.version, variants[0].version, config=WithholdConfig(), of=one.name) for one in variants
-        ]
-        tokens = _tokens(variants, documents, made)
+        documents, tokens = _data(variants, made)
         models, scores = [], []
         for number, (variant, read) in enumerate(zip(variants, tokens, strict=True)):
             for seed in asked.seeds:
                 of = f"{variant.name}, seed {seed}"
                 models.append(made.step(pretrain, read, config=training(asked.config.pretrain, seed), of=of))
                 scores += _scored(models[-1], read, documents[number], of, made)
-        result = made.step(compare_variants, documents, tokens, models, scores, config=config, of="all variants")
+        compared = made.result(compare_variants, documents, tokens, models, scores, config=config, of="all variants")
+        result = compared.shards
         if track is not None:
             track.params(
                 {"seeds": asked.seeds, "steps": asked.config.pretrain.max_steps, "variants": [one.name for one in variants]}
@@ -200,7 +199,7 @@ def ablate(variants: Sequence[Variant], asked: Asked) -> ShardSet:
     # of its steps the run names the last alone, from which the others follow: `newest` and `--from latest` must not find its models
     with ledger.run(run):
         ledger.begin(run, "ablate", "", asked.config.model_dump(mode="json", by_alias=True))
-        ledger.enter(Entry.of(result, loaded=False, seconds=0))
+        ledger.enter(Entry.of(result, loaded=compared.loaded, seconds=compared.seconds))
     return result
 
 
@@ -218,6 +217,10 @@ class _Made:
 
     def step(self, step: Step, *inputs: ShardSet | Sequence[ShardSet], config: Any, of: str) -> ShardSet:
         """A step's version, loaded or made."""
+        return self.result(step, *inputs, config=config, of=of).shards
+
+    def result(self, step: Step, *inputs: ShardSet | Sequence[ShardSet], config: Any, of: str) -> Result:
+        """The same with whether it was loaded."""
         self.asked.tell(f"{step.name} {of}")
         with tracking.run(f"{step.name} {of}", tags={"step": step.name}, key={"gristmill.root": self.run}) as track:
             result = step.run(inputs, config)
@@ -230,13 +233,14 @@ class _Made:
                 for one in dataset.flattened(inputs):
                     track.dataset(one, "input")
                 track.dataset(shards, "output")
-        return shards
+        return result
 
 
-def _tokens(variants: Sequence[Variant], documents: Sequence[ShardSet], made: _Made) -> list[ShardSet]:
-    """Token shards of all, by the tokeniser of the baseline; tells how much there is, before anything is trained."""
-    asked = made.asked
+def _data(variants: Sequence[Variant], made: _Made) -> tuple[list[ShardSet], list[ShardSet]]:
+    """Documents and token shards of all, by the tokeniser of the baseline; tells how much there is, before anything is trained."""
+    asked, baseline = made.asked, variants[0].version
     with pool(asked.config.dask):
+        documents = [made.step(withhold, one.version, baseline, config=WithholdConfig(), of=one.name) for one in variants]
         tokens = [made.step(tokenise, documents[0], config=asked.config.tokenise, of=variants[0].name)]
         given = TokeniserConfig(tokeniser=tokens[0].file(TOKENISER))
         for variant, one in zip(variants[1:], documents[1:], strict=True):
@@ -249,7 +253,7 @@ def _tokens(variants: Sequence[Variant], documents: Sequence[ShardSet], made: _M
         asked.tell(f"{variant.name}: {num:,} tokens to train on, read {rows[-1]['epochs']:.2f} times")
     for line in warnings(rows):
         asked.tell(f"warning: {line}")
-    return tokens
+    return documents, tokens
 
 
 def _scored(model: ShardSet, tokens: ShardSet, documents: ShardSet, of: str, made: _Made) -> list[ShardSet]:
@@ -284,7 +288,7 @@ def show(found: dict[str, Any], console: Console) -> None:
         counts = (f"{one['documents']:,}", withheld, f"{one['tokens']:,}", f"{one['epochs']:.2f}")
         data.add_row(escape(one["name"]), escape(one["differs"] or "–"), *counts)
     console.print(data)
-    table = Table(title=f"on {found['held_out']:,} held-out documents, 95 % intervals", title_justify="left")
+    table = Table(title=f"{found['held_out']:,} documents held out of all, 95 % intervals", title_justify="left")
     for heading in ("metric", "variant", "mean of seeds", "difference from the baseline", "p", "items", "verdict"):
         table.add_column(heading, justify="left" if heading in ("metric", "variant", "verdict") else "right", overflow="fold")
     for row in found["effects"]:

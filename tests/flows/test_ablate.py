@@ -293,6 +293,7 @@ def effect(made: Trained, variant: str, metric: str = BITS) -> dict[str, Any]:
 
 
 @pytest.mark.soak
+@pytest.mark.timeout(1500)
 def test_damage_is_found_and_what_is_no_difference_is_called_none(trained: Trained) -> None:
     assert effect(trained, "damaged")["verdict"] == "worse" and effect(trained, "damaged")["difference"] > 0.2
     assert effect(trained, "damaged", "heldout.accuracy")["verdict"] == "worse"
@@ -305,6 +306,7 @@ def test_damage_is_found_and_what_is_no_difference_is_called_none(trained: Train
 
 
 @pytest.mark.soak
+@pytest.mark.timeout(1500)
 def test_all_were_trained_and_scored_alike_and_on_nothing_that_is_held_out(trained: Trained) -> None:
     rows = {row["name"]: row for row in trained.told["variants"]}
     assert rows["others"]["withheld"] == {"held_out_document": 5} and rows["others"]["documents"] == NUM_TRAIN
@@ -324,6 +326,7 @@ def test_all_were_trained_and_scored_alike_and_on_nothing_that_is_held_out(train
 
 
 @pytest.mark.soak
+@pytest.mark.timeout(1500)
 def test_a_second_start_makes_nothing_and_mlflow_has_one_tree(trained: Trained) -> None:
     made: list[str] = []
     paths = [path for paths in trained.told["models"].values() for path in paths]
@@ -347,6 +350,7 @@ def test_a_second_start_makes_nothing_and_mlflow_has_one_tree(trained: Trained) 
 
 
 @pytest.mark.soak
+@pytest.mark.timeout(1500)
 def test_the_command_tells_what_was_found_by_the_names_of_versions(trained: Trained, tmp_path: Path) -> None:
     config = tmp_path / "config.yaml"
     config.write_text(trained.config.model_dump_json(by_alias=True))
@@ -356,9 +360,8 @@ def test_the_command_tells_what_was_found_by_the_names_of_versions(trained: Trai
     words = ["ablate", *named, "--config", str(config), "--output", str(page)]
     tables, plain, alone = commands(home, words, [*words, "--json", "--metric", BITS], ["ablate", "--config", str(config)])
     assert (tables.code, plain.code, alone.code) == (0, 0, 2)
-    assert (
-        "worse than the baseline" in tables.output and "read 0.67 times" in tables.output and page.read_text().count("<svg") > 3
-    )
+    assert "worse than the baseline" in tables.output and "read 0.67 times" in tables.output
+    assert page.read_text().count("<svg") == 3  # of the second one: one metric and the curves
     found = json.loads(plain.output[plain.output.index("{") : plain.output.rindex("}") + 1])
     assert [row["values"] for row in found["effects"]] == [
         row["values"] for row in trained.told["effects"] if row["metric"] == BITS
