@@ -24,6 +24,14 @@ LONGEST = (
     *("flows/test_curate", "flows/test_dedup", "flows/test_trim", "served/test_served", "flows/test_decontaminate"),
     *("flows/test_step_command", "flows/test_classifiers", "infra/test_locks", "flows/test_audit", "text/test_minhash"),
     *("flows/test_augment", "flows/test_rebalance", "learn/test_trainer", "flows/test_crawl", "flows/test_bad_input"),
+    *(
+        "flows/test_probe",
+        "flows/test_sweep",
+        "flows/test_read_by",
+        "flows/test_evaluate",
+        "flows/test_plan",
+        "learn/test_memorisation",
+    ),
     *("flows/test_bias_gate", "flows/test_duplicates_told", "flows/test_validation", "text/test_repeats", "infra/test_report"),
 )
 

@@ -187,7 +187,10 @@ def test_an_empty_corpus_says_where_the_documents_went(tried: Tried) -> None:
         ("no_warc", "pictures: no WARC file in this folder"),
         ("no_urls", "no URL to begin with"),
         ("missing", "nowhere: no such file or folder"),
-        ("no_step", "step 'deduplicate': there is none of that name; these are: audit, augment, crawl, decontaminate, dedup,"),
+        (
+            "no_step",
+            "step 'deduplicate': there is none of that name; these are: ablate, audit, augment, benchmark, compare, crawl,",
+        ),
         ("no_input", "step redact: takes 1 --input (documents; got 0)"),
     ],
 )

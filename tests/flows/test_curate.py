@@ -225,6 +225,7 @@ def test_every_shard_has_the_columns_of_the_schema_that_its_manifest_names(story
         "augmented_documents",
         "references",
         "forgotten",
+        "scores",
     }
 
 

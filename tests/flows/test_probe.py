@@ -218,6 +218,7 @@ def test_a_given_classifier_says_which_texts_are_toxic(made: Made, classifier: S
     assert {one["name"] for one in scores["figures"]} >= {"toxicity.classifier.age.gap", "toxicity.bad_words.age.group.old"}
 
 
+@pytest.mark.soak
 def test_the_step_and_the_canaries_are_at_hand_at_the_command_line(made: Made, classifier: ShardSet, tmp_path: Path) -> None:
     planted = tmp_path / "canaries.jsonl"
     off = {part: [word for other in PARTS if other != part for word in ("--set", f"{other}=null")] for part in PARTS}

@@ -134,6 +134,7 @@ def test_figures_by_language_source_and_split_are_kept_shown_and_logged(home: Pa
     assert {one["name"] for one in told(few)["groups"] if one["kind"] == "language"} == {"not known", "en"}
 
 
+@pytest.mark.soak
 def test_wordpiece_goes_all_the_way_to_a_model_that_is_scored_and_writes(home: Path) -> None:
     made = tokenise(whole(), config=SMALL.model_copy(update={"kind": "wordpiece"}))
     facts = made.manifest().facts
@@ -205,6 +206,7 @@ def test_a_damaged_stream_is_made_again_and_no_other(home: Path, monkeypatch: py
     assert [path.stat().st_mtime_ns for path in paths][::2] == others[::2]
 
 
+@pytest.mark.soak
 def test_a_stream_that_training_finds_damaged_is_made_again(home: Path) -> None:
     made = tokenise(whole(), config=SMALL)
     path = Path(made.file(tokens.bin_name(0)))

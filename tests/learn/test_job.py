@@ -72,6 +72,7 @@ def pid_of(folder: Path) -> int | None:
     return None
 
 
+@pytest.mark.soak
 def test_killed_at_a_random_moment_and_resumed_gives_the_same_bits(
     on_disk: str, shards: list[TokenShard], tokeniser_folder: str, tmp_path: Path
 ) -> None:

@@ -285,7 +285,13 @@ def tiny_config(folder: Path, demo_port: int, **changes: Any) -> Path:
         "num_threads": 1,
         "precision": "fp32",
     }
-    raw["evaluate"] = {"max_documents": 10, "num_threads": 1, "samples": {"prompts": ["The"], "max_new_tokens": 8}}
+    raw["evaluate"] = {
+        "max_documents": 10,
+        "num_threads": 1,
+        "samples": {"prompts": ["The"], "max_new_tokens": 8},
+        "robustness": {"max_documents": 2},
+        "suite": None,  # Great Expectations takes seconds to import
+    }
     raw["benchmark"] = raw["probe"] = None  # seconds of every run here; the demo has them
     for step, values in changes.items():
         raw[step] = {**raw.get(step, {}), **values}
