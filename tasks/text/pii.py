@@ -139,9 +139,11 @@ class Found(NamedTuple):
 def find(text: pa.Array, config: RedactConfig) -> list[Found]:
     """The addresses that `redact` would mask, in order of rows; not those that are its replacements, or the usual ones."""
     masks = {*MASKS, config.email_replacement, config.ip_replacement}
+    # what stands glued to a replacement has the form of an address only without it
+    changed = set(_rows(pc.not_equal(redact(text, config)[0], text)).tolist())
     found = []
     for row, values in shield(text, tuple(masks))[1].items():
-        for value in values:
+        for value in values if row in changed else ():
             kind = "email" if "@" in value else "ip"
             wanted = config.emails if kind == "email" else config.ips and _is_masked(value, config)
             if wanted and value not in masks and SHIELD not in value:

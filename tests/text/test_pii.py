@@ -201,4 +201,5 @@ def test_what_is_found_is_what_is_masked(texts: list[str], config: RedactConfig)
 def test_addresses_are_found_with_their_kind_and_replacements_are_none() -> None:
     text = pa.array(["no address", "jo@mill.org, email@example.com, 10.0.0.1, 8.8.8.8", "2001:4860:4860::8888 22.214.171.124"])
     assert find(text, RedactConfig()) == [(1, "email", "jo@mill.org"), (1, "ip", "8.8.8.8"), (2, "ip", "2001:4860:4860::8888")]
+    assert not find(pa.array(["8.8.8.822.214.171.124"]), RedactConfig())  # no address, though the end is a replacement
     assert find(text, RedactConfig(ips=False)) == [(1, "email", "jo@mill.org")]
