@@ -258,6 +258,21 @@ def _unmeasured(config: RunConfig, path: Path) -> list[str]:
     return list(dict.fromkeys(problems))
 
 
+def load_or_default(given: str, overrides: Sequence[str] = ()) -> RunConfig:
+    """As `load`; where no configuration is given, the overrides change the defaults.
+
+    Raises:
+        ConfigError: as `load`.
+    """
+    if given:
+        return load(given, overrides)
+    raw: dict[str, Any] = {}
+    for override in overrides:
+        apply(raw, override)
+    config: RunConfig = parse(RunConfig, raw, "--set")
+    return config
+
+
 def with_snapshot(config: RunConfig, label: str) -> RunConfig:
     """The same configuration for another crawl of its sites."""
     return config.model_copy(update={"crawl": config.crawl.model_copy(update={"snapshot": label})})

@@ -14,8 +14,7 @@ import pyarrow as pa
 from rich.console import Console
 from rich.table import Table
 
-from flows.config import RunConfig, load
-from flows.keys import apply, parse
+from flows.config import RunConfig, load_or_default
 from flows.rejects import versions_of
 from infra import dataset, storage
 from infra.cluster import Pool
@@ -81,7 +80,7 @@ def estimate(given: str, config_file: str, overrides: Sequence[str]) -> Estimate
     """
     versions: list[ShardSet] = []
     is_config = not config_file and Path(given).suffix in (".yaml", ".yml")
-    config = _config(given if is_config else config_file, overrides)
+    config = load_or_default(given if is_config else config_file, overrides)
     if is_config:
         sample = _of_files(config.ingest, config, given)
     elif Path(given).exists() and not storage.exists(storage.join(given, dataset.MANIFEST)):
@@ -133,16 +132,6 @@ def show(found: Estimate, console: Console) -> None:
     console.print(table)
     for line in found.short():
         console.print(line, style="red", highlight=False, markup=False, soft_wrap=True)
-
-
-def _config(file: str, overrides: Sequence[str]) -> RunConfig:
-    if file:
-        return load(file, overrides)
-    raw: dict[str, Any] = {}
-    for override in overrides:
-        apply(raw, override)
-    config: RunConfig = parse(RunConfig, raw, "--set")
-    return config
 
 
 def _of_files(given: IngestConfig, config: RunConfig, name: str) -> Sample:

@@ -12,8 +12,8 @@ import pyarrow.parquet as pq
 from rich.console import Console
 from rich.table import Table
 
-from flows.config import RunConfig, find_file, load
-from flows.keys import ConfigError, apply, parse
+from flows.config import RunConfig, find_file, load_or_default
+from flows.keys import ConfigError
 from flows.rejects import versions_of
 from infra import storage
 from infra.dataset import ShardSet, name_of
@@ -147,7 +147,7 @@ def plan(
     """
     is_config = not config_file and _is_config(given)
     file = given if is_config else config_file
-    config = _config(file, overrides)
+    config = load_or_default(file, overrides)
     wanted = config.pretrain.model
     if wanted.from_checkpoint:
         raise InputError(
@@ -258,16 +258,6 @@ def _is_config(given: str) -> bool:
         return find_file(given).is_file()
     except ConfigError:
         return Path(given).suffix in (".yaml", ".yml")
-
-
-def _config(file: str, overrides: Sequence[str]) -> RunConfig:
-    if file:
-        return load(file, overrides)
-    raw: dict[str, Any] = {}
-    for override in overrides:
-        apply(raw, override)
-    config: RunConfig = parse(RunConfig, raw, "--set")
-    return config
 
 
 def _accelerator(name: str, config: TrainConfig) -> Accelerator:

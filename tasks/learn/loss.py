@@ -17,6 +17,7 @@ from tasks.learn.footprint import CHUNK_BYTES
 from tasks.learn.sampler import IGNORED
 
 LARGE = 1024.0
+"""What output weights are multiplied by for a look at whether a head is plain."""
 
 
 class _ChunkedCrossEntropy(torch.autograd.Function):
