@@ -109,7 +109,7 @@ def read_state(path: Path) -> dict[str, Any]:
     try:
         return json.loads((path / "state.json").read_text("utf-8"))
     except (OSError, json.JSONDecodeError) as error:
-        raise _unreadable(path, error) from error
+        raise unreadable(path, error) from error
 
 
 def read_weights(path: Path) -> dict[str, torch.Tensor]:
@@ -136,19 +136,15 @@ def read_average(path: Path) -> dict[str, torch.Tensor]:
     return _read(path, "average.safetensors")
 
 
-def unfitting(path: Path, error: Exception) -> BadCheckpoint:
-    """The error of a checkpoint whose tensors are another model's."""
-    return _unreadable(path, error)
-
-
 def _read(path: Path, name: str) -> dict[str, torch.Tensor]:
     try:
         return load_file(path / name)
     except (OSError, SafetensorError) as error:
-        raise _unreadable(path, error) from error
+        raise unreadable(path, error) from error
 
 
-def _unreadable(path: Path, error: Exception) -> BadCheckpoint:
+def unreadable(path: Path, error: Exception) -> BadCheckpoint:
+    """The error of a checkpoint of which a file cannot be read, or is another model's."""
     return BadCheckpoint(f"{path}: cannot be read ({error}); remove it to go on from the one before")
 
 

@@ -532,7 +532,7 @@ class _Run:
                 for name, kept in self._averages():
                     parallel.put(kept, average[name])
         except (KeyError, RuntimeError, ValueError) as error:
-            raise checkpoint.unfitting(path, error) from error
+            raise checkpoint.unreadable(path, error) from error
         state = _State.of(saved["training"])
         logger.info("resumed from %s at step %d of %d", path, state.step, self.config.max_steps)
         return state
