@@ -312,19 +312,6 @@ def decoded(tokeniser: tokenizers.Tokenizer, text: str) -> str:
     return tokeniser.decode(tokeniser.encode(text, add_special_tokens=False).ids, skip_special_tokens=False)
 
 
-def end_id(tokeniser: tokenizers.Tokenizer) -> int:
-    """Id of the token that closes a document, of a tokeniser that was trained here; `roles` knows that of any.
-
-    Raises:
-        InputError: this tokeniser has none.
-    """
-    found = [tokeniser.token_to_id(name) for name in (END_OF_TEXT, wordpiece.SEPARATOR)]
-    known = [one for one in found if one is not None]
-    if not known:
-        raise InputError(f"tokeniser: it has no {END_OF_TEXT} or {wordpiece.SEPARATOR} token, so documents cannot be told apart")
-    return int(known[0])
-
-
 def _parsed(folder: str) -> tokenizers.Tokenizer:
     path = storage.join(folder, "tokenizer.json")
     data = storage.read_bytes(path)

@@ -22,12 +22,12 @@ def table_of(texts: list[str]) -> pa.Table:
 @given(texts=st.lists(st.text(), max_size=8))
 def test_every_text_comes_back_from_the_stream_at_its_documents_place(texts: list[str], tokeniser_folder: str) -> None:
     stream, docs = tokens.encode_shard(table_of(texts), tokeniser_folder)
-    words, end = tokeniser.load(tokeniser_folder), 0
+    words, closing, end = tokeniser.load(tokeniser_folder), tokeniser.roles(tokeniser_folder).end, 0
     for text, row in zip(texts, docs.to_pylist(), strict=True):
         assert row["offset"] == end
         end = row["offset"] + row["num_tokens"]
         piece = stream[row["offset"] : end].tolist()
-        assert piece[-1] == tokeniser.end_id(words) and tokeniser.end_id(words) not in piece[:-1]
+        assert piece[-1] == closing and closing not in piece[:-1]
         assert words.decode(piece[:-1], skip_special_tokens=False) == text
         assert row["num_bytes"] == len(text.encode())
     assert end == len(stream)
