@@ -368,7 +368,7 @@ def swap_kernel(
     at = np.int64(0)
     for d in range(offsets.size - 1):
         pos, end, copied = offsets[d], offsets[d + 1], offsets[d]
-        last = np.int64(-1)  # the byte behind the last word
+        last = np.int64(-2)  # the byte behind the last word; none is before a text's first
         while pos < end:
             behind, key = _word(data, pos, end, classes)
             if behind == pos:
