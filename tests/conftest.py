@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import gc
 import json
+import os
 import random
+import shutil
 import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 
 
@@ -36,7 +39,15 @@ LONGEST = (
 )
 
 
+MEMORY = Path("/dev/shm")
+MIN_FREE_BYTES = 4 << 30
+
+
 def pytest_configure(config: pytest.Config) -> None:
+    # what tests write lives for seconds: to have a disk keep it takes longer than to write it
+    if MEMORY.exists() and min(shutil.disk_usage(MEMORY).free, psutil.virtual_memory().available) >= MIN_FREE_BYTES:
+        os.environ.setdefault("PYTEST_DEBUG_TEMPROOT", str(MEMORY))
+    os.environ.setdefault("OMP_NUM_THREADS", "1")  # threads that wait for their turn would burn what other tests could use
     if hasattr(config.option, "loadscopereorder"):
         config.option.loadscopereorder = False  # else files of many tests begin first, however short these are
 

@@ -141,12 +141,12 @@ class Chain:
             if not rows:
                 connection.register("nothing", INDEXED.empty_table())
                 rows = "SELECT 0 AS generation, * FROM nothing"
-            connection.execute(f"CREATE VIEW indexed AS {rows}")
+            connection.execute(f"CREATE TEMP VIEW indexed AS {rows}")
             living = "SELECT * FROM indexed"
             if len(self.dead):
                 living = """SELECT d.* REPLACE (coalesce(renamed.reborn, d.node) AS node) FROM indexed d
                     LEFT JOIN renamed ON renamed.node = d.node ANTI JOIN dead ON dead.number = d.number"""
-            connection.execute(f"CREATE VIEW living AS {living}")
+            connection.execute(f"CREATE TEMP VIEW living AS {living}")
             yield connection
 
     def bands(self) -> list[str]:

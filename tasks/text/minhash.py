@@ -206,7 +206,7 @@ def _folds(config: SketchConfig) -> _Folds:
     )
 
 
-@lru_cache(maxsize=8)
+@lru_cache(maxsize=16)
 def _fold_all(config: SketchConfig) -> _Folds:
     table, pool = np.empty(_TABLE_SIZE, np.uint64), bytearray()
     for code in range(_TABLE_SIZE):

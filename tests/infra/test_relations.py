@@ -40,7 +40,17 @@ def test_what_does_not_fit_in_memory_is_spilled_and_sorted_all_the_same(tmp_path
 def test_little_memory_has_few_threads_on_however_large_a_machine(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "cpu_count", lambda: 64)
     threads = []
-    for memory_bytes in (40_000_000, 256_000_000, 1_000_000_000):
+    for memory_bytes in (41_000_000, 257_000_000, 1_001_000_000):  # of which no other test has a database
         with connected(memory_bytes) as sql:
             threads += sql.sql("SELECT current_setting('threads')").fetchall()
     assert threads == [(1,), (2,), (7,)]
+
+
+def test_connections_of_a_process_share_a_database_and_see_nothing_of_each_other(tmp_path: Path) -> None:
+    with connected(rows=pa.table({"number": [1]})) as one, connected(rows=pa.table({"number": [2]})) as other:
+        one.execute("CREATE TEMP TABLE kept AS SELECT * FROM rows")
+        other.execute("CREATE TEMP TABLE kept AS SELECT * FROM rows")
+        assert (one.sql("FROM kept").fetchall(), other.sql("FROM kept").fetchall()) == ([(1,)], [(2,)])
+    with connected() as later:
+        assert later.sql("SELECT table_name FROM duckdb_tables()").fetchall() == []
+        assert later.sql("SELECT sum(memory_usage_bytes) FROM duckdb_memory()").fetchall() == [(0,)]
