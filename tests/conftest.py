@@ -21,21 +21,13 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--soak-slice", type=int, default=None, metavar="SEED", help="run only a seeded slice of the soak tests")
 
 
-# the longest files, longest first, for one that comes last leaves a process idle; not quite first the mill of `served`, which works until
-# the end
+# the longest files, longest first, for one that comes last leaves a process idle
 LONGEST = (
-    *("flows/test_curate", "flows/test_dedup", "flows/test_trim", "served/test_served", "flows/test_decontaminate"),
-    *("flows/test_step_command", "flows/test_classifiers", "infra/test_locks", "flows/test_audit", "text/test_minhash"),
-    *("flows/test_augment", "flows/test_rebalance", "learn/test_trainer", "flows/test_crawl", "flows/test_bad_input"),
-    *(
-        "flows/test_probe",
-        "flows/test_sweep",
-        "flows/test_read_by",
-        "flows/test_evaluate",
-        "flows/test_plan",
-        "learn/test_memorisation",
-    ),
-    *("flows/test_bias_gate", "flows/test_duplicates_told", "flows/test_validation", "text/test_repeats", "infra/test_report"),
+    *("served/test_served", "flows/test_dedup", "flows/test_step_command", "learn/test_trainer", "flows/test_trim"),
+    *("text/test_minhash", "infra/test_locks", "flows/test_classifiers", "flows/test_decontaminate", "flows/test_sweep"),
+    *("flows/test_augment", "learn/test_parallel", "flows/test_audit", "flows/test_read_by", "flows/test_probe"),
+    *("text/test_hostile_bytes", "text/test_repeats", "learn/test_asked_models", "learn/test_bias", "web/test_crawler"),
+    *("learn/test_memorisation", "flows/test_evaluate", "flows/test_crawl", "flows/test_bad_input", "infra/test_report"),
 )
 
 

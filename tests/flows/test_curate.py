@@ -29,6 +29,8 @@ from . import archives, english
 from .processes import finished_parts, kill_when, receipts, start
 from .site import Site, served
 
+pytestmark = pytest.mark.soak  # six processes, each of which first reads all that a flow needs
+
 RUNNER = str(Path(__file__).with_name("curating.py"))
 ORDER = [
     "crawl",
@@ -128,7 +130,7 @@ class Story:
     asked_by_killed: int
 
 
-@pytest.fixture(scope="module", params=[2, pytest.param(4, marks=pytest.mark.soak)], ids=["2 workers", "4 workers"])
+@pytest.fixture(scope="module", params=[2, 4], ids=["2 workers", "4 workers"])
 def story(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Story]:
     with served(NUM_HOSTS, NUM_PAGES) as site:
         yield _told(site, tmp_path_factory.mktemp("curate"), request.param)

@@ -480,6 +480,7 @@ decontaminate.run((open_version(documents),), DecontaminateConfig.model_validate
 """
 
 
+@pytest.mark.soak
 def test_killed_in_both_phases_it_ends_with_the_same_bytes(home: Path) -> None:
     given = documents(home, shard_bytes=3_000)
     assert len(given.shards()) > 12

@@ -281,12 +281,8 @@ def test_a_level_is_asked_for_and_settings_are_told_with_their_key() -> None:
 PHASES = ["spans-anchors", "spans-repeated", "spans-pieces", "spans-later", f"../{REPEATS}", ".."]
 
 
-@pytest.mark.parametrize(
-    "phases",
-    [["spans-repeated", ".."], pytest.param(PHASES, marks=pytest.mark.soak)],
-    ids=["two kills", "a kill in every phase"],
-)
-def test_a_single_step_killed_in_its_phases_ends_with_the_same_bytes(tmp_path: Path, phases: list[str]) -> None:
+@pytest.mark.soak
+def test_a_single_step_killed_in_each_of_its_phases_ends_with_the_same_bytes(tmp_path: Path) -> None:
     source, home = write(tmp_path / "rows", rows()), tmp_path / "home"
     settings = ["--set", "spans.min_words=20", "--set", "lines.min_chars=20"]
     split = tmp_path / "split"
@@ -295,7 +291,7 @@ def test_a_single_step_killed_in_its_phases_ends_with_the_same_bytes(tmp_path: P
     done, calm = commands(home, imported, [*words, str(tmp_path / "calm"), "--workers", "1"])
     assert done.code == 0 == calm.code, calm.output
     killed = tmp_path / "killed"
-    for phase in phases:
+    for phase in PHASES:
         shards = (killed / "aside" / phase / "shards").resolve()
         process = start(home, "-m", "flows", *words, str(killed), "--workers", "1")
         kill_when(process, lambda shards=shards: shards.exists() and any(shards.glob("[0-9]*.json")))

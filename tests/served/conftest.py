@@ -1,4 +1,4 @@
-"""Mills that start once per session and stop with it, whatever happens."""
+"""Mills that start once for all who ask for the same and are stopped, whatever happens."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import secrets
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 
@@ -19,15 +19,20 @@ from backends import S3, Postgres, postgres_cluster, s3_server
 from served_mill import Mill, free_port, strict_suite, tiny_config, watch_the_network
 
 
+def how_long(fixture_name: str, config: pytest.Config) -> Literal["module", "session"]:
+    """Scope of a mill: the slow proofs share one; without them one file alone wants it, and its servers would work on beside the rest."""
+    return "module" if "not soak" in config.option.markexpr else "session"
+
+
 @pytest.fixture(scope="session")
 def demo_port() -> int:
     """Port of the demo site: part of its URLs, so one for all runs whose digests are compared."""
     return free_port()
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope=how_long)
 def new_mill(tmp_path_factory: pytest.TempPathFactory, demo_port: int) -> Iterator[Callable[..., Mill]]:
-    """Make mills; all are stopped with the session."""
+    """Make mills; all are stopped in the end."""
     made: list[Mill] = []
 
     def make(extra: Mapping[str, str] | None = None, **changes: Any) -> Mill:
@@ -65,7 +70,7 @@ def auth_file(tmp_path: Path) -> Path:
     return path
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope=how_long)
 def mill(new_mill: Callable[..., Mill], tmp_path_factory: pytest.TempPathFactory, lineage_server: Any) -> Mill:
     """A mill whose servers run, whose every process notes what it asks of the network, and whose steps tell a lineage server."""
     told = {"GRISTMILL_OPENLINEAGE_URL": lineage_server.url}
@@ -75,7 +80,7 @@ def mill(new_mill: Callable[..., Mill], tmp_path_factory: pytest.TempPathFactory
     return made
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope=how_long)
 def undisturbed(mill: Mill) -> str:
     """A run of the tiny pipeline that nothing disturbed: what the others are compared with."""
     said = mill.run()
@@ -83,20 +88,20 @@ def undisturbed(mill: Mill) -> str:
     return mill.newest_run()
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope=how_long)
 def suite(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A suite file with one expectation that cannot hold."""
     return strict_suite(tmp_path_factory.mktemp("suite"))
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope=how_long)
 def failed(mill: Mill, suite: Path) -> tuple[Any, str]:
     """A run that the gate stops: what the command said, and the run's id."""
     said = mill.run(f"validate.suite={suite}")
     return said, mill.newest_run()
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope=how_long)
 def failed_page(mill: Mill, failed: tuple[Any, str], tmp_path_factory: pytest.TempPathFactory) -> str:
     """The report page of that run, before it is tried again."""
     path = tmp_path_factory.mktemp("failed") / "page.html"
@@ -105,7 +110,7 @@ def failed_page(mill: Mill, failed: tuple[Any, str], tmp_path_factory: pytest.Te
     return path.read_text()
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope=how_long)
 def retried(mill: Mill, suite: Path, failed: tuple[Any, str], failed_page: str) -> str:
     """The same run, tried again after the suite was mended."""
     raw = json.loads(suite.read_text())
