@@ -289,6 +289,7 @@ def test_lists_that_are_not_there_or_speak_of_one_language_twice_are_refused(tmp
         AuditConfig(term_lists=("en", "en"))
 
 
+@pytest.mark.soak
 def test_the_command_audits_plain_files_from_their_signals(home: Path) -> None:
     folder = home / "rows"
     folder.mkdir(parents=True)

@@ -434,6 +434,7 @@ def test_the_documented_configuration_runs_as_it_stands(home: Path, tmp_path: Pa
     assert made["filter"].counts.dropped["best_tenth"] > NUM_DOCUMENTS / 2
 
 
+@pytest.mark.soak
 def test_single_steps_train_and_score_plain_files(home: Path, tmp_path: Path) -> None:
     parts = references(tmp_path)
     rows = jsonl(tmp_path / "rows" / "rows.jsonl", corpus_rows())

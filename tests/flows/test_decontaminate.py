@@ -377,6 +377,7 @@ def test_a_held_out_page_that_may_be_trained_on_is_a_hit_though_it_is_called_as_
     )
 
 
+@pytest.mark.soak
 def test_the_command_tests_a_published_version_or_files_against_a_new_set(home: Path) -> None:
     path = write_set(home / "gsm8k_test.jsonl", questions())
     (home / "clean").mkdir()

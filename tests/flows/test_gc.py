@@ -187,6 +187,7 @@ def test_the_command_asks_before_it_removes_and_takes_what_corpora_listed_too(ho
     assert lineage.record(old["crawl"].path) is not None  # the new one came from it too
 
 
+@pytest.mark.soak
 def test_the_command_asks_the_server_that_is_configured(home: Path, store: Path) -> None:
     """An address where nobody answers: what is new stays, and the warning names that address, not one of Prefect's own."""
     corpus(PAGES)

@@ -231,6 +231,7 @@ def test_a_killed_step_goes_on_where_it_stood_and_ends_with_the_same_digest(tmp_
     assert resumed.counts.kept == num_files
 
 
+@pytest.mark.soak
 def test_a_model_is_made_scored_and_described_by_single_steps(made: Made, tmp_path: Path) -> None:
     folders = {
         name: str(tmp_path / name) for name in ("publish", "tokenise", "pretrain", "evaluate", "benchmark", "register", "report")
@@ -289,6 +290,7 @@ def test_a_model_is_made_scored_and_described_by_single_steps(made: Made, tmp_pa
     assert "one --input must be tokens, which `gristmill step tokenise` writes" in wrong.output
 
 
+@pytest.mark.soak
 def test_a_corpus_grows_and_forgets_step_by_step(tmp_path: Path) -> None:
     for name, numbers in (("october", range(6)), ("november", range(4, 9))):
         rows = [{"text": english.text(number), "id": f"{name}-{number}"} for number in numbers]

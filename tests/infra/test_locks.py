@@ -74,7 +74,7 @@ def _answers(url: str) -> bool:
         return False
 
 
-@pytest.fixture(params=["local", "s3"])
+@pytest.fixture(params=["local", pytest.param("s3", marks=pytest.mark.soak)])
 def folder(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
     """A version's folder on a disk and in an object store, with leases that end soon."""
     monkeypatch.setattr(locks, "RENEW_S", 0.3)
@@ -143,6 +143,7 @@ def test_a_holder_that_slept_too_long_finds_that_it_lost_its_lease(bucket: str, 
     assert system.exists(name)  # it is the other one's to release
 
 
+@pytest.mark.soak
 def test_a_holder_whose_store_is_away_for_longer_than_a_lease_stops_and_for_less_goes_on(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -73,6 +73,7 @@ def test_the_sample_for_the_truth_has_whole_families_but_not_the_huge_one() -> N
     assert len(dedup.sampled_rows(plan)) == len(plan)
 
 
+@pytest.mark.soak
 def test_ours_as_the_benchmark_runs_it_keeps_one_of_each_planted_group(tmp_path: Path) -> None:
     pytest.importorskip("botocore")
     texts = (text for name in ("ec2", "s3") for text in edited_corpus.documentation_of(demo._read_service(name)))

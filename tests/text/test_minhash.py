@@ -133,7 +133,11 @@ def test_contents_are_equal_exactly_where_normal_forms_are(one: str, other: str,
     assert (content[0] == content[1]).all() == (minhash.normalise(one, config) == minhash.normalise(other, config))
 
 
-@pytest.mark.parametrize("form", FORMS, ids=lambda form: "-".join(map(str, form.values())))
+@pytest.mark.parametrize(
+    "form",
+    [*FORMS[:4], *(pytest.param(form, marks=pytest.mark.soak) for form in FORMS[4:])],
+    ids=["-".join(map(str, form.values())) for form in FORMS],
+)
 def test_every_code_point_is_read_by_the_kernel_as_by_the_plain_normal_form(form: dict[str, str]) -> None:
     config, texts = SketchConfig(**form), every_code_point()  # type: ignore[arg-type]
     expected = [plain_content(text, config) for text in texts]
