@@ -205,7 +205,6 @@ class _Run:
         self.machine = {name: value for name, value in config.model_dump(mode="json").items() if name in MACHINE}
         self.machine |= {"device": self.device, "precision": self.precision, "num_threads": threads}
         self.model = presets.build(config.model, self.words, config.seed, tokeniser_folder=tokeniser_folder)
-        self.model.to(self.device)
         if config.activation_checkpointing:
             self.model.activation_checkpointing_enable({"use_reentrant": False})
         self.model.train()
