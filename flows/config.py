@@ -336,11 +336,13 @@ def require_sources(config: RunConfig, *, evaluation: bool = False) -> None:
         missing.append(
             f"index.base: no version {base} in the store {settings().store}; give its path there, or {EARLIER} (got {base})"
         )
-    if evaluation and config.evaluate.suite:
+    judged = {"evaluate": config.evaluate, "benchmark": config.benchmark, "probe": config.probe} if evaluation else {}
+    for part, one in judged.items():
         try:
-            read_suite(config.evaluate.suite)
+            if one is not None and one.suite is not None:
+                read_suite(one.suite)
         except SuiteError as error:
-            missing.append(f"evaluate.suite: {error}")
+            missing.append(f"{part}.suite: {error}")
     if missing:
         raise ConfigError("\n".join(missing))
 
