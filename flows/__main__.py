@@ -16,6 +16,7 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 from rich.table import Table
+from typer.core import TyperCommand
 
 from infra.errors import GristmillError
 from infra.garbage import collect_seldom
@@ -80,7 +81,7 @@ def run(
         raise _UsageError(f"flow {flow!r}: there is none of that name; these are: {', '.join(FLOWS)}")
     loaded = load(config, overrides or [])
     if flow in ("pipeline", "curate", "recrawl") and not settings().prefect_api_url:  # else the files may be another machine's
-        require_sources(loaded)
+        require_sources(loaded, evaluation=flow == "pipeline")
     _start_servers()
     from flows import deployments
 
@@ -201,7 +202,22 @@ def automate(
     out.print(table)
 
 
-@app.command()
+class _StepCommand(TyperCommand):
+    """Whose help tells the keys of a step that is named before it."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        ctx.obj = next((word for word in args if word in STEP_NAMES), None)
+        return super().parse_args(ctx, args)
+
+    def format_help(self, ctx: Any, formatter: Any) -> None:
+        super().format_help(ctx, formatter)
+        if ctx.obj is not None:
+            from flows import single
+
+            single.show_keys(ctx.obj, out)
+
+
+@app.command(cls=_StepCommand)
 def step(
     name: Annotated[str, typer.Argument(help=f"One of {', '.join(STEP_NAMES)}.")],
     output: Annotated[
@@ -218,7 +234,10 @@ def step(
         int, typer.Option("--workers", "-w", min=0, help="Worker processes; 1: in this process, 0: one per core.")
     ] = 0,
 ) -> None:
-    """Run one step on local files; needs no server. Writes part-*.parquet, rejects/part-*.parquet and manifest.json."""
+    """Run one step on local files; needs no server. Writes part-*.parquet, rejects/part-*.parquet and manifest.json.
+
+    `gristmill step NAME --help` lists the keys of that step for --set.
+    """
     from flows import single
 
     try:
@@ -232,10 +251,12 @@ def step(
 def check_config(
     file: Annotated[str, typer.Argument(help="A YAML file, or the name of one that ships.")], overrides: SetOption = None
 ) -> None:
-    """Check a configuration and name every problem; exit code 2 if there is one."""
-    from flows.config import find_file, load
+    """Check a configuration, and that the files it names are there, and name every problem; exit code 2 if there is one."""
+    from flows.config import find_file, load, require_sources
 
-    load(file, overrides or [])
+    loaded = load(file, overrides or [])
+    if not settings().prefect_api_url:  # else they may be another machine's
+        require_sources(loaded, evaluation=True)
     out.print(f"{find_file(file)}: good", highlight=False)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 from rich.console import Console
@@ -49,7 +50,7 @@ def evaluated(what: str) -> Scored:
         some = ", ".join(f"{one.step}/{one.version}" for one in found if one.step in twice)
         raise InputError(f"{what}: means several evaluations ({some}); name one of them, or one model as name:version")
     made = measured(found)
-    return Scored(what, made.figures, made.items, made.tokeniser)
+    return replace(made, name=what)
 
 
 def _scores_of(given: Sequence[Record], records: dict[str, Record]) -> list[ShardSet]:
@@ -80,6 +81,11 @@ def show(first: Scored, second: Scored, rows: Sequence[Comparison], console: Con
             escape(row.name), _number(row.challenger), _number(row.champion), _interval(row), _number(row.p), f"{row.n:,}", said
         )
     console.print(table)
+    for why in dict.fromkeys(row.why for row in rows if row.why):
+        names = ", ".join(row.name for row in rows if row.why == why)
+        console.print(
+            f"not compared, measured with other settings: {why}: {names}", highlight=False, markup=False, soft_wrap=True
+        )
     for one, other in ((first, second), (second, first)):
         if alone := sorted(one.figures.keys() - other.figures.keys()):
             console.print(f"only measured for {one.name}: {', '.join(alone)}", highlight=False, markup=False, soft_wrap=True)

@@ -293,8 +293,8 @@ def read_yaml(path: Path) -> dict[str, Any]:
     return raw
 
 
-def require_sources(config: RunConfig) -> None:
-    """Look whether the files, folders and trained classifiers that a run reads are there.
+def require_sources(config: RunConfig, *, evaluation: bool = False) -> None:
+    """Look whether the files, folders and trained classifiers that a run reads are there; for an evaluation also those that it asks.
 
     Raises:
         ConfigError: one line for each that is not.
@@ -320,6 +320,7 @@ def require_sources(config: RunConfig) -> None:
         "pretrain.model.from_checkpoint": config.pretrain.model.from_checkpoint,
     }
     named |= {key: path for key, path in given.items() if path.startswith("/")}
+    named |= _asked(config) if evaluation else {}
     missing = [
         f"{key}: no such file or folder (got {path})"
         for key, path in named.items()
@@ -335,5 +336,25 @@ def require_sources(config: RunConfig) -> None:
         missing.append(
             f"index.base: no version {base} in the store {settings().store}; give its path there, or {EARLIER} (got {base})"
         )
+    judged = {"evaluate": config.evaluate, "benchmark": config.benchmark, "probe": config.probe} if evaluation else {}
+    for part, one in judged.items():
+        try:
+            if one is not None and one.suite is not None:
+                read_suite(one.suite)
+        except SuiteError as error:
+            missing.append(f"{part}.suite: {error}")
     if missing:
         raise ConfigError("\n".join(missing))
+
+
+def _asked(config: RunConfig) -> dict[str, str]:
+    """{key: path} of the files that a model is asked from."""
+    named: dict[str, str | None] = {}
+    if config.benchmark is not None:
+        for number, task in enumerate(config.benchmark.tasks):
+            key = f"benchmark.tasks.{number}"
+            named |= {f"{key}.path": task.path, **{f"{key}.files.{split}": path for split, path in task.files.items()}}
+        named["benchmark.reasoning.path"] = config.benchmark.reasoning.path if config.benchmark.reasoning else None
+    if config.probe is not None and config.probe.bias is not None:
+        named |= {"probe.bias.crows_pairs": config.probe.bias.crows_pairs, "probe.bias.winogender": config.probe.bias.winogender}
+    return {key: path for key, path in named.items() if path}

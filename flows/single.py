@@ -13,9 +13,11 @@ from pathlib import Path
 from typing import Any, get_origin
 
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.table import Table
 
-from flows.keys import overrides_of
+from flows.keys import keys_of, overrides_of
 from infra import dataset, storage
 from infra.cluster import DaskConfig, pool
 from infra.dataset import ShardSet, open_version
@@ -58,6 +60,17 @@ def find_step(name: str) -> Step:
         raise InputError(f"step {name!r}: there is none of that name; these are: {', '.join(STEP_NAMES)}")
     found: Step = getattr(importlib.import_module(f"tasks.{name}"), name)
     return found
+
+
+def show_keys(name: str, console: Console) -> None:
+    """The keys of a step's configuration with their defaults, and the first sentence of what they mean."""
+    table = Table(title=f"Keys of {name}", title_justify="left", box=None)
+    for heading in ("key", "default", "meaning"):
+        table.add_column(heading, overflow="fold")
+    for key in keys_of(find_step(name).config_type):
+        choices = f"One of {', '.join(map(str, key.choices))}. " if key.choices else ""
+        table.add_row(escape(key.name), escape(key.default), escape(f"{choices}{key.short}"))
+    console.print(table)
 
 
 def run_step(name: str, inputs: Sequence[str], output: Path, overrides: Sequence[str], workers: int, console: Console) -> None:

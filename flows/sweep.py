@@ -219,10 +219,11 @@ def _data(sweep: Sweep) -> ShardSet:
 
 
 def _spec(sweep: Sweep, given: ShardSet) -> dict[str, Any]:
-    """All that decides what a trial gives: with another one of these, trials cannot be compared."""
+    """All that decides what a trial gives: with another one of these, trials cannot be compared. By what means it is computed does not."""
     parts = ["pretrain", "tokenise", *(["evaluate"] if sweep.settings.objective != TRAINING else [])]
+    configs = {part: getattr(sweep.base, part) for part in parts}
     return {
-        "config": {part: getattr(sweep.base, part).model_dump(mode="json", exclude={"costs"}) for part in parts},
+        "config": {part: one.model_dump(mode="json", exclude=dataset.guards(type(one))) for part, one in configs.items()},
         "data": name_of(given),
         **sweep.settings.model_dump(mode="json", include={"space", "objective", "sampler", "pruner", "seed"}),
         "code": {part: code_of(f"tasks.{part}")[0] for part in parts if part != "tokenise" or sweep.tries(part)},

@@ -1,12 +1,14 @@
 """The one sink of a training's numbers: each line of history goes to TensorBoard's files and to the run in MLflow.
 
-TensorBoard's own writer is used, without torch or TensorFlow. A training that goes on from a checkpoint tells its lines since then again;
-the start that is written first makes TensorBoard forget what it had beyond. An MLflow that does not answer ends no training: what it
-missed it is told with the next line. Costs about half a second to start.
+TensorBoard's own writer is used, without torch or TensorFlow. A training that goes on from a checkpoint tells its lines since then again:
+the start that is written first makes TensorBoard forget what it had beyond, and MLflow, which forgets nothing, is told only what it was not
+told before, by a note beside the files. An MLflow that does not answer ends no training: what it missed it is told with the next line.
+Costs about half a second to start.
 """
 
 from __future__ import annotations
 
+import json
 import logging
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -50,6 +52,10 @@ class Curves:
         self._track = track
         self._writer = EventFileWriter(str(folder), flush_secs=FLUSH_SECONDS)
         self._begun = False
+        self._note = folder.with_name(f"{folder.name}.told.json")
+        # one MLflow run can have the curves of several trainings, so not it is asked, but the training's own folder
+        self._told: dict[str, int] = json.loads(self._note.read_text("utf-8")) if self._note.exists() else {}
+        """The last step that a run in MLflow was told."""
         self._untold: list[Mapping[str, float | None]] = []
 
     def add(self, line: Line) -> None:
@@ -64,7 +70,8 @@ class Curves:
             self._writer.add_event(Event(wall_time=time.time(), step=at, session_log=SessionLog(status=SessionLog.START)))
         values = [Summary.Value(tag=_tag(name), simple_value=value) for name, value in numbers.items()]
         self._writer.add_event(Event(wall_time=time.time(), step=at, summary=Summary(value=values)))
-        self._untold.append({"step": at, **numbers})
+        if self._track is not None and at > self._told.get(self._track.run_id, -1):
+            self._untold.append({"step": at, **numbers})
         self._tell()
         _listener.get()(line)
 
@@ -84,7 +91,11 @@ class Curves:
                 "MLflow was not told %d lines of the training, and will be with the next one: %s", len(self._untold), error
             )
         else:
+            self._told[self._track.run_id] = max(int(line["step"] or 0) for line in self._untold)
             self._untold = []
+            written = self._note.with_suffix(".part")
+            written.write_text(json.dumps(self._told), "utf-8")
+            written.replace(self._note)
 
 
 def _tag(name: str) -> str:

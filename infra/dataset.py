@@ -359,7 +359,7 @@ def finished_shards(folder: str, num_shards: int) -> dict[int, Receipt]:
 
 
 def guards(config: type[BaseModel]) -> set[str]:
-    """The fields of a configuration that GUARD marks."""
+    """The fields of a step's configuration that GUARD marks; who keeps several steps' together asks for each."""
     return {name for name, field in config.model_fields.items() if field.json_schema_extra == GUARD}
 
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from expectations.figures import judged, suite_file
 from expectations.schemas import AUGMENTED
 from infra import dataset as versions
 from infra import storage, tracking
@@ -31,9 +32,18 @@ _COLUMNS = pa.schema([(name, pa.string()) for name in ("doc_id", "source", "titl
 _MADE, *_ = AUGMENTED.names
 
 
-@step(schema="scores", fingerprint=files_read)
+def files_of(config: BenchmarkConfig) -> dict[str, str]:
+    """The files that are asked from, and the suite, are part of the recipe."""
+    return {**files_read(config), **suite_file(config.suite)}
+
+
+@step(schema="scores", fingerprint=files_of)
 def benchmark(model: ShardSet, dataset: ShardSet, config: BenchmarkConfig, out: Output) -> None:
-    """Scores of a model on tasks of others, on questions made of its corpus, in reasoning, and how far it hallucinates."""
+    """Scores of a model on tasks of others, on questions made of its corpus, in reasoning, and how far it hallucinates.
+
+    Raises:
+        GateFailed: the figures are not what the suite asks for.
+    """
     from tasks.learn.figures import Measured
     from tasks.learn.scorer import Scorer
 
@@ -46,7 +56,7 @@ def benchmark(model: ShardSet, dataset: ShardSet, config: BenchmarkConfig, out: 
             measured.settings["left_out"] = "hallucination, reasoning and tasks of lm-eval: a masked model does not write"
         else:
             measured.add(_asked_to_write(scorer, dataset, config))
-    _keep(measured, out)
+    _keep(measured, config, out)
     out.volatile = {"device": scorer.device, "device_reason": scorer.device_reason}
     if (track := tracking.current()) is not None:
         track.dataset(dataset, "evaluation")
@@ -85,16 +95,18 @@ def _packs(scorer: Scorer, dataset: ShardSet, config: BenchmarkConfig, out: Outp
     return task_packs.measure(scorer, packs)
 
 
-def _keep(measured: Measured, out: Output) -> None:
-    """Write figures and items."""
+def _keep(measured: Measured, config: BenchmarkConfig, out: Output) -> None:
+    """Write figures and items, and hold them against the suite."""
     from tasks.learn import figures
 
     for name in figures.write(out.folder, measured.figures, measured.items, {"settings": measured.settings}):
         out.keep_file(name)
-    out.receipts = [versions.write_shard(out.folder, 0, Outcome(figures.table(measured.figures)))]
+    rows = figures.table(measured.figures)
+    out.receipts = [versions.write_shard(out.folder, 0, Outcome(rows))]
     num = sum(map(len, measured.items))
     out.counts = Counts(total=num, kept=num)
     out.facts = {one.name: one.value for one in figures.headline(measured.figures) if one.value is not None}
+    out.facts |= judged("benchmark", rows, out.facts, config.suite)
 
 
 def _shards(dataset: ShardSet, split: str) -> list[ShardRef]:

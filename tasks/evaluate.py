@@ -9,7 +9,7 @@ version that the tokens were made from. What the figures must be like is said by
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
@@ -19,10 +19,8 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from expectations.cards import certificate_files
-from expectations.numbers import is_figure
+from expectations.figures import judged, suite_file
 from expectations.schemas import CERTIFICATE
-from expectations.suites import suite_digest
-from expectations.verdict import GateFailed, describe, judge
 from infra import dataset, storage, tracking
 from infra.dataset import Counts, Outcome, ShardRef, ShardSet, bytes_digest, name_of, write_table
 from infra.errors import InputError
@@ -32,9 +30,9 @@ from tasks.learn.config import MODEL, TOKENISER, EvaluateConfig
 TOKENISER_FILE = f"{TOKENISER}/tokenizer.json"
 
 
-def suite_file(config: EvaluateConfig) -> dict[str, str]:
-    """The content of the suite is part of the recipe."""
-    return {config.suite: suite_digest(config.suite)} if config.suite else {}
+def files_read(config: EvaluateConfig) -> dict[str, str]:
+    """The suite is part of the recipe."""
+    return suite_file(config.suite)
 
 
 def overlap_shard(shard: ShardRef, texts: str, digest: str, num_words: int) -> Outcome:
@@ -49,7 +47,7 @@ def overlap_shard(shard: ShardRef, texts: str, digest: str, num_words: int) -> O
     return Outcome(pa.table({"run": found, "documents": counts[found]}))
 
 
-@step(schema="scores", fingerprint=suite_file)
+@step(schema="scores", fingerprint=files_read)
 def evaluate(model: ShardSet, tokens: ShardSet, config: EvaluateConfig, out: Output) -> None:
     """Figures of held-out documents with their items, baselines and sample texts.
 
@@ -110,7 +108,7 @@ def evaluate(model: ShardSet, tokens: ShardSet, config: EvaluateConfig, out: Out
         "device_reason": scorer.device_reason,
         "efficiency": {"tokens_per_s": round(result.tokens_per_s, 1), "peak_memory_bytes": peak_memory_bytes(scorer.device)},
     }
-    out.facts |= _judged(rows, out.facts, config)
+    out.facts |= judged("evaluate", rows, out.facts, config.suite)
     if (track := tracking.current()) is not None:
         track.dataset(tokens, "evaluation")
 
@@ -177,22 +175,3 @@ def _certified(documents: ShardSet) -> str:
     if CERTIFICATE not in names:
         return "not tested"
     return str(storage.read_json(documents.file(CERTIFICATE))["statement"])
-
-
-def _judged(table: pa.Table, facts: Mapping[str, Any], config: EvaluateConfig) -> dict[str, Any]:
-    """What the suite says of the figures, as facts.
-
-    Raises:
-        GateFailed: a critical expectation did not hold.
-    """
-    if config.suite is None:
-        return {}
-    from expectations import gate
-
-    numbers = {name: value for name, value in facts.items() if is_figure(name)}
-    section = gate.judged_table("evaluate", table, config.suite, numbers)
-    failed = [check for check in section.results if not check.success]
-    if stopping := [check for check in failed if check.severity == "critical"]:
-        lines = "\n".join(f"  {check.expectation} on {check.column!r}: {describe(check)}" for check in stopping)
-        raise GateFailed(f"evaluate: the figures are not what suite {section.suite.name!r} asks for (evaluate.suite):\n{lines}")
-    return {"suite": section.suite.name, "verdict": judge(section.results).value, "num_warnings": len(failed)}

@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from expectations.figures import judged, suite_file
 from infra import dataset, storage, tracking
 from infra.dataset import Counts, Outcome, ShardSet
 from infra.errors import InputError
@@ -29,7 +30,7 @@ Splits = Mapping[str, list["TokenShard"]]
 
 
 def files_read(config: ProbeConfig) -> Mapping[str, str]:
-    """The word lists and public sets that are asked."""
+    """The word lists and public sets that are asked, and the suite."""
     from tasks.text import augmenting, bad_words, terms
 
     paths = {}
@@ -42,7 +43,7 @@ def files_read(config: ProbeConfig) -> Mapping[str, str]:
     for key, path in paths.items():
         if not path.is_file():
             raise InputError(f"probe.{key}: no such file; give the path of the set, or null (got {path})")
-    return {key: payload_digest(path.read_bytes()) for key, path in paths.items()}
+    return {**{key: payload_digest(path.read_bytes()) for key, path in paths.items()}, **suite_file(config.suite)}
 
 
 @step(schema="scores", fingerprint=files_read)
@@ -51,6 +52,7 @@ def probe(model: ShardSet, tokens: ShardSet, toxicity: list[ShardSet], config: P
 
     Raises:
         InputError: a public set is missing or of another form, or the tokens are not those that the model was trained on.
+        GateFailed: the figures are not what the suite asks for.
     """
     from tasks.learn.findings import Findings
     from tasks.learn.scorer import Scorer
@@ -71,7 +73,7 @@ def probe(model: ShardSet, tokens: ShardSet, toxicity: list[ShardSet], config: P
     else:
         _toxicity(scorer, toxicity, config, findings)
         _memory(scorer, shards, config, findings)
-    _keep(findings, out)
+    _keep(findings, config, out)
     out.volatile = {"device": scorer.device, "device_reason": scorer.device_reason}
     if (track := tracking.current()) is not None:
         track.dataset(tokens, "evaluation")
@@ -129,14 +131,16 @@ def _classifier(version: ShardSet) -> Classifier:
         return load(local)
 
 
-def _keep(findings: Findings, out: Output) -> None:
-    """Write figures, items and rows to read."""
+def _keep(findings: Findings, config: ProbeConfig, out: Output) -> None:
+    """Write figures, items and rows to read, and hold the figures against the suite."""
     from tasks.learn import figures
 
     told = {"notes": findings.notes, "examples": findings.examples}
     for name in figures.write(out.folder, findings.figures, findings.tables, told):
         out.keep_file(name)
-    out.receipts = [dataset.write_shard(out.folder, 0, Outcome(figures.table(findings.figures)))]
+    table = figures.table(findings.figures)
+    out.receipts = [dataset.write_shard(out.folder, 0, Outcome(table))]
     num = sum(one.n for one in findings.figures)
     out.counts = Counts(total=num, kept=num)
     out.facts = {one.name: one.value for one in figures.headline(findings.figures) if one.value is not None}
+    out.facts |= judged("probe", table, out.facts, config.suite)

@@ -138,7 +138,13 @@ def _scores(version: ShardSet) -> Scores:
 def _numbers(measured: Sequence[Scores]) -> dict[str, float]:
     """What was measured of the model as a whole, by name."""
     found = {name: value for one in measured for name, value in one.manifest.facts.items() if isinstance(value, int | float)}
-    return found | {one["name"]: one["value"] for scores in measured for one in headline(scores.figures)}
+    # the suite warns each of them apart
+    warnings = sum(one.manifest.facts.get("num_warnings", 0) for one in measured)
+    return (
+        found
+        | {"num_warnings": warnings}
+        | {one["name"]: one["value"] for scores in measured for one in headline(scores.figures)}
+    )
 
 
 def _contamination_tags(tested: Mapping[str, Any] | None, certificate: Mapping[str, bytes]) -> dict[str, str]:

@@ -2,7 +2,8 @@
 
 The same resampled items are taken for both (paired bootstrap: Efron 1979; Koehn 2004), so what is hard for either model is no noise
 between them. Above MAX_RESAMPLED_ITEMS the interval is that of the linearised difference. A p-value is two-sided and of one metric: of
-forty metrics of two equal models one is called worse by chance, so look at few. Costs some 50 ms a metric of 5,000 items.
+forty metrics of two equal models one is called worse by chance, so look at few. Figures that other settings decided are not compared
+(tasks/learn/conditions.py). Costs some 50 ms a metric of 5,000 items.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, field, fields, replace
 from fnmatch import fnmatchcase
 from functools import lru_cache
 from typing import Any, Literal
@@ -23,11 +24,14 @@ import pyarrow.parquet as pq
 from expectations.schemas import ITEMS as ITEMS_SCHEMA
 from infra.dataset import ShardSet
 from infra.errors import InputError
+from tasks.learn.conditions import Conditions, conditions_of, differing
 from tasks.learn.config import ITEMS, SCORES, GateConfig
 from tasks.learn.figures import MAX_RESAMPLED_ITEMS, MIN_ITEMS, NUM_RESAMPLES, Z_95, Better, Figure, Form
 
 Floats = npt.NDArray[np.float64]
-Verdict = Literal["better", "worse", "differs", "no difference beyond noise", "too small to tell", "other tokens"]
+Verdict = Literal[
+    "better", "worse", "differs", "no difference beyond noise", "too small to tell", "other tokens", "other settings"
+]
 
 TOLD_NAMES = 5
 """Figures that an error names."""
@@ -38,6 +42,12 @@ PER_TOKEN = (
     *("memorisation.extraction.", "memorisation.copied.", "privacy.pii."),
 )
 """Metrics whose unit is a token: they do not compare across tokenisers."""
+OF_TEXTS = ("heldout.", "calibration.", "robustness.")
+"""Metrics whose items are documents and weigh as much as their texts: where a document weighs otherwise, its text is another one."""
+OF_ALL_TEXTS = ("fairness.", "contamination.")
+"""Metrics of all documents together: they do not compare where the documents are not the same."""
+WHOLE = ("heldout.bits_per_byte", "heldout.pseudo_bits_per_byte")
+"""Metrics whose items are all documents that were scored."""
 UNDECIDED = ("too small to tell", "other tokens")
 """Verdicts that say nothing of the two models."""
 
@@ -63,6 +73,8 @@ class Scored:
     """ITEMS, whose `metric` is the name of a figure."""
     tokeniser: str = ""
     """Digest of its tokeniser; empty where it is not known."""
+    conditions: Conditions = field(default_factory=dict)
+    """By which settings it was measured."""
 
 
 @dataclass(frozen=True)
@@ -86,6 +98,8 @@ class Comparison:
     paired: bool
     """Whether it is item by item; else only the two intervals are compared, which sees less."""
     verdict: Verdict
+    why: str = ""
+    """Of other settings, which ones: the challenger's beside the champion's."""
 
     def as_json(self) -> dict[str, Any]:
         """All fields."""
@@ -106,17 +120,21 @@ def measured(versions: Sequence[ShardSet]) -> Scored:
         InputError: one has no scores with figures.
     """
     figures: dict[str, Figure] = {}
+    conditions: dict[str, Any] = {}
     tables, tokeniser = [ITEMS_SCHEMA.empty_table()], ""
     for version in versions:
-        names = {entry.name for entry in version.manifest().files}
+        manifest = version.manifest()
+        names = {entry.name for entry in manifest.files}
         told = json.loads(version.read_file(SCORES)) if SCORES in names else {}
         if "figures" not in told:
             raise InputError(f"{version.step}/{version.version}: has no figures to compare; evaluate the model again")
         figures |= {one["name"]: figure_of(one) for one in told["figures"]}
         tokeniser = told.get("tokeniser", tokeniser)
+        conditions |= conditions_of(manifest, told.get("kind"))
         if ITEMS in names:
             tables.append(pq.read_table(pa.BufferReader(version.read_file(ITEMS))).cast(ITEMS_SCHEMA))
-    return Scored(" + ".join(f"{one.step}/{one.version}" for one in versions), figures, pa.concat_tables(tables), tokeniser)
+    name = " + ".join(f"{one.step}/{one.version}" for one in versions)
+    return Scored(name, figures, pa.concat_tables(tables), tokeniser, conditions)
 
 
 def figures_of(versions: Sequence[ShardSet]) -> list[Figure]:
@@ -134,13 +152,20 @@ def compare(challenger: Scored, champion: Scored, seed: int = 0) -> list[Compari
     """Every metric that both have, in order of their names."""
     same_tokens = challenger.tokeniser == champion.tokeniser
     mine, theirs = dict(by_metric(challenger.items)), dict(by_metric(champion.items))
+    same_texts = all(_documents(mine.get(name)) == _documents(theirs.get(name)) for name in WHOLE)
     rows = []
     for name in sorted(challenger.figures.keys() & champion.figures.keys()):
         one, other = challenger.figures[name], champion.figures[name]
+        others = differing(name, challenger.conditions, champion.conditions)
+        if not same_texts and name.startswith(OF_ALL_TEXTS):
+            others.append("the documents")
         if not same_tokens and name.startswith(PER_TOKEN):
             rows.append(_row(one, other, None, 0, paired=False, verdict="other tokens"))
+        elif others:
+            row = _row(one, other, None, 0, paired=False, verdict="other settings")
+            rows.append(replace(row, why=", ".join(others)))
         elif name in mine and name in theirs and gives(one, mine[name]) and gives(other, theirs[name]):
-            rows.append(_paired(one, other, *_common(mine[name], theirs[name], one.form), seed))
+            rows.append(_paired(one, other, *_common(mine[name], theirs[name], one), seed))
         else:
             rows.append(_unpaired(one, other))
     return rows
@@ -162,6 +187,9 @@ def refusals(challenger: Scored, champion: Scored, rows: Sequence[Comparison], c
             )
             continue
         row = compared[name]
+        if row.verdict == "other settings":
+            found.append(f"{told(row)}; evaluate both in the same way")
+            continue
         accepted = config.tolerance * abs(row.champion or 0.0)
         if row.verdict == "worse" and row.damage and row.damage[0] > accepted:
             found.append(told(row))
@@ -183,6 +211,8 @@ def listed(figures: Mapping[str, Figure], config: GateConfig) -> list[str]:
 
 def told(row: Comparison) -> str:
     """A comparison in words."""
+    if row.why:
+        return f"{row.name}: {row.verdict} ({row.why})"
     if row.difference is None or row.low is None or row.high is None:
         return f"{row.name}: {row.verdict} ({row.n:,} items in common)"
     how = "" if row.paired else ", by the two intervals alone"
@@ -224,15 +254,23 @@ def gives(made: Figure, items: pa.Table) -> bool:
     return math.isclose(value, made.value, rel_tol=1e-6, abs_tol=1e-9)
 
 
-def _common(one: pa.Table, other: pa.Table, form: Form) -> tuple[Cells, Cells]:
-    """The items of both, in the same order; those that weigh nothing in both say nothing."""
+def _documents(items: pa.Table | None) -> list[tuple[str, float]]:
+    """(doc_id, size) of the documents that were scored, in order."""
+    return [] if items is None else sorted(zip(items["item"].to_pylist(), items["weight"].to_pylist(), strict=True))
+
+
+def _common(one: pa.Table, other: pa.Table, made: Figure) -> tuple[Cells, Cells]:
+    """The items of both, in the same order; those of no weight in both say nothing, and a document with another text is another one."""
     names = [table["item"].to_numpy(zero_copy_only=False).astype(object) for table in (one, other)]
     common = np.intersect1d(*names)
     groups = np.union1d(*(table["group"].to_numpy(zero_copy_only=False).astype(object) for table in (one, other)))
     cells = [
-        cells_of(table, some, common, groups if form == "gap" else None) for table, some in zip((one, other), names, strict=True)
+        cells_of(table, some, common, groups if made.form == "gap" else None)
+        for table, some in zip((one, other), names, strict=True)
     ]
     says = np.any([(cell.weights != 0) | (cell.amounts != 0).any(1) for cell in cells], axis=0)
+    if made.name.startswith(OF_TEXTS):
+        says &= cells[0].weights == cells[1].weights
     first, second = (Cells(cell.amounts[says], cell.weights[says]) for cell in cells)
     return first, second
 

@@ -49,11 +49,14 @@ def _cuda_obstacle() -> str | None:
 def use_threads(num_threads: int | None, ranks: int = 1) -> int:
     """Let torch compute on so many CPU threads in this process; None: on its part of the CPUs that it and the other `ranks` may use."""
     if num_threads is None:
-        # containers and job schedulers narrow the affinity; macOS has none
-        usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-        num_threads = max(1, usable // ranks)
+        num_threads = max(1, usable_cpus() // ranks)
     torch.set_num_threads(num_threads)
     return num_threads
+
+
+def usable_cpus() -> int:
+    """CPUs that this process may use: containers and job schedulers narrow the affinity, which macOS does not have."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def resolve_precision(precision: Precision, device: str) -> tuple[str, str]:

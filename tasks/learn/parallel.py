@@ -63,10 +63,17 @@ def joined(ranks: int, device: str) -> Iterator[Ranks]:
 
 
 def wrapped(objective: Objective, ranks: Ranks, parallel: Literal["ddp", "fsdp"], device: str, precision: str) -> nn.Module:
-    """The objective as the ranks share it; its parameters are divided in place with fsdp."""
+    """The objective, made on the CPU, on its device and as the ranks share it.
+
+    With fsdp its parameters are divided in place, and `fully_shard` moves what each call divides: a GPU holds one block whole at a time, or
+    what is outside of blocks, and never the model.
+    """
+    divided = ranks.number > 1 and parallel == "fsdp"
+    if not divided:
+        objective.to(device)
     if ranks.number == 1:
         return objective
-    if parallel == "ddp":
+    if not divided:
         return DistributedDataParallel(objective, device_ids=[ranks.local] if device == "cuda" else None)
     mesh = init_device_mesh(device, (ranks.number,))
     # products are narrowed under autocast as in one process; here it is what travels between the ranks, and from block to block

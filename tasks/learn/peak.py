@@ -1,7 +1,8 @@
 """The highest speed of matrix products on this device, measured once in under a second and kept.
 
-It is what a training's use of the machine is told against: MFU = flops_per_token x tokens per second / (peak x ranks). Published peaks are
-no measure for a CPU, whose speed depends on threads, precision and library. The best of several products counts, so that a busy machine
+It is what a training's use of the machine is told against: MFU = flops_per_token x tokens per second / peak of all ranks together, which on
+GPUs is that of one times their number, and on a CPU that of one product on the threads of all. Published peaks are no measure for a CPU,
+whose speed depends on threads, precision and library. The best of several products counts, so that a busy machine
 errs little; the figure is kept by device, precision, threads and version of torch.
 """
 

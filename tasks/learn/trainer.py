@@ -82,7 +82,7 @@ class TrainResult:
     flops_per_token: int
     """As `presets.flops_per_token`."""
     mfu: float
-    """Part of the measured matmul peak that the model's computed operations are."""
+    """Part of the measured matmul peak of all ranks together that the model's computed operations are."""
     peak_bytes: int
     """Most memory of this process: of the GPU, or resident."""
     device: str
@@ -205,7 +205,6 @@ class _Run:
         self.machine = {name: value for name, value in config.model_dump(mode="json").items() if name in MACHINE}
         self.machine |= {"device": self.device, "precision": self.precision, "num_threads": threads}
         self.model = presets.build(config.model, self.words, config.seed, tokeniser_folder=tokeniser_folder)
-        self.model.to(self.device)
         if config.activation_checkpointing:
             self.model.activation_checkpointing_enable({"use_reentrant": False})
         self.model.train()
@@ -220,7 +219,7 @@ class _Run:
         self.average = optim.Average(self.parameters, config.ema_decay) if config.ema_decay else None
         # of a checkpoint the whole model is built to be counted
         self.flops_per_token = presets.flops_per_token(config.model, self.words.vocab_size)
-        self.peak_flops = matmul_peak(self.device, self.precision, threads, cache) * ranks.number
+        self.peak_flops = self._peak(threads, cache)
         self.identity = self._identity(provenance)
         self.state = self._restored() or _State()
         self._note_machine()
@@ -490,6 +489,15 @@ class _Run:
             yield
         finally:
             self.average.swap()
+
+    def _peak(self, threads: int, cache: Path | None) -> float:
+        """FLOP/s of matrix products of all ranks together: of their GPUs, or of the CPUs that they share."""
+        if self.device == "cuda":
+            return matmul_peak(self.device, self.precision, threads, cache) * self.ranks.number
+        together = min(threads * self.ranks.number, max(threads, device.usable_cpus()))
+        # one rank measures while the others wait: two at a time would halve what they see
+        mine = matmul_peak(self.device, self.precision, together, cache) if self.ranks.first else 0.0
+        return float(parallel.summed(np.array([mine]), self.ranks, self.device)[0])
 
     def _mfu(self, tokens_per_s: float) -> float:
         return self.flops_per_token * tokens_per_s / self.peak_flops

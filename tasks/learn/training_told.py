@@ -104,7 +104,7 @@ def machine(run: Mapping[str, Any]) -> dict[str, str]:
     if "tokens_per_s" in run:
         told["Speed"] = f"{run['tokens_per_s']:,.0f} tokens/s"
     if "mfu" in run:
-        told["MFU"] = f"{run['mfu']:.1%} of the measured peak of matrix products"
+        told["MFU"] = f"{run['mfu']:.1%} of the measured peak of matrix products{' of all ranks' if several else ''}"
     if "peak_bytes" in run:
         told["Memory at peak"] = f"{run['peak_bytes'] / 2**20:,.0f} MiB{' of the first rank' if several else ''}"
     if "training_joules_estimated" in run:

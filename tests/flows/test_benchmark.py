@@ -123,9 +123,11 @@ def test_figures_items_and_packs_are_kept_and_equal_again(home: Path, tmp_path: 
         "hallucination.confidence_gap",
     } <= by_name.keys()
     facts = made.manifest().facts
+    judged = {name: facts.pop(name) for name in ("suite", "verdict", "num_warnings")}
+    assert judged == {"suite": "scores", "verdict": "warning", "num_warnings": 1}  # few items, no more
     assert facts == {name: one["value"] for name, one in by_name.items() if one["value"] is not None and of_all(name)}
     assert "reasoning.cot.accuracy" in facts and "reasoning.cot.accuracy.level.2" not in facts
-    assert validate_path(made.folder, "scores", tmp_path, 1, Console(file=io.StringIO())).value == "warning"  # few items, no more
+    assert validate_path(made.folder, "scores", tmp_path, 1, Console(file=io.StringIO())).value == "warning"
     again = benchmark.run([model, corpus], config, str(tmp_path / "two")).shards
     assert again.digest == made.digest
     before = files_read(config)

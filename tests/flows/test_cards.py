@@ -120,9 +120,9 @@ def test_a_model_is_registered_with_the_scores_of_all_who_measured_it(folder: Pa
     bits = Figure("heldout.bits_per_byte", 1.25, 1.2, 1.3, 80, "lower", "bits per byte")
     group = Figure("heldout.bits_per_byte.source.web", 1.5, 1.4, 1.6, 40, "lower", "bits per byte")
     gap = Figure("bias.swaps.gender", 0.5, -0.1, 1.1, 9, "zero", "nats")
-    measured = {"perplexity": 3.0, "perplexity.unigram": 9.0, "bits_per_byte": 1.25, "accuracy": 0.5}
+    measured = {"perplexity": 3.0, "perplexity.unigram": 9.0, "bits_per_byte": 1.25, "accuracy": 0.5, "num_warnings": 2}
     scores = [
-        made_model.scored(model, home / "probe", "probe", [gap]),
+        made_model.scored(model, home / "probe", "probe", [gap], {"num_warnings": 1}),
         made_model.scored(model, home / "evaluate", "evaluate", [bits, group], measured),
     ]
     other = made_model.trained(home / "other", {"seed": 2})
@@ -142,10 +142,11 @@ def test_a_model_is_registered_with_the_scores_of_all_who_measured_it(folder: Pa
     assert logged.model_type == "masked language model"
     metrics = {one.key: one.value for one in logged.metrics}
     assert (metrics["perplexity"], metrics["heldout.bits_per_byte"], metrics["bias.swaps.gender"]) == (3.0, 1.25, 0.5)
+    assert metrics["num_warnings"] == 3  # of both together
     assert not [name for name in metrics if "source" in name]  # one of a group is no score of the model
     given = mlflow_store.get_run(track.run_id).inputs.dataset_inputs
     assert {tag.value for one in given for tag in one.tags} == {"training", "evaluation"} and len(given) == 3
-    assert json.loads(made.read_file("model.json"))["scores"] == {"evaluate": measured, "probe": {}}
+    assert json.loads(made.read_file("model.json"))["scores"] == {"evaluate": measured, "probe": {"num_warnings": 1}}
 
 
 def test_the_command_takes_scores_in_any_order_and_refuses_what_it_has_no_use_for(

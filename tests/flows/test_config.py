@@ -93,7 +93,18 @@ def test_an_unknown_key_names_the_nearest_valid_one(tmp_path: Path, text: str, t
         ("validate: {stage_suites: {audit: /gone.json}}", "FILE: validate.stage_suites.audit: /gone.json: no such suite"),
         ("filter: {profile: finweb}", "FILE: filter.profile: unknown profile 'finweb'; nearest: fineweb-code"),
         ("name: a b", "FILE: name: string should match pattern"),
-        ("crawl: {sources: [{kind: warcc}]}", "FILE: crawl.sources.0.kind: must be one of 'site', 'demo', 'warc' (got 'warcc')"),
+        (
+            "crawl: {sources: [{kind: warcc}]}",
+            "FILE: crawl.sources.0.kind: must be one of 'site', 'demo', 'warc' (got 'warcc'); did you mean warc?",
+        ),
+        (
+            "pretrain: {data: {packing: best-fit}}",
+            "FILE: pretrain.data.packing: input should be 'stream', 'documents' or 'best_fit' (got 'best-fit'); did you mean best_fit?",
+        ),
+        (
+            "benchmark: {packs: {kinds: [clozes]}}",
+            "FILE: benchmark.packs.kinds.0: input should be 'cloze', 'order' or 'title' (got 'clozes'); did you mean cloze?",
+        ),
         ("crawl: {sources: [{path: x}]}", "FILE: crawl.sources.0: needs the key `kind` (got {'path': 'x'})"),
         ("crawl: {sources: [3]}", "FILE: crawl.sources.0: must be a mapping of keys (got 3)"),
         ("crawl: {sources: [{kind: warc, path: 5}]}", "FILE: crawl.sources.0.path: input should be a valid string (got 5)"),
@@ -241,8 +252,10 @@ def test_every_command_explains_itself_and_wrong_words_end_with_2(tmp_path: Path
         ["step", "signals", "--oops"],
         ["check-config", "nowhere"],
         ["check-config", "demo", "--set", "a"],
+        ["check-config", "demo", "--set", "probe.bias.winogender=/nowhere.tsv"],
     ]
-    ended = commands(tmp_path, ["--help"], *([name, "--help"] for name in names), *wrong, ["check-config", "demo"])
+    right = [["step", "pretrain", "--help"], ["check-config", "demo"]]
+    ended = commands(tmp_path, ["--help"], *([name, "--help"] for name in names), *wrong, *right)
     for name, one in zip(["", *names], ended, strict=False):
         assert one.code == 0
         assert "--help" in one.output
@@ -250,6 +263,8 @@ def test_every_command_explains_itself_and_wrong_words_end_with_2(tmp_path: Path
         assert len(described.split()) > 10, f"{name}: says nothing about itself"
     for words, one in zip(wrong, ended[1 + len(names) :], strict=False):
         assert (one.code, "Traceback" in one.output) == (2, False), (words, one.output)
+    keys = " ".join(ended[-2].output.split())
+    assert "data.packing documents One of stream, documents, best_fit." in keys and "Optimiser steps" in keys
     assert ended[-1] == (0, f"{SHIPPED[0].parent / 'demo.yaml'}: good\n")
 
 
@@ -264,3 +279,23 @@ def test_a_list_of_takedowns_and_an_index_that_are_not_there_are_named_before_an
     require_sources(load(str(path), ["forget.file=''", "index.base=earlier"]))
     with pytest.raises(ConfigError, match=r"^pretrain.model.from_checkpoint: no such file or folder \(got /nowhere\)$"):
         require_sources(load(str(path), ["forget.file=''", "index.base=earlier", "pretrain.model={from_checkpoint: /nowhere}"]))
+
+
+def test_what_a_model_is_to_be_asked_from_is_looked_for_too(tmp_path: Path) -> None:
+    rows = tmp_path / "rows.jsonl"
+    rows.touch()
+    path = tmp_path / "run.yaml"
+    path.write_text(
+        f"benchmark: {{tasks: [{{name: there, path: {rows}, kind: choice}}, {{name: copa, files: {{test: /gone.json}}}}]}}\n"
+        "probe: {bias: {crows_pairs: /nowhere.csv}}\nevaluate: {suite: scoers}\n"
+    )
+    config = load(str(path))
+    require_sources(config)
+    with pytest.raises(ConfigError) as told:
+        require_sources(config, evaluation=True)
+    *files, suite = str(told.value).splitlines()
+    assert files == [
+        "benchmark.tasks.1.files.test: no such file or folder (got /gone.json)",
+        "probe.bias.crows_pairs: no such file or folder (got /nowhere.csv)",
+    ]
+    assert suite.startswith("evaluate.suite: scoers: no such suite, did you mean 'scores'?")

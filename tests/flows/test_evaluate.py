@@ -98,7 +98,7 @@ class Made(NamedTuple):
     overfitted: ShardSet
     fresh: ShardSet
     scores: dict[str, ShardSet]
-    """Of either, and `few`: of the overfitted one on ten documents."""
+    """Of either, and `few`: of the overfitted one on ten documents, with more typos."""
 
 
 @pytest.fixture(scope="module")
@@ -116,7 +116,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Made]:
         tokens = tokenise(published(train, held_out), config=TokeniserConfig(vocab_size=400, sample_bytes=9_000))
         models = {name: trained(tokens, steps) for name, steps in (("overfitted", 300), ("fresh", 30))}
         scores = {name: evaluate(model, tokens, config=CONFIG) for name, model in models.items()}
-        few = CONFIG.model_copy(update={"max_documents": 10})
+        few = CONFIG.model_copy(update={"max_documents": 10, "robustness": RobustnessConfig(typo_rate=0.3)})
         scores["few"] = evaluate(models["overfitted"], tokens, config=few)
         scores["few fresh"] = evaluate(models["fresh"], tokens, config=few)
         yield Made(tokens, models["overfitted"], models["fresh"], scores)
@@ -239,6 +239,14 @@ def test_the_gate_refuses_the_worse_passes_the_equal_and_does_not_decide_by_few(
         "rows"
     ]
     assert {row["verdict"] for row in rows} == {"too small to tell"}
+    version = compare([made.scores["few"]], [made.scores["fresh"]], config=GateConfig(metrics=("robustness.*", "fairness.*")))
+    told = json.loads(version.read_file(COMPARISON))
+    assert {row["name"].partition(".")[0]: row["why"] for row in told["rows"] if row["verdict"] == "other settings"} == {
+        "contamination": "the documents",
+        "fairness": "the documents",
+        "robustness": "evaluate.robustness.typo_rate 0.3 beside 0.1",
+    }
+    assert {line.partition(":")[0] for line in told["refusals"]} >= {"robustness.typos.loss", "fairness.bits_per_byte.source"}
 
 
 def test_a_promotion_is_held_beside_the_champion_by_the_tags_of_both(made: Made) -> None:

@@ -155,7 +155,8 @@ def test_started_again_it_trains_nothing_and_a_larger_number_adds_to_it(
 ) -> None:
     found, _, home = undisturbed
     here = Here()
-    again = swept(home, monkeypatch, here)
+    other_means = {"pretrain.num_threads": 2, "pretrain.loss_chunk": 64, "pretrain.activation_checkpointing": True}
+    again = swept(home, monkeypatch, here, set={**TINY, **other_means})
     assert not here.begun and table(again) == table(found) and again.page.read_text() == found.page.read_text()
     more = swept(home, monkeypatch, here, trials=7)
     assert len(here.begun) == 1 and table(more)[:6] == table(found) and len(table(more)) == 7

@@ -54,6 +54,18 @@ def test_an_mlflow_that_does_not_answer_ends_no_training_and_is_told_later(
     assert server.told == [("train_loss", 3.0, 1), ("train_loss", 2.5, 2), ("train_loss", 2.0, 3)]
 
 
+def test_after_a_resume_a_run_in_mlflow_is_told_each_step_once_and_another_run_all_of_them(
+    server: Server, tmp_path: Path
+) -> None:
+    folder = tmp_path / "tensorboard"
+    for run, steps in (("run", (1, 2, 3)), ("run", (2, 3, 4)), ("other", (3, 4))):
+        curves = Curves(folder, Track(run, "experiment"))
+        for step in steps:
+            curves.add(line(step, float(step)))
+        curves.close()
+    assert [step for _, _, step in server.told] == [1, 2, 3, 4, 3, 4]
+
+
 def test_after_a_resume_tensorboard_shows_each_step_once(tmp_path: Path) -> None:
     for steps, shift in (((1, 2, 3), 0.0), ((2, 3, 4), 10.0)):
         curves = Curves(tmp_path, None)

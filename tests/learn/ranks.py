@@ -12,6 +12,9 @@ from typing import Any
 
 from tasks.learn.config import TrainConfig
 
+CACHE = "machine"
+"""Folder of the measured peak, below that of the training."""
+
 
 def trained(shards: str, tokeniser_folder: str, folder: Path, config: TrainConfig, stop_at: int = 0) -> dict[str, Any]:
     """Train with `config.ranks` processes on all shards of a folder, up to the end or until `stop_at`; the result's fields."""
@@ -54,6 +57,7 @@ def _rank(mine: int, shards: str, tokeniser_folder: str, folder: str, raw: str, 
             on_log=lambda line: None,
             on_step=stop,
             ranks=ranks,
+            cache=Path(folder, CACHE),
         )
         if ranks.first:
             Path(folder, "result.json").write_text(json.dumps(asdict(result), default=str))

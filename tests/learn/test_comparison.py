@@ -1,4 +1,5 @@
 import math
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -201,6 +202,44 @@ def test_what_too_few_common_items_leave_open_is_named() -> None:
     assert gate(elsewhere, champion) == []
     assert undecided(champion, rows, GateConfig()) == [f"{BITS}: too small to tell (0 items in common)"]
     assert undecided(champion, compare(measured("challenger", base), champion), GateConfig()) == []
+
+
+PSEUDO = "heldout.pseudo_bits_per_byte"
+
+
+@pytest.mark.parametrize(
+    ("metric", "key", "mine", "theirs"),
+    [
+        (PSEUDO, "evaluate.mask_every", 4, 7),
+        ("calibration.brier", "evaluate.kind", "masked", "causal"),
+        ("bias.swaps.gender", "evaluate.kind", "masked", "causal"),
+        (f"{BITS}.half.dirty", "evaluate.overlap_words", 8, 13),
+        ("tasks.quiz.acc", "benchmark.tasks.quiz.num_fewshot", 0, 5),
+        ("reasoning.cot.accuracy", "benchmark.reasoning.num_shots", 0, 2),
+    ],
+)
+def test_what_was_measured_with_other_settings_is_not_compared_and_the_gate_says_with_which(
+    metric: str, key: str, mine: Any, theirs: Any
+) -> None:
+    challenger, champion = (
+        replace(measured(name, hard(50), metric=metric), conditions={key: value, "evaluate.max_documents": value})
+        for name, value in (("challenger", mine), ("champion", theirs))
+    )
+    row = one(challenger, champion)
+    assert (row.verdict, row.difference, row.why) == ("other settings", None, f"{key} {mine} beside {theirs}")
+    [why] = gate(challenger, champion, metrics=(metric,))
+    assert why == f"{metric}: other settings ({key} {mine} beside {theirs}); evaluate both in the same way"
+    assert undecided(champion, [row], GateConfig(metrics=(metric,))) == []
+    # how many documents were scored decides nothing, and neither does a setting that is not known of both
+    for conditions in ({key: theirs, "evaluate.max_documents": mine}, {}):
+        assert one(replace(challenger, conditions=conditions), champion).verdict == "no difference beyond noise"
+
+
+def test_a_document_with_another_text_is_another_document() -> None:
+    base, sizes = hard(100), np.full(100, 50.0)
+    sizes[60:] = 51
+    row = one(measured("a", base, weights=sizes), measured("b", base + 9 * (sizes > 50), weights=np.full(100, 50.0)))
+    assert (row.n, row.difference) == (60, 0)
 
 
 # --- calibration ---------------------------------------------------------------------------------------------------------------

@@ -1,5 +1,6 @@
 """Two ranks over gloo: the same losses as one process, whoever holds the weights, and checkpoints that do not know how many wrote them."""
 
+import json
 import random
 from pathlib import Path
 from typing import Any
@@ -9,10 +10,11 @@ import torch
 from safetensors.torch import load_file
 
 from models.presets import ModelConfig
-from tasks.learn import trainer
+from tasks.learn import device, trainer
 from tasks.learn.config import TrainConfig
+from tasks.learn.peak import FILE
 from tasks.learn.tokens import TokenShard, write_shard
-from tests.learn.ranks import trained
+from tests.learn.ranks import CACHE, trained
 
 CONFIG = TrainConfig(
     model=ModelConfig(
@@ -77,6 +79,12 @@ def test_two_ranks_that_are_cut_off_go_on_bit_for_bit_and_one_goes_on_in_their_p
     undisturbed = trained(on_disk, tokeniser_folder, tmp_path / "undisturbed", SHARDED)
     for name in ("again", "alone"):
         trained(on_disk, tokeniser_folder, tmp_path / name, SHARDED, stop_at=random.randrange(5, 10))
+    [(key, peak)] = json.loads((tmp_path / "undisturbed" / CACHE / FILE).read_text()).items()
+    assert f"{min(2, device.usable_cpus())} threads" in key, (
+        "ranks that share a CPU are told against the peak of their threads together"
+    )
+    done = undisturbed["flops_per_token"] * undisturbed["tokens_per_s"]
+    assert undisturbed["mfu"] == pytest.approx(done / peak)
     again = trained(on_disk, tokeniser_folder, tmp_path / "again", SHARDED)
     assert told(again["history"]) == told(undisturbed["history"])
     one = trainer.train(shards, shards, CONFIG, tmp_path / "alone", tokeniser_folder=tokeniser_folder, on_log=lambda line: None)

@@ -82,7 +82,12 @@ def test_only_what_was_noted_of_the_machine_is_told() -> None:
     }
 
     run = {"device": "cpu", "device_reason": "asked for", "peak_bytes": 2**20, "settings": {"ranks": 2, "parallel": "fsdp"}}
-    several = {"Device": "cpu (asked for), 2 ranks by FSDP", "Memory at peak": "1 MiB of the first rank"}
+    run["mfu"] = 0.325
+    several = {
+        "Device": "cpu (asked for), 2 ranks by FSDP",
+        "MFU": "32.5% of the measured peak of matrix products of all ranks",
+        "Memory at peak": "1 MiB of the first rank",
+    }
     assert training_told.machine(run) == several
     machines = [{"after_step": 0, "ranks": 1, "compile": False}, {"after_step": 40, "ranks": 2, "compile": False}]
     assert training_told.machine({**run, "machines": machines[:1]}) == several
