@@ -120,7 +120,7 @@ def augment_told(made: Manifest) -> str:
     )
     return (
         f"Augmented (version `{made.version}`): beside the training documents stand changed copies of some, {found}; by seed "
-        f"{config['seed']}, none in `test`. `augmented` says how a copy was made and `augmented_from` of what; both are empty in documents "
+        f"{config['seed']}, all in `train`. `augmented` says how a copy was made and `augmented_from` of what; both are empty in documents "
         "that are as they came. Given names, facts, and e-mail and IP addresses were not changed with the words."
     )
 

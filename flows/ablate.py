@@ -204,7 +204,7 @@ def ablate(variants: Sequence[Variant], asked: Asked) -> ShardSet:
 
 
 def training(config: TrainConfig, seed: int) -> TrainConfig:
-    """The training of one seed: all steps are made, and its last weights are scored, for to choose the best would look at the scores."""
+    """The training of one seed: all steps are made, and its last weights are scored, for earlier ones have read fewer tokens."""
     return config.model_copy(update={"seed": seed, "early_stopping": 0, "keep": "last"})
 
 

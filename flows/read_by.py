@@ -83,8 +83,9 @@ def of_groups(training: Training, sources: Sequence[str], domains: Sequence[str]
 
 def in_words(training: Training, doc: str) -> str:
     """What a training did with one document, for its passport; empty: it had nothing to do with it."""
-    if _among(training.test, [doc]):
-        return "held out: not learned from"
+    for split, documents in training.held_out.items():
+        if _among(documents, [doc]):
+            return _held_out_words(split)
     if not _among(training.train, [doc]):
         return ""
     [told] = _summaries(training, [doc], _told(training, _spans(training, [doc]), text=False))
@@ -132,7 +133,7 @@ def _named(training: Training, what: str) -> list[str]:
         if COPIED_FROM in rows.schema.names:
             copies = pc.field(COPIED_FROM).isin(pa.array(sorted(ids), pa.string()))
             ids |= set(rows.to_table(["doc_id"], filter=copies)["doc_id"].to_pylist())
-    if there := [one for split in (training.train, training.test) for one in _among(split, sorted(ids))]:
+    if there := [one for split in training.splits.values() for one in _among(split, sorted(ids))]:
         return there
     gone = "" if rows is not None else "; the documents behind the tokens are gone from the store, so only a doc_id is found"
     raise InputError(
@@ -189,7 +190,7 @@ def _summaries(training: Training, ids: Sequence[str], spans: Sequence[Mapping[s
     """What was learned from each document, in numbers."""
     wanted = pa.array(ids, pa.string())
     urls, originals = (_looked_up(training, wanted, column) for column in ("url", COPIED_FROM))
-    for split, documents in (("train", training.train), ("test", training.test)):
+    for split, documents in training.splits.items():
         for place in np.flatnonzero(pc.is_in(documents.ids, wanted).to_numpy(zero_copy_only=False)).tolist():
             doc, num_tokens = documents.ids[place].as_py(), int(documents.num_tokens[place])
             own = [one for one in spans if one["doc_id"] == doc]
@@ -228,16 +229,16 @@ def _looked_up(training: Training, ids: pa.Array, column: str) -> dict[str, str]
     return dict(zip(found["doc_id"].to_pylist(), found[column].to_pylist(), strict=True))
 
 
-def _among(split: Documents, ids: Sequence[str]) -> list[str]:
+def _among(split: Documents, ids: Sequence[str] | pa.Array) -> list[str]:
     return list(pc.filter(split.ids, pc.is_in(split.ids, pa.array(ids, pa.string()))).to_pylist())
 
 
 def _of_source(training: Training, name: str) -> tuple[Flags, int]:
     """(which training documents, how many held-out ones) are of a source."""
-    train, test = (pc.equal(split.source, name) for split in (training.train, training.test))
-    held_out = int(pc.sum(test).as_py() or 0)
+    train = pc.equal(training.train.source, name)
+    held_out = sum(pc.sum(pc.equal(split.source, name)).as_py() or 0 for split in training.held_out.values())
     if not (pc.any(train).as_py() or held_out):
-        known = sorted({one or "" for split in (training.train, training.test) for one in pc.unique(split.source).to_pylist()})
+        known = sorted({one or "" for split in training.splits.values() for one in pc.unique(split.source).to_pylist()})
         near = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
         there = f"nearest: {near[0]}" if near else f"there are: {', '.join(known)}"
         raise InputError(f"--source {name}: no document that {training.name} was trained or tested on is of it; {there}")
@@ -256,8 +257,8 @@ def _of_domain(training: Training, name: str) -> tuple[Flags, int]:
     host = pc.utf8_lower(pc.field("host"))
     below = (host == name.lower()) | pc.ends_with(host, pattern=f".{name.lower()}")
     ids = rows.to_table(["doc_id"], filter=below)["doc_id"].combine_chunks()
-    train, test = (pc.is_in(split.ids, ids).to_numpy(zero_copy_only=False) for split in (training.train, training.test))
-    return train, int(test.sum())
+    held_out = sum(len(_among(split, ids)) for split in training.held_out.values())
+    return pc.is_in(training.train.ids, ids).to_numpy(zero_copy_only=False), held_out
 
 
 def _group(training: Training, kind: str, name: str, wanted: Flags, held_out: int) -> dict[str, Any]:
@@ -291,10 +292,14 @@ def _step_words(answer: Answer) -> str:
     )
 
 
+def _held_out_words(split: str) -> str:
+    return f"held out{' for validation' if split == 'validation' else ''}: not learned from"
+
+
 def _summary_words(one: Mapping[str, Any]) -> str:
     """How often a document was learned from."""
-    if one["split"] == "test":
-        return "held out: not learned from"
+    if one["split"] != "train":
+        return _held_out_words(one["split"])
     low, high = one["times"]
     often = f"{low}" if low == high else f"{low} to {high}"
     first = f"learned from in {one['samples_learned']:,} samples, first in step {one['first_step']:,}, last in step {one['last_step']:,}"

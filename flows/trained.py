@@ -60,7 +60,8 @@ class Training:
     config: TrainConfig
     sampler: Sampler
     train: Documents
-    test: Documents
+    held_out: Mapping[str, Documents]
+    """What was not trained on, by split."""
     steps: int
     kept_step: int
     """The step whose weights the model has."""
@@ -74,6 +75,11 @@ class Training:
     def name(self) -> str:
         """As lineage names the model."""
         return f"{self.model.step}/{self.model.version}"
+
+    @property
+    def splits(self) -> dict[str, Documents]:
+        """All documents of its tokens, by split."""
+        return {"train": self.train, **self.held_out}
 
     @property
     def num_samples(self) -> int:
@@ -153,7 +159,7 @@ def training_of(model: ShardSet) -> Training:
     config = _config(manifest)
     made_of = _tokens(model, manifest.recipe["inputs"]["tokens"])
     splits, facts, shards = made_of.manifest().facts["splits"], manifest.facts, made_of.shards()
-    tables = {split: [(index, shards[index].read()) for index in splits[split]] for split in ("train", "test")}
+    tables = {split: [(index, shards[index].read()) for index in indices] for split, indices in splits.items()}
     masked = _masked(model, config)
     sampler = of_training(
         [_shard(made_of, index, docs, with_tokens=masked) for index, docs in tables["train"]],
@@ -169,7 +175,7 @@ def training_of(model: ShardSet) -> Training:
         config=config,
         sampler=sampler,
         train=_documents(tables["train"]),
-        test=_documents(tables["test"]),
+        held_out={split: _documents(parts) for split, parts in tables.items() if split != "train"},
         steps=facts["steps"],
         kept_step=facts["kept_step"],
         skipped={one["step"]: one for one in storage.read_json(model.file(SKIPPED))},

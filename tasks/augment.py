@@ -134,14 +134,14 @@ def augment_shard(shard: ShardRef, config: AugmentConfig, originals: str) -> Out
         chosen = np.flatnonzero(train & (draws(table["doc_id"], config.seed, f"augment {kind}") < getattr(config, kind)))
         made = _copies_of(table, kind, chosen, config)
         copies = _as_documents(table, kind, made)
-        in_train, in_test = _there_already(copies["text_digest"], originals)
-        new = ~(in_train | in_test)
+        in_train, in_held_out = _there_already(copies["text_digest"], originals)
+        new = ~(in_train | in_held_out)
         tables.append(copies.filter(pa.array(new)))
         facts |= {
             f"num_tried.{kind}": float(len(chosen)),
             f"num_augmented.{kind}": float(tables[-1].num_rows),
-            f"num_held_out_texts.{kind}": float(in_test.sum()),
-            f"num_training_texts.{kind}": float((in_train & ~in_test).sum()),
+            f"num_held_out_texts.{kind}": float(in_held_out.sum()),
+            f"num_training_texts.{kind}": float((in_train & ~in_held_out).sum()),
             f"num_addresses.{kind}": float(made.num_addresses),
             f"num_changed_words.{kind}": float(made.changes[new].sum()),
         }
@@ -193,7 +193,7 @@ def _write_digests(documents: ShardSet, path: str, config: AugmentConfig) -> Non
         )
     with storage.open_write(path) as handle, pq.ParquetWriter(handle, _DIGESTS) as writer:
         for batch in rows.to_batches(columns=["text_digest", "split"]) if rows is not None else ():
-            writer.write_batch(pa.record_batch([batch["text_digest"], pc.equal(batch["split"], "test")], schema=_DIGESTS))
+            writer.write_batch(pa.record_batch([batch["text_digest"], pc.not_equal(batch["split"], "train")], schema=_DIGESTS))
 
 
 def _there_already(digests: pa.ChunkedArray, originals: str) -> tuple[Mask, Mask]:
@@ -205,8 +205,8 @@ def _there_already(digests: pa.ChunkedArray, originals: str) -> tuple[Mask, Mask
             hits = batch.filter(pc.is_in(batch["text_digest"], wanted))
             for held_out, names in found.items():
                 names.update(hits.filter(pc.equal(hits["held_out"], held_out))["text_digest"].to_pylist())
-    train, test = (pc.is_in(wanted, pa.array(sorted(found[one]), pa.string())) for one in (False, True))
-    return train.to_numpy(zero_copy_only=False), test.to_numpy(zero_copy_only=False)
+    train, held = (pc.is_in(wanted, pa.array(sorted(found[one]), pa.string())) for one in (False, True))
+    return train.to_numpy(zero_copy_only=False), held.to_numpy(zero_copy_only=False)
 
 
 def _copies_of(table: pa.Table, kind: str, rows: Ints, config: AugmentConfig) -> _Copies:

@@ -45,16 +45,20 @@ def files_read(config: TrainConfig) -> dict[str, str]:
 
 @step(schema="model", fingerprint=files_read)
 def pretrain(tokens: ShardSet, config: TrainConfig, out: Output) -> None:
-    """Train on the training split, watching the loss on the test split; resumes at its newest checkpoint."""
+    """Train on the training split, watching the loss on the validation split; resumes at its newest checkpoint.
+
+    Tokens without a validation split, as of a corpus that was too small for one, are watched on the test split.
+    """
     facts = tokens.manifest().facts
-    _check_splits(facts)
+    valid_split = _valid_split(facts)
+    splits = {"train": facts["splits"]["train"], "valid": facts["splits"][valid_split]}
     # looked at here and once, not by each rank; what is damaged is made again
-    open_shards(tokens, [index for indices in facts["splits"].values() for index in indices])
+    open_shards(tokens, [index for indices in splits.values() for index in indices])
     work = _work_folder(out)
     with closing(Curves(work / CURVES, tracking.current())) as curves, tracking.system_metrics():
         job = Job(
             tokens=tokens.folder,
-            splits=facts["splits"],
+            splits=splits,
             tokeniser=tokens.file(TOKENISER),
             config=config,
             folder=str(work),
@@ -85,7 +89,7 @@ def pretrain(tokens: ShardSet, config: TrainConfig, out: Output) -> None:
         storage.write_json(storage.join(out.folder, name), kept)
         out.keep_file(name)
     out.counts = Counts(total=facts["num_tokens.train"], kept=facts["num_tokens.train"])
-    out.facts = _facts(config, result)
+    out.facts = {**_facts(config, result), "valid_split": valid_split}
     used = _used(config, result)
     out.volatile |= used
     if (track := tracking.current()) is not None:
@@ -134,12 +138,20 @@ def _facts(config: TrainConfig, result: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def _check_splits(facts: dict[str, Any]) -> None:
-    for name in ("train", "test"):
+def _valid_split(facts: Mapping[str, Any]) -> str:
+    """The split whose loss is looked at: the validation split, or the test split where that has no token.
+
+    Raises:
+        InputError: there is nothing to train on, or nothing to look at.
+    """
+    looked_at = "validation" if facts.get("num_tokens.validation") else "test"
+    for name in ("train", looked_at):
         if not facts.get(f"num_tokens.{name}"):
             raise InputError(
-                f"pretrain: the {name} split has no token; give more documents, or hold out another share (split.test_share)"
+                f"pretrain: the {name} split has no token; give more documents, or hold out other shares (split.test_share, "
+                "split.validation_share)"
             )
+    return looked_at
 
 
 def _work_folder(out: Output) -> Path:

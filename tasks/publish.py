@@ -37,7 +37,7 @@ from infra.dataset import Manifest, Outcome, Receipt, ShardRef, ShardSet, part_n
 from infra.steps import Output, step
 from tasks.text.classifier_card import judges_told, summary
 
-SPLITS = ("train", "test")
+SPLITS = ("train", "validation", "test")
 CARD, METADATA = "README.md", "croissant.json"
 JUDGES = "references"
 """Schema of the versions that are classifiers."""

@@ -598,7 +598,8 @@ def _scores(versions: Sequence[ShardSet], made: Mapping[str, ShardSet]) -> score
         return None
     told = storage.read_json(made["evaluate"].file(SCORES)) if made.get("evaluate") in scored else {}
     notes = [note for one in scored for note in _notes(storage.read_json(one.file(SCORES)))]
-    chosen = training_told.chosen(made["pretrain"].manifest().recipe["config"]) if "pretrain" in made else ""
+    trained = made["pretrain"].manifest() if "pretrain" in made else None
+    chosen = training_told.chosen(trained.facts, trained.recipe["config"]) if trained else ""
     groups = [one for one in figures_of(scored) if "bits_per_byte." in one.name and one.name.startswith("heldout.")]
     return scores_page.Scores(
         dimensions=[

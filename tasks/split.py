@@ -1,13 +1,15 @@
-"""split: hold whole hosts out for testing, before any tokeniser sees the text; no duplicate cluster lies on both sides.
+"""split: hold whole hosts out for testing and validation, before any tokeniser sees the text; no duplicate cluster lies in two splits.
 
-Hosts are held out in an order that a seed and their names decide, until the wanted share of characters is reached. A document of a
-held-out host that shares a loose duplicate cluster with a training document would make the test easier than it is: it is dropped by
-rule `straddles_split`. A corpus of fewer than three hosts is split by cluster instead, and the manifest says so.
+Hosts are held out in an order that a seed and their names decide: for the test until the wanted share of characters is reached, then for
+validation, which may choose the weights of a model and is never scored. A held-out document that shares a loose duplicate cluster with
+documents of another split would make what is measured easier than it is: it is dropped by rule `straddles_split`. So the test split is
+the same whatever is held out for validation. A corpus of fewer than three hosts is split by cluster instead, and the manifest says so.
 """
 
 from __future__ import annotations
 
-from functools import partial
+from collections.abc import Mapping
+from functools import partial, reduce
 from typing import Literal
 
 import pyarrow as pa
@@ -20,6 +22,8 @@ from infra.ids import digest_of
 from infra.steps import Output, step
 
 MIN_HOSTS = 3
+Units = Mapping[str, frozenset[str]]
+"""Names of units, or of clusters, by the split that is held out."""
 
 
 class SplitConfig(BaseModel):
@@ -29,6 +33,9 @@ class SplitConfig(BaseModel):
 
     test_share: float = Field(0.05, gt=0, lt=1)
     """Share of the corpus's characters to hold out, reached with whole hosts (or clusters): the result may be more."""
+    validation_share: float = Field(0.02, ge=0, lt=1)
+    """Share to hold out besides, on which pretrain looks at its loss, reached in the same way while a unit is left for training; 0: none,
+    and it looks at the test split."""
     by: Literal["host", "cluster"] = "host"
     """Unit that is never divided."""
     seed: int = 0
@@ -41,51 +48,59 @@ def _chars_by(shard: ShardRef) -> Outcome:
     return Outcome(sized.group_by(["host", "cluster"]).aggregate([("num_chars", "sum")]))
 
 
-def _split_shard(shard: ShardRef, unit: str, held_out: frozenset[str], straddling: frozenset[str]) -> Outcome:
+def _split_shard(shard: ShardRef, unit: str, held_out: Units, straddling: Units) -> Outcome:
     table = _clustered(shard.read())
-    in_test = pc.is_in(table[unit], pa.array(sorted(held_out), pa.string()))
-    straddles = pc.and_(in_test, pc.is_in(table["cluster"], pa.array(sorted(straddling), pa.string())))
-    marked = table.append_column("split", pc.if_else(in_test, "test", "train"))
+    inside = {name: pc.is_in(table[unit], pa.array(sorted(units), pa.string())) for name, units in held_out.items()}
+    split = pc.if_else(inside["test"], "test", pc.if_else(inside["validation"], "validation", "train"))
+    straddles = reduce(
+        pc.or_,
+        (
+            pc.and_(inside[name], pc.is_in(table["cluster"], pa.array(sorted(clusters), pa.string())))
+            for name, clusters in straddling.items()
+        ),
+    )
     rejects = rejects_table(
         {**row, "rule": "straddles_split", "detail": row["cluster"], "excerpt": row["text"]}
         for row in table.filter(straddles).select(["doc_id", "url", "source", "cluster", "text"]).to_pylist()
     )
-    return Outcome(marked.filter(pc.invert(straddles)), rejects)
+    return Outcome(table.append_column("split", split).filter(pc.invert(straddles)), rejects)
 
 
 @step(schema="split_documents")
 def split(documents: ShardSet, config: SplitConfig, out: Output) -> None:
-    """Mark each document `train` or `test`, by whole hosts, with no duplicate cluster on both sides."""
+    """Mark each document `train`, `validation` or `test`, by whole hosts, with no duplicate cluster in two of them."""
     shards = documents.shards()
     with at_hand(documents.counts.kept):
         sizes = pa.concat_tables([part.read() for part in out.map_aside("sizes", _chars_by, shards)] or [_no_sizes()])
     unit = config.by if config.by == "cluster" or len(pc.unique(sizes["host"])) >= MIN_HOSTS else "cluster"
     held_out = _held_out(sizes, unit, config)
-    straddling = _straddling(sizes, held_out) if unit == "host" else frozenset()
+    straddling = {name: _straddling(sizes, unit, units) for name, units in held_out.items()}
     with at_hand(documents.counts.kept):
         out.map(partial(_split_shard, unit=unit, held_out=held_out, straddling=straddling), shards)
-    out.facts = {"unit": unit, "held_out": sorted(held_out) if unit == "host" else len(held_out)}
+    told = {name: sorted(units) if unit == "host" else len(units) for name, units in held_out.items()}
+    out.facts = {"unit": unit, **{f"held_out.{name}": units for name, units in told.items()}}
 
 
-def _held_out(sizes: pa.Table, unit: str, config: SplitConfig) -> frozenset[str]:
-    """Units in seeded order until their characters reach the wanted share; never all of them."""
+def _held_out(sizes: pa.Table, unit: str, config: SplitConfig) -> Units:
+    """Units in seeded order until their characters reach the wanted shares, those of `test` first; never all of them."""
     totals = sizes.group_by(unit).aggregate([("num_chars_sum", "sum")])
     chars = dict(zip(totals[unit].to_pylist(), totals["num_chars_sum_sum"].to_pylist(), strict=True))
-    wanted = config.test_share * sum(chars.values())
-    held, held_chars = set(), 0
-    for name in sorted(chars, key=lambda name: digest_of("split", str(config.seed), name))[:-1]:
-        if held_chars >= wanted:
-            break
-        held.add(name)
-        held_chars += chars[name]
-    return frozenset(held)
+    left = sorted(chars, key=lambda name: digest_of("split", str(config.seed), name), reverse=True)
+    held: dict[str, frozenset[str]] = {}
+    for split_name, share in (("test", config.test_share), ("validation", config.validation_share)):
+        units, num_chars, wanted = set(), 0, share * sum(chars.values())
+        while num_chars < wanted and len(left) > 1:
+            units.add(name := left.pop())
+            num_chars += chars[name]
+        held[split_name] = frozenset(units)
+    return held
 
 
-def _straddling(sizes: pa.Table, held_out: frozenset[str]) -> frozenset[str]:
-    """Clusters with documents on both sides."""
-    test = pc.is_in(sizes["host"], pa.array(sorted(held_out), pa.string()))
-    inside, outside = set(sizes["cluster"].filter(test).to_pylist()), set(sizes["cluster"].filter(pc.invert(test)).to_pylist())
-    return frozenset(inside & outside)
+def _straddling(sizes: pa.Table, unit: str, units: frozenset[str]) -> frozenset[str]:
+    """Clusters with documents in these units and elsewhere."""
+    here = pc.is_in(sizes[unit], pa.array(sorted(units), pa.string()))
+    inside, outside = (pc.unique(sizes["cluster"].filter(side)) for side in (here, pc.invert(here)))
+    return frozenset(inside.filter(pc.is_in(inside, outside)).to_pylist())
 
 
 def _clustered(table: pa.Table) -> pa.Table:

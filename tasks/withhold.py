@@ -1,9 +1,9 @@
-"""withhold: the training documents of one version beside the test split of another, for models that are to be compared on that split.
+"""withhold: the training documents of one version beside what another holds out, for models that are to be compared on its test split.
 
-No document of the test split can be among the training documents, by any of its names: doc_id (the same capture), content_id (the same
-text as extracted), text_digest (the same text as published), the doc_id that a changed copy was made of, and its host, where whole hosts
-were held out. What is left out is a reject with its rule. Near duplicates stay: `evaluate` tells the scores of documents without them
-apart. Costs one pass over the texts.
+No document of its test or validation split can be among the training documents, by any of its names: doc_id (the same capture),
+content_id (the same text as extracted), text_digest (the same text as published), the doc_id that a changed copy was made of, and its
+host, where whole hosts were held out. What is left out is a reject with its rule. Near duplicates stay: `evaluate` tells the scores of
+documents without them apart. Costs one pass over the texts.
 """
 
 from __future__ import annotations
@@ -73,12 +73,12 @@ def shard_of(item: tuple[ShardRef, str], held: Mapping[str, pa.Array], columns: 
 
 @step(schema="published")
 def withhold(documents: ShardSet, held_out: ShardSet, config: WithholdConfig, out: Output) -> None:
-    """The training split of `documents` without what is in the test split of `held_out`, and that test split.
+    """The training split of `documents` without what `held_out` holds out, and the validation and test splits of that.
 
     Raises:
         InputError: `held_out` has no test split, a version has no documents of the published form, or nothing is left to train on.
     """
-    train, test = _split(documents, "train"), _split(held_out, "test")
+    train, validation, test = _split(documents, "train"), _split(held_out, "validation"), _split(held_out, "test")
     if not sum(shard.num_rows for shard in test):
         raise InputError(
             f"{held_out.step}/{held_out.version}: has no test split, on which the models are to be scored; publish it with split.test_share"
@@ -87,29 +87,32 @@ def withhold(documents: ShardSet, held_out: ShardSet, config: WithholdConfig, ou
     columns = [name for name in PUBLISHED.names if all(name in some for some in there)]
     by_host = held_out.manifest().facts.get("held_out_by") == "host" and "host" in columns
     held = _names(
-        test, [name for name in ("doc_id", "content_id", "text_digest", *(["host"] if by_host else [])) if name in columns]
+        [*validation, *test],
+        [name for name in ("doc_id", "content_id", "text_digest", *(["host"] if by_host else [])) if name in columns],
     )
     read = [COPIED_FROM] if COPIED_FROM in there[0] else []
     work = partial(shard_of, held=held, columns=columns, read=read)
-    receipts = out.map(work, [*((shard, "train") for shard in train), *((shard, "test") for shard in test)])
-    kept = sum(one.num_rows for one in receipts[: len(train)])
-    if not kept:
+    splits = {"train": train, **({"validation": validation} if validation else {}), "test": test}
+    items = [(shard, name) for name, shards in splits.items() for shard in shards]
+    receipts = out.map(work, items)
+    indices = {name: [at for at, (_, split) in enumerate(items) if split == name] for name in splits}
+    num_documents = {name: sum(receipts[at].num_rows for at in own) for name, own in indices.items()}
+    if not num_documents["train"]:
         raise InputError(f"{documents.step}/{documents.version}: no training document is left without those that are held out")
     out.facts = {
-        "splits": {"train": list(range(len(train))), "test": list(range(len(train), len(receipts)))},
+        "splits": indices,
         "held_out_by": "host" if by_host else "document",
-        "num_documents.train": kept,
-        "num_documents.test": sum(one.num_rows for one in receipts[len(train) :]),
+        **{f"num_documents.{name}": num for name, num in num_documents.items()},
     }
 
 
 def _split(version: ShardSet, name: str) -> list[ShardRef]:
-    """The shards of a split; a version without splits is all for training."""
+    """The shards of a split, which may have none; a version without splits is all for training."""
     shards = version.shards()
     splits = version.manifest().facts.get("splits")
     if splits is None:
         return shards if name == "train" else []
-    return [shards[index] for index in splits[name]]
+    return [shards[index] for index in splits.get(name, ())]
 
 
 def _columns(version: ShardSet) -> list[str]:
@@ -122,7 +125,7 @@ def _columns(version: ShardSet) -> list[str]:
     return names
 
 
-def _names(test: Sequence[ShardRef], columns: Sequence[str]) -> dict[str, pa.Array]:
+def _names(held_out: Sequence[ShardRef], columns: Sequence[str]) -> dict[str, pa.Array]:
     """All names of the held-out documents, by column, without those that are not known."""
-    tables = pa.concat_tables([shard.read(columns) for shard in test])
+    tables = pa.concat_tables([shard.read(columns) for shard in held_out])
     return {name: pc.unique(tables[name].combine_chunks()).drop_null() for name in columns}

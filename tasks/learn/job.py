@@ -38,7 +38,7 @@ class Job(BaseModel):
     tokens: str
     """Folder of the token shards."""
     splits: dict[str, list[int]]
-    """`train` and `test`: numbers of shards."""
+    """`train`, and `valid`, on which the loss is looked at: numbers of shards."""
     tokeniser: str
     config: TrainConfig
     folder: str

@@ -173,7 +173,7 @@ def _held_out(told: CardFacts) -> str:
     if others:
         return f"Measured on the test split of {others[0]}, and trained on {own}: whether the model has seen documents of it is not known."
     words = HELD_OUT.get(told.dataset.facts.get("held_out_by", ""), "How the test split was held out is not known.")
-    return f"{words} {training_told.chosen(trained.recipe['config'])}".rstrip()
+    return f"{words} {training_told.chosen(trained.facts, trained.recipe['config'])}".rstrip()
 
 
 def _beside_baselines(got: Mapping[str, Any], kind: str) -> str:
@@ -216,8 +216,8 @@ def _training(told: CardFacts) -> str:
     took = "".join(f"| {label} | {words} |\n" for label, words in training_told.machine(told.run).items())
     return (
         f"Sources of the data: {'; '.join(told.sources) or 'not known'}. {training_told.data(facts, config)}\n\n"
-        f"{training_told.ending(facts, config)}{_continued(told.trained)} Validation loss {facts['valid_loss']:.4f}, last training loss "
-        f"{facts['train_loss']:.4f} nats per token.\n\n"
+        f"{training_told.ending(facts, config)}{_continued(told.trained)} Validation loss {facts['valid_loss']:.4f} (on the "
+        f"{training_told.valid_split(facts)} split), last training loss {facts['train_loss']:.4f} nats per token.\n\n"
         f"| it took | |\n| --- | --- |\n{took}"
         f"| Floating-point operations, computed | {facts['training_flops']:.3g} |\n\n"
     )

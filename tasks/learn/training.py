@@ -64,7 +64,7 @@ def _train(job: Job) -> None:
     with parallel.joined(config.ranks, name) as ranks, metered("training") as electricity:
         result = train(
             opened["train"],
-            opened["test"],
+            opened["valid"],
             config,
             Path(job.folder),
             tokeniser_folder=job.tokeniser,

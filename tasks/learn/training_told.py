@@ -53,9 +53,14 @@ def ending(facts: Mapping[str, Any], config: Mapping[str, Any]) -> str:
     return f"{steps}; the weights are those of step {facts['kept_step']:,} ({kept}{average}){outliers}."
 
 
-def chosen(config: Mapping[str, Any]) -> str:
+def valid_split(facts: Mapping[str, Any]) -> str:
+    """The split that training looked at; before there was one for validation it was the test split."""
+    return str(facts.get("valid_split", "test"))
+
+
+def chosen(facts: Mapping[str, Any], config: Mapping[str, Any]) -> str:
     """What of the training was decided by the split that it is measured on; empty for nothing."""
-    if config["keep"] != "best" and not config["early_stopping"]:
+    if valid_split(facts) != "test" or (config["keep"] != "best" and not config["early_stopping"]):
         return ""
     return "The loss on a part of the test split decided which step's weights are kept, so held-out figures flatter the model a little."
 

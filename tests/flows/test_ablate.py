@@ -39,14 +39,21 @@ def document(number: int, text: str = "", **fields: Any) -> dict[str, Any]:
     return {**own, "text": text, "source": "web", "host": f"h{number}.example", "url": f"http://h{number}.example/", **fields}
 
 
-def published(name: str, train: Sequence[Sequence[dict[str, Any]]], test: Sequence[dict[str, Any]], **facts: Any) -> ShardSet:
-    """A published version of these training shards and one held out."""
+def published(
+    name: str,
+    train: Sequence[Sequence[dict[str, Any]]],
+    test: Sequence[dict[str, Any]],
+    validation: Sequence[dict[str, Any]] | None = None,
+    **facts: Any,
+) -> ShardSet:
+    """A published version of these training shards and one or, with `validation`, two held out."""
     recipe = {"step": "publish", "inputs": {}, "config": {"title": name}}
     folder = storage.join(dataset.folder_of("publish"), dataset.version_of(recipe))
     schema = pa.schema([*PUBLISHED, *AUGMENTED])
-    shards = [pa.Table.from_pylist(list(part), schema=schema) for part in (*train, test)]
+    held_out = {"validation": validation, "test": test} if validation else {"test": test}
+    shards = [pa.Table.from_pylist(list(part), schema=schema) for part in (*train, *held_out.values())]
     receipts = [dataset.write_shard(folder, number, Outcome(one)) for number, one in enumerate(shards)]
-    splits = {"train": list(range(len(train))), "test": [len(train)]}
+    splits = {"train": list(range(len(train))), **{split: [len(train) + at] for at, split in enumerate(held_out)}}
     told = {"splits": splits, **facts}
     dataset.seal(folder, step="publish", schema_name="published", recipe=recipe, receipts=receipts, files=[], facts=told)
     return dataset.open_version(folder)
@@ -90,6 +97,25 @@ def test_no_held_out_document_is_trained_on_under_whatever_name(home: Path) -> N
         "held_out_text": test[3]["text_digest"],
         "held_out_host": "held.example",
     }
+
+
+def test_all_variants_have_the_validation_split_of_the_baseline_and_train_on_none_of_it(home: Path) -> None:
+    validation, test = [document(n, host="looked.example") for n in range(5)], [document(n) for n in range(10, 13)]
+    base = published("base", [[document(80)]], test, validation, held_out_by="host")
+    leaks = [
+        document(50, doc_id=validation[0]["doc_id"]),
+        document(51, host="looked.example"),
+        document(52, text=test[0]["text"]),
+    ]
+    variant = published("variant", [[*leaks, document(70)]], [document(90)], [document(91)])
+    made = [withhold(one, base, config=WithholdConfig()) for one in (base, variant)]
+    facts = made[1].manifest().facts
+    assert facts["splits"] == {"train": [0], "validation": [1], "test": [2]}
+    assert [facts[f"num_documents.{name}"] for name in ("train", "validation", "test")] == [1, 5, 3]
+    assert made[1].counts.dropped == {"held_out_content": 1, "held_out_document": 1, "held_out_host": 1}
+    own, mine = ([shard.read(["doc_id"])["doc_id"].to_pylist() for shard in one.shards()] for one in made)
+    assert own[1:] == mine[1:] == [[one["doc_id"] for one in some] for some in (validation, test)]
+    assert mine[0] == [document(70)["doc_id"]]
 
 
 def test_where_documents_were_held_out_and_not_hosts_a_host_is_no_reason(home: Path) -> None:

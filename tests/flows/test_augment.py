@@ -107,7 +107,7 @@ def test_the_version_holds_by_its_schema_and_suite(made: ShardSet) -> None:
     checks = combine([validate_shard(shard.read(), suite)], suite)
     assert checks and [one for one in checks if not one.success] == []
     wrong = shard.read().to_pylist()
-    wrong[0] |= {"split": "test", "augmented": "noise"}
+    wrong[0] |= {"split": "validation", "augmented": "noise"}
     checks = combine([validate_shard(pa.Table.from_pylist(wrong, ENLARGED), suite)], suite)
     assert [one.expectation for one in checks if not one.success] == ["expect_column_values_to_be_null"]
 
@@ -117,24 +117,28 @@ SENTENCES = ["He left.", "She left.", "he don't", "she do not", "they don't know
 
 
 @settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(st.lists(st.tuples(st.sampled_from(SENTENCES), st.sampled_from(["train", "test"])), max_size=8), st.integers(0, 9))
+@given(
+    st.lists(st.tuples(st.sampled_from(SENTENCES), st.sampled_from(["train", "validation", "test"])), max_size=8),
+    st.integers(0, 9),
+)
 @example([("He left.", "train"), ("She left.", "train")], 0)
 @example([("He left.", "train"), ("She left.", "test")], 0)
+@example([("He left.", "train"), ("She left.", "validation")], 0)
 def test_no_copy_is_of_a_held_out_document_or_has_the_text_of_any(home: Path, texts: list[tuple[str, str]], seed: int) -> None:
     rows = [row(n, text, split) for n, (text, split) in enumerate(texts)]
     made = augment(split_version(rows), config=AugmentConfig(swap=1, noise=1, paraphrase=1, noise_rate=1, seed=seed))
     found, facts = rows_of(made), made.manifest().facts
-    held_out = {one["doc_id"] for one in rows if one["split"] == "test"}
+    held_out = {one["doc_id"] for one in rows if one["split"] != "train"}
     copies = [one for one in found if one["augmented"]]
     assert not [one for one in copies if one["augmented_from"] in held_out or one["split"] != "train"]
     assert not {one["text"] for one in copies} & {one["text"] for one in rows}
     assert [one["doc_id"] for one in found if one["augmented"] is None] == sorted(one["doc_id"] for one in rows)
-    train, test = ([text for text, split in texts if split == name] for name in ("train", "test"))
+    train, held = ([text for text, split in texts if (split == "train") is inside] for inside in (True, False))
     others = {"He left.": "She left.", "She left.": "He left.", "he don't": "she don't", "she do not": "he do not"}
     swaps = [others[text] for text in train if text in others]
-    assert facts.get("num_held_out_texts.swap", 0) == sum(text in test for text in swaps)
-    assert facts.get("num_training_texts.swap", 0) == sum(text in train and text not in test for text in swaps)
-    assert facts.get("num_augmented.swap", 0) == sum(text not in train + test for text in swaps)
+    assert facts.get("num_held_out_texts.swap", 0) == sum(text in held for text in swaps)
+    assert facts.get("num_training_texts.swap", 0) == sum(text in train and text not in held for text in swaps)
+    assert facts.get("num_augmented.swap", 0) == sum(text not in train + held for text in swaps)
 
 
 def test_a_copy_with_the_text_of_a_held_out_document_is_left_out_and_counted(home: Path) -> None:
@@ -257,7 +261,7 @@ def test_copies_are_published_and_trained_on_and_the_held_out_split_is_the_same_
     with storage.open_read(more.file("README.md")) as handle:
         card = handle.read().decode()
     num_swaps = sum(one["augmented"] == "swap" for one in read["more"])
-    assert f"{num_swaps:,} with identity words swapped (gender)" in card and "none in `test`" in card
+    assert f"{num_swaps:,} with identity words swapped (gender)" in card and "all in `train`" in card
     assert "| augment |" not in card
     told = storage.read_json(more.file("croissant.json"))["rai:dataPreprocessingProtocol"]
     assert told[-1].startswith("Augmented (version `") and not [words for words in told if words.startswith("augment:")]

@@ -57,7 +57,8 @@ def test_the_folder_loads_with_its_splits(folder: Path, tmp_path: Path) -> None:
     wanted = {name.partition(".")[2]: count for name, count in facts(folder).items() if name.startswith("num_documents.")}
     assert {name: rows.num_rows for name, rows in loaded.items()} == wanted and min(wanted.values()) > 0
     assert sum(wanted.values()) == NUM_ROWS
-    assert set(loaded["train"]["url"]).isdisjoint(loaded["test"]["url"])
+    urls = [url for rows in loaded.values() for url in rows["url"]]
+    assert loaded.keys() == {"train", "validation", "test"} and len(set(urls)) == NUM_ROWS
 
 
 def test_a_folder_with_an_empty_split_loads_too(tmp_path: Path) -> None:
@@ -74,7 +75,7 @@ def test_croissant_is_valid_and_its_rows_are_those_of_the_splits(folder: Path) -
     assert not read.metadata.issues.errors
     # a date of publication would be volatile, and no manifest knows one
     assert [one for one in read.metadata.issues.warnings if "datePublished" not in one] == []
-    for split in ("train", "test"):
+    for split in ("train", "validation", "test"):
         records = list(read.records(split))
         assert len(records) == facts(folder)[f"num_documents.{split}"]
         assert all(record[f"{split}/text"] for record in records)
@@ -82,6 +83,11 @@ def test_croissant_is_valid_and_its_rows_are_those_of_the_splits(folder: Path) -
 
 def test_croissant_names_every_file_by_its_bytes_and_what_is_known_for_responsible_use(folder: Path) -> None:
     raw = json.loads((folder / "croissant.json").read_text())
+    assert {one["splits/name"]: one["splits/url"] for one in raw["recordSet"][0]["data"]} == {
+        "train": "cr:TrainingSplit",
+        "validation": "cr:ValidationSplit",
+        "test": "cr:TestSplit",
+    }
     files = {one["@id"]: one["sha256"] for one in raw["distribution"] if one["@type"] == "cr:FileObject"}
     assert files == {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in folder.glob("part-*.parquet")}
     assert (raw["license"], raw["url"]) == ("CC0-1.0", "https://data.example/prose")

@@ -162,7 +162,7 @@ def run_here(job: Any, environment: Mapping[str, str], *, on_log: Any, on_step: 
 
 
 def rows() -> list[dict[str, Any]]:
-    """50 documents of two sources and three hosts, one of them a copy; the last six are held out."""
+    """50 documents of two sources and three hosts, one of them a copy; the last six are held out, the first two of them for validation."""
     hosts = ("a.example", "www.a.example", "b.example")
     found = []
     for number in range(50):
@@ -180,11 +180,11 @@ def publish() -> ShardSet:
     recipe = {"step": "publish", "inputs": {}, "config": {"title": "T"}}
     folder = storage.join(dataset.folder_of("publish"), dataset.version_of(recipe))
     schema = pa.schema([*PUBLISHED, *AUGMENTED])
-    parts = [rows()[:20], rows()[20:-6], rows()[-6:]]
+    parts = [rows()[:20], rows()[20:-6], rows()[-6:-4], rows()[-4:]]
     receipts = [
         dataset.write_shard(folder, number, Outcome(pa.Table.from_pylist(one, schema=schema))) for number, one in enumerate(parts)
     ]
-    splits = {"train": [0, 1], "test": [2]}
+    splits = {"train": [0, 1], "validation": [2], "test": [3]}
     storage.write_json(storage.join(folder, "run.json"), {})
     dataset.seal(
         folder, step="publish", schema_name="published", recipe=recipe, receipts=receipts, files=[], facts={"splits": splits}
@@ -195,7 +195,7 @@ def publish() -> ShardSet:
 def tokens_of(made_of: ShardSet) -> dict[str, list[int]]:
     """The tokens of every document, from the files."""
     found = {}
-    for index in range(3):
+    for index in range(4):
         shard = tokens.read_shard(made_of.folder, index)
         for one in shard.docs.to_pylist():
             found[one["doc_id"]] = shard.tokens[one["offset"] : one["offset"] + one["num_tokens"]].tolist()
@@ -305,8 +305,11 @@ def test_a_document_is_known_by_url_and_id_with_its_copies_and_a_held_out_one_as
         original["doc_id"]: None,
         copy["doc_id"]: original["doc_id"],
     }
-    [told] = read_by.of_document(one, held_out["url"])["documents"]
-    assert told["split"] == "test" and told["samples_learned"] == 0 and read_by.of_document(one, held_out["url"])["spans"] == []
+    for row, split in ((held_out, "test"), (rows()[-5], "validation")):
+        answer = read_by.of_document(one, row["url"])
+        [told] = answer["documents"]
+        assert told["split"] == split and told["samples_learned"] == 0 and answer["spans"] == []
+    assert read_by.in_words(one, rows()[-5]["doc_id"]) == "held out for validation: not learned from"
     with pytest.raises(InputError, match=r"nowhere: is not among the documents of tokenise/\w+, .*`gristmill trace` says"):
         read_by.of_document(one, "http://a.example/nowhere")
     with pytest.raises(InputError, match=r"--source bocks: no document .* nearest: books"):

@@ -133,7 +133,7 @@ def test_split_keeps_hosts_whole_and_publish_takes_all_for_training_without_one(
     for row in made.kept("split"):
         sides.setdefault(row["host"], set()).add(row["split"])
     assert all(len(found) == 1 for found in sides.values())
-    assert set.union(*sides.values()) == {"train", "test"}
+    assert set.union(*sides.values()) == {"train", "validation", "test"}
     assert made.manifest("publish").facts["num_documents.train"] == NUM_GOOD
     assert "README.md" in {file.name for file in made.manifest("publish").files}
 

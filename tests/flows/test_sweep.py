@@ -71,7 +71,7 @@ class Here:
 
         result = trainer.train(
             shards["train"],
-            shards["test"],
+            shards["valid"],
             job.config,
             Path(job.folder),
             tokeniser_folder=job.tokeniser,

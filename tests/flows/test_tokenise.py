@@ -56,13 +56,16 @@ def rows() -> list[dict[str, Any]]:
     ]
 
 
-def published(name: str, parts: list[list[dict[str, Any]]], held_out: list[dict[str, Any]]) -> ShardSet:
-    """A published version with these shards for training and one held out."""
+def published(
+    name: str, parts: list[list[dict[str, Any]]], held_out: list[dict[str, Any]], validation: list[dict[str, Any]] | None = None
+) -> ShardSet:
+    """A published version with these shards for training and one held out, and another one for validation where it is given."""
     recipe = {"step": "publish", "inputs": {}, "config": {"title": name}}
     folder = storage.join(dataset.folder_of("publish"), dataset.version_of(recipe))
-    shards = [pa.Table.from_pylist(part, schema=PUBLISHED) for part in [*parts, held_out]]
+    shards = [pa.Table.from_pylist(part, schema=PUBLISHED) for part in [*parts, held_out, *([validation] if validation else [])]]
     receipts = [dataset.write_shard(folder, number, Outcome(one)) for number, one in enumerate(shards)]
     splits = {"train": list(range(len(parts))), "test": [len(parts)]}
+    splits |= {"validation": [len(parts) + 1]} if validation else {}
     dataset.seal(
         folder, step="publish", schema_name="published", recipe=recipe, receipts=receipts, files=[], facts={"splits": splits}
     )

@@ -44,7 +44,7 @@ def job(on_disk: str, tokeniser_folder: str, folder: Path, config: TrainConfig, 
     folder.mkdir(exist_ok=True)
     given: dict[str, Any] = {
         "tokens": on_disk,
-        "splits": {"train": [0, 1, 2], "test": [0, 1, 2]},
+        "splits": {"train": [0, 1, 2], "valid": [0, 1, 2]},
         "tokeniser": tokeniser_folder,
         "config": config,
         "folder": str(folder),
@@ -190,7 +190,7 @@ def test_training_ends_with_the_process_that_waits_for_it_and_a_fault_is_told_wi
 
     with pytest.raises(TrainingDied, match="ended with code 1"):
         run(one, child_environment(), on_log=end, on_step=lambda step: None)
-    with pytest.raises(TrainingDied, match="KeyError: 'test'"):
+    with pytest.raises(TrainingDied, match="KeyError: 'valid'"):
         do(job(on_disk, tokeniser_folder, tmp_path / "fault", CONFIG, splits={"train": [0]}))
     with pytest.raises(InputError, match="made with another max_steps"):
         do(job(on_disk, tokeniser_folder, folder, CONFIG))

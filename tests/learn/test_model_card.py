@@ -88,7 +88,7 @@ def test_how_it_was_trained_and_what_it_took_is_told() -> None:
     for words in (
         "A LLaMA-style causal language model of 158,016 parameters, trained from scratch by Gristmill on 552,960 tokens (0.762 epochs)",
         "Stopped early after 540 of 600 optimiser steps; the weights are those of step 520 (the lowest validation loss); 2 steps skipped",
-        "Validation loss 4.3440, last training loss 4.3610 nats per token.",
+        "Validation loss 4.3440 (on the test split), last training loss 4.3610 nats per token.",
         "web 30.0% of the samples (0.415 epochs of 443,957 tokens), plays 70.0% of the samples",
         "| Device | cpu (asked for by the config) |",
         "| Precision | bf16 |",
@@ -146,6 +146,11 @@ def test_what_flatters_held_out_figures_is_told() -> None:
     assert flattering not in model_card(told({"keep": "last"})) and flattering in model_card(
         told({"keep": "last", "early_stopping": 3})
     )
+    facts = told()
+    apart = replace(
+        facts, trained=facts.trained.model_copy(update={"facts": {**facts.trained.facts, "valid_split": "validation"}})
+    )
+    assert flattering not in model_card(apart) and "(on the validation split)" in model_card(apart)
     elsewhere = measured(HELD_OUT)
     recipe = {**elsewhere.manifest.recipe, "inputs": {"tokens": "tokenise/other@0"}}
     card = model_card(told(scores=[replace(elsewhere, manifest=elsewhere.manifest.model_copy(update={"recipe": recipe}))]))
