@@ -9,12 +9,12 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-import duckdb
 from pydantic import BaseModel, ConfigDict, Field
 
 from infra import dataset
 from infra.dataset import ShardSet
 from infra.errors import GristmillError
+from infra.relations import connected
 
 _SAMPLES = 3
 
@@ -97,6 +97,5 @@ def _asked(version: ShardSet, query: str, *, rejects: bool, **values: str) -> li
     rows = dataset.dataset(version.folder, rejects=rejects)
     if rows is None or "source" not in rows.schema.names:
         return []
-    with duckdb.connect() as connection:
-        connection.register("rows", rows)
-        return connection.execute(query, values or None).fetchall()
+    with connected(rows=rows) as connection:
+        return list(connection.execute(query, values or None).fetchall())

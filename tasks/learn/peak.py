@@ -14,6 +14,7 @@ import platform
 import tempfile
 import time
 from collections.abc import Iterator
+from functools import cache as once
 from pathlib import Path
 
 import torch
@@ -36,19 +37,20 @@ def matmul_peak(device: str, precision: str, num_threads: int, cache: Path | Non
         device: `cuda` or `cpu`, as `device.resolve` gives it.
         precision: `bf16` or `fp32`, as `device.resolve_precision` gives it.
         num_threads: CPU threads that a product may use; on a GPU they do not matter.
-        cache: folder of the file in which measurements of this machine are kept; None: it is measured anew.
+        cache: folder of the file in which measurements of this machine are kept; None: this process alone keeps it.
     """
     key = " · ".join((_name(device), precision, *([f"{num_threads} threads"] if device == "cpu" else []), torch.__version__))
     known = _read(cache)
     if key not in known:
-        known[key] = _measured(device, precision, num_threads)
+        known[key] = _measured_once(device, precision, num_threads)
         logger.info("matmul peak of %s: %.3g FLOP/s", key, known[key])
         if cache is not None:
             _write(cache, key, known[key])
     return known[key]
 
 
-def _measured(device: str, precision: str, num_threads: int) -> float:
+def measured(device: str, precision: str, num_threads: int) -> float:
+    """The same, measured now."""
     before = torch.get_num_threads()
     torch.set_num_threads(num_threads)
     try:
@@ -64,6 +66,9 @@ def _measured(device: str, precision: str, num_threads: int) -> float:
         return best
     finally:
         torch.set_num_threads(before)
+
+
+_measured_once = once(measured)
 
 
 def _products(device: str, precision: str, size: int) -> Iterator[float]:

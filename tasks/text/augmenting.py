@@ -162,7 +162,12 @@ def swaps_path(name: str) -> Path:
 
 def load_swaps(name: str) -> SwapLists:
     """The swap lists of `swaps_path(name)`. Raises ValueError (pydantic's) that says what is wrong with the file."""
-    return SwapLists.model_validate(yaml.safe_load(swaps_path(name).read_text(encoding="utf-8")))
+    return _checked(swaps_path(name).read_text(encoding="utf-8"))
+
+
+@lru_cache(maxsize=16)
+def _checked(text: str) -> SwapLists:
+    return SwapLists.model_validate(yaml.safe_load(text))
 
 
 def swap_words(text: pa.Array, axes: Sequence[Axis]) -> tuple[pa.Array, Ints]:

@@ -143,8 +143,12 @@ def lists_path(name: str) -> Path:
 
 def load_lists(name: str) -> TermLists:
     """The term lists of `lists_path(name)`. Raises ValueError (pydantic's) that says what is wrong with the file."""
-    raw = yaml.load(lists_path(name).read_text(encoding="utf-8"), getattr(yaml, "CSafeLoader", yaml.SafeLoader))
-    return TermLists.model_validate(raw)
+    return _checked(lists_path(name).read_text(encoding="utf-8"))
+
+
+@lru_cache(maxsize=16)
+def _checked(text: str) -> TermLists:
+    return TermLists.model_validate(yaml.load(text, getattr(yaml, "CSafeLoader", yaml.SafeLoader)))
 
 
 def checked_names(names: tuple[str, ...]) -> tuple[str, ...]:

@@ -27,6 +27,7 @@ def f1_of(*modes: str) -> tuple[dict[str, float], np.ndarray]:
     return {mode: figures(scores)[2] for mode, (scores, _) in results.items()}, doubts(pages)
 
 
+@pytest.mark.soak
 def test_fast_and_default_are_as_exact_as_they_were() -> None:
     f1, seen = f1_of("fast", "balanced")
     assert f1["fast"] >= 0.89 and f1["balanced"] >= 0.911, f1

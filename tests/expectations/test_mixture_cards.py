@@ -49,7 +49,7 @@ def test_each_has_a_paragraph_with_its_numbers_and_its_limits() -> None:
     assert "A mention is not an author" in audit and "dialect" not in audit
     assert "1,000 of 2,000 documents drawn without replacement, by seed 7" in sample
     assert "Shares of characters: source web from 80.0% to 50.0%" in sample
-    assert "1,200 with identity words swapped (gender, religion); by seed 3, none in `test`" in copies
+    assert "1,200 with identity words swapped (gender, religion); by seed 3, all in `train`" in copies
     assert "mistyped" not in copies and "Given names, facts, and e-mail and IP addresses were not changed" in copies
 
 

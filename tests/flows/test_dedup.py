@@ -411,6 +411,7 @@ def kept_and_gone(index_version: ShardSet) -> tuple[set[str], dict[str, Told]]:
     return {one.doc_id for one in told if one.rule is None}, {one.doc_id: one for one in told if one.rule is not None}
 
 
+@pytest.mark.soak
 def test_a_hundred_thousand_identical_pages_are_one_content_and_propose_no_pair(home: Path) -> None:
     num_pages = 100_000
     [page] = [row for shard in pages(["The mill turns."]).shards() for row in shard.read().to_pylist()]
@@ -429,6 +430,7 @@ def test_a_hundred_thousand_identical_pages_are_one_content_and_propose_no_pair(
     }
 
 
+@pytest.mark.soak
 def test_twenty_thousand_similar_pages_propose_pairs_in_proportion_to_their_number(home: Path) -> None:
     num_pages, num_later = 20_000, 500
     texts = edits.family(2, 40, [1] * (num_pages + num_later))  # any two of them 40/42

@@ -168,6 +168,7 @@ def test_a_bucket_reads_its_own_rows_and_no_more_than_two_row_groups_of_each_fil
         assert sum(groups) * 3 <= found.num_rows + 2 * 3 * len(groups)
 
 
+@pytest.mark.soak
 def test_any_split_into_shards_order_of_rows_and_number_of_workers_give_the_same(home: Path, two_workers: DaskConfig) -> None:
     config = TrimConfig.model_validate(EVERYTHING)
     one = trim([documents(home / "one", rows())], config=config)

@@ -28,7 +28,7 @@ def test_the_peak_is_that_of_plain_products_and_leaves_the_threads_and_the_rando
     # one of the two may meet a busy moment, but not each time
     ratios = []
     while len(ratios) < 6 and not any(0.75 < one < 1.4 for one in ratios):
-        ratios.append(peak.matmul_peak("cpu", "fp32", 1, None) / plain())
+        ratios.append(peak.measured("cpu", "fp32", 1) / plain())
     assert any(0.75 < one < 1.4 for one in ratios), ratios
     assert torch.get_num_threads() == threads and torch.equal(torch.get_rng_state(), state)
 
@@ -50,5 +50,5 @@ def test_it_is_measured_once_and_kept_by_device_precision_and_threads(tmp_path: 
 
 def test_it_takes_about_a_second_at_most() -> None:
     began = time.process_time()
-    peak.matmul_peak("cpu", "fp32", 1, None)
+    peak.measured("cpu", "fp32", 1)
     assert time.process_time() - began < 3

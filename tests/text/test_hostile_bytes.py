@@ -165,6 +165,7 @@ def test_no_kernel_is_moved_by_what_stands_before_and_behind_a_text_or_says_anot
         assert digest_of(raw, before, behind) == alone
 
 
+@pytest.mark.soak
 def test_no_kernel_reads_beyond_its_arrays() -> None:
     """In a child without compilation, where numpy looks at every index and raises; the counts are those of the compiled kernels.
 
