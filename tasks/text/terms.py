@@ -3,7 +3,8 @@
 Words are those of UAX #29 in short: runs of letters, marks, digits and "_", with an apostrophe between two of them ("ain’t" is
 "ain't"); ideographs and kana one by one; format characters vanish, but for the tags and variation selectors of plane 14, which end a
 word as all there does. Compared without regard to case, code point by code point, and not normalised: NFD "é" is not NFC "é". A term of
-several words has nothing but white space (one newline) or hyphens between them. Cost: 1 MB of table; 115 MB/s of English on one 2.5 GHz core, more of other scripts.
+several words has nothing but white space (one newline) or hyphens between them. Cost: 1 MB of table; 115 MB/s of English on one 2.5 GHz
+core, more of other scripts.
 
 What lists cannot show: a mention is not an author and says nothing of what is said; homographs count ("Christian" the name);
 who is described in other words is not seen; the dialect proxies are spellings of informal writing, not grammar (habitual "be" needs a

@@ -116,7 +116,7 @@ def test_the_version_holds_by_its_schema_and_suite(made: ShardSet) -> None:
 SENTENCES = ["He left.", "She left.", "he don't", "she do not", "they don't know", "they do not know", "Stop."]
 
 
-@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=20, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     st.lists(st.tuples(st.sampled_from(SENTENCES), st.sampled_from(["train", "validation", "test"])), max_size=8),
     st.integers(0, 9),

@@ -168,7 +168,7 @@ def story(config: IndexConfig, seed: int, num_crawls: int) -> None:
             agree(crawls)
 
 
-@pytest.mark.parametrize("config", [CROWDED, SMALL_PARTS], ids=["crowded", "small parts"])
+@pytest.mark.parametrize("config", [pytest.param(CROWDED, marks=pytest.mark.soak), SMALL_PARTS], ids=["crowded", "small parts"])
 def test_forgetting_gives_what_the_crawls_without_those_documents_give(home: Path, config: IndexConfig) -> None:
     story(config, 1, 2)
 

@@ -104,6 +104,7 @@ def test_kinds_have_their_shares_and_families_their_sizes() -> None:
     assert len(set(edited_corpus.document_ids(rows, 0))) == len(rows)
 
 
+@pytest.mark.soak
 def test_copies_are_equal_and_unrelated_documents_share_next_to_nothing(sentences: Sentences) -> None:
     rows = plan_of(300)
     texts = edited_corpus.texts_of_plan(rows, sentences).to_pylist()
@@ -117,6 +118,7 @@ def test_copies_are_equal_and_unrelated_documents_share_next_to_nothing(sentence
     assert max(unlike) < 0.3
 
 
+@pytest.mark.soak
 def test_edits_are_planted_at_the_rate_of_their_similarity(sentences: Sentences) -> None:
     rows = np.sort(plan_of(400, shares={"pair": 1.0}), order=["family", "copy"])
     wanted = (lambda unchanged: unchanged / (2 - unchanged))((1 - rows["edit_rate"][1::2, 0]) ** 5)
@@ -138,6 +140,7 @@ def test_the_ends_of_a_chain_are_further_apart_than_its_neighbours(sentences: Se
     assert abs(np.mean(ends) - 0.72) < 0.04
 
 
+@pytest.mark.soak
 def test_pages_of_a_site_are_alike_but_no_duplicates(sentences: Sentences) -> None:
     found = similarities(plan_of(200, shares={"site": 1.0}), sentences)
     assert 0.1 < np.mean(list(found.values())) < 0.5
@@ -208,6 +211,7 @@ def test_datasketch_and_our_bands_propose_the_same_planted_pairs(sentences: Sent
     assert len(theirs) > 50
 
 
+@pytest.mark.soak
 def test_datasketch_with_hashes_of_its_own_agrees_where_pairs_are_alike_or_apart(sentences: Sentences) -> None:
     config = SketchConfig()
     rows = np.sort(plan_of(1000, shares={"pair": 1.0}), order=["family", "copy"])

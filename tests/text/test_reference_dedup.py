@@ -157,6 +157,7 @@ def test_of_one_url_the_best_stays_and_a_content_that_is_elsewhere_too_is_not_lo
     }
 
 
+@pytest.mark.soak
 def test_planted_duplicates_are_found_and_others_are_left_alone() -> None:
     documents = [one for seed in range(6) for one in edits.mixed(seed, 40)]
     order = numbered([documents])

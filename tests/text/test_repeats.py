@@ -179,6 +179,7 @@ def test_names_hold_case_and_order_and_nothing_else() -> None:
     assert len({name(text) for text in ("a b", "b a", "ab", "a b c", "a  c", "a")}) == 6
 
 
+@pytest.mark.soak
 def test_a_million_lines_that_differ_have_a_million_names_in_both_halves() -> None:
     lines = repeats.units(pa.array(["\n".join(f"{n:x} {n % 7}" for n in range(1_000_000))]), "lines", min_chars=1, fold_case=True)
     for half in ("high", "low"):
