@@ -51,7 +51,7 @@ def main() -> None:
     """Print both comparisons and the costs of samples."""
     parser = argparse.ArgumentParser()
     parser.add_argument("data", type=Path)
-    parser.add_argument("--megabytes", type=int, default=32)
+    parser.add_argument("--megabytes", type=int, default=64, help="of text, in eight shards")
     parser.add_argument("--kind", default="bpe", choices=["bpe", "wordpiece"])
     parser.add_argument("--peer", help=argparse.SUPPRESS)
     given = parser.parse_args()
