@@ -14,7 +14,7 @@ from typing import Any, Literal
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
-from flows.config import RunConfig, load, read_yaml
+from flows.config import RunConfig, load_or_default, read_yaml
 from flows.keys import ConfigError, apply, parse
 from tasks.learn.figures import Better
 
@@ -193,20 +193,10 @@ def read(file: str, overrides: Mapping[str, Any], keys: Sequence[str], space: Se
         raise ConfigError(f"{where}: space: nothing is tried; give keys, as in --space pretrain.learning_rate=1e-4..1e-2:log")
     settings: SweepConfig = parse(SweepConfig, raw, where)
     given = [f"{key}={json.dumps(value)}" for key, value in settings.set_.items()] + list(keys)
-    sweep = Sweep(settings, _base(settings.config, given))
+    sweep = Sweep(settings, load_or_default(settings.config, given))
     if problems := _problems(sweep, where):
         raise ConfigError("\n".join(problems))
     return sweep
-
-
-def _base(config: str, overrides: Sequence[str]) -> RunConfig:
-    if config:
-        return load(config, overrides)
-    raw: dict[str, Any] = {}
-    for override in overrides:
-        apply(raw, override)
-    base: RunConfig = parse(RunConfig, raw, "--set")
-    return base
 
 
 def _problems(sweep: Sweep, where: str) -> list[str]:
