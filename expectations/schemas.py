@@ -215,6 +215,26 @@ SCORES = pa.schema(
 )
 """The figures of an evaluation (tasks/learn/figures.py), one row for each."""
 
+MESSAGES = pa.list_(pa.struct([("role", pa.string()), ("content", pa.string())]))
+"""Turns of a conversation, in their order: role is system, user or assistant."""
+
+_ROW = [
+    ("row_id", pa.string()),  # hash of the source, its key of the row, and its content
+    ("source", pa.string()),
+    ("origin", pa.string()),  # where it came from: file and row, a URL, a vote
+    ("task", pa.string()),  # which formatter made it
+    ("split", pa.string()),  # train or test; equal prompts are on one side
+]
+
+CONVERSATIONS = pa.schema([*_ROW, ("messages", MESSAGES)])
+"""What a model is tuned on: the turns of the assistant are learnt, the last turn is one of them."""
+
+PREFERENCES = pa.schema([*_ROW, ("prompt", MESSAGES), ("chosen", pa.string()), ("rejected", pa.string())])
+"""Two answers to a prompt whose last turn is the user's, and which of them was preferred."""
+
+PROBLEMS = pa.schema([*_ROW, ("prompt", MESSAGES), ("check", pa.string()), ("answer", pa.string())])
+"""A prompt whose answers can be checked: `check` says how (number, exact, regex, json_schema), `answer` against what."""
+
 SCHEMAS: dict[str, pa.Schema] = {
     "captures": CAPTURES,
     "extracted": EXTRACTED,

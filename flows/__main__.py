@@ -862,12 +862,12 @@ def doctor() -> None:
 
 
 @app.command()
-def serve(name: Annotated[str, typer.Argument(help="prefect, mlflow, or a worker's queue: cpu, gpu.")]) -> None:
+def host(name: Annotated[str, typer.Argument(help="prefect, mlflow, or a worker's queue: cpu, gpu.")]) -> None:
     """Be one server or worker in the foreground, for containers and batch jobs; `up` starts them in the background."""
     from infra import servers
 
     if name not in (*servers.PLANS, *servers.QUEUES):
-        raise _UsageError(f"serve {name!r}: none of that name; these are: {', '.join((*servers.PLANS, *servers.QUEUES))}")
+        raise _UsageError(f"host {name!r}: none of that name; these are: {', '.join((*servers.PLANS, *servers.QUEUES))}")
     if name in servers.QUEUES:
         servers.require_servers()
         from flows.deployments import deploy

@@ -70,7 +70,7 @@ class Settings(BaseModel):
     """Work queues that the workers started here serve: cpu,gpu; or `cpu` on one machine and `gpu` on another; `none`: no worker here."""
 
     worker_health_port: int = Field(0, ge=0, le=65535)
-    """Port of 127.0.0.1 where a worker started by `gristmill serve` says whether it asks for work (/health). 0: none."""
+    """Port of 127.0.0.1 where a worker started by `gristmill host` says whether it asks for work (/health). 0: none."""
 
     @field_validator("auth_file", "training", mode="before")
     @classmethod

@@ -187,7 +187,7 @@ def test_gpus_are_asked_for_by_the_gpu_workers_alone() -> None:
     with_gpu |= {name for name, one in SERVICES.items() if "gpu" in str(one.get("deploy", {}))}
     assert with_gpu == {"worker-gpu"}
     script = (DEPLOY / "gpu-worker.sbatch").read_text()
-    assert "#SBATCH --gres=gpu:1" in script and "exec .venv/bin/gristmill serve gpu" in script
+    assert "#SBATCH --gres=gpu:1" in script and "exec .venv/bin/gristmill host gpu" in script
     assert subprocess.run(["bash", "-n", str(DEPLOY / "gpu-worker.sbatch")], check=False).returncode == 0
 
 
@@ -199,5 +199,5 @@ def test_every_command_is_one_that_gristmill_has() -> None:
         for pod in PODS.values()
         if pod["containers"][0]["image"].startswith("gristmill") and "command" not in pod["containers"][0]
     ]
-    assert given and {words[0] for words in given} == {"serve"} <= known
+    assert given and {words[0] for words in given} == {"host"} <= known
     assert {words[1] for words in given} == {"prefect", "mlflow", "cpu", "gpu"}

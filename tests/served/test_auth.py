@@ -51,7 +51,7 @@ def test_both_servers_refuse_who_has_no_password_and_serve_who_has(
         "GRISTMILL_MLFLOW_URL": mill.mlflow_url,
         "GRISTMILL_WORKER_HEALTH_PORT": str(port),
     }
-    command = [str(Path(sys.executable).with_name("gristmill")), "serve", "cpu"]
+    command = [str(Path(sys.executable).with_name("gristmill")), "host", "cpu"]
     with subprocess.Popen(command, env=mill.env | elsewhere, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as worker:
         try:
             wait_until(lambda: _well(f"http://127.0.0.1:{port}/health") or worker.poll() is not None, 90, "a worker's health")
