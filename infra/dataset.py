@@ -522,6 +522,18 @@ def opened_inputs(version: ShardSet) -> dict[str, Any]:
     return {name: opened(names, elsewhere) for name, names in version.manifest().recipe["inputs"].items()}
 
 
+def line_of(model: ShardSet) -> list[ShardSet]:
+    """The models that a model was made from, each as the `model` of the next one: the first one first, itself last.
+
+    Raises:
+        StorageError, InputError: as `opened`.
+    """
+    line = [model]
+    while isinstance(names := line[0].manifest().recipe["inputs"].get("model"), str):
+        line.insert(0, opened(names, _elsewhere(line[0])))
+    return line
+
+
 def inputs_there(version: ShardSet) -> Iterator[ShardSet]:
     """The versions that a version was made from, as far as they are still there, whatever their digest is now."""
     elsewhere = _elsewhere(version)

@@ -352,6 +352,26 @@ class Classifier:
 
 
 @dataclass(frozen=True)
+class BeforeAfter:
+    """One figure on held-out rows before and after a step that changed the model; the interval (95 %) is of the one after it."""
+
+    name: str
+    before: float
+    after: float
+    interval: str = ""
+    num_items: int | None = None
+
+
+@dataclass(frozen=True)
+class Tuned:
+    """A step behind the training that changed the model: what it did, in words, and what was measured before and after."""
+
+    step: str
+    what: str
+    figures: Sequence[BeforeAfter]
+
+
+@dataclass(frozen=True)
 class ReportFacts:
     """Everything a run tells about itself; what is empty or None is left out of the page."""
 
@@ -380,6 +400,7 @@ class ReportFacts:
     clusters: Clusters | None = None
     tokenisation: Tokenisation | None = None
     training: Training | None = None
+    tuned: Sequence[Tuned] = ()
     evaluation: Sequence[Evaluation] = ()
     generations: Sequence[Generation] = ()
     scores: Scores | None = None

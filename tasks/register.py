@@ -18,18 +18,20 @@ from expectations.cards import certificate_files
 from expectations.croissant import sources_told
 from expectations.schemas import CERTIFICATE, CERTIFICATE_FOLDER
 from infra import leaderboard, ledger, lineage, storage, tracking
-from infra.dataset import RUN, Counts, Manifest, ShardSet, bytes_digest, name_of
+from infra.dataset import RUN, Counts, Manifest, ShardSet, bytes_digest, inputs_there, line_of, name_of
 from infra.errors import InputError
 from infra.leaderboard import FIGURES_TAG, SCORES_TAG
 from infra.settings import settings
 from infra.steps import Output, step
-from tasks.learn import dimensions, figures, training_told
+from tasks.learn import dimensions, figures
 from tasks.learn.comparison import figures_of
 from tasks.learn.config import MODEL, SCORES
-from tasks.learn.model_card import CardFacts, Scores, headline, model_card
+from tasks.learn.model_card import CardFacts, Scores, base_of, headline, model_card
 from tasks.text.classifier_card import summary
 
 CARD, FACTS = "README.md", "model.json"
+ROWS = ("conversations", "preferences", "problems")
+"""Schemas of what a model is tuned on."""
 MIXED = ("audit", "trim", "rebalance", "augment")
 """Steps that decide what of the world the data shows, in their order; the card has a paragraph for each."""
 
@@ -54,15 +56,17 @@ def registry(config: RegisterConfig) -> dict[str, str]:
 def register(model: ShardSet, dataset: ShardSet, scores: list[ShardSet], config: RegisterConfig, out: Output) -> None:
     """Register the model as the next version of its name, with lineage; without MLflow only its card is written.
 
-    `scores` are what `evaluate` measured, and what else was.
+    `model` may have been tuned behind its training; `dataset` is what that read; `scores` are what `evaluate` measured, and what else was.
 
     Raises:
         InputError: scores are those of another model.
     """
     _check_scores(model, scores)
     scores = sorted(scores, key=lambda one: one.step != "evaluate")
-    trained, measured = model.manifest(), [_scores(one) for one in scores]
-    storage.write_json(storage.join(out.folder, FACTS), model_facts(config, trained, dataset, measured))
+    line = line_of(model)
+    made_of = [one.manifest() for one in line]
+    trained, own, measured = made_of[0], made_of[-1], [_scores(one) for one in scores]
+    storage.write_json(storage.join(out.folder, FACTS), model_facts(config, own, dataset, measured))
     out.keep_file(FACTS)
     made = [Manifest.model_validate(one.manifest) for one in lineage.chain([dataset.path])]
     told = sorted((one for one in made if one.step in MIXED), key=lambda one: MIXED.index(one.step))
@@ -71,16 +75,16 @@ def register(model: ShardSet, dataset: ShardSet, scores: list[ShardSet], config:
         storage.write_bytes(storage.join(out.folder, CERTIFICATE_FOLDER, name), data)
         out.keep_file(f"{CERTIFICATE_FOLDER}/{name}")
     tested = json.loads(certificate[Path(CERTIFICATE).name]) if certificate else None
-    run = storage.read_json(model.file(RUN))
+    run = storage.read_json(line[0].file(RUN))
     facts = (config.name, config.licence, trained, dataset.manifest(), measured, run)
-    card = model_card(CardFacts(*facts, *_origins(dataset), told, tested, _efficiency(scores)))
+    card = model_card(CardFacts(*facts, *_origins(dataset), told, tested, _efficiency(scores), made_of[1:]))
     storage.write_bytes(storage.join(out.folder, CARD), card.encode())
     out.keep_beside(CARD)
     out.counts = Counts(total=1, kept=1)
     if (track := tracking.current()) is None:
         return
     with tempfile.TemporaryDirectory(prefix="gristmill-model-") as folder:
-        for entry in trained.files:
+        for entry in own.files:
             if entry.name.startswith(f"{MODEL}/"):
                 Path(folder, Path(entry.name).name).write_bytes(storage.read_bytes(model.file(entry.name)))
         Path(folder, CARD).write_text(card, encoding="utf-8")
@@ -94,25 +98,33 @@ def register(model: ShardSet, dataset: ShardSet, scores: list[ShardSet], config:
             folder=Path(folder),
             trained_on=dataset,
             evaluated_on=scores[0],
-            params={"model_digest": model.digest, "num_parameters": trained.facts["num_parameters"], "version": model.version},
+            params={"model_digest": model.digest, "num_parameters": own.facts["num_parameters"], "version": model.version},
             metrics=_numbers(measured),
             tags={
                 "run": ledger.current_run(),
                 "model.version": model.version,
                 "dataset.version": dataset.version,
-                "family": trained.facts["family"],
-                "base_model": training_told.base_model(trained.recipe["config"]) or "none",
+                "family": own.facts["family"],
+                "base_model": base_of(trained) or "none",
+                "tuned": " ".join(one.step for one in made_of[1:]) or "no",
                 **_contamination_tags(tested, certificate),
                 **score_tags(scores),
             },
             card=card.split("---\n", 2)[2],
-            model_type=f"{trained.facts['objective']} language model",
+            model_type=f"{own.facts['objective']} language model",
         )
     for other in scores[1:]:
         track.dataset(other, "evaluation")
+    for learnt_from in (one for version in line[1:] for one in opened_rows(version)):
+        track.dataset(learnt_from, "tuning")
     out.volatile["registered"] = registered
     if board := leaderboard.as_csv(leaderboard.rows(tracking.registered_models(config.name))):
         track.page(f"leaderboard-{config.name}.csv", board)
+
+
+def opened_rows(tuned: ShardSet) -> list[ShardSet]:
+    """What a later step learned from: conversations, preference pairs, problems."""
+    return [one for one in inputs_there(tuned) if one.schema_name in ROWS]
 
 
 def score_tags(scores: Sequence[ShardSet]) -> dict[str, str]:

@@ -27,6 +27,7 @@ from infra.orchestration import flow_run_url
 from infra.rejects import FORGOTTEN, Reject
 from infra.report import (
     Audit,
+    BeforeAfter,
     Classifier,
     ClassRow,
     Cluster,
@@ -51,6 +52,7 @@ from infra.report import (
     StepCount,
     TokenGroup,
     Tokenisation,
+    Tuned,
     Validation,
     render_report,
 )
@@ -60,7 +62,7 @@ from tasks.compare import COMPARISON
 from tasks.dedup import place_of
 from tasks.filter import meanings, passages
 from tasks.forget import taken_down
-from tasks.learn import dimensions, training_told
+from tasks.learn import dimensions, training_told, tuning_told
 from tasks.learn.comparison import figures_of
 from tasks.learn.config import HISTORY, SCORES, SKIPPED, SPEED
 from tasks.learn.figures import Figure
@@ -187,6 +189,7 @@ def render_run(run_name: str, versions: Sequence[ShardSet], config: ReportConfig
             clusters=_clusters(made.get("dedup"), config.biggest_clusters),
             tokenisation=_tokenisation(made.get("tokenise"), config.token_groups),
             training=_training(made.get("pretrain")),
+            tuned=_tuned(versions),
             evaluation=_evaluation(made.get("evaluate"), made.get("publish")),
             generations=_generations(made.get("evaluate")),
             scores=_scores(versions, made),
@@ -589,6 +592,16 @@ def _scored(versions: Sequence[ShardSet]) -> list[ShardSet]:
         for one in versions
         if any(entry.name == SCORES for entry in one.manifest().files) and "figures" in storage.read_json(one.file(SCORES))
     ]
+
+
+def _tuned(versions: Sequence[ShardSet]) -> list[Tuned]:
+    """What each step behind the training measured before and after."""
+    found: dict[str, list[BeforeAfter]] = {}
+    manifests = [version.manifest() for version in versions]
+    for one in tuning_told.changes(manifests):
+        row = BeforeAfter(one.name, one.before, one.after, one.interval, one.num_items)
+        found.setdefault(one.step, []).append(row)
+    return [Tuned(one.step, tuning_told.story([one]), found[one.step]) for one in manifests if one.step in found]
 
 
 def _scores(versions: Sequence[ShardSet], made: Mapping[str, ShardSet]) -> scores_page.Scores | None:

@@ -14,8 +14,9 @@ import yaml
 from expectations.cards import contamination_told, mixture_told
 from expectations.croissant import hub_licence
 from infra.dataset import Manifest
-from tasks.learn import training_told
+from tasks.learn import training_told, tuning_told
 from tasks.learn.figures import of_all
+from tasks.learn.tuning_told import number
 from tasks.text.classifier_card import judges_told
 
 FAMILIES = {
@@ -34,6 +35,10 @@ FAMILIES = {
     "contamination": "Overlap with the training split",
 }
 """What may be measured: the part of a figure's name before the first dot, and its heading, in the order of the card."""
+ADOPT = "adopt"
+"""The step that takes in a model of others."""
+ANSWERING = {"sft", "dpo", "reinforce"}
+"""Steps that teach a model to answer."""
 MAX_FIGURES = 40
 """Of one family on the card; all are in the version of scores."""
 BETTER = {"lower": "lower", "higher": "higher", "zero": "nearer to 0", "none": "–"}
@@ -62,10 +67,11 @@ class CardFacts:
     name: str
     licence: str
     trained: Manifest
+    """The model as it was trained, or adopted: what the later ones were made from."""
     dataset: Manifest
     scores: Sequence[Scores]
     run: Mapping[str, Any]
-    """What training noted of itself: device, seconds, energy."""
+    """What that training noted of itself: device, seconds, energy."""
     sources: Sequence[str] = ()
     """Where the dataset came from, in words."""
     judges: Sequence[str] = ()
@@ -76,6 +82,13 @@ class CardFacts:
     """Of the decontamination of its documents; None where they were not tested."""
     efficiency: Sequence[Figure] = ()
     """What the clock and the machine said while it was measured."""
+    tuned: Sequence[Manifest] = ()
+    """What was made of it, one step after the other."""
+
+    @property
+    def model(self) -> Manifest:
+        """The model itself."""
+        return self.tuned[-1] if self.tuned else self.trained
 
     @property
     def figures(self) -> list[Figure]:
@@ -85,18 +98,44 @@ class CardFacts:
 
 def model_card(told: CardFacts) -> str:
     """The whole card."""
-    trained, dataset = told.trained, told.dataset
+    model = told.model
+    then = f", then {tuning_told.story(told.tuned)}" if told.tuned else ""
     return (
         f"---\n{yaml.safe_dump(_head(told), allow_unicode=True)}---\n# {told.name}\n\n"
-        f"A {training_told.kind(trained.facts)} of {trained.facts['num_parameters']:,} parameters, {training_told.origin(trained)} by "
-        f"Gristmill on {trained.facts['tokens']:,} tokens ({trained.facts['epochs']} epochs) of dataset version `{dataset.version}` "
-        f"(digest `{dataset.digest}`, {dataset.counts.kept:,} documents).\n\n"
+        f"A {training_told.kind(model.facts)} of {model.facts['num_parameters']:,} parameters, {_beginning(told)}{then}.\n\n"
         f"## Evaluation\n\n{_evaluation(told)}"
+        f"{_tuning(told.tuned)}"
         f"## Training\n\n{_training(told)}"
         f"{judges_told(told.judges)}{mixture_told(told.mixture)}{contamination_told(told.certificate)}"
-        f"| setting | value |\n| --- | --- |\n{_settings(_told_config(trained.recipe['config']))}\n\n"
+        f"| setting | value |\n| --- | --- |\n{_all_settings(told)}\n\n"
         f"## Limits\n\n{_limits(told)}\n\n"
-        f"Weights: version `{trained.version}`, digest `{trained.digest}`. Code `{trained.recipe['code']}`.\n"
+        f"Weights: version `{model.version}`, digest `{model.digest}`. Code `{model.recipe['code']}`.\n"
+    )
+
+
+def _beginning(told: CardFacts) -> str:
+    """Where its first weights come from, and what they have learned from."""
+    trained, dataset = told.trained, told.dataset
+    if trained.step == ADOPT:
+        return f"adopted by Gristmill from `{trained.facts['adopted_from']}`"
+    return (
+        f"{training_told.origin(trained)} by Gristmill on {trained.facts['tokens']:,} tokens ({trained.facts['epochs']} epochs) of dataset "
+        f"version `{dataset.version}` (digest `{dataset.digest}`, {dataset.counts.kept:,} documents)"
+    )
+
+
+def _tuning(tuned: Sequence[Manifest]) -> str:
+    """What each later step changed, in a table; empty where there was none."""
+    rows = "".join(
+        f"| {one.step} | {one.name} | {number(one.before)} | {number(one.after)} | {one.interval or '–'} | "
+        f"{'–' if one.num_items is None else f'{one.num_items:,}'} |\n"
+        for one in tuning_told.changes(tuned)
+    )
+    if not rows:
+        return ""
+    return (
+        "## Tuning\n\nWhat was measured on held-out rows before and after each step; the interval (95 %) is of the figure after it.\n\n"
+        f"| step | figure | before | after | 95 % interval | n |\n| --- | --- | ---: | ---: | ---: | ---: |\n{rows}\n"
     )
 
 
@@ -113,8 +152,13 @@ def headline(figures: Sequence[Figure]) -> list[Figure]:
     return [one for one in figures if one["value"] is not None and of_all(one["name"])]
 
 
+def base_of(trained: Manifest) -> str:
+    """The model of others that it began with; empty: none."""
+    return str(trained.facts["adopted_from"]) if trained.step == ADOPT else training_told.base_model(trained.recipe["config"])
+
+
 def _head(told: CardFacts) -> dict[str, Any]:
-    facts, base = told.trained.facts, training_told.base_model(told.trained.recipe["config"])
+    facts, base = told.model.facts, base_of(told.trained)
     return {
         **hub_licence(told.licence),
         "library_name": "transformers",
@@ -130,14 +174,14 @@ def _results(told: CardFacts) -> list[dict[str, Any]]:
     results = []
     for scores in told.scores:
         # a masked model's are pseudo-likelihoods, which its figures say in their names: nobody shall compare them with others
-        plain = ("perplexity", "bits_per_byte", "accuracy") if told.trained.facts["objective"] == "causal" else ()
+        plain = ("perplexity", "bits_per_byte", "accuracy") if told.model.facts["objective"] == "causal" else ()
         facts = {name: scores.manifest.facts.get(name) for name in plain}
         shown = [(one["name"], one["value"]) for one in headline(scores.figures) if not one["small"]]
         metrics = [
             {"type": name, "value": round(value, 4)} for name, value in [*facts.items(), *shown] if isinstance(value, int | float)
         ]
         if metrics:
-            task = {"type": TASKS[told.trained.facts["objective"]]}
+            task = {"type": TASKS[told.model.facts["objective"]]}
             results.append({"task": task, "dataset": _measured_on(scores.manifest, told.dataset), "metrics": metrics})
     return results
 
@@ -150,7 +194,7 @@ def _measured_on(measured: Manifest, dataset: Manifest) -> dict[str, str]:
 
 
 def _evaluation(told: CardFacts) -> str:
-    kind = {"causal": "perplexity", "masked": "pseudo-perplexity"}[told.trained.facts["objective"]]
+    kind = {"causal": "perplexity", "masked": "pseudo-perplexity"}[told.model.facts["objective"]]
     parts = [_beside_baselines(one.manifest.facts, kind) for one in told.scores if "perplexity" in one.manifest.facts]
     parts.append(f"{_held_out(told)} Nothing here says how it does on other text.\n\n")
     families = by_family(told.figures)
@@ -165,6 +209,8 @@ def _evaluation(told: CardFacts) -> str:
 def _held_out(told: CardFacts) -> str:
     """What the model has and has not seen of the documents that it is measured on."""
     own, trained = told.trained.recipe["inputs"].get("tokens"), told.trained
+    if trained.step == ADOPT:
+        return "Whether its first weights have learned from what it is measured on is not known."
     others = [
         one.manifest.recipe["inputs"].get("tokens")
         for one in told.scores
@@ -200,19 +246,16 @@ def _table(family: str, figures: Sequence[Figure]) -> str:
 
 def _row(one: Figure) -> str:
     unit = f" {one['unit']}" if one["unit"] else ""
-    value = "not measurable" if one["value"] is None else f"{_number(one['value'])}{unit}"
-    interval = "–" if one["low"] is None or one["high"] is None else f"{_number(one['low'])} to {_number(one['high'])}"
+    value = "not measurable" if one["value"] is None else f"{number(one['value'])}{unit}"
+    interval = "–" if one["low"] is None or one["high"] is None else f"{number(one['low'])} to {number(one['high'])}"
     small = "too small to tell" if one["small"] else ""
     return f"| {one['name']} | {value} | {interval} | {one['n']:,} | {BETTER[one['better']]} | {small} |\n"
 
 
-def _number(value: float) -> str:
-    """Four digits are enough to compare by eye."""
-    return f"{value:,.0f}" if abs(value) >= 10_000 else f"{value:.4g}"
-
-
 def _training(told: CardFacts) -> str:
     facts, config = told.trained.facts, told.trained.recipe["config"]
+    if told.trained.step == ADOPT:
+        return "Who made its first weights says what they have learned from; it is not known here.\n\n"
     took = "".join(f"| {label} | {words} |\n" for label, words in training_told.machine(told.run).items())
     return (
         f"Sources of the data: {'; '.join(told.sources) or 'not known'}. {training_told.data(facts, config)}\n\n"
@@ -229,6 +272,13 @@ def _continued(trained: Manifest) -> str:
         return ""
     weights = [f"`{digest}`" for name, digest in trained.recipe["files"].items() if name.endswith(".safetensors")]
     return f" It began with weights of the digest {', '.join(weights)}."
+
+
+def _all_settings(told: CardFacts) -> str:
+    """Those of the training, and, with their step's name before them, of each later step."""
+    own = told.trained.recipe["config"]
+    parts = [_settings(own if told.trained.step == ADOPT else _told_config(own))]
+    return "\n".join([*parts, *(_settings(one.recipe["config"], f"{one.step}.") for one in told.tuned)])
 
 
 def _told_config(config: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -255,7 +305,11 @@ def _limits(told: CardFacts) -> str:
     held_out = any("perplexity" in one.manifest.facts for one in told.scores)
     missing = [words.lower() for name, words in FAMILIES.items() if name not in families and not (name == "heldout" and held_out)]
     small = [FAMILIES.get(name, name).lower() for name, figures in families.items() if all(one["small"] for one in figures)]
-    words = ["It was not tuned to follow instructions and has no guardrails."]
+    tuned = {one.step for one in told.tuned} & ANSWERING
+    words = [
+        f"It was {'tuned to answer in conversations, on the rows named above' if tuned else 'not tuned to follow instructions'}."
+    ]
+    words.append("The weights hold no guardrails: what serves them must.")
     if missing:
         words.append(f"Not measured: {', '.join(missing)}.")
     if small:

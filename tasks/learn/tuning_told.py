@@ -1,0 +1,72 @@
+"""What was made of a model behind its pre-training, in words and rows: for the page of a run, the model card and the closing table.
+
+Steps that change a model leave what they measured before and after as facts `before.NAME` and `after.NAME`, with the ends of a 95 %
+interval as `….low` and `….high` and the number of items as `….n` where there are such. Imports no torch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+from infra.dataset import Manifest
+
+DONE = {
+    "sft": "tuned on conversations",
+    "dpo": "aligned with preferences (DPO)",
+    "reinforce": "reinforced by rewards",
+    "distil": "distilled into a smaller one",
+    "prune": "pruned",
+    "quantise": "its weights rounded to int8",
+}
+"""What a step did to the model, by the step."""
+LEARNT_FROM = ("conversations", "preferences", "problems", "tokens")
+"""Inputs that a step learns from or measures on; the first that it has is told."""
+BEFORE, AFTER, ENDS = "before.", "after.", (".low", ".high", ".n")
+
+
+class Change(NamedTuple):
+    """One figure before and after a step."""
+
+    step: str
+    name: str
+    before: float
+    after: float
+    low: float | None
+    high: float | None
+    """Ends of the 95 % interval of `after`; None: not known."""
+    num_items: int | None
+
+    @property
+    def interval(self) -> str:
+        """Ends of the interval in words; empty: not known."""
+        return "" if self.low is None or self.high is None else f"{number(self.low)} to {number(self.high)}"
+
+
+def changes(made: Sequence[Manifest]) -> list[Change]:
+    """All figures that these steps measured twice, in their order."""
+    return [change for one in made for change in _changes(one.step, one.facts)]
+
+
+def _changes(step: str, facts: Mapping[str, Any]) -> list[Change]:
+    names = [name.removeprefix(AFTER) for name in facts if name.startswith(AFTER) and not name.endswith(ENDS)]
+    return [
+        Change(step, name, facts[BEFORE + name], facts[AFTER + name], *(facts.get(f"{AFTER}{name}{end}") for end in ENDS))
+        for name in names
+        if isinstance(facts[AFTER + name], int | float) and isinstance(facts.get(BEFORE + name), int | float)
+    ]
+
+
+def story(made: Sequence[Manifest]) -> str:
+    """What was done to the model, in a sentence's part; empty for nothing."""
+    return ", then ".join(f"{DONE.get(one.step, one.step)}{_from(one)}" for one in made)
+
+
+def _from(made: Manifest) -> str:
+    given = next((made.recipe["inputs"][name] for name in LEARNT_FROM if name in made.recipe["inputs"]), None)
+    return f" (`{given.partition('@')[0]}`)" if isinstance(given, str) else ""
+
+
+def number(value: float) -> str:
+    """Four digits are enough to compare by eye."""
+    return f"{value:,.0f}" if abs(value) >= 10_000 else f"{value:.4g}"
