@@ -30,12 +30,13 @@ from flows.reconcile import tree
 from infra import ledger, storage, tracking
 from infra.dataset import RUN
 from infra.orchestration import flow_run_url, is_step
-from tasks.learn import training_told
+from tasks.learn import training_told, tuning_told
+from tasks.learn.config import MODEL
 from tasks.report import UNITS
 
 POLL_INTERVAL_S = 1.0
 # what a person takes away: (what it is, file or folder in the step's version)
-MADE = {"publish": ("Dataset", ""), "pretrain": ("Model", "model"), "report": ("Report page", "report.html")}
+MADE = {"publish": ("Dataset", ""), "report": ("Report page", "report.html")}
 STYLES = {"Completed": "green", "Cached": "cyan", "Running": "yellow", "Failed": "red", "Crashed": "red"}
 
 
@@ -85,12 +86,14 @@ def summary(run: Any, console: Console) -> None:
     ):
         table.add_column(name, justify=justify, overflow="fold")  # type: ignore[arg-type]
     facts: dict[str, Any] = {}
+    manifests = []
     for entry in entries:
         if not entry.is_made:
             table.add_row(entry.step, "", "", "", "its version is gone", "")
             continue
         manifest = entry.shards().manifest()
         facts[entry.step] = manifest.facts
+        manifests.append(manifest)
         counts = manifest.counts
         rules = sorted(counts.dropped.items(), key=lambda pair: -pair[1])
         words = ", ".join(f"{rule} {count:,}" for rule, count in rules[:4]) + (
@@ -115,13 +118,18 @@ def summary(run: Any, console: Console) -> None:
         )
         model = next(entry for entry in entries if entry.step == "pretrain").shards()
         console.print(training_told.line(trained, storage.read_json(model.file(RUN))), highlight=False, soft_wrap=True)
+    for one in tuning_told.changes(manifests):
+        told = f"{one.step}: {one.name} {tuning_told.number(one.before)} → {tuning_told.number(one.after)}"
+        console.print(f"{told} ({one.interval})" if one.interval else told, highlight=False)
     console.print(f"Prefect run  {flow_run_url(str(run.id))}", soft_wrap=True, highlight=False)
     if track := tracking.find_run(str(run.id)):
         console.print(f"MLflow run   {track.url}", soft_wrap=True, highlight=False)
-    for entry in entries:
-        if entry.step in MADE:
-            what, name = MADE[entry.step]
-            console.print(f"{what:<12} {storage.join(entry.shards().folder, name)}", soft_wrap=True, highlight=False)
+    for entry in (one for one in entries if one.is_made):
+        version = entry.shards()
+        is_model = version.schema_name == "model"
+        if is_model or entry.step in MADE:
+            what, name = ("Model", MODEL) if is_model else MADE[entry.step]
+            console.print(f"{what:<12} {storage.join(version.folder, name)}", soft_wrap=True, highlight=False)
 
 
 def _snapshots(client: Any, run_id: UUID, since: datetime | None) -> Iterator[tuple[Any, list[Line], str]]:
