@@ -252,6 +252,8 @@ SCHEMAS: dict[str, pa.Schema] = {
     "references": REFERENCES,
     "scores": SCORES,
     "conversations": CONVERSATIONS,
+    "preferences": PREFERENCES,
+    "problems": PROBLEMS,
 }
 """What the steps of a flow write; a single step on plain files has the columns it was given beside those it adds."""
 

@@ -36,8 +36,8 @@ _PEOPLE = ("Anna", "Ben", "Carla", "David", "Emma", "Felix", "Grace", "Henry", "
 _THINGS = ("apples", "books", "coins", "eggs", "letters", "marbles", "pencils", "stamps", "shells", "tickets")
 _MORE = ("{} finds {} more.", "{} buys {} more.", "{} gets {} more from a friend.")
 _LESS = ("{} gives {} away.", "{} loses {}.", "{} sells {}.")
-_NUMBER = re.compile(r"-?\$?\d[\d,]*(?:\.\d+)?")
-_MARKED = re.compile(rf"(?:####|answer is)\s*:?\s*({_NUMBER.pattern})")
+NUMBER = re.compile(r"-?\$?\d[\d,]*(?:\.\d+)?")
+_MARKED = re.compile(rf"(?:####|answer is)\s*:?\s*({NUMBER.pattern})")
 _CALCULATION = re.compile(r"<<[^<>]*>>")
 _PARAGRAPH = re.compile(r"\n\s*\n")
 
@@ -155,9 +155,9 @@ def final_number(text: str, mode: Mode) -> Decimal | None:
     """
     text = text.partition("Question:")[0].strip()
     if mode == "direct":
-        found = _NUMBER.findall(text.partition("\n")[0])[:1]
+        found = NUMBER.findall(text.partition("\n")[0])[:1]
     else:
-        found = _MARKED.findall(text)[:1] or _NUMBER.findall(_PARAGRAPH.split(text)[0])[-1:]
+        found = _MARKED.findall(text)[:1] or NUMBER.findall(_PARAGRAPH.split(text)[0])[-1:]
     return number_of(found[0]) if found else None
 
 
