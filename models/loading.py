@@ -1,4 +1,4 @@
-"""Loads a language model and its tokeniser from a folder: safetensors only, never a pickle, and no code that comes with a model is run."""
+"""Loads a language model and its tokeniser from a folder: plain safetensors or our int8, never a pickle, and no code that comes with it."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def load_causal(folder: Path | str, dtype: torch.dtype | None = None) -> tuple[P
     """A model that continues texts, on the CPU and in eval mode, and its tokeniser.
 
     Args:
-        dtype: of its weights; None: float32.
+        dtype: of its weights; None: float32. A model in int8 stays int8, and is float32 between its products.
 
     Raises:
         InputError: there is no such model in the folder, or it is not in safetensors.
@@ -38,12 +38,17 @@ def load(folder: Path | str, dtype: torch.dtype | None = None) -> tuple[PreTrain
     import torch
     from transformers import AutoModelForCausalLM, AutoModelForMaskedLM, AutoTokenizer
 
-    if not any(Path(folder).glob(WEIGHTS)):
-        raise InputError(f"{folder}: there are no weights in safetensors ({WEIGHTS}); others are not read")
+    from models import int8
+
     kind = AutoModelForMaskedLM if is_masked(folder) else AutoModelForCausalLM
     safely = {"trust_remote_code": False, "local_files_only": True}
-    model: PreTrainedModel = kind.from_pretrained(folder, dtype=dtype or torch.float32, use_safetensors=True, **safely)
-    return model.eval(), AutoTokenizer.from_pretrained(folder, **safely)
+    if int8.is_int8(read_config(folder)):
+        model = int8.load(folder, kind)
+    elif any(Path(folder).glob(WEIGHTS)):
+        model = kind.from_pretrained(folder, dtype=dtype or torch.float32, use_safetensors=True, **safely).eval()
+    else:
+        raise InputError(f"{folder}: there are no weights in safetensors ({WEIGHTS}); others are not read")
+    return model, AutoTokenizer.from_pretrained(folder, **safely)
 
 
 def is_masked(folder: Path | str) -> bool:
