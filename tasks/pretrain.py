@@ -4,19 +4,16 @@ from __future__ import annotations
 
 import logging
 import os
-import shutil
-from collections.abc import Mapping, Sequence
-from contextlib import closing
+from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from infra import storage, tracking
-from infra.curves import Curves
+from infra import storage, trainings
 from infra.dataset import Counts, ShardSet
 from infra.errors import InputError
-from infra.progress import report
 from infra.settings import child_environment, settings
-from infra.steps import BESIDE, Output, step
+from infra.steps import Output, step
 from infra.versions import code_version
 from models import presets
 from tasks.learn.config import HISTORY, MODEL, SKIPPED, SPEED, TOKENISER, TrainConfig
@@ -30,8 +27,6 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("gristmill")
 
-CURVES = "tensorboard"
-COPY_BYTES = 4 << 20
 OTHER = {"best": "last", "last": "best"}
 """Folder of the weights that are not the model, by which are."""
 # what the clock decides is no part of a version: these go beside it, into SPEED
@@ -54,46 +49,29 @@ def pretrain(tokens: ShardSet, config: TrainConfig, out: Output) -> None:
     splits = {"train": facts["splits"]["train"], "valid": facts["splits"][valid_split]}
     # looked at here and once, not by each rank; what is damaged is made again
     open_shards(tokens, [index for indices in splits.values() for index in indices])
-    work = _work_folder(out)
-    with closing(Curves(work / CURVES, tracking.current())) as curves, tracking.system_metrics():
-        job = Job(
-            tokens=tokens.folder,
-            splits=splits,
-            tokeniser=tokens.file(TOKENISER),
-            config=config,
-            folder=str(work),
-            cache=str(settings().machine),
-            provenance={"tokens": tokens.version, "tokens digest": tokens.digest},
-            code_version=code_version(),
-            owner=os.getpid(),
-        )
-        note = ""
-
-        def on_log(line: dict[str, float | None]) -> None:
-            nonlocal note
-            curves.add(line)
-            note = _in_words(line)
-
-        result = run(
-            job, child_environment(), on_log=on_log, on_step=lambda at: report(at, config.max_steps, "training steps", note)
-        )
-    report(result["steps"], result["steps"], "training steps", note)
+    work = trainings.work_folder(out)
+    job = Job(
+        tokens=tokens.folder,
+        splits=splits,
+        tokeniser=tokens.file(TOKENISER),
+        config=config,
+        folder=str(work),
+        cache=str(settings().machine),
+        provenance={"tokens": tokens.version, "tokens digest": tokens.digest},
+        code_version=code_version(),
+        owner=os.getpid(),
+    )
+    result = trainings.followed(partial(run, job, child_environment()), work, _in_words, config.max_steps)
     log.info("pretrain: device %s (%s)", result["device"], result["device_reason"])
-    _keep_model(Path(result["model_folder"]), MODEL, out)
+    trainings.keep_model(Path(result["model_folder"]), MODEL, out)
     if result["other_folder"]:
-        _keep_model(Path(result["other_folder"]), OTHER[config.keep], out)
-    rows = [{name: value for name, value in line.items() if name not in VOLATILE} for line in result["history"]]
-    _keep_speed(result["history"], out)
-    _keep_curves(work / CURVES, out)
-    for name, kept in ((HISTORY, rows), (SKIPPED, result["skipped"])):
-        storage.write_json(storage.join(out.folder, name), kept)
-        out.keep_file(name)
+        trainings.keep_model(Path(result["other_folder"]), OTHER[config.keep], out)
+    trainings.keep_history(result["history"], (HISTORY, SPEED), VOLATILE, out)
+    trainings.keep_curves(work, out)
+    trainings.keep_json(SKIPPED, result["skipped"], out)
     out.counts = Counts(total=facts["num_tokens.train"], kept=facts["num_tokens.train"])
     out.facts = {**_facts(config, result), "valid_split": valid_split}
-    used = _used(config, result)
-    out.volatile |= used
-    if (track := tracking.current()) is not None:
-        track.metrics({name: value for name, value in used.items() if isinstance(value, int | float)})
+    trainings.keep_used(_used(config, result), out)
 
 
 def _used(config: TrainConfig, result: dict[str, Any]) -> dict[str, Any]:
@@ -114,7 +92,7 @@ def _used(config: TrainConfig, result: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def _in_words(line: dict[str, float | None]) -> str:
+def _in_words(line: Mapping[str, float | None]) -> str:
     """How it goes, for who waits."""
     loss, rate, mfu, peak = (line[name] or 0.0 for name in ("train_loss", "tokens_per_s", "mfu", "peak_bytes"))
     return f"loss {loss:.3f} · {rate:,.0f} tokens/s · MFU {mfu:.0%} · {storage.byte_words(int(peak))}"
@@ -152,38 +130,3 @@ def _valid_split(facts: Mapping[str, Any]) -> str:
                 "split.validation_share)"
             )
     return looked_at
-
-
-def _work_folder(out: Output) -> Path:
-    """A local folder for checkpoints that the next try finds again: beside the version, or as the settings say when storage is remote."""
-    if storage.is_local(out.folder):
-        folder = Path(out.aside("checkpoints"))
-    else:
-        folder = settings().checkpoints / out.version
-        out.scratch.append(folder)
-    folder.mkdir(parents=True, exist_ok=True)
-    return folder
-
-
-def _keep_speed(history: Sequence[Mapping[str, Any]], out: Output) -> None:
-    """Seconds, tokens per second, MFU and memory of each line of history."""
-    name = f"{BESIDE}/{SPEED}"
-    rows = [{key: line[key] for key in ("step", *VOLATILE)} for line in history]
-    storage.write_json(storage.join(out.folder, name), rows)
-    out.keep_beside(name)
-
-
-def _keep_curves(folder: Path, out: Output) -> None:
-    """TensorBoard's files, of every try; they hold times, so they lie beside the version."""
-    for file in sorted(folder.iterdir()):
-        name = f"{BESIDE}/{CURVES}/{file.name}"
-        storage.write_bytes(storage.join(out.folder, name), file.read_bytes())
-        out.keep_beside(name)
-
-
-def _keep_model(trained: Path, folder: str, out: Output) -> None:
-    for file in sorted(trained.iterdir()):
-        name = f"{folder}/{file.name}"
-        with file.open("rb") as weights, storage.open_write(storage.join(out.folder, name)) as kept:
-            shutil.copyfileobj(weights, kept, COPY_BYTES)  # never whole in memory
-        out.keep_file(name)

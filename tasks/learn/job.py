@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import psutil
 from pydantic import BaseModel, ConfigDict
@@ -19,7 +19,6 @@ from pydantic import BaseModel, ConfigDict
 from infra.errors import GristmillError, InputError
 from tasks.learn.config import TrainConfig
 
-MODULE = "tasks.learn.training"
 EVENTS, LOG, JOB = "events.jsonl", "training.log", "job.json"
 POLL_SECONDS = 0.1
 TOLD_LINES = 15
@@ -30,17 +29,14 @@ class TrainingDied(GristmillError):
     """The process that trains ended without a result or an error of its own: killed, out of memory, or a fault of ours."""
 
 
-class Job(BaseModel):
-    """What the process that trains is given; paths are those of this machine, or URLs of the storage."""
+class Work(BaseModel):
+    """What every process that trains is given; paths are those of this machine, or URLs of the storage."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    tokens: str
-    """Folder of the token shards."""
-    splits: dict[str, list[int]]
-    """`train`, and `valid`, on which the loss is looked at: numbers of shards."""
-    tokeniser: str
-    config: TrainConfig
+    module: ClassVar[str]
+    """The process is `python -m` of it."""
+
     folder: str
     """Local folder of checkpoints, events and log: a next try goes on from it."""
     cache: str
@@ -56,11 +52,44 @@ class Job(BaseModel):
         """The file that the process tells its steps, lines and result to."""
         return str(Path(self.folder, EVENTS))
 
+    @property
+    def ranks(self) -> int:
+        """Processes that train together."""
+        return 1
+
+
+class Job(Work):
+    """Pre-training."""
+
+    module = "tasks.learn.training"
+
+    tokens: str
+    """Folder of the token shards."""
+    splits: dict[str, list[int]]
+    """`train`, and `valid`, on which the loss is looked at: numbers of shards."""
+    tokeniser: str
+    config: TrainConfig
+
+    @property
+    def ranks(self) -> int:
+        """Processes that train together, started by torchrun."""
+        return self.config.ranks
+
 
 def run(
-    job: Job, environment: Mapping[str, str], *, on_log: Callable[[dict[str, float | None]], None], on_step: Callable[[int], None]
+    job: Work,
+    environment: Mapping[str, str],
+    *,
+    on_log: Callable[[dict[str, float | None]], None],
+    on_step: Callable[[int], None],
+    on_total: Callable[[int], None] = lambda steps: None,
 ) -> dict[str, Any]:
-    """Train in processes of their own and wait: the fields of `TrainResult`, paths as text.
+    """Train in processes of their own and wait for the result: of pre-training the fields of `TrainResult`, paths as text.
+
+    Args:
+        on_log: gets each line of history.
+        on_step: gets the number of each step, or of the last one of several.
+        on_total: gets how many steps there will be, from a process that finds it out by itself.
 
     Raises:
         InputError: training cannot start or go on, in the words of the process.
@@ -81,6 +110,8 @@ def run(
             for event in _heard(process, Path(job.events)):
                 if "error" in event:
                     raise InputError(event["error"])
+                if "total" in event:
+                    on_total(event["total"])
                 if "step" in event:
                     on_step(event["step"])
                 if "log" in event:
@@ -94,12 +125,12 @@ def run(
     return result
 
 
-def _command(job: Job) -> Sequence[str]:
+def _command(job: Work) -> Sequence[str]:
     path = str(Path(job.folder, JOB))
-    if job.config.ranks == 1:
-        return [sys.executable, "-m", MODULE, path]
-    torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(job.config.ranks)]
-    return [sys.executable, *torchrun, "-m", MODULE, path]
+    if job.ranks == 1:
+        return [sys.executable, "-m", job.module, path]
+    torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(job.ranks)]
+    return [sys.executable, *torchrun, "-m", job.module, path]
 
 
 def _heard(process: subprocess.Popen[bytes], path: Path) -> Any:

@@ -115,7 +115,7 @@ def test_two_ranks_are_interrupted_and_one_goes_on_in_the_same_version(tmp_path:
             raise Interrupted
 
     with monkeypatch.context() as patched, pytest.raises(Interrupted):
-        patched.setattr(module, "report", interrupt)
+        patched.setattr("infra.trainings.report", interrupt)
         pretrain(tokens, config=CONFIG.model_copy(update={"ranks": 2, "parallel": "fsdp"}))
     [begun] = storage.list_folder(storage.join(settings().store, "pretrain"))
 

@@ -153,7 +153,7 @@ def spiking(add: Callable[..., None]) -> Callable[..., None]:
     return spike
 
 
-def run_here(job: Any, environment: Mapping[str, str], *, on_log: Any, on_step: Any) -> dict[str, Any]:
+def run_here(job: Any, environment: Mapping[str, str], **hears: Any) -> dict[str, Any]:
     """What `tasks.learn.job.run` does, without a process of its own: that takes seconds to import torch."""
     training._train(job)
     told = [json.loads(line) for line in Path(job.events).read_text().splitlines()]

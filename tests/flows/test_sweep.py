@@ -59,7 +59,7 @@ class Here:
         self.steps: list[int] = []
         self.cut: tuple[int, int] | None = None
 
-    def __call__(self, job: Job, _environment: Any, *, on_log: Any, on_step: Any) -> dict[str, Any]:
+    def __call__(self, job: Job, _environment: Any, *, on_log: Any, **hears: Any) -> dict[str, Any]:
         self.begun.append(job.config.learning_rate)
         shards = {name: [read_shard(job.tokens, index) for index in indices] for name, indices in job.splits.items()}
 

@@ -1,0 +1,112 @@
+"""Starts the process that trains on from a model, by one of several methods, and tells what it took. Imports no torch."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+from infra import storage
+from infra.dataset import ShardSet
+from infra.errors import InputError
+from infra.settings import child_environment, settings
+from infra.versions import code_version
+from tasks.learn import job
+from tasks.learn.config import MODEL
+from tasks.learn.costs import cost
+from tasks.learn.job import Work
+from tasks.learn.tuning_config import TuningConfig
+
+Method = Literal["sft", "dpo", "reward", "reinforce", "distil"]
+"""Each is a module of `tasks.learn` with `train(job, on_log, on_step)`."""
+VOLATILE = ("seconds", "peak_bytes", "step_time")
+"""What of a line of history the clock decides."""
+
+
+class PostJob(Work):
+    """Training on from a model."""
+
+    module = "tasks.learn.posttraining"
+
+    method: Method
+    models: dict[str, str]
+    """Folders of models by what they are for: `model` is the one that is trained; `teacher`, `reward_model`."""
+    rows: dict[str, list[str]]
+    """Parquet files of rows (expectations/schemas.py) by what they hold: `conversations`, `preferences`, `problems`."""
+    config: dict[str, Any]
+    """The method's own configuration, as JSON."""
+
+
+def post_job(
+    method: Method, config: TuningConfig, folder: Path, *, models: Mapping[str, ShardSet], rows: Mapping[str, ShardSet]
+) -> PostJob:
+    """The job of training on from `models["model"]`, once it is known that the rows are whole: a damaged shard is made again.
+
+    Raises:
+        ShardCorrupt: a shard is not what its manifest says.
+        InputError: a model does not write texts, or there are no rows.
+    """
+    for name in models.keys() - {"reward_model"}:
+        _check_writes(name, models[name])
+    for name, version in rows.items():
+        if not version.counts.kept:
+            raise InputError(f"{method}: {name}: {version.folder}: holds no row, so there is nothing to learn from")
+    versions = {**models, **rows}
+    return PostJob(
+        folder=str(folder),
+        cache=str(settings().machine),
+        provenance={name: f"{one.step}/{one.version}@{one.digest}" for name, one in versions.items()},
+        code_version=code_version(),
+        owner=os.getpid(),
+        method=method,
+        models={name: storage.join(model.folder, MODEL) for name, model in models.items()},
+        rows={name: _whole(version) for name, version in rows.items()},
+        config=config.model_dump(mode="json"),
+    )
+
+
+def run(job_given: PostJob, **hears: Any) -> dict[str, Any]:
+    """Do the job and wait: what `tasks.learn.tuning.trained` gives and the method adds. For the rest see `tasks.learn.job.run`."""
+    return job.run(job_given, child_environment(), **hears)
+
+
+def in_words(line: Mapping[str, float | None]) -> str:
+    """How it goes, for who waits."""
+    told = {"loss": line.get("train_loss"), "reward": line.get("reward"), "accuracy": line.get("rewards/accuracies")}
+    return " · ".join(f"{name} {value:.3f}" for name, value in told.items() if value is not None)
+
+
+def used(config: TuningConfig, result: Mapping[str, Any]) -> dict[str, Any]:
+    """What the training took of which machine; the electricity is that of the try that ended it, and estimated."""
+    return {
+        "device": result["device"],
+        "device_reason": result["device_reason"],
+        "precision": result["precision"],
+        "training_seconds": round(result["seconds"], 2),
+        "peak_bytes": result["peak_bytes"],
+        "training_joules_estimated": round(result["energy_joules_estimated"], 1),
+        **cost(result["seconds"], result["energy_joules_estimated"], config.costs),
+    }
+
+
+def facts(result: Mapping[str, Any]) -> dict[str, Any]:
+    """What is said of every model that was trained on from another one."""
+    return {
+        **{name: result[name] for name in ("family", "objective", "num_parameters", "trained_parameters", "steps", "train_loss")},
+        **result["facts"],
+    }
+
+
+def _check_writes(name: str, model: ShardSet) -> None:
+    if model.schema_name != "model":
+        raise InputError(f"{name}: {model.folder}: is no model but {model.schema_name}, made by {model.step}")
+    if (objective := model.manifest().facts.get("objective")) != "causal":
+        raise InputError(f"{name}: {model.folder}: a {objective} model does not write texts; give a causal one")
+
+
+def _whole(version: ShardSet) -> list[str]:
+    shards: Sequence[Any] = version.shards()
+    for shard in shards:
+        shard.read()
+    return [shard.path for shard in shards if shard.num_rows]

@@ -1,0 +1,69 @@
+"""Supervised fine-tuning by TRL's SFTTrainer, on conversations that are tokens already: which of them are learnt is said here, not there.
+
+Packed conversations do not see one another: their position ids begin anew at each, and transformers' attention without a mask keeps such
+documents apart (tests/learn/test_sft.py compares logits and loss with those of each alone).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import datasets
+from trl import SFTConfig as Arguments
+from trl import SFTTrainer
+
+from infra.errors import InputError
+from tasks.learn import heldout_chats, tuning
+from tasks.learn.chats import Chat, chats
+from tasks.learn.posttrain import PostJob
+from tasks.learn.sft_config import SftConfig
+from tasks.learn.tuning import OnLog, OnStep
+
+
+def train(job: PostJob, on_log: OnLog, on_step: OnStep) -> dict[str, Any]:
+    """Tune the job's model; the result of `tuning.trained`, with held-out figures before and after, and what was left out."""
+    config = SftConfig.model_validate(job.config)
+    args = tuning.arguments(config, Path(job.folder))
+    model, words = tuning.causal(job.models["model"])
+    length = tuning.context_length(model, config.max_length)
+    learnt, left_out = chats(tuning.rows_of(job, "conversations", "train"), words, length, config.too_long)
+    held_rows = sorted(tuning.rows_of(job, "conversations", "test"), key=lambda row: row["row_id"])[: config.heldout_rows]
+    held, _ = chats(held_rows, words, length, config.too_long)
+    if not learnt:
+        raise InputError(f"sft: no conversation of the training split can be learnt from ({len(left_out):,} are left out)")
+    trainer = SFTTrainer(
+        model=model,
+        args=Arguments(
+            **args,
+            max_length=length,
+            packing=config.packing,
+            packing_strategy="bfd",
+            padding_free=False,
+            eval_packing=False,
+            shuffle_dataset=False,
+            loss_type="nll",
+            completion_only_loss=False,
+            assistant_only_loss=False,
+            dataset_num_proc=None,
+        ),
+        train_dataset=_dataset(list(learnt.values())),
+        processing_class=words,
+        peft_config=tuning.adapters(config.lora),
+    )
+    before = heldout_chats.score(trainer.model, list(held.values()))
+    result = tuning.trained(trainer, job, config, on_log, on_step)
+    after = heldout_chats.score(trainer.model, list(held.values()))
+    result["facts"] = {
+        **{f"before.{name}": value for name, value in before.items()},
+        **{f"after.{name}": value for name, value in after.items()},
+        "rows": len(learnt),
+        "tokens": sum(len(one.ids) for one in learnt.values()),
+        "learnt_tokens": sum(label >= 0 for one in learnt.values() for label in one.labels),
+    }
+    return {**result, "left_out": [one._asdict() for one in left_out]}
+
+
+def _dataset(learnt: Sequence[Chat]) -> datasets.Dataset:
+    return datasets.Dataset.from_dict({"input_ids": [one.ids for one in learnt], "labels": [one.labels for one in learnt]})

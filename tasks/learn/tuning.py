@@ -1,0 +1,313 @@
+"""What every adapter of a TRL trainer shares: its arguments, adapters, checkpoints, lines of history, and the model at the end.
+
+Promises: training that is killed at any moment and started again on the same folder goes on at its newest whole checkpoint and gives the
+same bits at equal threads and machine. Trainer's own checkpoints are not atomic, so one counts only with the mark that is written once all
+of its files are synced, and whose sizes they have. Nothing is unpickled: weights are safetensors, and what transformers 5.23 keeps by
+torch.save (optimiser, schedule, random numbers) it loads with weights_only=True. A gradient that is not finite stops training before it
+reaches the weights.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import shutil
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import torch
+from peft import LoraConfig as PeftConfig
+from peft import PeftModel
+from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase, Trainer, TrainerCallback
+
+from infra import storage
+from infra.dataset import guards
+from infra.errors import InputError
+from models.tokeniser import FILES
+from tasks.learn import device
+from tasks.learn.posttrain import PostJob
+from tasks.learn.tuning_config import LoraConfig, TuningConfig
+
+logger = logging.getLogger(__name__)
+
+Line = dict[str, float | None]
+OnLog = Callable[[Line], None]
+OnStep = Callable[[int, int], None]
+
+PREFIX, MARK = "checkpoint-", "whole.json"
+KEPT = 2
+"""Checkpoints on disk: the last whole one stays while the next is written."""
+RENAMED = {"loss": "train_loss", "learning_rate": "lr"}
+LEFT_OUT = ("num_tokens", "total_flos", "num_input_tokens_seen")
+"""What TRL counts anew after a resume."""
+
+
+class LossNotFinite(InputError):
+    """The gradient became NaN or infinite; the weights of the step before are untouched."""
+
+
+def arguments(config: TuningConfig, folder: Path) -> dict[str, Any]:
+    """Values for any class like transformers' TrainingArguments; no default that matters is left to it.
+
+    Sets the threads of this process, too.
+
+    Raises:
+        NoDevice: CUDA was asked for and does not work here.
+    """
+    device.use_threads(config.num_threads)
+    name, _ = device.resolve(config.device)
+    precision, _ = device.resolve_precision(config.precision, name)
+    return {
+        "output_dir": str(folder),
+        "use_cpu": name == "cpu",
+        "bf16": precision == "bf16",
+        "fp16": False,
+        "num_train_epochs": config.epochs,
+        "max_steps": config.max_steps or -1,
+        "per_device_train_batch_size": config.batch_size,
+        "gradient_accumulation_steps": config.gradient_accumulation,
+        "optim": "adamw_torch",
+        "learning_rate": config.learning_rate,
+        "lr_scheduler_type": config.schedule if config.schedule != "constant" else "constant_with_warmup",
+        "warmup_steps": config.warmup_share,  # below 1 it is a share of all steps
+        "weight_decay": config.weight_decay,
+        "adam_beta1": config.betas[0],
+        "adam_beta2": config.betas[1],
+        "adam_epsilon": 1e-8,
+        "max_grad_norm": config.grad_clip,
+        "seed": config.seed,
+        "data_seed": config.seed,
+        "gradient_checkpointing": config.activation_checkpointing,
+        "logging_strategy": "steps",
+        "logging_steps": config.log_every_steps,
+        "logging_nan_inf_filter": False,
+        "save_strategy": "steps",
+        "save_steps": config.checkpoint_every_steps,
+        "save_total_limit": KEPT,
+        "eval_strategy": "no",
+        "report_to": "none",
+        "push_to_hub": False,
+        "disable_tqdm": True,
+        "dataloader_num_workers": 0,
+        "dataloader_pin_memory": name == "cuda",
+        "torch_compile": False,
+    }
+
+
+def adapters(config: LoraConfig | None, task: str = "CAUSAL_LM") -> PeftConfig | None:
+    """What TRL's `peft_config` takes; None: all weights are trained."""
+    if config is None:
+        return None
+    return PeftConfig(
+        task_type=task,
+        r=config.rank,
+        lora_alpha=config.alpha,
+        lora_dropout=config.dropout,
+        target_modules=list(config.target_modules) or "all-linear",
+        bias="none",
+    )
+
+
+def causal(folder: str) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    """The model in float32 and its tokeniser, from a Hugging Face folder of a version."""
+    model = AutoModelForCausalLM.from_pretrained(
+        folder,
+        dtype=torch.float32,
+        attn_implementation="sdpa",
+        use_safetensors=True,
+        trust_remote_code=False,
+        local_files_only=True,
+    )
+    return model, tokeniser_of(folder)
+
+
+def tokeniser_of(folder: str) -> PreTrainedTokenizerBase:
+    """The tokeniser of a model's folder, with a token that fills up batches."""
+    words = AutoTokenizer.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
+    if words.pad_token is None:
+        words.pad_token = words.eos_token
+    return words
+
+
+def context_length(model: PreTrainedModel, wanted: int | None) -> int:
+    """Tokens in a row: as many as the model sees at once, or `wanted`.
+
+    Raises:
+        InputError: it sees less than wanted, or does not say.
+    """
+    most = getattr(model.config, "max_position_embeddings", None)
+    if most and wanted and wanted > most:
+        raise InputError(f"max_length: the model sees {most:,} tokens at most (got {wanted:,})")
+    if not (wanted or most):
+        raise InputError("max_length: the model does not say how many tokens it sees at once; set it")
+    return int(wanted or most or 0)
+
+
+def rows_of(job: PostJob, name: str, split: str | None = None) -> list[dict[str, Any]]:
+    """The rows of a name, of one side of the split or of both, in their order."""
+    tables = [pq.read_table(pa.BufferReader(storage.read_bytes(path))) for path in job.rows[name]]
+    rows: list[dict[str, Any]] = pa.concat_tables(tables).to_pylist() if tables else []
+    return [row for row in rows if split is None or row["split"] == split]
+
+
+def trained(trainer: Trainer, job: PostJob, config: TuningConfig, on_log: OnLog, on_step: OnStep) -> dict[str, Any]:
+    """Train to the end, from the newest whole checkpoint where there is one; what every method's result has.
+
+    Raises:
+        LossNotFinite: training diverged; names the step.
+        InputError: the folder holds checkpoints of other data or settings.
+    """
+    folder = Path(job.folder)
+    watch = _Watch(folder, _identity(job, config), on_log, on_step)
+    newest = watch.newest()
+    trainer.add_callback(watch)
+    if newest:
+        logger.info("training goes on from %s", newest)
+    trainer.train(resume_from_checkpoint=str(newest) if newest else None)
+    model = export(trainer.model, job.models["model"], folder / "model")
+    name, reason = device.resolve(config.device)
+    history = [line for line in map(_line, trainer.state.log_history) if line]
+    return {
+        "steps": trainer.state.global_step,
+        "history": [{**line, **watch.clock.get(int(line["step"] or 0), {})} for line in history],
+        "train_loss": next((line["train_loss"] for line in reversed(history) if "train_loss" in line), None),
+        "model_folder": str(folder / "model"),
+        "seconds": watch.seconds,
+        "peak_bytes": device.peak_memory_bytes(name),
+        "device": name,
+        "device_reason": reason,
+        "precision": device.resolve_precision(config.precision, name)[0],
+        "family": model.config.model_type,
+        "objective": "causal",
+        "num_parameters": sum(one.numel() for one in model.parameters()),
+        "trained_parameters": watch.trained_parameters,
+        "facts": {},
+    }
+
+
+def export(model: Any, source: str, folder: Path) -> PreTrainedModel:
+    """Write the model, adapters merged, as a Hugging Face folder in safetensors with the tokeniser and chat template of `source`."""
+    whole: PreTrainedModel = model.merge_and_unload() if isinstance(model, PeftModel) else model
+    whole = whole.cpu()
+    whole.config.use_cache = True
+    shutil.rmtree(folder, ignore_errors=True)
+    whole.save_pretrained(folder)
+    for name in FILES:
+        if (file := Path(source, name)).exists():
+            shutil.copyfile(file, folder / name)
+    return whole
+
+
+class _Watch(TrainerCallback):  # type: ignore[misc]
+    """Tells steps and lines, marks checkpoints that are whole, and stops where the gradient is not finite."""
+
+    def __init__(self, folder: Path, identity: dict[str, Any], on_log: OnLog, on_step: OnStep) -> None:
+        self.folder, self.identity, self.tell_log, self.tell_step = folder, identity, on_log, on_step
+        self.seconds = 0.0
+        """In training, summed over all tries."""
+        self.clock: dict[int, dict[str, float]] = {}
+        """Step → what the clock said at its line."""
+        self.trained_parameters = 0
+        self._since = time.perf_counter()
+
+    def newest(self) -> Path | None:
+        """The newest whole checkpoint; what a kill left half-written is removed.
+
+        Raises:
+            InputError: it is of other data or settings.
+        """
+        found = sorted(self.folder.glob(f"{PREFIX}*"), key=lambda path: int(path.name.removeprefix(PREFIX)))
+        for path in reversed(found):
+            mark = _read_mark(path)
+            if mark is None:
+                shutil.rmtree(path)
+                continue
+            if other := sorted(key for key in self.identity if mark["identity"].get(key) != self.identity[key]):
+                raise InputError(f"{path}: was made with another {', '.join(other)}; remove {self.folder} to begin anew")
+            self.seconds = mark["seconds"]
+            self.clock = {int(step): one for step, one in mark["clock"].items()}
+            return path
+        return None
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, model: Any = None, **rest: Any) -> None:
+        """Count what is trained."""
+        self._since = time.perf_counter()
+        self.trained_parameters = sum(one.numel() for one in model.parameters() if one.requires_grad)
+
+    def on_pre_optimizer_step(self, args: Any, state: Any, control: Any, model: Any = None, **rest: Any) -> None:
+        """Look at the gradient, while the weights are still those of the step before."""
+        norm = torch.nn.utils.get_total_norm([one.grad for one in model.parameters() if one.grad is not None])
+        if not torch.isfinite(norm):
+            raise LossNotFinite(
+                f"the gradient of step {state.global_step + 1} is not finite ({norm.item()}); lower learning_rate, or raise warmup_share"
+            )
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **rest: Any) -> None:
+        """Tell the step."""
+        self.tell_step(state.global_step, state.max_steps)
+
+    def on_log(self, args: Any, state: Any, control: Any, **rest: Any) -> None:
+        """Tell the line."""
+        if line := _line(state.log_history[-1]):
+            self._read_clock()
+            self.clock[state.global_step] = {
+                "seconds": round(self.seconds, 3),
+                "peak_bytes": device.peak_memory_bytes("cpu" if args.use_cpu else "cuda"),
+            }
+            self.tell_log({**line, **self.clock[state.global_step]})
+
+    def on_save(self, args: Any, state: Any, control: Any, **rest: Any) -> None:
+        """Mark the checkpoint as whole, once its files are on the disk."""
+        self._read_clock()
+        path = self.folder / f"{PREFIX}{state.global_step}"
+        sizes = {file.relative_to(path).as_posix(): file.stat().st_size for file in path.rglob("*") if file.is_file()}
+        for name in sizes:
+            _sync(path / name)
+        mark = {"identity": self.identity, "seconds": self.seconds, "clock": self.clock, "sizes": sizes}
+        part = path / f"{MARK}.part"
+        part.write_text(json.dumps(mark), "utf-8")
+        _sync(part)
+        part.rename(path / MARK)
+        _sync(path)
+        self._since = time.perf_counter()  # checkpoints are not training
+
+    def _read_clock(self) -> None:
+        now = time.perf_counter()
+        self.seconds += now - self._since
+        self._since = now
+
+
+def _read_mark(path: Path) -> dict[str, Any] | None:
+    """What was noted of a whole checkpoint; None: it is not whole."""
+    try:
+        mark: dict[str, Any] = json.loads((path / MARK).read_text("utf-8"))
+        whole = all((path / name).stat().st_size == size for name, size in mark["sizes"].items())
+    except (OSError, ValueError, KeyError):
+        return None
+    return mark if whole else None
+
+
+def _identity(job: PostJob, config: TuningConfig) -> dict[str, Any]:
+    given = json.loads(config.model_dump_json(exclude=guards(type(config))))
+    return {**given, "method": job.method, "provenance": job.provenance}
+
+
+def _line(logged: dict[str, Any]) -> Line | None:
+    """A line of history from what Trainer logs; None: it is none, as the summary at the end."""
+    if "train_runtime" in logged or "learning_rate" not in logged:
+        return None
+    first = {"step": logged["step"]}
+    return first | {RENAMED.get(name, name): value for name, value in logged.items() if name not in (*LEFT_OUT, *first)}
+
+
+def _sync(path: Path) -> None:
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
