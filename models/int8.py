@@ -9,6 +9,7 @@ method: transformers finds no weights it knows and refuses it. Equal folders giv
 from __future__ import annotations
 
 import json
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -38,7 +39,11 @@ class Int8Linear(nn.Module):
 
     def __init__(self, weight: torch.Tensor, scale: torch.Tensor, bias: torch.Tensor | None) -> None:
         super().__init__()
-        quantised = torch._make_per_channel_quantized_tensor(weight, scale.double(), torch.zeros(len(scale), dtype=torch.long), 0)
+        with warnings.catch_warnings():
+            # such tensors are to leave torch one day; the files have none, so other kernels can read them then
+            warnings.filterwarnings("ignore", message="torch.quantize_per_tensor", category=UserWarning)
+            zeros = torch.zeros(len(scale), dtype=torch.long)
+            quantised = torch._make_per_channel_quantized_tensor(weight, scale.double(), zeros, 0)
         self.packed = torch.ops.quantized.linear_prepack(quantised, None)
         self.bias = None if bias is None else nn.Parameter(bias, requires_grad=False)
         self.levels = LEVELS if torch.cpu._is_vnni_supported() else LEVELS_WITHOUT_VNNI
@@ -73,8 +78,10 @@ def write(model: PreTrainedModel, folder: Path | str) -> int:
     """Keep a model in int8 in a folder, without its tokeniser; how many of its weights became int8.
 
     Raises:
-        InputError: it has no matrix that can be int8.
+        InputError: it has no matrix that can be int8, or is int8 already.
     """
+    if any(isinstance(one, Int8Linear) for one in model.modules()):
+        raise InputError("int8: the model is int8 already; give the one that it was made of")
     chosen: dict[str, nn.Module] = {
         name: one
         for name, one in model.named_modules()

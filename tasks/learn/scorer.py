@@ -18,7 +18,8 @@ from torch.nn import functional
 from transformers import PreTrainedModel
 
 from infra.errors import InputError
-from models.loading import is_masked, load
+from models import int8
+from models.loading import is_masked, load, read_config
 from tasks.learn import device
 from tasks.learn.config import EvalConfig
 
@@ -37,7 +38,7 @@ class Scorer:
     """
 
     def __init__(self, folder: Path | str, config: EvalConfig) -> None:
-        self.device, self.device_reason = device.resolve(config.device)
+        self.device, self.device_reason = _device(folder, config)
         self.precision, _ = device.resolve_precision(config.precision, self.device)
         device.use_threads(config.num_threads)
         self.batch_tokens = config.batch_tokens
@@ -232,3 +233,16 @@ class Scorer:
         )
         texts: list[str] = self.words.batch_decode(out[:, given.shape[1] :], skip_special_tokens=True)
         return texts
+
+    @property
+    def num_parameters(self) -> int:
+        """Weights of the model, in whatever form."""
+        return int8.num_parameters(self.model)
+
+
+def _device(folder: Path | str, config: EvalConfig) -> tuple[str, str]:
+    if not int8.is_int8(read_config(folder)):
+        return device.resolve(config.device)
+    if config.device == "cuda":
+        raise ScorerError(f"device: {folder} is in int8, which a CPU computes; set device to auto or cpu (got cuda)")
+    return "cpu", "int8 is computed by a CPU"
