@@ -175,10 +175,6 @@ def load(given: str, dropout: float | None) -> PreTrainedModel:
 
     with local(given) as folder:
         config = _auto_config(folder, given)
-        if getattr(config, "quantization_config", None):
-            raise InputError(
-                f"{KEY}: {given}: it is quantised, and such weights cannot be trained; give the model it was made of"
-            )
         if dropout is not None:
             _set_dropout(config, dropout, given)
         try:
@@ -300,9 +296,10 @@ def files_of(given: str) -> str:
     """The folder of a checkpoint's files, fetched from the hub if it is a name there.
 
     Raises:
-        InputError: there are none in safetensors.
+        InputError: there are none in safetensors, or they are quantised.
     """
-    read_config(given)
+    if read_config(given).get("quantization_config"):
+        raise InputError(f"{KEY}: {given}: it is quantised, and such weights cannot be trained; give the model it was made of")
     place = _place(given) or _fetched(given)
     there = storage.list_folder(place)
     if not any(fnmatch(name, WEIGHTS) for name in there):

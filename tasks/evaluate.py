@@ -101,7 +101,7 @@ def evaluate(model: ShardSet, tokens: ShardSet, config: EvaluateConfig, out: Out
         "perplexity_of_uniform": result.model.perplexity / uniform.perplexity,
         "num_tokens": result.model.num_tokens,
         **{one.name: one.value for one in figures.headline(report.figures) if one.value is not None},
-        "efficiency.parameters": scorer.model.num_parameters(),
+        "efficiency.parameters": scorer.num_parameters,
     }
     out.volatile = {
         "device": scorer.device,

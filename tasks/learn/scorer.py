@@ -7,7 +7,6 @@ rounding. Weights are read from safetensors only. Costs one forward pass over th
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -16,9 +15,11 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from torch.nn import functional
-from transformers import AutoModelForCausalLM, AutoModelForMaskedLM, AutoTokenizer, PreTrainedModel
+from transformers import PreTrainedModel
 
 from infra.errors import InputError
+from models import int8
+from models.loading import is_masked, load, read_config
 from tasks.learn import device
 from tasks.learn.config import EvalConfig
 
@@ -37,15 +38,13 @@ class Scorer:
     """
 
     def __init__(self, folder: Path | str, config: EvalConfig) -> None:
-        self.device, self.device_reason = device.resolve(config.device)
+        self.device, self.device_reason = _device(folder, config)
         self.precision, _ = device.resolve_precision(config.precision, self.device)
         device.use_threads(config.num_threads)
         self.batch_tokens = config.batch_tokens
         self.masked = is_masked(folder)
-        kind = AutoModelForMaskedLM if self.masked else AutoModelForCausalLM
-        loaded = kind.from_pretrained(folder, dtype=torch.float32, use_safetensors=True)
-        self.model: PreTrainedModel = loaded.to(self.device).eval()
-        self.words = AutoTokenizer.from_pretrained(folder)
+        loaded, self.words = load(folder)
+        self.model: PreTrainedModel = loaded.to(self.device)
         names = (self.words.bos_token_id, self.words.eos_token_id, self.words.sep_token_id)
         self.opening: int = next(one for one in names if one is not None)
         """Stands before every text: the end of the document before."""
@@ -235,8 +234,15 @@ class Scorer:
         texts: list[str] = self.words.batch_decode(out[:, given.shape[1] :], skip_special_tokens=True)
         return texts
 
+    @property
+    def num_parameters(self) -> int:
+        """Weights of the model, in whatever form."""
+        return int8.num_parameters(self.model)
 
-def is_masked(folder: Path | str) -> bool:
-    """Whether a model folder holds a masked language model, by the architecture that its config names."""
-    architectures = json.loads(Path(folder, "config.json").read_text("utf-8")).get("architectures") or []
-    return any(name.endswith("ForMaskedLM") for name in architectures)
+
+def _device(folder: Path | str, config: EvalConfig) -> tuple[str, str]:
+    if not int8.is_int8(read_config(folder)):
+        return device.resolve(config.device)
+    if config.device == "cuda":
+        raise ScorerError(f"device: {folder} is in int8, which a CPU computes; set device to auto or cpu (got cuda)")
+    return "cpu", "int8 is computed by a CPU"

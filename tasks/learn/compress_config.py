@@ -1,0 +1,78 @@
+"""How models are made smaller or faster, and written for other programs. Imports no torch."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from tasks.learn.config import EvalConfig
+
+HELD_OUT = EvalConfig(max_documents=200, device="cpu", suite=None)
+"""How a model is scored before and after."""
+
+
+class SpeedConfig(BaseModel):
+    """What is timed: the original and the compressed model in turns, in one process."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    batch_sizes: tuple[int, ...] = (1, 8)
+    """Texts that are written or read at once; empty: nothing is timed."""
+    new_tokens: int = Field(32, ge=1)
+    """Tokens that are written to each prompt."""
+    prompt_tokens: int = Field(64, ge=1)
+    """Length of the prompts, and of the texts that are read in one pass, in tokens."""
+    rounds: int = Field(3, ge=1)
+    """Turns of each model behind an untimed one; the median counts."""
+
+
+class QuantiseConfig(BaseModel):
+    """Weights in int8 for CPUs."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    held_out: EvalConfig = HELD_OUT
+    """How the perplexity before and after is measured, on the test split of the tokens."""
+    speed: SpeedConfig = SpeedConfig()
+    """How the speed before and after is measured; with the threads of `held_out`."""
+
+
+class PruneConfig(BaseModel):
+    """Which weights, or parts, a model does without."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    method: Literal["global", "layer", "2:4", "width", "depth"] = "global"
+    """What goes first. global: the smallest weights of all matrices of the blocks. layer: the smallest of each matrix. 2:4: the smaller two
+    of each four in a row, which some GPUs compute faster. These set weights to 0 and make no model smaller. width: units of the
+    feed-forward blocks that add least to their output. depth: whole blocks, those whose output is most like their input. These do."""
+    sparsities: tuple[float, ...] = (0.1, 0.2, 0.3, 0.5, 0.7)
+    """Parts of the weights, units or blocks that are taken out, each measured for the table; `2:4` is always one half."""
+    keep: float = Field(0.3, ge=0, lt=1)
+    """The one of them whose model becomes the version."""
+    calibration_documents: int = Field(32, ge=1)
+    """width and depth: training documents on which units and blocks are watched."""
+    held_out: EvalConfig = HELD_OUT
+    """How the perplexity is measured, on the test split of the tokens."""
+
+
+class ExportConfig(BaseModel):
+    """In which form a model is written for other programs."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    format: Literal["gguf", "safetensors"] = "gguf"
+    """gguf: one file for llama.cpp and its relatives. safetensors: a Hugging Face folder."""
+    dtype: Literal["f32", "f16", "q8_0"] = "f16"
+    """Of matrices. f32 is exact; f16 rounds to 11 bits; q8_0, for gguf alone: int8 with a scale for each 32 weights."""
+    name: str = Field("gristmill", pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
+    """What a GGUF file says that the model is called, and the beginning of its own name."""
+
+    @model_validator(mode="after")
+    def _of_format(self) -> ExportConfig:
+        if self.format == "safetensors" and self.dtype == "q8_0":
+            raise ValueError(
+                "dtype q8_0: only with format gguf; take f32 or f16, or the step `quantise` for int8 on this machine"
+            )
+        return self

@@ -1,0 +1,98 @@
+"""What steps that make a model smaller share: its folder, its files, and how good and how fast it is before and after."""
+
+from __future__ import annotations
+
+import shutil
+import statistics
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import PreTrainedModel
+
+from infra.dataset import ShardSet
+from models.given_model import TOKENISER as OF_TOKENISER
+from tasks.learn import device, metrics
+from tasks.learn.compress_config import SpeedConfig
+from tasks.learn.config import EvalConfig
+from tasks.learn.scorer import Scorer
+from tasks.learn.tokens import TokenShard, open_shards
+
+SEED = 1
+
+
+def carry_tokeniser(original: Path | str, folder: Path) -> None:
+    """Lay the tokeniser of a model, its chat template included, beside another."""
+    for file in sorted(Path(original).iterdir()):
+        if file.name in OF_TOKENISER:
+            shutil.copyfile(file, folder / file.name)
+
+
+def told_of(model: ShardSet) -> dict[str, Any]:
+    """What every version of a model says of itself, of one that was made of `model`."""
+    facts = model.manifest().facts
+    return {name: facts[name] for name in ("family", "objective", "num_parameters") if name in facts}
+
+
+def held_out(tokens: ShardSet) -> list[TokenShard]:
+    """The test split."""
+    return open_shards(tokens, tokens.manifest().facts["splits"]["test"])
+
+
+def perplexity(scorer: Scorer, shards: Sequence[TokenShard], config: EvalConfig) -> float:
+    """Of held-out documents, as `evaluate` measures it."""
+    return metrics.evaluate(scorer, shards, config).model.perplexity
+
+
+def weight_bytes(folder: Path | str) -> int:
+    """Size of the files of weights."""
+    return sum(file.stat().st_size for file in Path(folder).glob("*.safetensors"))
+
+
+def speeds(models: Mapping[str, PreTrainedModel], config: SpeedConfig, num_threads: int | None) -> dict[str, dict[str, float]]:
+    """Tokens per second of each model: {name: {generation.1, prefill.1, …}}, the median of turns that alternate.
+
+    generation: tokens that are written, one after the other, to prompts of random tokens. prefill: tokens of a text that is read in one
+    pass, with the logits of all its places.
+    """
+    device.use_threads(num_threads)
+    found: dict[str, dict[str, list[float]]] = {name: {} for name in models}
+    for turn in range(config.rounds + 1):
+        for name, model in models.items():
+            for size in config.batch_sizes:
+                for what, per_second in (("generation", _written(model, size, config)), ("prefill", _read(model, size, config))):
+                    if turn:  # the first warms caches
+                        found[name].setdefault(f"{what}.{size}", []).append(per_second)
+    return {name: {what: statistics.median(one) for what, one in mine.items()} for name, mine in found.items()}
+
+
+def _prompts(model: PreTrainedModel, size: int, config: SpeedConfig) -> torch.Tensor:
+    draw = torch.Generator().manual_seed(SEED)
+    return torch.randint(model.config.vocab_size, (size, config.prompt_tokens), generator=draw)
+
+
+@torch.no_grad()
+def _written(model: PreTrainedModel, size: int, config: SpeedConfig) -> float:
+    ids, new = _prompts(model, size, config), config.new_tokens
+    started = time.perf_counter()
+    out = model.generate(
+        ids,
+        attention_mask=torch.ones_like(ids),
+        max_new_tokens=new,
+        min_new_tokens=new,
+        do_sample=False,
+        pad_token_id=model.config.pad_token_id or 0,
+    )
+    seconds = time.perf_counter() - started
+    assert out.shape == (size, config.prompt_tokens + new)
+    return size * new / seconds
+
+
+@torch.no_grad()
+def _read(model: PreTrainedModel, size: int, config: SpeedConfig) -> float:
+    ids = _prompts(model, size, config)
+    started = time.perf_counter()
+    model(input_ids=ids, use_cache=False)
+    return size * config.prompt_tokens / (time.perf_counter() - started)
