@@ -51,6 +51,11 @@ MAKERS = {
     "index": "index",
     "base": "index",
 }
+MADE_BY = {
+    **{"signals": "signals", "forgotten": "index", "scores": "evaluate"},
+    **{"conversations": "instruct", "preferences": "prefer", "problems": "pose"},
+}
+"""The step that stands for whatever writes a schema."""
 MODELS = ("model", "teacher")
 """Parameters that any model serves as: pre-trained, adopted, tuned, made smaller."""
 HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+")
@@ -176,7 +181,7 @@ def _maker(version: ShardSet) -> str:
     measured a model gives scores as `evaluate` does. A model is a model, whoever trained it, unless it only judges."""
     if version.schema_name == "model" and version.step != MAKERS["reward_model"]:
         return MAKERS["model"]
-    return {"signals": "signals", "forgotten": "index", "scores": "evaluate"}.get(version.schema_name, version.step)
+    return MADE_BY.get(version.schema_name, version.step)
 
 
 def _with_signals(step: Step, versions: list[ShardSet], folder: str) -> list[ShardSet]:
