@@ -21,6 +21,7 @@ from infra.cluster import DaskConfig
 from infra.dataset import MANIFEST, folder_of
 from infra.settings import settings
 from models.tokeniser import TokeniserConfig
+from tasks.adopt import AdoptConfig
 from tasks.audit import AuditBasis
 from tasks.augment import AugmentConfig
 from tasks.crawl import CrawlConfig
@@ -28,9 +29,13 @@ from tasks.dedup import DedupConfig
 from tasks.enrol import EnrolConfig
 from tasks.forget import ForgetConfig
 from tasks.index import EARLIER
+from tasks.learn.align_config import DpoConfig, ReinforceConfig, RewardConfig
 from tasks.learn.benchmark_config import BenchmarkConfig
+from tasks.learn.compress_config import QuantiseConfig
 from tasks.learn.config import EvaluateConfig, GateConfig, TrainConfig
 from tasks.learn.probe_config import ProbeConfig
+from tasks.learn.problems import PoseConfig
+from tasks.learn.sft_config import SftConfig
 from tasks.publish import PublishConfig
 from tasks.quality import QualityConfig
 from tasks.rebalance import RebalanceConfig
@@ -41,11 +46,14 @@ from tasks.score import ScoreConfig
 from tasks.signals import SignalsConfig
 from tasks.split import SplitConfig
 from tasks.text.contamination import DecontaminateConfig
+from tasks.text.conversations import InstructConfig
 from tasks.text.pii import RedactConfig
+from tasks.text.preferences import PreferConfig
 from tasks.text.readers import IngestConfig
 from tasks.text.rules import LANGUAGE, FilterConfig
 from tasks.text.signals import SCORE_NAMES
 from tasks.text.sketches import IndexConfig
+from tasks.text.titled import TitledConfig
 from tasks.toxicity import ToxicityConfig
 from tasks.trim import TrimConfig
 from tasks.validate import ValidateConfig
@@ -124,6 +132,28 @@ class RunConfig(BaseModel):
     """How text becomes tokens."""
     pretrain: TrainConfig = TrainConfig()
     """Which model is trained, and how."""
+    adopt: AdoptConfig = AdoptConfig()
+    """A model of another maker that `align` begins with, in place of one that was trained here."""
+    instruct: InstructConfig = InstructConfig()
+    """Conversations that the model is tuned on; without sources those of `question`, if it is set."""
+    question: TitledConfig | None = None
+    """Conversations made of the corpus, its titles asking; null: none."""
+    sft: SftConfig = SftConfig()
+    """How it is tuned on them."""
+    prefer: PreferConfig = PreferConfig()
+    """Preference pairs that it is aligned by; without sources those of `contrast`, if it is set."""
+    contrast: TitledConfig | None = None
+    """Preference pairs made of the corpus; null: none."""
+    dpo: DpoConfig = DpoConfig()
+    """How it is aligned by the pairs themselves."""
+    reward: RewardConfig | None = None
+    """A reward model of the pairs, in place of `dpo`, for `reinforce`; null: none."""
+    pose: PoseConfig = PoseConfig()
+    """Problems that it is reinforced on."""
+    reinforce: ReinforceConfig | None = None
+    """How it is reinforced on them; null: not at all."""
+    quantise: QuantiseConfig | None = None
+    """How it is made small for CPUs, beside itself; null: not at all."""
     evaluate: EvaluateConfig = EvaluateConfig()
     """How the model is measured on held-out documents."""
     benchmark: BenchmarkConfig | None = BenchmarkConfig()
@@ -164,6 +194,21 @@ class RunConfig(BaseModel):
                 f"filter.languages (these are: {', '.join(kept)})"
             )
         return rebalance
+
+    @model_validator(mode="after")
+    def _rewards_are_used(self) -> RunConfig:
+        """A reward model judges what is reinforced, which is written to problems."""
+        if self.reward and not self.reinforce:
+            raise ValueError("reward: a reward model is of use to `reinforce` alone; set that, too, or leave both out")
+        if self.reinforce and not self.pose.wanted:
+            raise ValueError("reinforce: nothing is posed; name problems in pose.sources or pose.arithmetic")
+        return self
+
+    @property
+    def aligns(self) -> bool:
+        """Whether anything is to be done with a model behind its training."""
+        rows = (self.instruct.sources, self.question, self.prefer.sources, self.contrast, self.reinforce)
+        return any(rows) or self.quantise is not None
 
     @model_validator(mode="before")
     @classmethod
@@ -308,6 +353,9 @@ def require_sources(config: RunConfig, *, evaluation: bool = False) -> None:
             ("quality.negative", config.quality.negative),
             ("toxicity.sources", config.toxicity.sources),
             ("decontaminate.sets", config.decontaminate.sets),
+            ("instruct.sources", config.instruct.sources),
+            ("prefer.sources", config.prefer.sources),
+            ("pose.sources", config.pose.sources),
         )
         for number, source in enumerate(sources)
         for key in ("path", "url_file")
@@ -318,6 +366,7 @@ def require_sources(config: RunConfig, *, evaluation: bool = False) -> None:
     given = {
         "tokenise.tokeniser": config.tokenise.tokeniser,
         "pretrain.model.from_checkpoint": config.pretrain.model.from_checkpoint,
+        "adopt.checkpoint": config.adopt.checkpoint,
     }
     named |= {key: path for key, path in given.items() if path.startswith("/")}
     named |= _asked(config) if evaluation else {}

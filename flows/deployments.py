@@ -36,8 +36,11 @@ from infra.settings import settings
 from infra.versions import code_version
 
 FINAL = [StateType.COMPLETED, StateType.FAILED, StateType.CRASHED, StateType.CANCELLED]
-FLOW_QUEUES = {"pipeline": "cpu", "curate": "cpu", "recrawl": "cpu", "train": "gpu", "evaluate": "gpu"}
-MOST_AT_ONCE = {"train": 1, "recrawl": 1}  # two recrawls would visit the same hosts at the same time
+FLOW_QUEUES = {
+    **dict.fromkeys(("pipeline", "curate", "recrawl", "improve"), "cpu"),
+    **dict.fromkeys(("train", "align", "evaluate"), "gpu"),
+}
+MOST_AT_ONCE = {"train": 1, "align": 1, "recrawl": 1}  # two recrawls would visit the same hosts at the same time
 """Runs of a deployment that go on at the same time; further ones wait in state AwaitingConcurrencySlot."""
 POLL_INTERVAL_S = 2.0
 

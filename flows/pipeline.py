@@ -1,9 +1,10 @@
-"""The whole mill: curate here, train and evaluate on the queue `gpu`, release here."""
+"""The whole mill: curate here, train, align and evaluate on the queue `gpu`, release here."""
 
 from __future__ import annotations
 
 from prefect import flow
 
+from flows.align import last
 from flows.approval import approve
 from flows.config import RunConfig
 from flows.deployments import run_elsewhere
@@ -32,8 +33,11 @@ def pipeline(config: RunConfig) -> ShardSet:
         approve(prepared.checks, config)
         dataset = publish(prepared, config, lineage)
         made = run_elsewhere("train", config, lineage, dataset=dataset)
-        made = run_elsewhere("evaluate", config, lineage, model=made["pretrain"], tokens=made["tokenise"])
+        if config.aligns:
+            made = run_elsewhere("align", config, lineage, model=made["pretrain"], dataset=dataset)
+        model = last(made)
+        made = run_elsewhere("evaluate", config, lineage, model=model, tokens=made["tokenise"])
         made = {step: version for step, version in made.items() if step not in AFTER}
         scores = [made[step] for step in SCORED if step in made]
-        made |= release(made["pretrain"], dataset, scores, config, lineage)
+        made |= release(model, dataset, scores, config, lineage)
         return report(list(made.values()), config=config.report)

@@ -1,0 +1,119 @@
+"""From a model to one that answers: tuned on conversations, aligned by preferences and rewards, made smaller."""
+
+from __future__ import annotations
+
+from prefect import flow
+
+from flows.config import RunConfig
+from infra import ledger
+from infra.cluster import pool
+from infra.dataset import ShardSet, named
+from infra.errors import InputError
+from infra.orchestration import Lineage, tracked_flow
+from tasks.adopt import adopt
+from tasks.contrast import contrast
+from tasks.dpo import dpo
+from tasks.instruct import instruct
+from tasks.pose import pose
+from tasks.prefer import prefer
+from tasks.quantise import quantise
+from tasks.question import question
+from tasks.reinforce import reinforce
+from tasks.reward import reward
+from tasks.sft import sft
+
+ROWS = ("conversations", "preferences", "problems")
+LAST = ("reinforce", "dpo", "sft", "adopt", "pretrain")
+"""Steps that make the model that the flow ends with, the last one first; what is made smaller of it is another model."""
+
+
+@flow(name="align", description=__doc__, persist_result=False)
+def align(
+    config: RunConfig,
+    model: ShardSet | str | None = None,
+    dataset: ShardSet | str | None = None,
+    lineage: Lineage | None = None,
+) -> dict[str, ShardSet]:
+    """Do what is configured of: adopt, sft, dpo, reward, reinforce, quantise; gives what was made, by step.
+
+    Args:
+        config: the whole run's configuration.
+        model: what is tuned, or its path below the storage root; by default what `adopt` takes in, or the newest model of this corpus.
+        dataset: documents that are asked, where `question` or `contrast` is configured; by default what the corpus published last.
+        lineage: given by a flow that this one runs for.
+    """
+    with tracked_flow("align", config, lineage):
+        made = {"model": _begun_with(config, model)}
+        with pool(config.dask):
+            made |= _rows(config, dataset)
+        made |= _tuned(config, made)
+        if config.quantise:
+            made["quantise"] = quantise(last(made), _tokens(made["model"]), config=config.quantise)
+        return {one.step: one for one in made.values()}
+
+
+def last(made: dict[str, ShardSet]) -> ShardSet:
+    """Of what was made, by step, the model that it ended with."""
+    return next((made[step] for step in LAST if step in made), made.get("model") or made["pretrain"])
+
+
+def _begun_with(config: RunConfig, model: ShardSet | str | None) -> ShardSet:
+    if model is None and config.adopt.checkpoint:
+        return adopt(config=config.adopt)
+    return named(model or ledger.newest(config.name, "pretrain")["pretrain"])
+
+
+def _rows(config: RunConfig, dataset: ShardSet | str | None) -> dict[str, ShardSet]:
+    """What the model is going to learn from, by what it is."""
+    made = {}
+    documents = None
+    if config.question or config.contrast:
+        documents = named(dataset or ledger.newest(config.name, "publish")["publish"])
+    if config.instruct.sources:
+        made["conversations"] = instruct(config=config.instruct)
+    elif config.question and documents:
+        made["conversations"] = question(documents, config=config.question)
+    if config.prefer.sources:
+        made["preferences"] = prefer(config=config.prefer)
+    elif config.contrast and documents:
+        made["preferences"] = contrast(documents, config=config.contrast)
+    if config.pose.wanted:
+        made["problems"] = pose(config=config.pose)
+    return made
+
+
+def _tuned(config: RunConfig, made: dict[str, ShardSet]) -> dict[str, ShardSet]:
+    """The models, each made from the one before it, by step."""
+    models: dict[str, ShardSet] = {}
+
+    def newest() -> ShardSet:
+        return [made["model"], *models.values()][-1]
+
+    if "conversations" in made:
+        models["sft"] = sft(newest(), made["conversations"], config=config.sft)
+    judge = []
+    if config.reward and "preferences" in made:
+        judge = [reward(newest(), made["preferences"], config=config.reward)]
+    elif "preferences" in made:
+        models["dpo"] = dpo(newest(), made["preferences"], config=config.dpo)
+    if config.reinforce and "problems" in made:
+        models["reinforce"] = reinforce(newest(), made["problems"], judge, config=config.reinforce)
+    return models
+
+
+def _tokens(model: ShardSet) -> ShardSet:
+    """The token shards that a model learned from in the beginning, whose test split it is measured on.
+
+    Raises:
+        InputError: it was adopted.
+    """
+    from infra.dataset import line_of, opened
+
+    first = line_of(model)[0]
+    if "tokens" not in first.manifest().recipe["inputs"]:
+        raise InputError(
+            f"quantise: {first.step}/{first.version} did not learn from token shards of ours, so nothing is there to measure its loss on; "
+            "make some with its tokeniser (tokenise.tokeniser), and run `gristmill step quantise` on them"
+        )
+    tokens: ShardSet = opened(first.manifest().recipe["inputs"]["tokens"])
+    return tokens
