@@ -253,6 +253,7 @@ SCHEMAS: dict[str, pa.Schema] = {
     "scores": SCORES,
     "preferences": PREFERENCES,
     "problems": PROBLEMS,
+    "aligned": SCORES,
 }
 """What the steps of a flow write; a single step on plain files has the columns it was given beside those it adds."""
 
