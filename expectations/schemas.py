@@ -251,6 +251,7 @@ SCHEMAS: dict[str, pa.Schema] = {
     "token_documents": TOKEN_DOCS,
     "references": REFERENCES,
     "scores": SCORES,
+    "conversations": CONVERSATIONS,
     "preferences": PREFERENCES,
     "problems": PROBLEMS,
     "aligned": SCORES,

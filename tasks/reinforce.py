@@ -8,7 +8,7 @@ from expectations.figures import suite_file
 from infra.dataset import ShardSet
 from infra.errors import InputError
 from infra.steps import Output, step
-from tasks.learn import aligned
+from tasks.dpo import align
 from tasks.learn.align_config import ReinforceConfig
 
 if TYPE_CHECKING:
@@ -36,4 +36,4 @@ def reinforce(model: ShardSet, problems: ShardSet, reward_model: list[ShardSet],
         if one.schema_name != "reward_model":
             raise InputError(f"reinforce: {one.folder}: is no reward model but {one.schema_name}; make one with step reward")
     judges = dict(zip(["reward_model"], reward_model, strict=False))
-    aligned.align("reinforce", {"model": model, **judges}, {"problems": problems}, config, out)
+    align("reinforce", {"model": model, **judges}, {"problems": problems}, config, out)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from expectations.figures import suite_file
 from infra.dataset import ShardSet
 from infra.steps import Output, step
-from tasks.learn import aligned
+from tasks.dpo import align
 from tasks.learn.align_config import RewardConfig
 
 if TYPE_CHECKING:
@@ -29,4 +29,4 @@ def reward(model: ShardSet, preferences: ShardSet, config: RewardConfig, out: Ou
         InputError: no pair fits the model.
         GateFailed: the figures are not what the suite asks for.
     """
-    aligned.align("reward", {"model": model}, {"preferences": preferences}, config, out)
+    align("reward", {"model": model}, {"preferences": preferences}, config, out)

@@ -9,6 +9,9 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator, model_valida
 from models.tokeniser import from_anywhere
 from tasks.learn.tuning_config import TuningConfig
 
+FIGURES = "figures"
+"""Folder of the figures and their items, in the folder of a job."""
+
 
 class WriteConfig(BaseModel):
     """Answers to held-out prompts, drawn before and after, on which reward and its side effects are measured."""

@@ -12,8 +12,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from infra.errors import InputError
 from tasks.learn import answers, device, figures, reward_hacking, tuning
-from tasks.learn.align_config import AlignConfig, WriteConfig
-from tasks.learn.aligned import FIGURES
+from tasks.learn.align_config import FIGURES, AlignConfig, WriteConfig
 from tasks.learn.answers import Answer, Said
 from tasks.learn.chats import LeftOut
 from tasks.learn.figures import Measured
@@ -90,7 +89,8 @@ def write(
         return [], {}
     said = answers.written(model, words, prompts, **config.model_dump(exclude={"prompts"}))
     columns: Any = ([getattr(one, name) for one in said] for name in ("prompt", "ids", "text", "cut"))
-    return said, reward_hacking.values_of(Written(*columns, dict(scores(said))), len(prompts))
+    prompt, ids, texts, cut = columns
+    return said, reward_hacking.values_of(Written(prompt, ids, texts, cut, scores(said)), len(prompts))
 
 
 def divergence(

@@ -61,8 +61,8 @@ class Written:
     cut: Sequence[bool]
     """(A,) whether the limit ended it."""
     scores: Mapping[str, Floats] = field(default_factory=dict)
-    """(A,) each, NaN where it does not apply: `reward.mean` is what training rewards, `reward.verified` what can be checked, `reward.model` what
-    the reward model says."""
+    """(A,) each, NaN where it does not apply: `reward.mean` is what training rewards, `reward.verified` what can be checked,
+    `reward.model` what the reward model says."""
 
 
 def values_of(written: Written, num_prompts: int) -> dict[str, Values]:

@@ -24,10 +24,6 @@ from tasks.text.turns import side
 
 COLOURS = ("red", "blue", "green", "grey", "pale", "dark")
 THINGS = [f"{colour} {thing}" for colour in COLOURS for thing in ("mill", "barn", "boat", "door", "lamp", "stone")]
-    f"{colour} {thing}"
-    for colour in ("red", "blue", "green", "grey", "pale", "dark")
-    for thing in "mill barn boat door lamp stone".split()
-]
 ASKED = [f"{verb} the {thing}?" for verb in ("open", "move", "paint", "sell", "keep") for thing in THINGS]
 """Prompts, no two alike."""
 GOOD, BAD = ("yes", "sure"), ("no", "never")
