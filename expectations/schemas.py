@@ -254,6 +254,7 @@ SCHEMAS: dict[str, pa.Schema] = {
     "conversations": CONVERSATIONS,
     "preferences": PREFERENCES,
     "problems": PROBLEMS,
+    "aligned": SCORES,
 }
 """What the steps of a flow write; a single step on plain files has the columns it was given beside those it adds."""
 

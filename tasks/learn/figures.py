@@ -156,6 +156,7 @@ def figure(
         return Figure(name, None, None, None, n, better, unit, form)
     ratio = float(amounts.sum() / weights.sum())
     low, high = _wilson(ratio, n) if form == "rate" else _interval(amounts, weights, ratio, seed)
+    low, high = min(low, ratio), max(high, ratio)  # where all items are equal the ends are the value, but for rounding
     if form == "exp":
         ratio, low, high = math.exp(ratio), math.exp(low), math.exp(high)
     return Figure(name, ratio, low, high, n, better, unit, form)

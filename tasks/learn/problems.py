@@ -140,7 +140,7 @@ def _problem(row: dict[str, Any], source: str, check: Check | None, config: Pose
     key = prompt_key(prompt)
     asked, payload = digest_of(key, kind), digest_of(key, kind, answer)
     row_id = doc_id(source, origin_of(row) or payload, payload)
-    told = {"task": kind, "split": side(key, config.test_share), "prompt": prompt, "check": kind, "answer": answer}
+    told = {"task": kind, "split": side(prompt, config.test_share), "prompt": prompt, "check": kind, "answer": answer}
     return {"row_id": row_id, **told, "asked": asked, "payload": payload}
 
 

@@ -103,7 +103,7 @@ def _pair(row: dict[str, Any], source: str, test_share: float) -> dict[str, Any]
     return {
         "row_id": doc_id(source, origin_of(row) or payload, payload),
         "task": task,
-        "split": side(key, test_share),
+        "split": side(prompt, test_share),
         "prompt": prompt,
         "chosen": chosen,
         "rejected": rejected,

@@ -2,7 +2,7 @@
 
 Known shapes: a text (one turn of the user), messages `{role, content}`, ShareGPT's `{from, value}`, and the texts of Anthropic's HH, whose
 turns begin with `Human:` and `Assistant:`. Roles are system (first only), user and assistant, the last two by turns. `side` holds prompts
-out by their hash, so equal prompts are on one side in every data set, whatever else the row says.
+out by the hash of their first question, so it is on one side in every data set, whatever else the row says.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import re
 from collections.abc import Sequence
 from typing import Any
 
-from infra.ids import digest_of
+from infra.ids import content_id, digest_of
 
 Message = dict[str, str]
 ROLES = {
@@ -122,6 +122,7 @@ def prompt_key(messages: Sequence[Message]) -> str:
     return digest_of("prompt", *(part for one in messages for part in (one["role"], one["content"])))
 
 
-def side(key: str, test_share: float) -> str:
-    """`test` or `train`, by a prompt's key: hashes are even, so `test` has about its share."""
-    return "test" if int(key[:13], 16) < test_share * 16**13 else "train"
+def side(messages: Sequence[Message], test_share: float) -> str:
+    """`test` or `train`, by what the user says first; case and white space do not count, so conversations, pairs and problems agree."""
+    asked = next(one["content"] for one in messages if one["role"] == "user")
+    return "test" if int(digest_of("side", content_id(asked))[:16], 16) < test_share * 2.0**64 else "train"

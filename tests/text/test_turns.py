@@ -74,8 +74,15 @@ def test_keys_are_equal_for_equal_turns_only(one: str, other: str) -> None:
 
 
 def test_about_the_share_is_held_out_and_a_larger_share_holds_the_same_ones_out() -> None:
-    keys = [prompt_key([{"role": "user", "content": str(number)}]) for number in range(4000)]
-    some, more = ({key for key in keys if side(key, share) == "test"} for share in (0.1, 0.3))
+    prompts = [[{"role": "user", "content": str(number)}] for number in range(4000)]
+    some, more = ({place for place, one in enumerate(prompts) if side(one, share) == "test"} for share in (0.1, 0.3))
     assert some < more
     assert len(some) == pytest.approx(400, abs=80)  # four standard deviations
-    assert not [key for key in keys if side(key, 0.0) == "test"]
+    assert not [one for one in prompts if side(one, 0.0) == "test"]
+
+
+@given(st.text(alphabet="Ab ", min_size=1).filter(str.strip), st.sampled_from([[], SAID]))
+def test_a_question_is_on_one_side_whatever_stands_around_it(text: str, later: list[dict[str, str]]) -> None:
+    plain = [{"role": "user", "content": text}]
+    dressed = [{"role": "system", "content": "Be short."}, {"role": "user", "content": f" {text.upper()}\n"}, *later]
+    assert side(plain, 0.5) == side(dressed, 0.5)

@@ -1,0 +1,76 @@
+"""What an answer is worth: checked against its row, in form, and judged by a reward model; the same in training and when it is measured."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from infra.errors import InputError
+from tasks.learn import answers, verifiers
+from tasks.learn.align_config import ReinforceConfig
+from tasks.learn.answers import Said
+
+Floats = npt.NDArray[np.float64]
+Row = Mapping[str, Any]
+USED = ("prompt", "check", "answer")
+"""Columns of PROBLEMS that a reward depends on."""
+
+
+class Judge:
+    """Rewards of answers by a configuration, with a reward model where there is one."""
+
+    def __init__(self, config: ReinforceConfig, model: PreTrainedModel | None, words: PreTrainedTokenizerBase | None) -> None:
+        self.config, self.model, self.words = config, model, words
+
+    def check(self, rows: Sequence[Row]) -> None:
+        """Say where nothing would ever be rewarded.
+
+        Raises:
+            InputError: rows without a check, and no reward model.
+        """
+        unchecked = sum(row["check"] == "none" for row in rows)
+        if unchecked and self.model is None:
+            raise InputError(
+                f"reinforce: {unchecked:,} problems have no check, and no reward model is given to judge them; give one "
+                "(step reward), or other problems"
+            )
+
+    def told(self, rows: Sequence[Row], texts: Sequence[str]) -> dict[str, Floats]:
+        """(A,) each: `reward.mean` as training sums it, and its parts, of the text that answers each row."""
+        config = self.config
+        checked = [
+            verifiers.reward(row["check"], row["answer"], text, thinking=config.thinking) for row, text in _both(rows, texts)
+        ]
+        right, formed = np.array(checked, np.float64).reshape(-1, 2).T
+        total = config.verified_weight * right
+        found = {}
+        if (known := np.array([row["check"] != "none" for row in rows])).any():
+            found["reward.verified"] = np.where(known, right, np.nan)
+        if config.thinking:
+            found["reward.well_formed"] = formed
+            total = total + config.format_weight * formed
+        if self.model is not None and self.words is not None:
+            whole = [answers.answered(self.words, row["prompt"], text) for row, text in _both(rows, texts)]
+            found["reward.model"] = answers.rewards(self.model, whole)
+            total = total + config.model_weight * found["reward.model"]
+        return {"reward.mean": total, **found}
+
+    def of_rows(self, rows: Sequence[Row]) -> Callable[[Sequence[Said]], dict[str, Floats]]:
+        """The same for answers to prompts that are numbered as these rows are."""
+        return lambda said: self.told([rows[one.prompt] for one in said], [one.text for one in said])
+
+    def reward(self, prompts: Any, completions: Any, log_metric: Any, **columns: Any) -> list[float]:
+        """The same as TRL asks for it: conversational prompts and answers, and the other columns of the rows."""
+        rows = [dict(zip(USED, one, strict=True)) for one in zip(prompts, *(columns[name] for name in USED[1:]), strict=True)]
+        told = self.told(rows, [turns[-1]["content"] for turns in completions])
+        for name, values in told.items():
+            log_metric(name, float(np.nanmean(values)))
+        return list(map(float, told["reward.mean"]))
+
+
+def _both(rows: Sequence[Row], texts: Sequence[str]) -> Any:
+    return zip(rows, texts, strict=True)
