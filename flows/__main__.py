@@ -59,7 +59,7 @@ class TableFormat(StrEnum):
     json = "json"
 
 
-FLOWS = ("pipeline", "curate", "recrawl", "train", "evaluate")
+FLOWS = ("pipeline", "curate", "recrawl", "train", "align", "evaluate", "improve")
 EXIT_USER_ERROR = 2
 EXIT_FAILED = 1
 EXIT_WARNING = 3
@@ -68,10 +68,12 @@ EXIT_INTERRUPTED = 130  # as shells say of Ctrl-C
 
 @app.command()
 def run(
-    flow: Annotated[str, typer.Argument(help="pipeline, curate, recrawl, train or evaluate.")] = "pipeline",
+    flow: Annotated[str, typer.Argument(help="pipeline, curate, recrawl, train, align, evaluate or improve.")] = "pipeline",
     config: ConfigOption = "demo",
     overrides: SetOption = None,
-    source_run: Annotated[str, typer.Option("--from", help="Run whose versions `train` and `evaluate` take.")] = "latest",
+    source_run: Annotated[
+        str, typer.Option("--from", help="Run whose versions `train`, `align` and `evaluate` take.")
+    ] = "latest",
     detach: Annotated[bool, typer.Option("--detach", help="Return as soon as the run is scheduled.")] = False,
 ) -> None:
     """Run a flow on its work queue, show its progress, and end with a table and links. Starts the servers if need be."""
@@ -85,7 +87,7 @@ def run(
     _start_servers()
     from flows import deployments
 
-    submitted = deployments.submit(flow, loaded, **_flow_inputs(flow, source_run))
+    submitted = deployments.submit(flow, loaded, **_flow_inputs(flow, source_run, adopts=bool(loaded.adopt.checkpoint)))
     out.print(f"{flow}: flow run {submitted.name} ({submitted.id})", highlight=False)
     if not detach:
         _follow(flow, submitted.id)
@@ -1006,11 +1008,15 @@ def _adopt_servers() -> None:
     servers.adopt()
 
 
-def _flow_inputs(flow: str, source_run: str) -> dict[str, Any]:
-    """The versions of an earlier run that a flow takes."""
+def _flow_inputs(flow: str, source_run: str, *, adopts: bool = False) -> dict[str, Any]:
+    """The versions of an earlier run that a flow takes; none where it begins with a model of another maker."""
     from infra import ledger
 
-    wanted = {"train": {"dataset": "publish"}, "evaluate": {"model": "pretrain", "tokens": "tokenise"}}.get(flow, {})
+    wanted = {
+        "train": {"dataset": "publish"},
+        "align": {} if adopts else {"model": "pretrain", "dataset": "publish"},
+        "evaluate": {"model": "pretrain", "tokens": "tokenise"},
+    }.get(flow, {})
     if not wanted:
         return {}
     names = list(reversed(ledger.runs())) if source_run == "latest" else [ledger.find_run(source_run)]
@@ -1019,6 +1025,10 @@ def _flow_inputs(flow: str, source_run: str) -> dict[str, Any]:
     made = {entry.step: entry.shards() for entry in ledger.entries(name)}
     if missing := [step for step in wanted.values() if step not in made]:
         raise _UsageError(f"run {name}: has no {', '.join(missing)}; run the flow before it, or name another run with --from")
+    if flow == "evaluate":
+        from flows.align import last
+
+        return {"model": last(made), "tokens": made["tokenise"]}
     return {parameter: made[step] for parameter, step in wanted.items()}
 
 

@@ -7,7 +7,7 @@ from prefect import flow
 from flows.config import RunConfig
 from infra import ledger
 from infra.cluster import pool
-from infra.dataset import ShardSet, named
+from infra.dataset import ShardSet, line_of, named, opened
 from infra.errors import InputError
 from infra.orchestration import Lineage, tracked_flow
 from tasks.adopt import adopt
@@ -22,7 +22,6 @@ from tasks.reinforce import reinforce
 from tasks.reward import reward
 from tasks.sft import sft
 
-ROWS = ("conversations", "preferences", "problems")
 LAST = ("reinforce", "dpo", "sft", "adopt", "pretrain")
 """Steps that make the model that the flow ends with, the last one first; what is made smaller of it is another model."""
 
@@ -48,7 +47,7 @@ def align(
             made |= _rows(config, dataset)
         made |= _tuned(config, made)
         if config.quantise:
-            made["quantise"] = quantise(last(made), _tokens(made["model"]), config=config.quantise)
+            made["quantise"] = quantise(last(made), tokens_of(made["model"], "quantise"), config=config.quantise)
         return {one.step: one for one in made.values()}
 
 
@@ -77,7 +76,7 @@ def _rows(config: RunConfig, dataset: ShardSet | str | None) -> dict[str, ShardS
         made["preferences"] = prefer(config=config.prefer)
     elif config.contrast and documents:
         made["preferences"] = contrast(documents, config=config.contrast)
-    if config.pose.wanted:
+    if config.reinforce:
         made["problems"] = pose(config=config.pose)
     return made
 
@@ -101,19 +100,17 @@ def _tuned(config: RunConfig, made: dict[str, ShardSet]) -> dict[str, ShardSet]:
     return models
 
 
-def _tokens(model: ShardSet) -> ShardSet:
-    """The token shards that a model learned from in the beginning, whose test split it is measured on.
+def tokens_of(model: ShardSet, why: str) -> ShardSet:
+    """The token shards that a model learned from in the beginning, whose test split it is measured on; `why`: who asks.
 
     Raises:
         InputError: it was adopted.
     """
-    from infra.dataset import line_of, opened
-
     first = line_of(model)[0]
     if "tokens" not in first.manifest().recipe["inputs"]:
         raise InputError(
-            f"quantise: {first.step}/{first.version} did not learn from token shards of ours, so nothing is there to measure its loss on; "
-            "make some with its tokeniser (tokenise.tokeniser), and run `gristmill step quantise` on them"
+            f"{why}: {first.step}/{first.version} did not learn from token shards of ours, so nothing is there to measure its loss on; "
+            f"make some with its tokeniser (tokenise.tokeniser), and run single steps on them, as `gristmill step evaluate`"
         )
     tokens: ShardSet = opened(first.manifest().recipe["inputs"]["tokens"])
     return tokens

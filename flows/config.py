@@ -200,7 +200,7 @@ class RunConfig(BaseModel):
         """A reward model judges what is reinforced, which is written to problems."""
         if self.reward and not self.reinforce:
             raise ValueError("reward: a reward model is of use to `reinforce` alone; set that, too, or leave both out")
-        if self.reinforce and not self.pose.wanted:
+        if self.reinforce and not (self.pose.sources or self.pose.arithmetic):
             raise ValueError("reinforce: nothing is posed; name problems in pose.sources or pose.arithmetic")
         return self
 

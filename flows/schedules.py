@@ -39,7 +39,9 @@ NIGHTLY_CRON = {
     "recrawl": "0 1 * * *",
     "pipeline": "0 2 * * *",
     "train": "0 4 * * *",
+    "align": "0 5 * * *",
     "evaluate": "0 6 * * *",
+    "improve": "0 7 * * *",
 }
 
 

@@ -1,8 +1,8 @@
-"""Questions that the documents of a corpus answer: their titles ask, their first paragraphs answer. And pairs: that answer before another's.
+"""Questions that the documents of a corpus answer: titles ask, first paragraphs answer. And pairs: that answer before another's.
 
 A corpus without instruction data of its own can so teach a model the form of question and answer, and to answer what was asked. The
-questions are poor, all of one wording; that is said where they are used. Documents of the test split make test rows; those of the validation
-split none. A title that a training document has, too, asks no test question.
+questions are poor, all of one wording; that is said where they are used. Documents of the test split make test rows; those of the
+validation split none. A title that a training document has, too, asks no test question.
 """
 
 from __future__ import annotations
