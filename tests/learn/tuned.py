@@ -32,7 +32,7 @@ FAST: dict[str, Any] = {
 
 
 def base_model(folder: Path, context: int = 64, seed: int = 1) -> str:
-    """An untrained Llama of 2 layers x 48 with 350 tokens."""
+    """An untrained Llama of 2 layers x 48 with at most 350 tokens."""
     folder.mkdir(parents=True)
     tokeniser.save(tokeniser.train_bpe(WORDS * 5, TokeniserConfig(vocab_size=350)), str(folder))
     shape = ModelConfig(
