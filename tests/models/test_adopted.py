@@ -51,11 +51,8 @@ def logits(folder: Path) -> torch.Tensor:
 
 def test_a_folder_is_taken_as_it_is(ours: Path, tmp_path: Path) -> None:
     facts = adopted.adopt(str(ours), tmp_path / "out")
-    assert (
-        facts["chat_template"] == "own"
-        and facts["objective"] == "causal"
-        and facts["vocab_size"] == len(AutoTokenizer.from_pretrained(ours))
-    )
+    assert facts["chat_template"] == "own" and facts["objective"] == "causal"
+    assert facts["vocab_size"] == len(AutoTokenizer.from_pretrained(ours))
     for name in ("model.safetensors", "tokenizer.json", "config.json"):
         assert (tmp_path / "out" / name).read_bytes() == (ours / name).read_bytes()
     words = AutoTokenizer.from_pretrained(tmp_path / "out")
