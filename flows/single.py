@@ -58,6 +58,8 @@ MADE_BY = {
 """The step that stands for whatever writes a schema."""
 MODELS = ("model", "teacher")
 """Parameters that any model serves as: pre-trained, adopted, tuned, made smaller."""
+ROWS = ("conversations", "preferences", "problems")
+"""Parameters that are rows of a shape of their own, which no plain file is taken for."""
 HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+")
 # parameters that may have none
 OPTIONAL = ("corpus", "quality", "toxicity", "base")
@@ -278,6 +280,10 @@ def _version(path: str, step: Step, step_config: Any, folder: str, console: Cons
         _tell_counts(version, path, console)
     elif "://" not in given and not Path(given).exists():
         raise InputError(f"{path}: no such file or folder")
+    elif rows := [name for name in step.input_names if name in ROWS]:
+        raise InputError(
+            f"{path}: is no version; step {step.name} takes {_meaning(rows[0])}: gristmill step {MAKERS[rows[0]]} --input {path} --output …"
+        )
     elif step.name == "extract" or _has_warc(Path(given)):
         crawl = find_step("crawl")
         config = overrides_of(crawl.config_type, [f"sources=[{{kind: warc, path: {given!r}}}]"])
