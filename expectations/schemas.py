@@ -251,6 +251,7 @@ SCHEMAS: dict[str, pa.Schema] = {
     "token_documents": TOKEN_DOCS,
     "references": REFERENCES,
     "scores": SCORES,
+    "conversations": CONVERSATIONS,
 }
 """What the steps of a flow write; a single step on plain files has the columns it was given beside those it adds."""
 

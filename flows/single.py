@@ -1,13 +1,15 @@
 """One step on local files, with no server: `gristmill step`.
 
 Plain files become documents first (below `input` in the output folder), and a step that wants signals or pages has them made from these.
-Everything else is what a flow does: same versions, same shards, same resume.
+Where a step takes a model, any version of one serves, and one of another maker is adopted first: a folder that transformers loads, a GGUF
+file, a name on the hub. Everything else is what a flow does: same versions, same shards, same resume.
 """
 
 from __future__ import annotations
 
 import importlib
 import inspect
+import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, get_origin
@@ -22,11 +24,13 @@ from infra import dataset, storage
 from infra.cluster import DaskConfig, pool
 from infra.dataset import ShardSet, open_version
 from infra.errors import InputError
+from infra.ids import digest_of
 from infra.progress import watched
 from infra.steps import INPUT_PREFIX, Step
 from tasks import STEP_NAMES
 from tasks.dedup import documents_of
 from tasks.index import EARLIER
+from tasks.text.conversations import guessed
 from tasks.text.rules import FilterConfig
 from tasks.text.signals import DEFAULT_GROUPS
 from tasks.web import warc
@@ -34,6 +38,11 @@ from tasks.web import warc
 # parameters of steps that no plain files can stand for, with the step that makes them
 MAKERS = {
     "model": "pretrain",
+    "teacher": "pretrain",
+    "reward_model": "reward",
+    "conversations": "instruct",
+    "preferences": "prefer",
+    "problems": "pose",
     "tokens": "tokenise",
     "scores": "evaluate",
     "signals": "signals",
@@ -42,6 +51,9 @@ MAKERS = {
     "index": "index",
     "base": "index",
 }
+MODELS = ("model", "teacher")
+"""Parameters that any model serves as: pre-trained, adopted, tuned, made smaller."""
+HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+")
 # parameters that may have none
 OPTIONAL = ("corpus", "quality", "toxicity", "base")
 SEVERAL = ("documents", "scores")
@@ -161,7 +173,9 @@ def _bind(step: Step, versions: list[ShardSet]) -> list[ShardSet | list[ShardSet
 
 def _maker(version: ShardSet) -> str:
     """The step that stands for a version; signals with scores are signals, an index that forgot something is an index, and whatever
-    measured a model gives scores as `evaluate` does."""
+    measured a model gives scores as `evaluate` does. A model is a model, whoever trained it, unless it only judges."""
+    if version.schema_name == "model" and version.step != MAKERS["reward_model"]:
+        return MAKERS["model"]
     return {"signals": "signals", "forgotten": "index", "scores": "evaluate"}.get(version.schema_name, version.step)
 
 
@@ -221,16 +235,22 @@ def _with_sources(step: Step, config: Any, inputs: Sequence[str]) -> Any:
     """The configuration of a step that reads sources, with the files on the command line as sources."""
     if not inputs:
         return config
-    if step.name in ("ingest", "toxicity"):
-        added = [{"kind": "folder", "path": str(Path(path).expanduser().resolve())} for path in inputs]
+    if step.name == "instruct":
+        added = [{"kind": "folder", "path": path, "format": guessed(path)} for path in map(_full, inputs)]
+    elif step.name in ("ingest", "toxicity"):
+        added = [{"kind": "folder", "path": path} for path in map(_full, inputs)]
     else:
         added = [_crawl_source(path) for path in inputs]
     raw = config.model_dump(mode="json")
     return type(config).model_validate({**raw, "sources": [*raw["sources"], *added]})
 
 
+def _full(path: str) -> str:
+    return str(Path(path).expanduser().resolve())
+
+
 def _crawl_source(path: str) -> dict[str, Any]:
-    full = str(Path(path).expanduser().resolve())
+    full = _full(path)
     return {"kind": "warc", "path": full} if _has_warc(Path(full)) else {"kind": "site", "url_file": full}
 
 
@@ -240,10 +260,17 @@ def _has_warc(path: Path) -> bool:
 
 
 def _version(path: str, step: Step, step_config: Any, folder: str, console: Console) -> ShardSet:
-    """A version's folder as it is; plain files through `ingest`, WARC files through `crawl`, and on to what the step takes."""
-    given = path if "://" in path else str(Path(path).expanduser().resolve())
+    """A version's folder as it is; plain files through `ingest`, WARC files through `crawl`, models of other makers through `adopt`, and on
+    to what the step takes."""
+    given = path if "://" in path else _full(path)
     if storage.exists(storage.join(given, dataset.MANIFEST)):
         version = open_version(given)
+    elif set(MODELS) & set(step.input_names) and _is_model(path, given):
+        adopt = find_step("adopt")
+        checkpoint = given if storage.exists(given) else path
+        config = adopt.config_type.model_validate({"checkpoint": checkpoint})
+        version = adopt.run([], config, storage.join(folder, f"{INPUT_PREFIX}-{digest_of('model', given)[:8]}")).shards
+        _tell_counts(version, path, console)
     elif "://" not in given and not Path(given).exists():
         raise InputError(f"{path}: no such file or folder")
     elif step.name == "extract" or _has_warc(Path(given)):
@@ -257,6 +284,16 @@ def _version(path: str, step: Step, step_config: Any, folder: str, console: Cons
         version = ingest.run([], config, storage.join(folder, INPUT_PREFIX)).shards
         _tell_counts(version, path, console)
     return _as_wanted(version, step, step_config, folder)
+
+
+def _is_model(path: str, given: str) -> bool:
+    """Whether a path is a model of another maker: a GGUF file, a folder with a `config.json`, or no path but a name as on the hub."""
+    there = storage.exists(given)
+    return (
+        given.endswith(".gguf")
+        or storage.exists(storage.join(given, "config.json"))
+        or (not there and bool(HUB_NAME.fullmatch(path)))
+    )
 
 
 def _as_wanted(version: ShardSet, step: Step, step_config: Any, folder: str) -> ShardSet:

@@ -129,7 +129,7 @@ def digests(given: str) -> Mapping[str, str]:
     Raises:
         InputError: there is no such checkpoint, or none in safetensors.
     """
-    place = _weights_of(given)
+    place = files_of(given)
     names = [name for name in storage.list_folder(place) if _any(name, MADE_OF) or name in tokeniser.FILES]
     return {f"checkpoint/{name}": file_entry(place, name).digest for name in sorted(names)}
 
@@ -143,7 +143,7 @@ def counts(given: str, vocab_size: int | None) -> Counts:
     import torch
     from torch import nn
 
-    with _local(given) as folder:
+    with local(given) as folder:
         config = _auto_config(folder, given)
         if vocab_size is not None:
             config.vocab_size = vocab_size
@@ -173,7 +173,7 @@ def load(given: str, dropout: float | None) -> PreTrainedModel:
     """
     import torch
 
-    with _local(given) as folder:
+    with local(given) as folder:
         config = _auto_config(folder, given)
         if dropout is not None:
             _set_dropout(config, dropout, given)
@@ -292,7 +292,7 @@ def _place(given: str) -> str:
     return ""
 
 
-def _weights_of(given: str) -> str:
+def files_of(given: str) -> str:
     """The folder of a checkpoint's files, fetched from the hub if it is a name there.
 
     Raises:
@@ -312,16 +312,16 @@ def _weights_of(given: str) -> str:
 
 
 @contextmanager
-def _local(given: str) -> Iterator[str]:
+def local(given: str) -> Iterator[str]:
     """The checkpoint's files on a local disk, for the time of the block."""
-    with storage.local_folder(_weights_of(given)) as folder:
+    with storage.local_folder(files_of(given)) as folder:
         yield folder
 
 
 @contextmanager
 def _tokeniser_of(given: str) -> Iterator[str]:
     """A folder with the checkpoint's tokeniser; empty: it has none that can be compared."""
-    with _local(given) as folder:
+    with local(given) as folder:
         if not any(name in TOKENISER and name != "chat_template.jinja" for name in storage.list_folder(folder)):
             yield ""
             return

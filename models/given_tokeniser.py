@@ -45,7 +45,7 @@ def adopt(given: str, folder: str) -> list[str]:
     with tempfile.TemporaryDirectory(prefix="gristmill-") as copy:
         for name, data in files.items():
             (Path(copy) / name).write_bytes(data)
-        words = _loaded(copy, given)
+        words = loaded(copy, given)
         # defaults of its class that the files do not name
         known = tokeniser.token_names(copy)
         unnamed = {role: getattr(words, role) for role in ROLES if role not in known and getattr(words, role, None)}
@@ -97,7 +97,7 @@ def _is_path(given: str) -> bool:
 
 def _converted(name: str, given: str) -> dict[str, bytes]:
     """What transformers makes of a tokeniser whose own files may be of any kind."""
-    words = _loaded(name, given)
+    words = loaded(name, given)
     with tempfile.TemporaryDirectory(prefix="gristmill-") as folder:
         words.save_pretrained(folder)
         files = {path.name: path.read_bytes() for path in sorted(Path(folder).iterdir()) if path.name in FILES}
@@ -106,7 +106,7 @@ def _converted(name: str, given: str) -> dict[str, bytes]:
     return files
 
 
-def _loaded(name: str, given: str) -> Any:
+def loaded(name: str, given: str) -> Any:
     """The tokeniser as transformers loads it.
 
     Raises:

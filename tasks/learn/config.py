@@ -18,6 +18,8 @@ TOKENISER = "tokeniser"
 """Folder of a token version that holds the tokeniser."""
 HISTORY, SKIPPED, SPEED = "history.json", "skipped.json", "speed.json"
 """Files of a trained version: its lines of history, the steps that were skipped as outliers, and, beside it, what the clock said."""
+LEFT_OUT = "left_out.json"
+"""File of a version that was tuned on rows: those that were not learnt from, each with its rule, value and threshold."""
 SCORES, ITEMS = "scores.json", "items.parquet"
 """Files of a version of scores: its `figures` and more, and what each item gave to them (expectations.schemas.ITEMS)."""
 

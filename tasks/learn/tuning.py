@@ -28,6 +28,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, P
 from infra import storage
 from infra.dataset import guards
 from infra.errors import InputError
+from models import chat
 from models.tokeniser import FILES
 from tasks.learn import device
 from tasks.learn.posttrain import PostJob
@@ -195,6 +196,8 @@ def export(model: Any, source: str, folder: Path) -> PreTrainedModel:
     whole: PreTrainedModel = model.merge_and_unload() if isinstance(model, PeftModel) else model
     whole = whole.cpu()
     whole.config.use_cache = True
+    if (ends := getattr(whole, "generation_config", None)) is not None:
+        ends.eos_token_id = chat.stops(tokeniser_of(source), ends.eos_token_id)
     shutil.rmtree(folder, ignore_errors=True)
     whole.save_pretrained(folder)
     for name in FILES:

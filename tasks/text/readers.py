@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import io
 import json
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -191,8 +191,17 @@ def read_rows(piece: Piece, config: IngestConfig) -> Iterator[tuple[dict[str, An
         InputError: a file lacks the text column.
     """
     source = config.sources[piece.source]
-    for row in _read(piece, source):
+    for row in _read(piece, source, source.fields.model_dump(), source.fields.text):
         yield row, _document(row, source, piece)
+
+
+def numbered_rows(
+    piece: Piece, source: FolderSource | DatasetSource, columns: Sequence[str]
+) -> Iterator[tuple[int, dict[str, Any]]]:
+    """Every row of a piece with its number in the file or dataset, from 0 and blank lines not counted: the columns named, as far as it has
+    them, or {broken, raw, detail} where it cannot be read.
+    """
+    yield from enumerate(_read(piece, source, {name: name for name in columns}, None), _rows_before(piece, source))
 
 
 def _document(row: dict[str, Any], source: FolderSource | DatasetSource, piece: Piece) -> dict[str, Any]:
@@ -298,23 +307,35 @@ def _load(source: DatasetSource) -> Any:
         ) from error
 
 
-def _read(piece: Piece, source: FolderSource | DatasetSource) -> Iterator[dict[str, Any]]:
-    """Rows as {text, url, id, source}, or {broken, raw, detail} where a row cannot be read."""
-    wanted = source.fields
+def _rows_before(piece: Piece, source: FolderSource | DatasetSource) -> int:
+    """Rows of a file or dataset before those of a piece."""
+    if not piece.start or isinstance(source, DatasetSource):
+        return piece.start
+    if _kind(Path(piece.path)) == "parquet":
+        facts = _parquet(Path(piece.path)).metadata
+        return sum(facts.row_group(group).num_rows for group in range(piece.start))
+    return sum(1 for line in _lines(replace(piece, start=0, stop=piece.start), "jsonl") if line.strip())
+
+
+def _read(
+    piece: Piece, source: FolderSource | DatasetSource, wanted: Mapping[str, str], required: str | None
+) -> Iterator[dict[str, Any]]:
+    """Rows by the keys of `wanted`, whose values are the names of their fields, or {broken, raw, detail} where a row cannot be read."""
     if isinstance(source, DatasetSource):
         table = _load(source).select(range(piece.start, piece.stop)).with_format("arrow")[:]
-        yield from _table_rows(table, wanted, piece.path)
+        _require(required, table.column_names, piece.path)
+        yield from _table_rows(table, wanted)
         return
     kind = _kind(Path(piece.path))
     if kind == "parquet":
         opened = _parquet(Path(piece.path))
-        names = [name for name in wanted.model_dump().values() if name in opened.schema_arrow.names]
-        _require(wanted, opened.schema_arrow.names, piece.path)
+        names = [name for name in wanted.values() if name in opened.schema_arrow.names]
+        _require(required, opened.schema_arrow.names, piece.path)
         try:
             table = opened.read_row_groups(range(piece.start, piece.stop), columns=names)
         except (OSError, pa.ArrowInvalid) as error:
             raise InputError(f"{piece.path}: damaged Parquet file ({error}); copy it again or leave it out") from error
-        yield from _table_rows(table, wanted, piece.path)
+        yield from _table_rows(table, wanted)
     elif not kind:
         relative = Path(piece.path).relative_to(Path(source.path).expanduser()).as_posix()
         yield {
@@ -340,16 +361,13 @@ def _parquet(path: Path) -> pq.ParquetFile:
         raise InputError(f"{path}: not a Parquet file ({error})") from error
 
 
-def _require(wanted: Fields, names: Sequence[str], path: str) -> None:
-    if wanted.text not in names:
-        raise InputError(
-            f"{path}: no column {wanted.text!r}; it has {', '.join(names)}; name the one with the text in `fields.text`"
-        )
+def _require(text: str | None, names: Sequence[str], path: str) -> None:
+    if text is not None and text not in names:
+        raise InputError(f"{path}: no column {text!r}; it has {', '.join(names)}; name the one with the text in `fields.text`")
 
 
-def _table_rows(table: pa.Table, wanted: Fields, path: str) -> Iterator[dict[str, Any]]:
-    _require(wanted, table.column_names, path)
-    columns = {key: name for key, name in wanted.model_dump().items() if name in table.column_names}
+def _table_rows(table: pa.Table, wanted: Mapping[str, str]) -> Iterator[dict[str, Any]]:
+    columns = {key: name for key, name in wanted.items() if name in table.column_names}
     for batch in table.select(list(columns.values())).to_batches(max_chunksize=4096):
         for row in batch.to_pylist():
             yield {key: row[name] for key, name in columns.items()}
@@ -391,7 +409,7 @@ def _lines(piece: Piece, kind: str) -> Iterator[bytes]:
                 yield line
 
 
-def _json_rows(lines: Iterable[bytes], wanted: Fields, path: str) -> Iterator[dict[str, Any]]:
+def _json_rows(lines: Iterable[bytes], wanted: Mapping[str, str], path: str) -> Iterator[dict[str, Any]]:
     # not Arrow's reader: 25.0 takes two objects on a line for two rows, crashes on a line `null`, and is slower beside `_document`
     for raw in lines:
         line = raw.removesuffix(b"\n")
@@ -408,4 +426,4 @@ def _json_rows(lines: Iterable[bytes], wanted: Fields, path: str) -> Iterator[di
         if not isinstance(row, dict):
             yield {"broken": "not_an_object", "raw": line, "detail": f"{path}: {line[:80]!r}"}
             continue
-        yield {key: row.get(name) for key, name in wanted.model_dump().items()}
+        yield {key: row.get(name) for key, name in wanted.items()}
