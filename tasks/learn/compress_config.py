@@ -6,7 +6,7 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from tasks.learn.config import EvalConfig
+from tasks.learn.config import EvalConfig, TrainConfig
 
 HELD_OUT = EvalConfig(max_documents=200, device="cpu", suite=None)
 """How a model is scored before and after."""
@@ -36,6 +36,47 @@ class QuantiseConfig(BaseModel):
     """How the perplexity before and after is measured, on the test split of the tokens."""
     speed: SpeedConfig = SpeedConfig()
     """How the speed before and after is measured; with the threads of `held_out`."""
+
+
+class Lesson(BaseModel):
+    """What a student learns from its teacher."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    share: float = Field(0.5, gt=0, le=1)
+    """Part of the loss that is the distance from the teacher's probabilities; the rest is the text itself."""
+    temperature: float = Field(2.0, ge=1)
+    """What the logits of both are divided by, so that the teacher's less likely tokens are seen, too (Hinton et al. 2015, section 2)."""
+
+
+class Teacher(BaseModel):
+    """The teacher of a training."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    folder: str
+    """Local folder of the model."""
+    lesson: Lesson
+
+
+class DistilConfig(TrainConfig):
+    """Pre-training of a student, whose model is that of `model`, with a teacher beside it."""
+
+    lesson: Lesson = Lesson()
+    """How much of the loss the teacher is."""
+
+    @model_validator(mode="after")
+    def _can_be_taught(self) -> DistilConfig:
+        if self.label_smoothing:
+            raise ValueError(
+                f"label_smoothing: the teacher's probabilities are smooth; leave it out (got {self.label_smoothing})"
+            )
+        return self
+
+    @property
+    def training(self) -> TrainConfig:
+        """As it would be without a teacher."""
+        return TrainConfig.model_validate(self.model_dump(exclude={"lesson"}))
 
 
 class PruneConfig(BaseModel):
