@@ -155,7 +155,7 @@ def test_a_teacher_that_sees_less_or_other_words_is_refused(teacher: Path, words
     longer = STUDENT.model_copy(update={"model": ModelConfig(**SHAPE, context_length=64)})
     with pytest.raises(InputError, match="the teacher sees 32 tokens at once"):
         train(longer, 20, tmp_path / "long", words, Teacher(folder=str(teacher), lesson=Lesson()))
-    with pytest.raises(InputError, match="the teacher has .* tokens and the student 7"):
+    with pytest.raises(InputError, match=r"the teacher has .* tokens and the student 7"):
         distillation.teacher_of(str(teacher), 7, 32, "cpu")
     with pytest.raises(ValueError, match="label_smoothing"):
         DistilConfig(label_smoothing=0.1)
