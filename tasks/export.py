@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from infra import storage, trainings
 from infra.dataset import Counts, ShardSet
-from infra.errors import GristmillError
+from infra.errors import GristmillError, InputError
 from infra.steps import Output, step
 from tasks.learn.compress_config import ExportConfig
 from tasks.learn.config import MODEL
@@ -36,13 +36,17 @@ def export(model: ShardSet, config: ExportConfig, out: Output) -> None:
         InputError: it cannot be written in this form.
         ExportDiffers: transformers reads back other logits or tokens.
     """
-    from models import gguf_file
-    from models.loading import load_causal
+    from models import gguf_file, int8
+    from models.loading import load_causal, read_config
     from tasks.learn.compression import carry_tokeniser
 
     with storage.local_folder(model.file(MODEL)) as folder, tempfile.TemporaryDirectory(prefix="gristmill-") as temporary:
         work = Path(temporary)
         original, words = load_causal(folder)
+        if int8.is_int8(read_config(folder)):
+            raise InputError(
+                "export: the model is int8 of ours, which no other program reads; export the one that it was made of"
+            )
         if config.format == "gguf":
             file = f"{config.name}-{config.dtype}.gguf"
             gguf_file.write(folder, work / file, config.dtype, config.name)

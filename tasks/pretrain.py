@@ -16,6 +16,7 @@ from infra.settings import child_environment, settings
 from infra.steps import Output, step
 from infra.versions import code_version
 from models import presets
+from tasks.learn.compress_config import Teacher
 from tasks.learn.config import HISTORY, MODEL, SKIPPED, SPEED, TOKENISER, TrainConfig
 from tasks.learn.costs import cost
 from tasks.learn.job import Job, run
@@ -44,6 +45,18 @@ def pretrain(tokens: ShardSet, config: TrainConfig, out: Output) -> None:
 
     Tokens without a validation split, as of a corpus that was too small for one, are watched on the test split.
     """
+    train(tokens, config, out)
+
+
+def train(
+    tokens: ShardSet, config: TrainConfig, out: Output, teacher: Teacher | None = None, taught_by: Mapping[str, str] | None = None
+) -> None:
+    """What the steps that learn from token shards do: train in a process of its own, and keep the model with its history.
+
+    Args:
+        teacher: what the model learns from beside the data.
+        taught_by: of which versions that is; a resume must find the same.
+    """
     facts = tokens.manifest().facts
     valid_split = _valid_split(facts)
     splits = {"train": facts["splits"]["train"], "valid": facts["splits"][valid_split]}
@@ -55,14 +68,15 @@ def pretrain(tokens: ShardSet, config: TrainConfig, out: Output) -> None:
         splits=splits,
         tokeniser=tokens.file(TOKENISER),
         config=config,
+        teacher=teacher,
         folder=str(work),
         cache=str(settings().machine),
-        provenance={"tokens": tokens.version, "tokens digest": tokens.digest},
+        provenance={"tokens": tokens.version, "tokens digest": tokens.digest, **(taught_by or {})},
         code_version=code_version(),
         owner=os.getpid(),
     )
     result = trainings.followed(partial(run, job, child_environment()), work, _in_words, config.max_steps)
-    log.info("pretrain: device %s (%s)", result["device"], result["device_reason"])
+    log.info("training: device %s (%s)", result["device"], result["device_reason"])
     trainings.keep_model(Path(result["model_folder"]), MODEL, out)
     if result["other_folder"]:
         trainings.keep_model(Path(result["other_folder"]), OTHER[config.keep], out)

@@ -6,7 +6,7 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from tasks.learn.config import EvalConfig
+from tasks.learn.config import EvalConfig, TrainConfig
 
 HELD_OUT = EvalConfig(max_documents=200, device="cpu", suite=None)
 """How a model is scored before and after."""
@@ -38,6 +38,47 @@ class QuantiseConfig(BaseModel):
     """How the speed before and after is measured; with the threads of `held_out`."""
 
 
+class Lesson(BaseModel):
+    """What a student learns from its teacher."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    share: float = Field(0.5, gt=0, le=1)
+    """Part of the loss that is the distance from the teacher's probabilities; the rest is the text itself."""
+    temperature: float = Field(2.0, ge=1)
+    """What the logits of both are divided by, so that the teacher's less likely tokens are seen, too (Hinton et al. 2015, section 2)."""
+
+
+class Teacher(BaseModel):
+    """The teacher of a training."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    folder: str
+    """Local folder of the model."""
+    lesson: Lesson
+
+
+class DistilConfig(TrainConfig):
+    """Pre-training of a student, whose model is that of `model`, with a teacher beside it."""
+
+    lesson: Lesson = Lesson()
+    """How much of the loss the teacher is."""
+
+    @model_validator(mode="after")
+    def _can_be_taught(self) -> DistilConfig:
+        if self.label_smoothing:
+            raise ValueError(
+                f"label_smoothing: the teacher's probabilities are smooth; leave it out (got {self.label_smoothing})"
+            )
+        return self
+
+    @property
+    def training(self) -> TrainConfig:
+        """As it would be without a teacher."""
+        return TrainConfig.model_validate(self.model_dump(exclude={"lesson"}))
+
+
 class PruneConfig(BaseModel):
     """Which weights, or parts, a model does without."""
 
@@ -49,12 +90,37 @@ class PruneConfig(BaseModel):
     feed-forward blocks that add least to their output. depth: whole blocks, those whose output is most like their input. These do."""
     sparsities: tuple[float, ...] = (0.1, 0.2, 0.3, 0.5, 0.7)
     """Parts of the weights, units or blocks that are taken out, each measured for the table; `2:4` is always one half."""
-    keep: float = Field(0.3, ge=0, lt=1)
+    keep: float = 0.3
     """The one of them whose model becomes the version."""
     calibration_documents: int = Field(32, ge=1)
     """width and depth: training documents on which units and blocks are watched."""
     held_out: EvalConfig = HELD_OUT
     """How the perplexity is measured, on the test split of the tokens."""
+    speed: SpeedConfig = SpeedConfig()
+    """width and depth: how the speed before and after is measured; with the threads of `held_out`."""
+
+    @model_validator(mode="after")
+    def _keeps_what_it_measures(self) -> PruneConfig:
+        if wrong := [one for one in self.sparsities if not 0 < one < 1]:
+            raise ValueError(f"sparsities must be above 0 and below 1 (got {', '.join(map(str, wrong))})")
+        if self.method != "2:4" and self.keep not in self.sparsities:
+            raise ValueError(f"keep {self.keep} must be one of sparsities ({', '.join(map(str, self.sparsities))})")
+        return self
+
+    @property
+    def asked(self) -> tuple[float, ...]:
+        """The sparsities that are measured."""
+        return (0.5,) if self.method == "2:4" else tuple(sorted(set(self.sparsities)))
+
+    @property
+    def kept(self) -> float:
+        """The one whose model becomes the version."""
+        return 0.5 if self.method == "2:4" else self.keep
+
+    @property
+    def smaller(self) -> bool:
+        """Whether the method makes the model smaller."""
+        return self.method in ("width", "depth")
 
 
 class ExportConfig(BaseModel):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import shutil
 import statistics
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -52,7 +52,18 @@ def weight_bytes(folder: Path | str) -> int:
 
 
 def speeds(models: Mapping[str, PreTrainedModel], config: SpeedConfig, num_threads: int | None) -> dict[str, dict[str, float]]:
-    """Tokens per second of each model: {name: {generation.1, prefill.1, …}}, the median of turns that alternate.
+    """Tokens per second of each model: {name: {generation.1, prefill.1, …}}, the median of turns that alternate."""
+    turns = timed_turns(models, config, num_threads)
+    return {name: {what: statistics.median(one) for what, one in mine.items()} for name, mine in turns.items()}
+
+
+def timed_turns(
+    models: Mapping[str, PreTrainedModel],
+    config: SpeedConfig,
+    num_threads: int | None,
+    clock: Callable[[], float] = time.perf_counter,
+) -> dict[str, dict[str, list[float]]]:
+    """As `speeds`, each turn by itself: the turns of two models with the same number stood side by side.
 
     generation: tokens that are written, one after the other, to prompts of random tokens. prefill: tokens of a text that is read in one
     pass, with the logits of all its places.
@@ -62,10 +73,13 @@ def speeds(models: Mapping[str, PreTrainedModel], config: SpeedConfig, num_threa
     for turn in range(config.rounds + 1):
         for name, model in models.items():
             for size in config.batch_sizes:
-                for what, per_second in (("generation", _written(model, size, config)), ("prefill", _read(model, size, config))):
+                for what, pass_of in (("generation", _written), ("prefill", _read)):
+                    started = clock()
+                    num_tokens = pass_of(model, size, config)
+                    seconds = clock() - started
                     if turn:  # the first warms caches
-                        found[name].setdefault(f"{what}.{size}", []).append(per_second)
-    return {name: {what: statistics.median(one) for what, one in mine.items()} for name, mine in found.items()}
+                        found[name].setdefault(f"{what}.{size}", []).append(num_tokens / seconds)
+    return found
 
 
 def _prompts(model: PreTrainedModel, size: int, config: SpeedConfig) -> torch.Tensor:
@@ -74,25 +88,16 @@ def _prompts(model: PreTrainedModel, size: int, config: SpeedConfig) -> torch.Te
 
 
 @torch.no_grad()
-def _written(model: PreTrainedModel, size: int, config: SpeedConfig) -> float:
+def _written(model: PreTrainedModel, size: int, config: SpeedConfig) -> int:
     ids, new = _prompts(model, size, config), config.new_tokens
-    started = time.perf_counter()
-    out = model.generate(
-        ids,
-        attention_mask=torch.ones_like(ids),
-        max_new_tokens=new,
-        min_new_tokens=new,
-        do_sample=False,
-        pad_token_id=model.config.pad_token_id or 0,
-    )
-    seconds = time.perf_counter() - started
+    how = {"max_new_tokens": new, "min_new_tokens": new, "do_sample": False, "pad_token_id": model.config.pad_token_id or 0}
+    out = model.generate(ids, attention_mask=torch.ones_like(ids), **how)
     assert out.shape == (size, config.prompt_tokens + new)
-    return size * new / seconds
+    return size * new
 
 
 @torch.no_grad()
-def _read(model: PreTrainedModel, size: int, config: SpeedConfig) -> float:
+def _read(model: PreTrainedModel, size: int, config: SpeedConfig) -> int:
     ids = _prompts(model, size, config)
-    started = time.perf_counter()
     model(input_ids=ids, use_cache=False)
-    return size * config.prompt_tokens / (time.perf_counter() - started)
+    return ids.numel()

@@ -17,6 +17,7 @@ import psutil
 from pydantic import BaseModel, ConfigDict
 
 from infra.errors import GristmillError, InputError
+from tasks.learn.compress_config import Teacher
 from tasks.learn.config import TrainConfig
 
 EVENTS, LOG, JOB = "events.jsonl", "training.log", "job.json"
@@ -69,6 +70,8 @@ class Job(Work):
     """`train`, and `valid`, on which the loss is looked at: numbers of shards."""
     tokeniser: str
     config: TrainConfig
+    teacher: Teacher | None = None
+    """What the model learns from beside the data."""
 
     @property
     def ranks(self) -> int:

@@ -131,11 +131,17 @@ class Objective(nn.Module):
         if not self.plain_head:
             logits = self.model(inputs, attention_mask=mask, **self._where(positions)).logits.flatten(0, 1)[at]
             return _of_logits(logits.float(), targets, scale, self.smoothing)
-        hidden = self.model.base_model(inputs, attention_mask=mask, **self._where(positions)).last_hidden_state
-        hidden = self._transformed(hidden.flatten(0, 1)[at])
+        hidden = self.hidden_at(at, inputs, mask, positions)
         head = self.model.get_output_embeddings()
         how: dict[str, Any] = {"scale": scale, "smoothing": self.smoothing, "chunk": self.chunk, "dtype": dtype}
         return cross_entropy(hidden, head.weight, head.bias, targets, **how)
+
+    def hidden_at(
+        self, at: torch.Tensor, inputs: torch.Tensor, mask: torch.Tensor | None, positions: torch.Tensor | None
+    ) -> torch.Tensor:
+        """(N, H) what the output layer reads at N places of (B, C), counted in reading order."""
+        hidden = self.model.base_model(inputs, attention_mask=mask, **self._where(positions)).last_hidden_state
+        return self._transformed(hidden.flatten(0, 1)[at])
 
     def _where(self, positions: torch.Tensor | None) -> dict[str, Any]:
         given: dict[str, Any] = {} if positions is None else {"position_ids": positions}

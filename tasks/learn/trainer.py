@@ -28,8 +28,9 @@ from infra.dataset import guards
 from infra.errors import InputError
 from infra.versions import code_version
 from models import presets, tokeniser
-from tasks.learn import checkpoint, device, optim, parallel, short_attention
+from tasks.learn import checkpoint, device, distillation, optim, parallel, short_attention
 from tasks.learn.attention import attention_mask
+from tasks.learn.compress_config import Teacher
 from tasks.learn.config import TrainConfig
 from tasks.learn.loss import Objective
 from tasks.learn.order import mixed
@@ -148,6 +149,7 @@ def train(
     provenance: Mapping[str, str] | None = None,
     ranks: Ranks | None = None,
     cache: Path | None = None,
+    teacher: Teacher | None = None,
 ) -> TrainResult:
     """Train up to `config.max_steps`, or go on from the newest checkpoint in `folder`.
 
@@ -157,13 +159,16 @@ def train(
         provenance: data and code that the model comes from: kept in checkpoints; a resume must have the same.
         ranks: which of several processes this is; only the first writes.
         cache: folder where this machine's measured peak is kept.
+        teacher: what the model learns from beside the data.
 
     Raises:
         TrainingError: the shards or the checkpoint do not fit the config.
         LossNotFinite: training diverged; names the step and its documents.
         NoDevice: CUDA was asked for and does not work.
     """
-    run = _Run(train_shards, valid_shards, config, folder, tokeniser_folder, dict(provenance or {}), ranks or Ranks(), cache)
+    run = _Run(
+        train_shards, valid_shards, config, folder, tokeniser_folder, dict(provenance or {}), ranks or Ranks(), cache, teacher
+    )
     if run.state.step:
         # the checkpoint was saved before the evaluation and the log line of its step
         run.observe(on_log)
@@ -190,6 +195,7 @@ class _Run:
         provenance: dict[str, str],
         ranks: Ranks,
         cache: Path | None,
+        teacher: Teacher | None,
     ) -> None:
         self.config, self.folder, self.tokeniser_folder, self.ranks = config, folder, tokeniser_folder, ranks
         self.words = tokeniser.roles(tokeniser_folder)
@@ -209,7 +215,7 @@ class _Run:
             self.model.activation_checkpointing_enable({"use_reentrant": False})
         self.model.train()
         self.short = short_attention.use(self.model, self.context, self.device, self.precision)
-        objective = Objective(self.model, masked=self.masked, smoothing=config.label_smoothing, chunk=config.loss_chunk)
+        objective = self._objective(teacher)
         if config.compile:
             for block in parallel.blocks(self.model):
                 block.compile()
@@ -220,9 +226,18 @@ class _Run:
         # of a checkpoint the whole model is built to be counted
         self.flops_per_token = presets.flops_per_token(config.model, self.words.vocab_size)
         self.peak_flops = self._peak(threads, cache)
-        self.identity = self._identity(provenance)
+        self.identity = self._identity(provenance) | ({"lesson": teacher.lesson.model_dump()} if teacher else {})
         self.state = self._restored() or _State()
         self._note_machine()
+
+    def _objective(self, teacher: Teacher | None) -> Objective:
+        how: dict[str, Any] = {"masked": self.masked, "chunk": self.config.loss_chunk}
+        if teacher is None:
+            return Objective(self.model, smoothing=self.config.label_smoothing, **how)
+        known = distillation.teacher_of(teacher.folder, self.model.config.vocab_size, self.context, self.device)
+        if self.short:
+            short_attention.use(known, self.context, self.device, self.precision)
+        return distillation.Taught(self.model, known, teacher.lesson, **how)
 
     @property
     def finished(self) -> bool:

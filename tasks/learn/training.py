@@ -42,6 +42,7 @@ def _train(job: Job) -> None:
             provenance=job.provenance,
             ranks=ranks,
             cache=Path(job.cache),
+            teacher=job.teacher,
         )
     if ranks.first:
         told = {**asdict(result), "energy_joules_estimated": electricity.joules}

@@ -89,7 +89,8 @@ def trained(tokens: ShardSet, steps: int) -> ShardSet:
     for file in Path(tokens.file("tokeniser")).iterdir():
         shutil.copy(file, folder / "model")
     files = [dataset.file_entry(str(folder), f"model/{file.name}") for file in (folder / "model").iterdir()]
-    dataset.seal(str(folder), step="pretrain", schema_name="model", recipe=recipe, receipts=[], files=files, facts={})
+    facts = {"family": "llama", "objective": "causal", "num_parameters": model.num_parameters()}
+    dataset.seal(str(folder), step="pretrain", schema_name="model", recipe=recipe, receipts=[], files=files, facts=facts)
     return dataset.open_version(str(folder))
 
 
