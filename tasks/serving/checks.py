@@ -51,7 +51,7 @@ def digits_of(found: str) -> str:
 def luhn(found: str) -> bool:
     """Whether it is a card number: 12 to 19 digits that begin as cards do, with Luhn's check digit (ISO/IEC 7812)."""
     digits = digits_of(found)
-    if not 12 <= len(digits) <= 19 or len(set(digits)) < 3:
+    if not 12 <= len(digits) <= 19 or len(set(digits)) < 2:
         return False
     if not (digits[0] in "23456" or digits.startswith("180")):  # 1800: JCB of 15 digits
         return False

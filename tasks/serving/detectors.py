@@ -9,7 +9,7 @@ policy in RE2, which takes linear time whatever they are (`LinearPattern`).
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from re import _parser as parser  # type: ignore[attr-defined]
 from typing import Any, NamedTuple, Protocol
 
@@ -24,7 +24,7 @@ MAX_WIDTH = 16_384
 """Of a pattern's widest match: so much may be held back."""
 MAX_SENTENCE = 400
 """Characters of a sentence; a longer one is judged in parts."""
-_WORD = re.compile(rf"(?<!\w)\w{{1,{MAX_WORD}}}(?!\w)")
+_WORD = re.compile(r"\w+")
 _SENTENCE = re.compile(rf"[^.!?\n]{{0,{MAX_SENTENCE}}}[.!?\n]{{0,8}}")
 _MARK = "\uffff"  # in no view (views.py)
 
@@ -81,15 +81,17 @@ class Pattern:
         score: float = 1.0,
         alphabet: str = "",
         begins: Sequence[str] = (),
+        opens: str = "",
         needs: Sequence[str] = (),
         check: Callable[[str], bool] | None = None,
     ) -> None:
         """Make one.
 
         Args:
-            alphabet: all characters that a match, and the first one behind it that matters, can have; so a match that is still open lies
-                in the run of them at the text's end. "": unknown.
-            begins: strings, one of which every match begins with; so no match is open before the first of them.
+            alphabet: all characters of a match, and all that it looks at behind itself but the last one; so a match that is still open
+                lies in the run of them at the text's end. "": unknown.
+            begins: strings in lower case, one of which every match begins with, in any case; so no match is open before the first of them.
+            opens: a regular expression that matches wherever a match begins; likewise.
             needs: strings, one of which is in every match; where there is none the pattern is not tried.
         """
         low, high = widths(pattern)
@@ -99,6 +101,8 @@ class Pattern:
         self._pattern = re.compile(pattern)
         self._width = high
         self._alphabet, self._begins, self._needs = alphabet, tuple(begins), tuple(needs)
+        self._opens = re.compile(opens) if opens else None
+        self._opening = widths(opens)[1] if opens else 0
         self._named = "it" in self._pattern.groupindex
 
     def find(self, text: str, pos: int, final: bool) -> tuple[list[Match], int]:
@@ -107,15 +111,25 @@ class Pattern:
         found: list[Match] = []
         if self._needs and not any(text.find(one, pos) >= 0 for one in self._needs):
             return found, max(pos, decided)
-        while pos < decided:
-            match = self._pattern.search(text, pos)
-            if match is None or match.start() >= decided:
+        for match in self._matches(text, pos):
+            if match.start() >= decided:
                 break
             start, end = match.span("it" if self._named else 0)
             if self._check is None or self._check(text[start:end]):
                 found.append(Match(start, end, self._kind, self._score))
             pos = match.end()
         return found, max(pos, decided)
+
+    def _matches(self, text: str, pos: int) -> Iterator[re.Match[str]]:
+        """As `finditer` from `pos` on; where it is known how matches begin, by asking there alone."""
+        lowered = text.lower() if self._begins else ""
+        if not self._begins or len(lowered) != len(text):
+            yield from self._pattern.finditer(text, pos)
+            return
+        for start in sorted({at for one in self._begins for at in _places(lowered, one, pos)}):
+            if start >= pos and (match := self._pattern.match(text, start)):
+                yield match
+                pos = match.end()
 
     def _decided(self, text: str, pos: int) -> int:
         """The first place where a match may begin that more text could change."""
@@ -124,15 +138,25 @@ class Pattern:
             tail = text[first:]
             return first + len(tail.rstrip(self._alphabet))
         if self._begins:
-            return min((_open_literal(text, first, one) for one in self._begins), default=len(text))
+            tail = text[first:].lower()
+            return first + min(_open_literal(tail, one) for one in self._begins) if len(tail) == len(text) - first else first
+        if self._opens is not None:
+            match = self._opens.search(text, first)
+            return min(match.start() if match else len(text), max(first, len(text) - self._opening + 1))
         return first
 
 
-def _open_literal(text: str, first: int, literal: str) -> int:
-    """Where `literal` stands first from `first` on, or begins to at the text's end; the end where it does neither."""
-    if (at := text.find(literal, first)) >= 0:
+def _places(text: str, literal: str, pos: int) -> Iterator[int]:
+    while (pos := text.find(literal, pos)) >= 0:
+        yield pos
+        pos += 1
+
+
+def _open_literal(text: str, literal: str) -> int:
+    """Where `literal` stands first, or begins to at the text's end; the end where it does neither."""
+    if (at := text.find(literal)) >= 0:
         return at
-    for length in range(min(len(literal) - 1, len(text) - first), 0, -1):
+    for length in range(min(len(literal) - 1, len(text)), 0, -1):
         if text.endswith(literal[:length]):
             return len(text) - length
     return len(text)
@@ -212,8 +236,8 @@ class Phrases:
         self._score = score
         self._tree: dict[str, Any] = {}
         for phrase, kind in phrases.items():
-            words = [match.group() for match in _WORD.finditer(phrase)]
-            if not words or len(words) != len(re.findall(r"\w+", phrase)):
+            words = _WORD.findall(phrase)
+            if not words or max(map(len, words)) > MAX_WORD:
                 raise ValueError(f"{phrase!r}: a phrase has words, of at most {MAX_WORD} letters each")
             node = self._tree
             for word in words:
@@ -222,7 +246,11 @@ class Phrases:
 
     def find(self, text: str, pos: int, final: bool) -> tuple[list[Match], int]:
         """See the module's words."""
-        words = [(match.start(), match.end(), match.group()) for match in _WORD.finditer(text, pos)]
+        if self._tree.keys().isdisjoint(_WORD.findall(text, pos)):  # as usual: asked in a quarter of the time
+            return [], max(pos, len(text) if final else _open_word(text))
+        words = [(*match.span(), match.group()) for match in _WORD.finditer(text, pos)]
+        if words and words[0][0] == pos and pos and _is_word(text[pos - 1]):
+            words = words[1:]  # the rest of a word that is too long
         decided = len(text)
         if not final:
             decided = _open_word(text)

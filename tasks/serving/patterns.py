@@ -37,7 +37,9 @@ class PatternRule(BaseModel):
     alphabet: str = ""
     """Characters of a match and of what is looked at behind it, as a class of a regular expression: so a stream holds back less."""
     begins: tuple[str, ...] = ()
-    """Strings, one of which every match begins with; likewise."""
+    """Strings in lower case, one of which every match begins with, in any case; likewise."""
+    opens: str = ""
+    """A short regular expression that matches where any match begins; likewise."""
     needs: tuple[str, ...] = ()
     """Strings, one of which every match holds: without any the pattern is not tried."""
     check: CheckName | None = None
@@ -65,6 +67,7 @@ class PatternRule(BaseModel):
             score=self.score,
             alphabet=signs,
             begins=self.begins,
+            opens=self.opens,
             needs=self.needs,
             check=check or known,
         )
