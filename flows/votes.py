@@ -92,7 +92,7 @@ def forget(store: VoteStore, rater: str, console: Console) -> None:
     console.print(f"{forgotten.votes} votes of {found[0]} removed", highlight=False, markup=False)
     for digest, file in forgotten.exports:
         words = (
-            f"still in the export {digest[:12]} ({file}), and in what was trained on it: gristmill lineage {digest[:12]} --down"
+            f"still in the export {digest[:12]} ({file}), and in what was made of it"
         )
         console.print(words, style="yellow", highlight=False, markup=False, soft_wrap=True)
 

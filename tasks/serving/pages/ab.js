@@ -2,11 +2,12 @@ import { $, consent, element, events, rater, request, sendOnEnter, showConsent, 
 
 const composer = $("#composer"), message = $("#message"), stop = $("#stop"), send = $("#send"), again = $("#again"), told = $("#told");
 const sides = { left: $("#left"), right: $("#right") };
+const NAMES = { left: "A", right: "B" }; // on a phone they stand below each other
 const buttons = [...document.querySelectorAll("[data-vote]")];
 let running = null;
 let pair = "";
 
-function begin(turns) {
+function begin(turns = []) {
   showProblem(null);
   pair = "";
   told.textContent = "";
@@ -14,12 +15,12 @@ function begin(turns) {
   $("#comparison").hidden = false;
   $("#question").replaceChildren(
     ...turns.map((one) =>
-      element("div", { className: `turn ${one.role}` }, element("p", { className: "who", textContent: one.role }), element("p", { className: "said", textContent: one.content })),
+      element("div", { className: `turn ${one.role}` }, element("p", { className: "who", textContent: one.role === "user" ? "Question" : one.role }), element("p", { className: "said", textContent: one.content })),
     ),
   );
   for (const [name, side] of Object.entries(sides)) {
     side.classList.remove("chosen", "writing");
-    $("h2", side).textContent = name === "left" ? "Left" : "Right";
+    $("h2", side).textContent = `Answer ${NAMES[name]}`;
     $(".said", side).textContent = "";
   }
   for (const button of buttons) button.setAttribute("aria-pressed", "false");
@@ -32,7 +33,7 @@ function mayVote(yes) {
 
 async function ask(text) {
   const turns = [{ role: "user", content: text }];
-  begin(turns);
+  begin();
   running = new AbortController();
   setRunning(true);
   let asked = "", ready = false;
@@ -88,10 +89,10 @@ async function vote(said) {
     pair = "";
     for (const button of buttons) button.setAttribute("aria-pressed", String(button.dataset.vote === said));
     for (const [name, side] of Object.entries(sides)) {
-      $("h2", side).replaceChildren(`${name === "left" ? "Left" : "Right"}: `, element("strong", { textContent: done[name] }));
+      $("h2", side).replaceChildren(`Answer ${NAMES[name]}: `, element("strong", { textContent: done[name] }));
     }
     sides[said]?.classList.add("chosen");
-    told.textContent = `${toldOf(done)} Left was ${done.left}, right was ${done.right}.`;
+    told.textContent = `${toldOf(done)} A was ${done.left}, B was ${done.right}.`;
     message.focus();
   } catch (error) {
     showProblem(error);

@@ -9,10 +9,15 @@ async function listModels() {
     const listed = await (await request("/v1/models")).json();
     const chosen = $("#model").value;
     $("#model").replaceChildren(...listed.data.map((one) => element("option", { value: one.id, textContent: one.id, selected: one.id === chosen })));
+    showChosen();
     showProblem(null);
   } catch (error) {
     showProblem(error);
   }
+}
+
+function showChosen() {
+  $("#chosen").textContent = $("#model").value ? `Model ${$("#model").value}` : "Model";
 }
 
 function conversation(before = turns.length) {
@@ -191,6 +196,7 @@ $("#new").addEventListener("click", () => {
   message.focus();
 });
 $("#key").addEventListener("change", listModels);
+$("#model").addEventListener("change", showChosen);
 useKey();
 listModels();
 showConsent();
