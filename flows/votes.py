@@ -91,9 +91,7 @@ def forget(store: VoteStore, rater: str, console: Console) -> None:
     forgotten = store.forget(found[0])
     console.print(f"{forgotten.votes} votes of {found[0]} removed", highlight=False, markup=False)
     for digest, file in forgotten.exports:
-        words = (
-            f"still in the export {digest[:12]} ({file}), and in what was made of it"
-        )
+        words = f"still in the export {digest[:12]} ({file}), and in what was made of it"
         console.print(words, style="yellow", highlight=False, markup=False, soft_wrap=True)
 
 

@@ -17,7 +17,7 @@ from typing import Literal, NamedTuple
 
 from tasks.serving.votes import Message, Speaker
 
-MAX_PENDING = 1000
+MAX_PENDING = 200
 KEEP_S = 3600.0
 
 Side = Literal["left", "right"]

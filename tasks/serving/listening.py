@@ -34,8 +34,23 @@ POLICY = (
     "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
 )
 # matplotlib writes colours into style attributes; this page has no script that could be talked into anything
-SCORES_POLICY = "default-src 'none'; style-src 'self' 'unsafe-inline'; img-src data:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+SCORES_POLICY = (
+    "default-src 'none'; style-src 'self' 'unsafe-inline'; img-src data:; "
+    "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+)
 HEADERS = {"X-Content-Type-Options": "nosniff", "Referrer-Policy": "no-referrer", "Cache-Control": "no-cache"}
+
+
+ERRORS: dict[int | str, dict[str, Any]] = {
+    401: {"description": "no key that is known"},
+    403: {"description": "posted by a page of another origin"},
+    413: {"description": "too long"},
+    415: {"description": "the body is no JSON by its header"},
+    422: {"description": "the body says something that cannot be kept"},
+    429: {"description": "too many requests for now"},
+}
+STREAM: dict[int | str, dict[str, Any]] = {200: {"content": {"text/event-stream": {"schema": {"type": "string"}}}}}
+"""What the OpenAPI page says of answers."""
 
 
 @dataclass(frozen=True)
@@ -122,11 +137,21 @@ def _add_pages(router: APIRouter, store: VoteStore) -> None:
             return _error(Unanswered(404, f"no page has a file {name!r}"))
         return Response(files[name], media_type=FILES[name], headers=HEADERS)
 
+    drawn_of: dict[tuple[int, int], str] = {}  # the newest page alone
+
+    def scores_page() -> str:
+        state = store.state
+        shown = drawn_of.get(state)
+        if shown is None:
+            board = scoreboard(store.votes())
+            shown = shelf.get_template("scores.html").render(board=board, plot=board.plot())
+            drawn_of.clear()
+            drawn_of[state] = shown
+        return shown
+
     @router.get("/ab/scores", include_in_schema=False)
     async def scores() -> Response:
-        board = await run_in_threadpool(lambda: scoreboard(store.votes()))
-        plot = await run_in_threadpool(board.plot)
-        shown = shelf.get_template("scores.html").render(board=board, plot=plot)
+        shown = await run_in_threadpool(scores_page)
         return HTMLResponse(shown, headers={**HEADERS, "Content-Security-Policy": SCORES_POLICY})
 
 
@@ -138,7 +163,7 @@ def _add_feedback(router: APIRouter, store: VoteStore, gateway: Gateway) -> None
         words = WORDINGS[WORDING].format(retention_days=days)
         return JSONResponse({"wording": WORDING, "text": words, "retention_days": days}, headers=HEADERS)
 
-    @router.post("/feedback", openapi_extra=_takes(Feedback))
+    @router.post("/feedback", status_code=201, responses=ERRORS, openapi_extra=_takes(Feedback))
     @_told
     async def feedback(request: Request) -> Response:
         """Keep a thumb or a corrected answer."""
@@ -160,7 +185,7 @@ def _add_feedback(router: APIRouter, store: VoteStore, gateway: Gateway) -> None
         )
         return JSONResponse(_kept(await _keep(store, vote)), 201, HEADERS)
 
-    @router.post("/feedback/forget", openapi_extra=_takes(Rater))
+    @router.post("/feedback/forget", responses=ERRORS, openapi_extra=_takes(Rater))
     @_told
     async def forget(request: Request) -> Response:
         """Remove all votes of a rater."""
@@ -172,18 +197,20 @@ def _add_feedback(router: APIRouter, store: VoteStore, gateway: Gateway) -> None
 def _add_comparison(router: APIRouter, store: VoteStore, gateway: Gateway, chance: random.Random) -> None:
     pending = Pending()
 
-    @router.post("/ab/answer", openapi_extra=_takes(Question))
+    @router.post("/ab/answer", responses={**ERRORS, **STREAM, **_also(409)}, openapi_extra=_takes(Question))
     @_told
     async def answer(request: Request) -> Response:
         """Two answers by two models that are not named, as server-sent events."""
         asked = await _admitted(request, gateway, Question)
         if asked.messages[-1].role != "user":
             raise Unanswered(422, "messages: the last turn must be the user's")
+        if sum(len(one.content) for one in asked.messages) > store.config.max_chars:
+            raise Unanswered(413, f"messages: more than {store.config.max_chars} characters cannot be compared")
         pair = BlindPair(asked.rater, asked.messages, drawn(gateway.models(), chance))
         pending.add(pair)
         return StreamingResponse(_events(request, gateway, pair), media_type="text/event-stream", headers=HEADERS)
 
-    @router.post("/ab/again", openapi_extra=_takes(Rater))
+    @router.post("/ab/again", responses={**ERRORS, **_also(404)}, openapi_extra=_takes(Rater))
     @_told
     async def again(request: Request) -> Response:
         """Two answers that somebody else has judged, to see whether people agree."""
@@ -201,7 +228,7 @@ def _add_comparison(router: APIRouter, store: VoteStore, gateway: Gateway, chanc
         turns = [one.model_dump() for one in pair.messages]
         return JSONResponse({"pair": pair.pair_id, "messages": turns, **pair.answers}, headers=HEADERS)
 
-    @router.post("/ab/vote", openapi_extra=_takes(Choice))
+    @router.post("/ab/vote", status_code=201, responses={**ERRORS, **_also(409, 410)}, openapi_extra=_takes(Choice))
     @_told
     async def vote(request: Request) -> Response:
         """Keep a choice, then tell which model was which."""
@@ -333,6 +360,11 @@ def _error(error: Unanswered) -> Response:
 def _told_error(error: Unanswered) -> dict[str, Any]:
     kind = {401: "authentication_error", 429: "rate_limit_error"}.get(error.status, "invalid_request_error")
     return {"error": {"message": error.message, "type": kind if error.status < 500 else "server_error", "code": error.status}}
+
+
+def _also(*statuses: int) -> dict[int | str, dict[str, Any]]:
+    words = {404: "there is none", 409: "not in this state", 410: "not any more"}
+    return {status: {"description": words[status]} for status in statuses}
 
 
 def _takes(body: type[_Body]) -> dict[str, Any]:

@@ -282,6 +282,13 @@ class VoteStore:
             ).fetchall()
         return [_vote(row) for row in rows]
 
+    @property
+    def state(self) -> tuple[int, int]:
+        """Another value as soon as anything was written, here or by another process."""
+        with self._lock:
+            [others] = self._base.execute("PRAGMA data_version").fetchone()
+            return others, self._base.total_changes
+
     def to_judge_again(self, rater: str) -> Vote | None:
         """A choice of somebody else, drawn among those that this rater has not judged; None: there is none."""
         asked = (

@@ -262,6 +262,21 @@ def test_the_page_of_scores_shows_them_with_names_as_text(ask: Asker, store: Vot
     )
 
 
+def test_the_page_of_scores_is_drawn_anew_after_each_vote_of_whatever_process(ask: Asker, store: VoteStore) -> None:
+    other = VoteStore(store.path.parent)
+    for number, to in enumerate((store, other, store)):
+        to.keep(said("choice", "left", ("a", str(number)), by=number))
+        assert f"{number + 1} blind choices" in ask.get("/ab/scores").text
+    assert ask.get("/ab/scores").text == ask.get("/ab/scores").text
+    other.forget(rater(1))
+    assert "2 blind choices" in ask.get("/ab/scores").text
+
+
+def test_a_question_longer_than_what_can_be_kept_is_not_compared(ask: Asker) -> None:
+    told = ask.post("/ab/answer", {"rater": rater(1), "messages": [{"role": "user", "content": "q" * 200_001}]})
+    assert told.status_code == 413
+
+
 def test_pages_run_only_their_own_scripts_and_load_nothing_from_elsewhere(ask: Asker) -> None:
     for path in ("/", "/ab"):
         page = ask.get(path)
