@@ -810,6 +810,66 @@ def check_suite(file: Annotated[str, typer.Argument(help="A suite file, or the n
     validation.check_suite(file, out)
 
 
+votes_app = typer.Typer(help="What people said of answers: list, score, forget, export.", no_args_is_help=True)
+app.add_typer(votes_app, name="votes")
+
+
+class ExportForm(StrEnum):
+    """What votes are exported as."""
+
+    pairs = "pairs"
+    conversations = "conversations"
+
+
+@votes_app.command("list")
+def list_votes(num: Annotated[int, typer.Option("--num", "-n", min=0, help="Votes to show, the newest last.")] = 20) -> None:
+    """Show the newest votes."""
+    from flows import votes
+
+    votes.show(votes.opened().votes(), out, num)
+
+
+@votes_app.command("scores")
+def vote_scores() -> None:
+    """Show Bradley-Terry scores of the models with 95 % intervals, thumbs, and how far raters agree."""
+    from flows import votes
+
+    votes.show_scores(votes.opened().votes(), out)
+
+
+@votes_app.command("forget")
+def forget_votes(rater: Annotated[str, typer.Argument(help="A rater's id, or its beginning, as `votes list` shows it.")]) -> None:
+    """Remove all that a rater said, and name the exported files that hold it."""
+    from flows import votes
+
+    votes.forget(votes.opened(), rater, out)
+
+
+@votes_app.command("export")
+def export_votes(
+    output: Annotated[Path, typer.Option("--output", "-o", help="A JSONL file.", dir_okay=False)],
+    form: Annotated[
+        ExportForm, typer.Option("--form", help="pairs: chosen and rejected answers; conversations: liked and corrected ones.")
+    ] = ExportForm.pairs,
+) -> None:
+    """Write votes as rows for training: only with consent, a majority's where raters differ; every vote left out has its reason."""
+    from flows import votes
+
+    votes.export(votes.opened(), output, form.value, out)
+
+
+@app.command()
+def chat(
+    what: Annotated[str, typer.Argument(metavar="[MODEL|URL]", help="A model's name at the gateway, or the gateway's URL.")] = "",
+    url: Annotated[str, typer.Option("--url", help="The gateway, where a model is named.")] = "http://127.0.0.1:8080",
+) -> None:
+    """Talk to a model that `gristmill serve` serves, and say what you think of its answers. Its key is GRISTMILL_API_KEY."""
+    from flows import chat as talk
+
+    gateway, model = (what, "") if "://" in what else (url, what)
+    talk.chat(gateway, model, out)
+
+
 @app.command()
 def up() -> None:
     """Start the Prefect server, the MLflow server and a worker on each of the queues cpu and gpu."""

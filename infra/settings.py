@@ -68,6 +68,8 @@ class Settings(BaseModel):
     """Name of the Prefect work pool with the queues `cpu` and `gpu`."""
     queues: str = Field("cpu,gpu", pattern=r"^(cpu|gpu|cpu,gpu|none)$")
     """Work queues that the workers started here serve: cpu,gpu; or `cpu` on one machine and `gpu` on another; `none`: no worker here."""
+    api_key: str = ""
+    """Key that `gristmill chat` sends to a gateway. Empty: none."""
 
     worker_health_port: int = Field(0, ge=0, le=65535)
     """Port of 127.0.0.1 where a worker started by `gristmill host` says whether it asks for work (/health). 0: none."""
@@ -101,6 +103,16 @@ class Settings(BaseModel):
     def machine(self) -> Path:
         """What was measured of machines that work here: the peak of their matrix products."""
         return self.home / "machine"
+
+    @property
+    def votes(self) -> Path:
+        """What people say of answers that are served here."""
+        return self.home / "votes"
+
+    @property
+    def chat(self) -> Path:
+        """Who `gristmill chat` is when it votes, and what that person agreed to."""
+        return self.home / "chat.json"
 
     @property
     def login(self) -> auth.Login | None:

@@ -1,0 +1,137 @@
+"""Two answers to one prompt whose models are not told before the vote: kept in memory until then, and written together as they come.
+
+What is pending here has nobody's consent yet, so it never touches the disk: after a restart the page is told to ask again.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import time
+import uuid
+from collections import OrderedDict
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from typing import Literal, NamedTuple
+
+from tasks.serving.votes import Message, Speaker
+
+MAX_PENDING = 200
+KEEP_S = 3600.0
+
+Side = Literal["left", "right"]
+SIDES: tuple[Side, Side] = ("left", "right")
+
+
+class Unanswered(Exception):
+    """A request that is not answered as asked: an HTTP status, words for the person, and when to come again."""
+
+    def __init__(self, status: int, message: str, retry_after_s: float | None = None) -> None:
+        super().__init__(message)
+        self.status, self.message, self.retry_after_s = status, message, retry_after_s
+
+
+@dataclass
+class BlindPair:
+    """Two answers that wait for a vote."""
+
+    rater: str
+    messages: tuple[Message, ...]
+    models: tuple[Speaker, Speaker]
+    """The left one first."""
+    answers: dict[Side, str] = field(default_factory=lambda: {"left": "", "right": ""})
+    ended: bool = False
+    """Whether both answers are whole."""
+    copied_from: str | None = None
+    """Id of the vote that judged them first."""
+    pair_id: str = field(default_factory=lambda: uuid.uuid4().hex)
+    since_s: float = 0.0
+
+
+class Pending:
+    """The pairs that wait: at most `max_pending`, none longer than `keep_s` seconds."""
+
+    def __init__(
+        self, max_pending: int = MAX_PENDING, keep_s: float = KEEP_S, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        self.max_pending, self.keep_s, self._clock = max_pending, keep_s, clock
+        self._pairs: OrderedDict[str, BlindPair] = OrderedDict()
+
+    def add(self, pair: BlindPair) -> None:
+        """Let it wait; the oldest ones make room."""
+        pair.since_s = self._clock()
+        self._pairs[pair.pair_id] = pair
+        while len(self._pairs) > self.max_pending or next(iter(self._pairs.values())).since_s + self.keep_s < self._clock():
+            self._pairs.popitem(last=False)
+
+    def take(self, pair_id: str, rater: str) -> BlindPair:
+        """The pair, which waits no longer.
+
+        Raises:
+            Unanswered: it is not there, another person's, or still being written.
+        """
+        pair = self._pairs.get(pair_id)
+        if pair is None or pair.rater != rater or pair.since_s + self.keep_s < self._clock():
+            raise Unanswered(410, "this pair was voted on already, or it is too old, or the server was started again: ask anew")
+        if not pair.ended:
+            raise Unanswered(409, "both answers must have ended before a vote")
+        return self._pairs.pop(pair_id)
+
+    def put_back(self, pair: BlindPair) -> None:
+        """It waits again: its vote could not be kept."""
+        self._pairs[pair.pair_id] = pair
+
+
+def drawn(models: Sequence[Speaker], chance: random.Random) -> tuple[Speaker, Speaker]:
+    """Two models that differ, in random order.
+
+    Raises:
+        Unanswered: there are no two.
+    """
+    different = list({one.digest or one.label: one for one in models}.values())
+    if len(different) < 2:
+        raise Unanswered(
+            409,
+            "only one model is served here, and a comparison needs two that differ: "
+            "start the gateway with two, as in `gristmill serve NAME@champion NAME@challenger`",
+        )
+    left, right = chance.sample(different, 2)
+    return left, right
+
+
+class Piece(NamedTuple):
+    """What one side wrote; empty at its end."""
+
+    side: Side
+    text: str
+
+
+async def together(left: AsyncIterator[str], right: AsyncIterator[str]) -> AsyncIterator[Piece]:
+    """What both write, in the order in which it comes; what either raises is raised, and the other is stopped."""
+    queue: asyncio.Queue[Piece | BaseException] = asyncio.Queue(maxsize=16)
+
+    async def read(side: Side, answer: AsyncIterator[str]) -> None:
+        try:
+            async for text in answer:
+                if text:
+                    await queue.put(Piece(side, text))
+            await queue.put(Piece(side, ""))
+        except Exception as error:  # noqa: BLE001 - raised in the reader of both
+            await queue.put(error)
+
+    tasks = [asyncio.create_task(read(side, answer)) for side, answer in zip(SIDES, (left, right), strict=True)]
+    try:
+        running = 2
+        while running:
+            piece = await queue.get()
+            if isinstance(piece, BaseException):
+                raise piece
+            running -= not piece.text
+            yield piece
+    finally:
+        for task in tasks:
+            task.cancel()
+        for task in tasks:
+            with suppress(asyncio.CancelledError):
+                await task
