@@ -21,6 +21,7 @@ from tasks.question import question
 from tasks.reinforce import reinforce
 from tasks.reward import reward
 from tasks.sft import sft
+from tasks.smoke import smoke
 
 LAST = ("reinforce", "dpo", "sft", "adopt", "pretrain")
 """Steps that make the model that the flow ends with, the last one first; what is made smaller of it is another model."""
@@ -33,7 +34,7 @@ def align(
     dataset: ShardSet | str | None = None,
     lineage: Lineage | None = None,
 ) -> dict[str, ShardSet]:
-    """Do what is configured of: adopt, sft, dpo, reward, reinforce, quantise; gives what was made, by step.
+    """Do what is configured of: adopt, sft, dpo, reward, reinforce, quantise, smoke; gives what was made, by step.
 
     Args:
         config: the whole run's configuration.
@@ -48,6 +49,8 @@ def align(
         made |= _tuned(config, made)
         if config.quantise:
             made["quantise"] = quantise(last(made), tokens_of(made["model"], "quantise"), config=config.quantise)
+        if config.smoke:
+            made["smoke"] = smoke(made.get("quantise", last(made)), config=config.smoke)
         return {one.step: one for one in made.values()}
 
 

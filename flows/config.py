@@ -45,6 +45,7 @@ from tasks.rewrite import RewriteConfig
 from tasks.score import ScoreConfig
 from tasks.signals import SignalsConfig
 from tasks.split import SplitConfig
+from tasks.smoke import SmokeConfig
 from tasks.text.contamination import DecontaminateConfig
 from tasks.text.conversations import InstructConfig
 from tasks.text.pii import RedactConfig
@@ -154,6 +155,8 @@ class RunConfig(BaseModel):
     """How it is reinforced on them; null: not at all."""
     quantise: QuantiseConfig | None = None
     """How it is made small for CPUs, beside itself; null: not at all."""
+    smoke: SmokeConfig | None = None
+    """What the model, the small one if there is one, is asked over HTTP at the end; null: it is not served."""
     evaluate: EvaluateConfig = EvaluateConfig()
     """How the model is measured on held-out documents."""
     benchmark: BenchmarkConfig | None = BenchmarkConfig()
@@ -208,7 +211,7 @@ class RunConfig(BaseModel):
     def aligns(self) -> bool:
         """Whether anything is to be done with a model behind its training."""
         rows = (self.instruct.sources, self.question, self.prefer.sources, self.contrast, self.reinforce)
-        return any(rows) or self.quantise is not None
+        return any(rows) or self.quantise is not None or self.smoke is not None
 
     @model_validator(mode="before")
     @classmethod
