@@ -19,6 +19,6 @@ class SftConfig(TuningConfig):
     Both are counted."""
     packing: bool = True
     """Several conversations lie in one row of `max_length` tokens, and none sees another; a batch is then so many rows. False: one in a
-    row, filled up to the longest of its batch."""
+    row, filled up to the longest of its batch; for models that do not keep them apart, which are refused."""
     heldout_rows: int | None = Field(500, ge=1)
     """Conversations of the test split that are scored before and after: those with the smallest row_id, which is a hash. null: all."""

@@ -89,7 +89,7 @@ def test_a_folder_is_adopted_and_tuned_and_what_was_tuned_is_tuned_again(
 
 def test_inputs_that_do_not_fit_are_told_with_what_to_do(tmp_path: Path, rows: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("GRISTMILL_HOME", str(tmp_path / "home"))
-    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     step = Steps(tmp_path)
     base = base_model(tmp_path / "theirs")
     step("instruct", "conversations", rows)
