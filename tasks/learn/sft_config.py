@@ -12,8 +12,12 @@ from tasks.learn.tuning_config import TuningConfig
 class SftConfig(TuningConfig):
     """Supervised fine-tuning: the assistant's words are learnt, given all that was said before them."""
 
+    batch_size: int = Field(2, ge=1)
+    """Rows in one forward pass. Packed ones are laid end to end there, and attention costs the square of that, so rather accumulate."""
+    gradient_accumulation: int = Field(4, ge=1)
+    """Forward passes summed into one optimiser step: a larger batch at the same memory."""
     max_length: int | None = Field(None, ge=8)
-    """Tokens that a conversation may have, marks of the chat template included; null: as many as the model sees at once."""
+    """Tokens that a conversation may have, marks of the chat template included; null: as many as the model sees at once, 1,024 at most."""
     too_long: Literal["drop", "truncate"] = "drop"
     """Conversations with more: drop leaves them out; truncate cuts off their end, and leaves out those of which no learnt word is left.
     Both are counted."""

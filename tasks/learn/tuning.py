@@ -34,6 +34,8 @@ from tasks.learn.watch import Watch, line_of
 
 logger = logging.getLogger(__name__)
 
+USUAL_LENGTH = 1024
+"""Tokens in a row where nobody says how many: memory grows with it, and models are made for more and more."""
 KEPT = 2
 """Checkpoints on disk: the last whole one stays while the next is written."""
 
@@ -122,17 +124,15 @@ def tokeniser_of(folder: str) -> PreTrainedTokenizerBase:
 
 
 def context_length(model: PreTrainedModel, wanted: int | None) -> int:
-    """Tokens in a row: as many as the model sees at once, or `wanted`.
+    """Tokens in a row: `wanted`, or as many as the model sees at once, USUAL_LENGTH at most.
 
     Raises:
-        InputError: it sees less than wanted, or does not say.
+        InputError: it sees less than wanted.
     """
-    most = getattr(model.config, "max_position_embeddings", None)
+    most: int | None = getattr(model.config, "max_position_embeddings", None)
     if most and wanted and wanted > most:
         raise InputError(f"max_length: the model sees {most:,} tokens at most (got {wanted:,})")
-    if not (wanted or most):
-        raise InputError("max_length: the model does not say how many tokens it sees at once; set it")
-    return int(wanted or most or 0)
+    return wanted or min(most or USUAL_LENGTH, USUAL_LENGTH)
 
 
 def rows_of(job: PostJob, name: str, split: str | None = None) -> list[dict[str, Any]]:
