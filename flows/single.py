@@ -242,6 +242,11 @@ def _with_sources(step: Step, config: Any, inputs: Sequence[str]) -> Any:
     """The configuration of a step that reads sources, with the files on the command line as sources."""
     if not inputs:
         return config
+    if step.name == "adopt":
+        if len(inputs) > 1 or config.checkpoint:
+            raise InputError("step adopt: takes one model; give it once, as --input or as --set checkpoint=…")
+        given = inputs[0] if not Path(inputs[0]).expanduser().exists() else _full(inputs[0])
+        return config.model_copy(update={"checkpoint": given})
     if step.name == "instruct":
         added = [{"kind": "folder", "path": path, "format": guessed(path)} for path in map(_full, inputs)]
     elif step.name in ("ingest", "toxicity"):

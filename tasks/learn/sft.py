@@ -1,7 +1,7 @@
 """Supervised fine-tuning by TRL's SFTTrainer, on conversations that are tokens already: which of them are learnt is said here, not there.
 
 Packed conversations do not see one another: their position ids begin anew at each, and transformers' attention without a mask keeps such
-documents apart (tests/learn/test_sft.py compares logits and loss with those of each alone).
+documents apart; a model for which that does not hold is refused (packed.py).
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from trl import SFTConfig as Arguments
 from trl import SFTTrainer
 
 from infra.errors import InputError
-from tasks.learn import heldout_chats, tuning
+from tasks.learn import heldout_chats, packed, tuning
 from tasks.learn.chats import Chat, chats
 from tasks.learn.posttrain import PostJob
 from tasks.learn.sft_config import SftConfig
@@ -35,6 +35,8 @@ def train(job: PostJob, on_log: OnLog, on_step: OnStep) -> dict[str, Any]:
     if not learnt:
         why = ", ".join(f"{rule} {count:,}" for rule, count in Counter(one.rule for one in left_out).items())
         raise InputError(f"sft: no conversation of the training split can be learnt from ({why or 'there is none'})")
+    if config.packing:
+        packed.check(model)
     trainer = trainer_of(model, words, list(learnt.values()), config, args, length)
     before = heldout_chats.score(trainer.model, held)
     result = tuning.trained(trainer, job, config, on_log, on_step)

@@ -11,7 +11,7 @@ from rich.console import Console
 
 from flows.single import run_step
 from infra import storage
-from infra.dataset import RUN, ShardSet, open_version
+from infra.dataset import RUN, ShardSet, open_version, opened_inputs
 from infra.errors import InputError
 from infra.steps import BESIDE
 from tasks.learn import posttrain, posttraining
@@ -43,6 +43,12 @@ def here(job: posttrain.PostJob, **hears: Any) -> dict[str, Any]:
             else:
                 hears[f"on_{name}"](told)
     return result
+
+
+def tuned_of(version: ShardSet, name: str) -> str:
+    """The folder of what a version was made from."""
+    found: str = opened_inputs(version)[name].folder
+    return found
 
 
 class Steps:
@@ -82,6 +88,7 @@ def test_a_folder_is_adopted_and_tuned_and_what_was_tuned_is_tuned_again(
     # the inputs are named, so lineage leads from the model to rows and base
     inputs = tuned.manifest().recipe["inputs"]
     assert inputs["conversations"].startswith("instruct/") and inputs["model"].startswith("adopt/")
+    assert step("adopt", "theirs-alone", base).digest == open_version(tuned_of(tuned, "model")).digest
     again = step("sft", "again", tmp_path / "tuned", tmp_path / "conversations", keys=KEYS)
     assert again.manifest().facts["before.loss"] == pytest.approx(facts["after.loss"], rel=1e-5)
     assert again.manifest().recipe["inputs"]["model"].startswith("sft/")
@@ -89,7 +96,7 @@ def test_a_folder_is_adopted_and_tuned_and_what_was_tuned_is_tuned_again(
 
 def test_inputs_that_do_not_fit_are_told_with_what_to_do(tmp_path: Path, rows: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("GRISTMILL_HOME", str(tmp_path / "home"))
-    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     step = Steps(tmp_path)
     base = base_model(tmp_path / "theirs")
     step("instruct", "conversations", rows)
@@ -99,6 +106,10 @@ def test_inputs_that_do_not_fit_are_told_with_what_to_do(tmp_path: Path, rows: P
         step("sft", "a", rows, base)
     with pytest.raises(InputError, match=r"adopt\.checkpoint: nobody/nothing: there is no such folder"):
         step("sft", "b", "nobody/nothing", tmp_path / "conversations")
+    with pytest.raises(InputError, match=r"adopt\.checkpoint: names no model"):
+        step("adopt", "e")
+    with pytest.raises(InputError, match="step adopt: takes one model"):
+        step("adopt", "f", base, base)
     with pytest.raises(InputError, match=r"one --input must be model, which"):
         step("sft", "c", tmp_path / "conversations", tmp_path / "conversations")
     with pytest.raises(InputError, match=r"takes 2 --input"):

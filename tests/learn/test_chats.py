@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import tokenizers
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers import AutoTokenizer
 
@@ -53,12 +53,14 @@ def plainly(folder: str, turns: list[dict[str, str]]) -> tuple[list[int], list[i
     return made.ids, [one if is_said else IGNORED for one, is_said in zip(made.ids, learnt, strict=True)]
 
 
+@settings(max_examples=50)
 @given(TURNS)
 def test_exactly_the_assistants_words_are_learnt_as_a_plain_reference_says(folder: str, words: Any, drawn: Any) -> None:
     made = encode(words, turns_of(drawn))
     assert (made.ids, made.labels) == plainly(folder, turns_of(drawn))
 
 
+@settings(max_examples=50)
 @given(TURNS)
 def test_without_marks_the_same_is_told_from_what_each_turn_adds(words: Any, drawn: Any) -> None:
     turns = [{**turn, "content": turn["content"].strip() or "x"} for turn in turns_of(drawn)]

@@ -19,10 +19,10 @@ import pytest
 import torch
 from safetensors.torch import load_file
 from torch.nn import functional
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoModelForCausalLM, AutoTokenizer, BloomConfig, GPT2Config
 
 from infra.errors import InputError
-from tasks.learn import chats, posttrain, posttraining, sft, tuning
+from tasks.learn import chats, packed, posttrain, posttraining, sft, tuning, watch
 from tasks.learn.costs import CostConfig
 from tasks.learn.job import TrainingDied
 from tasks.learn.posttrain import PostJob
@@ -87,7 +87,23 @@ def test_shuffled_answers_teach_nothing_that_holds_for_other_questions(model: st
     assert facts["after.loss"] > 0.5
 
 
-def packed(model: str, folder: Path, rows: list[Any]) -> tuple[Any, Any, list[chats.Chat]]:
+@pytest.mark.parametrize(
+    ("shape", "apart"),
+    [
+        (GPT2Config(vocab_size=60, n_embd=32, n_layer=1, n_head=2, n_positions=32, bos_token_id=0, eos_token_id=0), True),
+        (BloomConfig(vocab_size=60, hidden_size=32, n_layer=1, n_head=2), False),
+    ],
+)
+def test_a_model_that_reads_on_into_the_next_conversation_is_not_packed(shape: Any, apart: bool) -> None:
+    made = AutoModelForCausalLM.from_config(shape)
+    if apart:
+        packed.check(made)
+    else:
+        with pytest.raises(InputError, match=r"sft.packing: a bloom model .* set packing to false"):
+            packed.check(made)
+
+
+def packing(model: str, folder: Path, rows: list[Any]) -> tuple[Any, Any, list[chats.Chat]]:
     """A trainer whose batches are packed, its first batch, and the conversations."""
     config = SftConfig(**{**FAST, "batch_size": 2})
     args = tuning.arguments(config, folder)
@@ -98,7 +114,7 @@ def packed(model: str, folder: Path, rows: list[Any]) -> tuple[Any, Any, list[ch
 
 
 def test_conversations_in_one_row_do_not_see_one_another(model: str, tmp_path: Path) -> None:
-    trainer, batch, encoded = packed(model, tmp_path, [*colours(3), *colours(5)[3:], chat("what", "none")])
+    trainer, batch, encoded = packing(model, tmp_path, [*colours(3), *colours(5)[3:], chat("what", "none")])
     trainer.model.eval()
     ids, positions = batch["input_ids"][0], batch["position_ids"][0]
     starts = [*torch.nonzero(positions == 0).flatten().tolist(), len(ids)]
@@ -170,7 +186,7 @@ def test_a_run_that_was_cut_goes_on_at_its_newest_whole_checkpoint_and_gives_the
         sft.train(one, lambda line: None, cut)
     folder = Path(one.folder)
     # as a kill in the middle of writing the next one leaves it: files there, one of them cut off, no mark
-    shutil.copytree(folder / "checkpoint-8", folder / "checkpoint-12", ignore=shutil.ignore_patterns(tuning.MARK))
+    shutil.copytree(folder / "checkpoint-8", folder / "checkpoint-12", ignore=shutil.ignore_patterns(watch.MARK))
     (folder / "checkpoint-12" / "optimizer.pt").write_bytes(b"half")
     # and one that lost bytes after it was marked
     shutil.copytree(folder / "checkpoint-8", folder / "checkpoint-10")
@@ -206,7 +222,7 @@ def test_a_gradient_that_is_not_finite_stops_before_it_reaches_the_weights(model
         spoilt.append(made(*args))
         return spoilt[0]
 
-    with pytest.MonkeyPatch.context() as patch, pytest.raises(tuning.LossNotFinite, match=r"gradient of step 6 is not finite"):
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(watch.LossNotFinite, match=r"gradient of step 6 is not finite"):
         patch.setattr(sft, "trainer_of", kept)
         sft.train(one, lambda line: None, spoil)
     assert [path.name for path in Path(one.folder).glob("checkpoint-*")] == ["checkpoint-4"]

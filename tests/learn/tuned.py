@@ -22,6 +22,7 @@ COLOURS = {"apple": "red", "pear": "green", "plum": "blue", "lemon": "yellow", "
 WORDS = [*COLOURS, *COLOURS.values(), "what is the colour of number please system user assistant none \n ? . 0 1 2 3 4 5 6 7 8 9"]
 FAST: dict[str, Any] = {
     "batch_size": 4,
+    "gradient_accumulation": 1,
     "learning_rate": 1e-2,
     "log_every_steps": 2,
     "checkpoint_every_steps": 4,
