@@ -55,7 +55,7 @@ MODELS = ("model", "teacher")
 """Parameters that any model serves as: pre-trained, adopted, tuned, made smaller."""
 HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+")
 # parameters that may have none
-OPTIONAL = ("corpus", "quality", "toxicity", "base")
+OPTIONAL = ("corpus", "quality", "toxicity", "base", "reward_model")
 SEVERAL = ("documents", "scores")
 """Of these a step may take several; it takes one of them only."""
 # what only a flow knows
@@ -237,7 +237,7 @@ def _with_sources(step: Step, config: Any, inputs: Sequence[str]) -> Any:
         return config
     if step.name == "instruct":
         added = [{"kind": "folder", "path": path, "format": guessed(path)} for path in map(_full, inputs)]
-    elif step.name in ("ingest", "toxicity"):
+    elif step.name in ("ingest", "toxicity", "prefer", "pose"):
         added = [{"kind": "folder", "path": path} for path in map(_full, inputs)]
     else:
         added = [_crawl_source(path) for path in inputs]
