@@ -62,7 +62,7 @@ ROWS = ("conversations", "preferences", "problems")
 """Parameters that are rows of a shape of their own, which no plain file is taken for."""
 HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+")
 # parameters that may have none
-OPTIONAL = ("corpus", "quality", "toxicity", "base")
+OPTIONAL = ("corpus", "quality", "toxicity", "base", "reward_model")
 SEVERAL = ("documents", "scores")
 """Of these a step may take several; it takes one of them only."""
 # what only a flow knows
@@ -249,7 +249,7 @@ def _with_sources(step: Step, config: Any, inputs: Sequence[str]) -> Any:
         return config.model_copy(update={"checkpoint": given})
     if step.name == "instruct":
         added = [{"kind": "folder", "path": path, "format": guessed(path)} for path in map(_full, inputs)]
-    elif step.name in ("ingest", "toxicity"):
+    elif step.name in ("ingest", "toxicity", "prefer", "pose"):
         added = [{"kind": "folder", "path": path} for path in map(_full, inputs)]
     else:
         added = [_crawl_source(path) for path in inputs]

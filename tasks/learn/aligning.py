@@ -11,6 +11,7 @@ import numpy.typing as npt
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from infra.errors import InputError
+from models.chat import stops
 from tasks.learn import answers, device, figures, reward_hacking, tuning
 from tasks.learn.align_config import FIGURES, AlignConfig, WriteConfig
 from tasks.learn.answers import Answer, Said
@@ -94,11 +95,16 @@ def write(
 
 
 def divergence(
-    model: PreTrainedModel, start: PreTrainedModel, said: Sequence[Said], prompts: Sequence[list[int]], ends: Sequence[int]
+    model: PreTrainedModel,
+    start: PreTrainedModel,
+    said: Sequence[Said],
+    prompts: Sequence[list[int]],
+    words: PreTrainedTokenizerBase,
 ) -> dict[str, Values]:
     """How far a model is from where it started, on its own answers: log-likelihood ratios, an estimate of the
     KL divergence, unbiased where answers are drawn at temperature 1."""
-    full = [Answer(prompts[one.prompt], one.ids if one.cut else [*one.ids, ends[-1]]) for one in said]
+    end = stops(words, None)[:1]
+    full = [Answer(prompts[one.prompt], one.ids if one.cut else [*one.ids, *end]) for one in said]
     nats = answers.log_likelihoods(model, full) - answers.log_likelihoods(start, full)
     places = [one.prompt for one in said]
     lengths = np.array([len(one.ids) for one in full], np.float64)

@@ -16,6 +16,7 @@ from torch.nn import functional
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from infra.errors import InputError
+from models.chat import stops
 from tasks.learn.chats import LeftOut
 
 Floats = npt.NDArray[np.float64]
@@ -116,14 +117,6 @@ def forged(special: Sequence[str], texts: Sequence[str]) -> bool:
     return any(token in text for text in texts for token in special)
 
 
-def ends_of(words: PreTrainedTokenizerBase) -> list[int]:
-    """Tokens that end an answer: the tokeniser's end of text, and the special token that the chat template puts behind one."""
-    ids = answered(words, [{"role": "user", "content": "a"}], "a").ids
-    special = {place for place, one in words.added_tokens_decoder.items() if one.special}
-    behind = next((one for one in ids if one in special), None)
-    return [one for one in dict.fromkeys((words.eos_token_id, behind)) if one is not None]
-
-
 @torch.no_grad()
 def log_likelihoods(model: PreTrainedModel, answers: Sequence[Answer]) -> Floats:
     """(N,) nats of each answer behind its prompt."""
@@ -158,7 +151,7 @@ def written(
     seed: int,
 ) -> list[Said]:
     """`num_samples` answers to each prompt, those of a prompt one after another; temperature 0 always takes the likeliest token."""
-    ends, pad = ends_of(words), words.pad_token_id
+    ends, pad = stops(words, model.generation_config.eos_token_id), words.pad_token_id
     settings = {"do_sample": True, "temperature": temperature, "top_k": 0, "top_p": 1.0} if temperature else {"do_sample": False}
     found = []
     step = max(1, BATCH_ANSWERS // num_samples)

@@ -64,6 +64,6 @@ def _measured(job: PostJob, pairs: aligning.Pairs, folder: str, config: DpoConfi
     _, old = aligning.write(start, words, prompts, config.write, lambda said: {})
     said, new = aligning.write(now, words, prompts, config.write, lambda said: {})
     if said:
-        new |= aligning.divergence(now, start, said, prompts, answers.ends_of(words))
+        new |= aligning.divergence(now, start, said, prompts, words)
     measured.add(reward_hacking.told(old, new, [row["row_id"] for row in some]))
     return measured

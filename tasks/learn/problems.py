@@ -20,9 +20,10 @@ from infra.ids import digest_of, doc_id
 from tasks.learn import reasoning
 from tasks.learn.benchmark_config import ReasoningConfig
 from tasks.learn.verifiers import BadCheck, Check, usable
+from tasks.text.conversations import side_of
 from tasks.text.given_rows import WHY, Verdicts, candidates_of, columns_of, origin_of, spread
 from tasks.text.readers import DatasetSource, Fields, FolderSource, IngestConfig, Piece
-from tasks.text.turns import Unusable, prompt_key, prompt_of, side
+from tasks.text.turns import Unusable, prompt_key, prompt_of
 
 CANDIDATES = pa.schema([*PROBLEMS, ("asked", pa.string()), ("payload", pa.string()), *WHY])
 """Problems before it is decided which stay; `asked` is the hash of prompt and check, `payload` that of the answer too."""
@@ -140,7 +141,7 @@ def _problem(row: dict[str, Any], source: str, check: Check | None, config: Pose
     key = prompt_key(prompt)
     asked, payload = digest_of(key, kind), digest_of(key, kind, answer)
     row_id = doc_id(source, origin_of(row) or payload, payload)
-    told = {"task": kind, "split": side(prompt, config.test_share), "prompt": prompt, "check": kind, "answer": answer}
+    told = {"task": kind, "split": side_of(prompt, config.test_share), "prompt": prompt, "check": kind, "answer": answer}
     return {"row_id": row_id, **told, "asked": asked, "payload": payload}
 
 

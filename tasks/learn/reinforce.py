@@ -16,6 +16,7 @@ import datasets
 from trl import GRPOConfig, GRPOTrainer, RLOOConfig, RLOOTrainer
 
 from infra.errors import InputError
+from models.chat import stops
 from tasks.learn import aligning, answers, device, reward_hacking, tuning
 from tasks.learn.align_config import ReinforceConfig
 from tasks.learn.posttrain import PostJob
@@ -33,7 +34,7 @@ def train(job: PostJob, on_log: OnLog, on_step: OnStep) -> dict[str, Any]:
     config = ReinforceConfig.model_validate(job.config)
     args = tuning.arguments(config, Path(job.folder))
     model, words = tuning.causal(job.models["model"])
-    model.generation_config.eos_token_id = answers.ends_of(words)
+    model.generation_config.eos_token_id = stops(words, model.generation_config.eos_token_id)
     room = tuning.context_length(model, config.max_length) - max(config.max_new_tokens, config.write.max_new_tokens)
     rows = sorted(tuning.rows_of(job, "problems"), key=lambda row: str(row["row_id"]))
     prompts, left_out = answers.prompts_of(rows, words, room)
@@ -78,7 +79,7 @@ def train(job: PostJob, on_log: OnLog, on_step: OnStep) -> dict[str, Any]:
     _, old = aligning.write(start, words, asked, config.write, rewards.of_rows(some))
     said, new = aligning.write(now, words, asked, config.write, rewards.of_rows(some))
     if said:
-        new |= aligning.divergence(now, start, said, asked, answers.ends_of(words))
+        new |= aligning.divergence(now, start, said, asked, words)
     measured = reward_hacking.told(old, new, [row["row_id"] for row in some])
     result["facts"] = {"rows": len(learnt), "method": config.method, **aligning.kept(measured, job)}
     return {**result, "left_out": [one._asdict() for one in left_out]}

@@ -18,9 +18,10 @@ from pydantic import BaseModel, ConfigDict, Field
 from expectations.schemas import PREFERENCES
 from infra.dataset import Outcome, ShardRef
 from infra.ids import digest_of, doc_id
+from tasks.text.conversations import side_of
 from tasks.text.given_rows import WHY, Verdicts, candidates_of, columns_of, origin_of, spread
 from tasks.text.readers import DatasetSource, Fields, FolderSource, IngestConfig, Piece
-from tasks.text.turns import Unusable, answer_of, prompt_key, prompt_of, side, turns_of
+from tasks.text.turns import Unusable, answer_of, prompt_key, prompt_of, turns_of
 
 CANDIDATES = pa.schema(
     [
@@ -103,7 +104,7 @@ def _pair(row: dict[str, Any], source: str, test_share: float) -> dict[str, Any]
     return {
         "row_id": doc_id(source, origin_of(row) or payload, payload),
         "task": task,
-        "split": side(prompt, test_share),
+        "split": side_of(prompt, test_share),
         "prompt": prompt,
         "chosen": chosen,
         "rejected": rejected,

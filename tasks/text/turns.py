@@ -1,8 +1,7 @@
 """Turns of a conversation as rows of many makers write them, as `{role, content}`, or why they cannot be used.
 
 Known shapes: a text (one turn of the user), messages `{role, content}`, ShareGPT's `{from, value}`, and the texts of Anthropic's HH, whose
-turns begin with `Human:` and `Assistant:`. Roles are system (first only), user and assistant, the last two by turns. `side` holds prompts
-out by the hash of their first question, so it is on one side in every data set, whatever else the row says.
+turns begin with `Human:` and `Assistant:`. Roles are system (first only), user and assistant, the last two by turns.
 """
 
 from __future__ import annotations
@@ -11,7 +10,7 @@ import re
 from collections.abc import Sequence
 from typing import Any
 
-from infra.ids import content_id, digest_of
+from infra.ids import digest_of
 
 Message = dict[str, str]
 ROLES = {
@@ -120,9 +119,3 @@ def _listed(messages: Sequence[Message]) -> str:
 def prompt_key(messages: Sequence[Message]) -> str:
     """32 hex characters, equal for equal turns."""
     return digest_of("prompt", *(part for one in messages for part in (one["role"], one["content"])))
-
-
-def side(messages: Sequence[Message], test_share: float) -> str:
-    """`test` or `train`, by what the user says first; case and white space do not count, so conversations, pairs and problems agree."""
-    asked = next(one["content"] for one in messages if one["role"] == "user")
-    return "test" if int(digest_of("side", content_id(asked))[:16], 16) < test_share * 2.0**64 else "train"

@@ -20,7 +20,7 @@ from models import presets, tokeniser
 from models.presets import ModelConfig
 from models.tokeniser import TokeniserConfig
 from tasks.learn.answers import answered
-from tasks.text.turns import side
+from tasks.text.conversations import side_of
 
 COLOURS = ("red", "blue", "green", "grey", "pale", "dark")
 THINGS = [f"{colour} {thing}" for colour in COLOURS for thing in ("mill", "barn", "boat", "door", "lamp", "stone")]
@@ -96,7 +96,7 @@ def problems(labels: str, *, test_share: float = 0.3, seed: int = 1) -> list[dic
 def _row(ask: str, test_share: float) -> dict[str, Any]:
     prompt = [{"role": "user", "content": ask}]
     known = {"row_id": digest_of("row", ask), "source": "made", "origin": ask}
-    return {**known, "prompt": prompt, "split": side(prompt, test_share)}
+    return {**known, "prompt": prompt, "split": side_of(prompt, test_share)}
 
 
 def _sealed(folder: Path, step: str, schema: str, table: pa.Table, files: Sequence[Any], facts: dict[str, Any]) -> ShardSet:

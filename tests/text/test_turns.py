@@ -1,4 +1,4 @@
-"""Turns of every known shape become messages, and what is none says why; prompts are held out by what they say alone."""
+"""Turns of every known shape become messages, and what is none says why."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tasks.text.turns import Unusable, answer_of, prompt_key, prompt_of, side, turns_of
+from tasks.text.turns import Unusable, answer_of, prompt_key, prompt_of, turns_of
 
 ASKED = [{"role": "user", "content": "Why?"}]
 SAID = [*ASKED, {"role": "assistant", "content": "So."}]
@@ -71,18 +71,3 @@ def test_keys_are_equal_for_equal_turns_only(one: str, other: str) -> None:
     assert prompt_key([{"role": "user", "content": one + other}]) != prompt_key(
         [{"role": "user", "content": one}, {"role": "assistant", "content": other}]
     )
-
-
-def test_about_the_share_is_held_out_and_a_larger_share_holds_the_same_ones_out() -> None:
-    prompts = [[{"role": "user", "content": str(number)}] for number in range(4000)]
-    some, more = ({place for place, one in enumerate(prompts) if side(one, share) == "test"} for share in (0.1, 0.3))
-    assert some < more
-    assert len(some) == pytest.approx(400, abs=80)  # four standard deviations
-    assert not [one for one in prompts if side(one, 0.0) == "test"]
-
-
-@given(st.text(alphabet="Ab ", min_size=1).filter(str.strip), st.sampled_from([[], SAID]))
-def test_a_question_is_on_one_side_whatever_stands_around_it(text: str, later: list[dict[str, str]]) -> None:
-    plain = [{"role": "user", "content": text}]
-    dressed = [{"role": "system", "content": "Be short."}, {"role": "user", "content": f" {text.upper()}\n"}, *later]
-    assert side(plain, 0.5) == side(dressed, 0.5)
