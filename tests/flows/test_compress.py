@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import psutil
 import pytest
 import torch
 
@@ -24,6 +25,7 @@ from tasks.evaluate import evaluate
 from tasks.export import export
 from tasks.learn.compress_config import DistilConfig, ExportConfig, PruneConfig, QuantiseConfig, SpeedConfig
 from tasks.learn.config import EvalConfig, EvaluateConfig, RobustnessConfig, SampleConfig
+from tasks.learn.job import TrainingDied
 from tasks.prune import TABLE, prune
 from tasks.quantise import quantise
 from tasks.tokenise import tokenise
@@ -166,3 +168,23 @@ def test_a_student_is_a_version_with_its_teacher_in_the_recipe(made: Made, monke
     assert load_causal(student.file("model"))[0].config.hidden_size == 32
     again = config.model_copy(update={"model": ModelConfig(from_checkpoint=made.pruned.file("model")), "max_steps": 3})
     assert distil(made.model, made.tokens, config=again).manifest().facts["family"] == "llama"
+
+
+@pytest.mark.soak
+def test_a_distillation_that_was_killed_becomes_the_version_that_it_would_have_become(made: Made, tmp_path: Path) -> None:
+    shape: dict[str, Any] = {"hidden_size": 32, "num_layers": 1, "num_heads": 2, "num_kv_heads": 2, "intermediate_size": 64}
+    means: dict[str, Any] = {"num_threads": 1, "device": "cpu", "precision": "fp32", "checkpoint_every_steps": 5}
+    model = ModelConfig(**shape, context_length=32)
+    config = DistilConfig(model=model, max_steps=60, warmup_steps=2, batch_size=4, **means)
+
+    def kill(done: int, *_: Any) -> None:
+        if done >= 12:
+            [process] = [one for one in psutil.Process().children() if "tasks.learn.training" in one.cmdline()]
+            process.kill()
+
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(TrainingDied):
+        patch.setattr("infra.trainings.report", kill)
+        distil.run([made.model, made.tokens], config, str(tmp_path / "killed"))
+    killed = distil.run([made.model, made.tokens], config, str(tmp_path / "killed")).shards
+    alone = distil.run([made.model, made.tokens], config, str(tmp_path / "alone")).shards
+    assert killed.digest == alone.digest

@@ -5,7 +5,7 @@ import pytest
 import torch
 from transformers import BertConfig, BertForMaskedLM
 
-from models import presets, tokeniser
+from models import int8, presets, tokeniser
 from models.presets import ModelConfig
 from models.tokeniser import TokeniserConfig
 from tasks.learn.config import EvalConfig
@@ -142,3 +142,18 @@ def test_chosen_places_of_a_masked_row_are_the_sum_of_each(masked: Scorer) -> No
         hidden = [*row[:2], masked.words.mask_token_id, *row[3:]]
         logits = masked.model(input_ids=torch.tensor([hidden])).logits[0, 2]
     assert single[2] == pytest.approx(float(torch.log_softmax(logits, -1)[row[2]]), rel=1e-4)
+
+
+def test_a_model_in_int8_is_asked_like_any_other_but_never_on_a_gpu(
+    causal: Scorer, tokeniser_folder: str, tmp_path: Path
+) -> None:
+    int8.write(causal.model, tmp_path)
+    for file in Path(tokeniser_folder).iterdir():
+        (tmp_path / file.name).write_bytes(file.read_bytes())
+    scorer = Scorer(tmp_path, CONFIG.model_copy(update={"device": "auto"}))
+    assert (scorer.device, scorer.num_parameters) == ("cpu", causal.num_parameters)
+    nats, _, _ = scorer.log_likelihoods(["read", "write a"], [" the file", " list"])
+    assert nats == pytest.approx(causal.log_likelihoods(["read", "write a"], [" the file", " list"])[0], abs=0.05)
+    assert scorer.continuations(["read"], max_new_tokens=4)[0][0] is not None
+    with pytest.raises(ScorerError, match="in int8, which a CPU computes"):
+        Scorer(tmp_path, CONFIG.model_copy(update={"device": "cuda"}))
