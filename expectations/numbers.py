@@ -38,6 +38,7 @@ FIGURES = (
     *("heldout", "calibration", "robustness", "contamination", "tasks", "reasoning", "fairness"),
     *("bias", "toxicity", "memorisation", "privacy", "hallucination", "efficiency"),
     *("before", "after", "change", "preference"),
+    *("bias", "toxicity", "memorisation", "privacy", "hallucination", "efficiency", "guard"),
 )
 """Families of the figures of an evaluation, by which their names begin: `heldout.perplexity`."""
 OF_SCORES = {"perplexity_of_uniform": "a model's perplexity ÷ that of guessing evenly: at 1 it has learnt nothing"}

@@ -186,6 +186,10 @@ AnyRule = Annotated[
 ]
 
 
+KINDS = ("pii", "secrets", "injection", "toxicity", "topics", "length", "leak")
+"""Of rules."""
+
+
 class Policy(BaseModel):
     """What a guard does. Where several rules find something at one place, what refuses counts first, then the order here."""
 
@@ -214,9 +218,14 @@ class Policy(BaseModel):
         return self
 
 
+def kind_of(rule: Rule) -> str:
+    """Which of KINDS a rule is."""
+    return str(rule.kind)  # type: ignore[attr-defined]
+
+
 def name_of(rule: Rule) -> str:
     """What the log calls a rule."""
-    return rule.name or str(rule.kind)  # type: ignore[attr-defined]
+    return rule.name or kind_of(rule)
 
 
 def presets() -> list[str]:

@@ -1,7 +1,8 @@
-"""What a guard does, slowly and plainly: whole texts, `re.finditer`, every phrase tried at every word. The tests hold the guard against it."""
+"""What a guard does, slowly and plainly: whole texts, `re.finditer`, every phrase tried at every word; the guard is held against it."""
 
 from __future__ import annotations
 
+import itertools
 import re
 from typing import NamedTuple
 
@@ -38,7 +39,7 @@ def phrase_spans(text: str, phrases: list[str]) -> list[tuple[int, int, str]]:
         best = None
         for phrase, own in zip(phrases, wanted, strict=True):
             some = words[at : at + len(own)]
-            close = all(after[0] - before[1] <= 5 for before, after in zip(some, some[1:], strict=False))
+            close = all(after[0] - before[1] <= 5 for before, after in itertools.pairwise(some))
             if [one[2] for one in some] == own and close and (best is None or len(own) > best[0]):
                 best = (len(own), some[0][0], some[-1][1], phrase)
         if best:
