@@ -152,7 +152,7 @@ some_votes = st.lists(
 )
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=50, deadline=None)
 @given(some_votes, st.randoms(use_true_random=False))
 def test_every_vote_has_one_fate_and_rows_are_the_same_for_any_order(votes: list[Vote], chance: object) -> None:
     for make in (preference_pairs, liked_answers):
@@ -170,7 +170,7 @@ def test_every_vote_has_one_fate_and_rows_are_the_same_for_any_order(votes: list
     assert not [key for key, count in keys.items() if count > 1 or key[1] == key[2]]
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=30, deadline=None)
 @given(some_votes)
 def test_a_pair_of_choices_says_what_counting_says(votes: list[Vote]) -> None:
     """By brute force: for each pair of answers to a prompt, the last choice of each rater, counted."""
