@@ -89,7 +89,7 @@ def drawn(models: Sequence[Speaker], chance: random.Random) -> tuple[Speaker, Sp
     Raises:
         Unanswered: there are no two.
     """
-    different = list({one.digest or one.label: one for one in models}.values())
+    different = list({one.identity: one for one in models}.values())
     if len(different) < 2:
         raise Unanswered(
             409,

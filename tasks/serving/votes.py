@@ -71,13 +71,20 @@ class Speaker(_Part):
     """The model that gave an answer."""
 
     name: str = Field(max_length=200)
+    """As requests name it; it may be an alias."""
     version: str = Field("", max_length=200)
+    """What the name meant."""
     digest: str = Field("", max_length=200)
 
     @property
     def label(self) -> str:
-        """Its name, with the version where there is one."""
-        return f"{self.name}:{self.version}" if self.version else self.name
+        """Its name, and what that meant when it answered."""
+        return self.name if self.version in ("", self.name) else f"{self.name} = {self.version}"
+
+    @property
+    def identity(self) -> str:
+        """Equal for equal models, whatever they were called: today's champion was a challenger yesterday."""
+        return self.digest or self.label
 
 
 class Consent(_Part):

@@ -16,6 +16,7 @@ import pytest
 from tasks.learn.scorer import Scorer
 from tasks.serving.blind import BlindPair, Pending, Piece, Unanswered, drawn, together
 from tasks.serving.listening import FILES, MAX_BODY_BYTES, PAGES
+from tasks.serving.scoreboard import scoreboard
 from tasks.serving.votes import WORDING, Message, Speaker, VoteStore
 
 from .said import rater, said
@@ -92,7 +93,7 @@ def test_a_thumb_with_consent_is_kept_with_its_conversation_and_model(ask: Asker
     assert told.status_code == 201, told.text
     assert told.json() == {"vote_id": f"{1:032x}", "kept": ["vote", "conversation", "text"], "masked": {"email": 1}}
     [vote] = store.votes()
-    assert vote.models == (Speaker(name="old", version="1", digest="d1"),)
+    assert vote.models == (Speaker(name="old", version="mill:1", digest="d1"),)
     assert (vote.answers, vote.text) == ((OLD,), "right, says email@example.com")
     assert (vote.template, vote.consent.wording) == ("t1", WORDING)
 
@@ -174,7 +175,7 @@ def test_a_choice_is_blind_until_it_is_kept(ask: Asker, store: VoteStore) -> Non
     assert sorted(texts.values()) == sorted([OLD, NEW])  # they were learnt by heart
     told = ask.post("/ab/vote", {"rater": rater(1), "pair": pair, "vote": "left", "consent": AGREED})
     assert told.status_code == 201, told.text
-    names = {OLD: "old:1", NEW: "new:2"}
+    names = {OLD: "old = mill:1", NEW: "new = mill:2"}
     assert (told.json()["left"], told.json()["right"]) == (names[texts["left"]], names[texts["right"]])
     [vote] = store.votes()
     assert (vote.kind, vote.vote, vote.answers) == ("choice", "left", (texts["left"], texts["right"]))
@@ -331,6 +332,21 @@ def test_both_answers_come_as_they_are_written_and_the_other_stops_with_a_broken
     with pytest.raises(Unanswered, match="too slow"):
         asyncio.run(read(writes("a", ends=False), breaks()))
     assert stopped == [("a",)]
+
+
+def test_a_model_has_one_score_whatever_it_was_called_and_two_of_one_name_have_two(ask: Asker, store: VoteStore) -> None:
+    yesterday = (
+        Speaker(name="champion", version="mill:1", digest="d1"),
+        Speaker(name="challenger", version="mill:2", digest="d2"),
+    )
+    today = (Speaker(name="champion", version="mill:2", digest="d2"), Speaker(name="challenger", version="mill:3", digest="d3"))
+    for number, speakers in enumerate((yesterday, today)):
+        store.keep(said("choice", "right", ("a", str(number)), by=number).model_copy(update={"models": speakers}))
+    assert set(scoreboard(store.votes()).games.items()) == {("mill:1", 1), ("mill:2", 2), ("mill:3", 1)}
+    folders = (Speaker(name="mine", version="model", digest="e1"), Speaker(name="yours", version="model", digest="e2"))
+    store.keep(said("choice", "right", ("a", "c")).model_copy(update={"models": folders}))
+    store.keep(said("choice", "tie", ("a", "d")).model_copy(update={"models": (yesterday[0], yesterday[0])}))  # says nothing
+    assert set(scoreboard(store.votes()).games) == {"mill:1", "mill:2", "mill:3", "mine = model", "yours = model"}
 
 
 def test_pending_pairs_are_bounded_in_number_and_time() -> None:

@@ -44,7 +44,7 @@ class TinyGateway:
         self.models, self.key, self.left, self.pause_s = models, key, max_requests, pause_s
         self.num_running = 0
         self.app = FastAPI()
-        speakers = [Speaker(name=name, version=str(number), digest=f"d{number}") for number, name in enumerate(models, 1)]
+        speakers = [Speaker(name=name, version=f"mill:{number}", digest=f"d{number}") for number, name in enumerate(models, 1)]
         self.versions = {one.name: one.version for one in speakers}
         parts = Gateway(models=lambda: speakers, complete=self.complete, admit=self.admit, template=lambda _: "t1")
         self.app.include_router(routes(store, parts, random.Random(1)))
