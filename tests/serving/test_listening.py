@@ -6,7 +6,7 @@ import asyncio
 import json
 import random
 import re
-from collections.abc import AsyncIterator, Iterator, Mapping
+from collections.abc import AsyncGenerator, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -273,6 +273,16 @@ def test_the_page_of_scores_is_drawn_anew_after_each_vote_of_whatever_process(as
     assert "2 blind choices" in ask.get("/ab/scores").text
 
 
+def test_a_vote_for_which_there_is_no_room_is_not_acknowledged_and_the_next_one_is_kept(ask: Asker, store: VoteStore) -> None:
+    ask.post("/feedback", thumb())
+    [pages] = store._base.execute("PRAGMA page_count").fetchone()
+    store._base.execute(f"PRAGMA max_page_count={pages + 2}")
+    full = ask.post("/feedback", thumb(vote_id=f"{2:032x}", answer="long " * 20_000))
+    assert (full.status_code, full.headers["retry-after"]) == (503, "30") and "full" in full.json()["error"]["message"]
+    assert ask.post("/feedback", thumb(vote_id=f"{3:032x}")).status_code == 201
+    assert {vote.vote_id for vote in store.votes()} == {f"{1:032x}", f"{3:032x}"}
+
+
 def test_a_question_longer_than_what_can_be_kept_is_not_compared(ask: Asker) -> None:
     told = ask.post("/ab/answer", {"rater": rater(1), "messages": [{"role": "user", "content": "q" * 200_001}]})
     assert told.status_code == 413
@@ -307,7 +317,7 @@ def test_pages_run_only_their_own_scripts_and_load_nothing_from_elsewhere(ask: A
 def test_both_answers_come_as_they_are_written_and_the_other_stops_with_a_broken_one() -> None:
     stopped = []
 
-    async def writes(*texts: str, ends: bool = True) -> AsyncIterator[str]:
+    async def writes(*texts: str, ends: bool = True) -> AsyncGenerator[str]:
         try:
             for text in texts:
                 await asyncio.sleep(0)
@@ -318,12 +328,12 @@ def test_both_answers_come_as_they_are_written_and_the_other_stops_with_a_broken
             stopped.append(texts)
             raise
 
-    async def breaks() -> AsyncIterator[str]:
+    async def breaks() -> AsyncGenerator[str]:
         yield "b"
         await asyncio.sleep(0.01)
         raise Unanswered(504, "too slow")
 
-    async def read(left: AsyncIterator[str], right: AsyncIterator[str]) -> list[Piece]:
+    async def read(left: AsyncGenerator[str], right: AsyncGenerator[str]) -> list[Piece]:
         return [piece async for piece in together(left, right)]
 
     pieces = asyncio.run(read(writes("a", "", "b"), writes("c")))
