@@ -10,8 +10,8 @@ import random
 import time
 import uuid
 from collections import OrderedDict
-from collections.abc import AsyncIterator, Callable, Sequence
-from contextlib import suppress
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
+from contextlib import aclosing, suppress
 from dataclasses import dataclass, field
 from typing import Literal, NamedTuple
 
@@ -89,7 +89,7 @@ def drawn(models: Sequence[Speaker], chance: random.Random) -> tuple[Speaker, Sp
     Raises:
         Unanswered: there are no two.
     """
-    different = list({one.digest or one.label: one for one in models}.values())
+    different = list({one.identity: one for one in models}.values())
     if len(different) < 2:
         raise Unanswered(
             409,
@@ -107,15 +107,16 @@ class Piece(NamedTuple):
     text: str
 
 
-async def together(left: AsyncIterator[str], right: AsyncIterator[str]) -> AsyncIterator[Piece]:
+async def together(left: AsyncGenerator[str], right: AsyncGenerator[str]) -> AsyncIterator[Piece]:
     """What both write, in the order in which it comes; what either raises is raised, and the other is stopped."""
     queue: asyncio.Queue[Piece | BaseException] = asyncio.Queue(maxsize=16)
 
-    async def read(side: Side, answer: AsyncIterator[str]) -> None:
+    async def read(side: Side, answer: AsyncGenerator[str]) -> None:
         try:
-            async for text in answer:
-                if text:
-                    await queue.put(Piece(side, text))
+            async with aclosing(answer):
+                async for text in answer:
+                    if text:
+                        await queue.put(Piece(side, text))
             await queue.put(Piece(side, ""))
         except Exception as error:  # noqa: BLE001 - raised in the reader of both
             await queue.put(error)

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import json
 import random
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+import sqlite3
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from functools import wraps
 from pathlib import Path
@@ -28,6 +29,7 @@ from tasks.serving.votes import RATER, WORDING, WORDINGS, Consent, Message, Spea
 PAGES = Path(__file__).parent / "pages"
 FILES = {"talk.js": "text/javascript", "chat.js": "text/javascript", "ab.js": "text/javascript", "style.css": "text/css"}
 MAX_BODY_BYTES = 1 << 20
+RETRY_S = 30.0
 ID = r"^[0-9a-f]{32}$"
 POLICY = (
     "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; img-src 'self' data:; "
@@ -48,18 +50,19 @@ ERRORS: dict[int | str, dict[str, Any]] = {
     415: {"description": "the body is no JSON by its header"},
     422: {"description": "the body says something that cannot be kept"},
     429: {"description": "too many requests for now"},
+    503: {"description": "no room on the disk"},
 }
 STREAM: dict[int | str, dict[str, Any]] = {200: {"content": {"text/event-stream": {"schema": {"type": "string"}}}}}
 """What the OpenAPI page says of answers."""
 
 
 @dataclass(frozen=True)
-class Gateway:
+class Backend:
     """What the routes take of the gateway that they are mounted in."""
 
     models: Callable[[], Sequence[Speaker]]
     """The models that are served now, each by the name that requests have."""
-    complete: Callable[[Request, str, Sequence[dict[str, str]]], AsyncIterator[str]]
+    complete: Callable[[Request, str, Sequence[dict[str, str]]], AsyncGenerator[str]]
     """The answer of a model to a conversation, in pieces, as `/v1/chat/completions` would give it; it may raise Unanswered."""
     admit: Callable[[Request], Awaitable[None]]
     """Raises Unanswered (401, 429) for who may not ask, or not now."""
@@ -111,12 +114,12 @@ class Choice(Rater):
     consent: Consent = Consent()
 
 
-def routes(store: VoteStore, gateway: Gateway, chance: random.Random | None = None) -> APIRouter:
+def routes(store: VoteStore, backend: Backend, chance: random.Random | None = None) -> APIRouter:
     """The pages and what they post; `chance` decides which models are compared, and on which side."""
     router = APIRouter()
     _add_pages(router, store)
-    _add_feedback(router, store, gateway)
-    _add_comparison(router, store, gateway, chance or random.SystemRandom())
+    _add_feedback(router, store, backend)
+    _add_comparison(router, store, backend, chance or random.SystemRandom())
     return router
 
 
@@ -155,7 +158,7 @@ def _add_pages(router: APIRouter, store: VoteStore) -> None:
         return HTMLResponse(shown, headers={**HEADERS, "Content-Security-Policy": SCORES_POLICY})
 
 
-def _add_feedback(router: APIRouter, store: VoteStore, gateway: Gateway) -> None:
+def _add_feedback(router: APIRouter, store: VoteStore, backend: Backend) -> None:
     @router.get("/feedback")
     async def terms() -> Response:
         """What is kept of a vote, in words to agree to."""
@@ -167,7 +170,7 @@ def _add_feedback(router: APIRouter, store: VoteStore, gateway: Gateway) -> None
     @_told
     async def feedback(request: Request) -> Response:
         """Keep a thumb or a corrected answer."""
-        said = await _admitted(request, gateway, Feedback)
+        said = await _admitted(request, backend, Feedback)
         corrected = said.vote == "corrected"
         if corrected != (said.correction is not None):
             raise Unanswered(422, "correction: the corrected answer belongs to the vote `corrected`, and only to it")
@@ -176,8 +179,8 @@ def _add_feedback(router: APIRouter, store: VoteStore, gateway: Gateway) -> None
             rater=said.rater,
             kind="correction" if corrected else "thumb",
             vote=said.vote,
-            models=(_speaker(gateway.models(), said.model, said.version),),
-            template=gateway.template(said.model),
+            models=(_speaker(backend.models(), said.model, said.version),),
+            template=backend.template(said.model),
             messages=said.messages,
             answers=(said.answer, *([said.correction] if said.correction is not None else [])),
             text=said.text or None,
@@ -189,32 +192,32 @@ def _add_feedback(router: APIRouter, store: VoteStore, gateway: Gateway) -> None
     @_told
     async def forget(request: Request) -> Response:
         """Remove all votes of a rater."""
-        asked = await _admitted(request, gateway, Rater)
+        asked = await _admitted(request, backend, Rater)
         forgotten = await run_in_threadpool(store.forget, asked.rater)
         return JSONResponse({"votes": forgotten.votes, "exported_before": len(forgotten.exports)}, headers=HEADERS)
 
 
-def _add_comparison(router: APIRouter, store: VoteStore, gateway: Gateway, chance: random.Random) -> None:
+def _add_comparison(router: APIRouter, store: VoteStore, backend: Backend, chance: random.Random) -> None:
     pending = Pending()
 
     @router.post("/ab/answer", responses={**ERRORS, **STREAM, **_also(409)}, openapi_extra=_takes(Question))
     @_told
     async def answer(request: Request) -> Response:
         """Two answers by two models that are not named, as server-sent events."""
-        asked = await _admitted(request, gateway, Question)
+        asked = await _admitted(request, backend, Question)
         if asked.messages[-1].role != "user":
             raise Unanswered(422, "messages: the last turn must be the user's")
         if sum(len(one.content) for one in asked.messages) > store.config.max_chars:
             raise Unanswered(413, f"messages: more than {store.config.max_chars} characters cannot be compared")
-        pair = BlindPair(asked.rater, asked.messages, drawn(gateway.models(), chance))
+        pair = BlindPair(asked.rater, asked.messages, drawn(backend.models(), chance))
         pending.add(pair)
-        return StreamingResponse(_events(request, gateway, pair), media_type="text/event-stream", headers=HEADERS)
+        return StreamingResponse(_events(request, backend, pair), media_type="text/event-stream", headers=HEADERS)
 
     @router.post("/ab/again", responses={**ERRORS, **_also(404)}, openapi_extra=_takes(Rater))
     @_told
     async def again(request: Request) -> Response:
         """Two answers that somebody else has judged, to see whether people agree."""
-        asked = await _admitted(request, gateway, Rater)
+        asked = await _admitted(request, backend, Rater)
         first = await run_in_threadpool(store.to_judge_again, asked.rater)
         if first is None or first.messages is None or first.answers is None:
             raise Unanswered(
@@ -232,7 +235,7 @@ def _add_comparison(router: APIRouter, store: VoteStore, gateway: Gateway, chanc
     @_told
     async def vote(request: Request) -> Response:
         """Keep a choice, then tell which model was which."""
-        said = await _admitted(request, gateway, Choice)
+        said = await _admitted(request, backend, Choice)
         pair = pending.take(said.pair, said.rater)
         left, right = pair.models
         given = _vote(
@@ -241,7 +244,7 @@ def _add_comparison(router: APIRouter, store: VoteStore, gateway: Gateway, chanc
             kind="choice",
             vote=said.vote,
             models=pair.models,
-            template=gateway.template(left.name),
+            template=backend.template(left.name),
             messages=pair.messages,
             answers=tuple(pair.answers[side] for side in SIDES),
             text=said.text or None,
@@ -256,12 +259,12 @@ def _add_comparison(router: APIRouter, store: VoteStore, gateway: Gateway, chanc
         return JSONResponse({**_kept(kept), "left": left.label, "right": right.label}, 201, HEADERS)
 
 
-async def _events(request: Request, gateway: Gateway, pair: BlindPair) -> AsyncIterator[bytes]:
+async def _events(request: Request, backend: Backend, pair: BlindPair) -> AsyncIterator[bytes]:
     """{"pair"}, then {"side", "text"} as it is written, {"side", "ended"} of each, and {"ready"}; or {"error"}."""
     turns = [one.model_dump() for one in pair.messages]
     yield _event({"pair": pair.pair_id})
     try:
-        async for side, text in together(*(gateway.complete(request, model.name, turns) for model in pair.models)):
+        async for side, text in together(*(backend.complete(request, model.name, turns) for model in pair.models)):
             pair.answers[side] += text
             yield _event({"side": side, "text": text} if text else {"side": side, "ended": True})
     except Unanswered as error:
@@ -275,14 +278,14 @@ def _event(content: dict[str, Any]) -> bytes:
     return b"data: " + json.dumps(content, ensure_ascii=False).encode() + b"\n\n"
 
 
-async def _admitted(request: Request, gateway: Gateway, kind: type[Body]) -> Body:
+async def _admitted(request: Request, backend: Backend, kind: type[Body]) -> Body:
     """The body of a request that may be answered.
 
     Raises:
         Unanswered: it comes from elsewhere, from nobody we know, or says nothing that we understand.
     """
     _same_origin(request)
-    await gateway.admit(request)
+    await backend.admit(request)
     if request.headers.get("content-type", "").split(";")[0].strip().lower() != "application/json":
         raise Unanswered(415, "the body must be JSON: send Content-Type: application/json")
     body = bytearray()
@@ -331,6 +334,8 @@ async def _keep(store: VoteStore, vote: Vote) -> Vote:
         return await run_in_threadpool(store.keep, vote)
     except VoteError as error:
         raise Unanswered(422, str(error)) from error
+    except sqlite3.OperationalError as error:
+        raise Unanswered(503, f"votes cannot be kept now ({error}); try again later", RETRY_S) from error
 
 
 def _kept(vote: Vote) -> dict[str, Any]:

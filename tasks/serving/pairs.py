@@ -14,10 +14,10 @@ from dataclasses import dataclass
 from itertools import cycle
 from typing import Any, NamedTuple
 
-from tasks.serving.votes import Vote
+from tasks.serving.votes import Speaker, Vote
 
 SOURCE = "votes"
-PERSON = "person"
+PERSON = Speaker(name="person")
 """Stands for the model of an answer that somebody wrote."""
 USED = "used"
 REASONS = {
@@ -61,8 +61,8 @@ class _Ballot(NamedTuple):
     vote: Vote
     chosen: str
     rejected: str
-    chosen_model: str
-    rejected_model: str
+    chosen_model: Speaker
+    rejected_model: Speaker
 
 
 def preference_pairs(votes: Iterable[Vote]) -> Rows:
@@ -98,15 +98,20 @@ def liked_answers(votes: Iterable[Vote]) -> Rows:
             fates |= {vote.vote_id: "not liked" for vote in given}
             continue
         fates |= {vote.vote_id: USED for vote in given}
-        _add_conversation(rows, given, _answers(given[0])[0], given[0].models[0].label)
+        _add_conversation(rows, given, _answers(given[0])[0], given[0].models[0])
     return Rows([rows[key] for key in sorted(rows)], fates)
 
 
-def _add_conversation(rows: dict[tuple[str, str], dict[str, Any]], votes: Sequence[Vote], answer: str, model: str) -> None:
+def _add_conversation(rows: dict[tuple[str, str], dict[str, Any]], votes: Sequence[Vote], answer: str, model: Speaker) -> None:
     prompt = _prompt(votes[0])
     row = rows.setdefault(
         (_text(prompt), answer),
-        {"messages": [*prompt, {"role": "assistant", "content": answer}], **_origin([]), "raters": 0, "model": model},
+        {
+            "messages": [*prompt, {"role": "assistant", "content": answer}],
+            **_origin([]),
+            "raters": 0,
+            "model": model.model_dump(),
+        },
     )
     row["votes"] = sorted({*row["votes"], *(vote.vote_id for vote in votes)})
     row["origin"] = row["votes"][0]
@@ -136,9 +141,9 @@ def _ballot(vote: Vote, fates: dict[str, str]) -> _Ballot | None:
     elif vote.vote in ("tie", "both_bad"):
         fates[vote.vote_id] = vote.vote.replace("_", " ")
     elif vote.kind == "correction":
-        return _Ballot(vote, second, first, PERSON, vote.models[0].label)
+        return _Ballot(vote, second, first, PERSON, vote.models[0])
     else:
-        left, right = (one.label for one in vote.models)
+        left, right = vote.models
         return _Ballot(vote, first, second, left, right) if vote.vote == "left" else _Ballot(vote, second, first, right, left)
     return None
 
@@ -199,14 +204,14 @@ def _thumb_pairs(
                 fates |= {vote.vote_id: "outvoted" for vote in (*up, *down) if fates[vote.vote_id] != USED}
                 continue
             fates |= {vote.vote_id: USED for vote in (*up, *down)}
-            models = (up[0].models[0].label, down[0].models[0].label)
+            models = (up[0].models[0], down[0].models[0])
             yield _pair_row([*up, *down], (chosen, rejected), models, against=0, with_row=row)
 
 
 def _pair_row(
     votes: Sequence[Vote],
     answers: tuple[str, str],
-    models: tuple[str, str],
+    models: tuple[Speaker, Speaker],
     against: int,
     with_row: dict[str, Any] | None = None,
 ) -> dict[str, Any]:
@@ -221,8 +226,8 @@ def _pair_row(
         "kind": with_row["kind"] if with_row else votes[0].kind,
         "raters": max(raters, with_row["raters"]) if with_row else raters,
         "against": with_row["against"] if with_row else against,
-        "chosen_model": models[0],
-        "rejected_model": models[1],
+        "chosen_model": models[0].model_dump(),
+        "rejected_model": models[1].model_dump(),
     }
 
 

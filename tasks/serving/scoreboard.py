@@ -7,7 +7,7 @@ scores know only that neither was better. Agreement is of choices and thumbs who
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from infra import plots
@@ -67,17 +67,18 @@ class Scoreboard:
 
 def scoreboard(votes: Sequence[Vote]) -> Scoreboard:
     """What these votes say; later votes of a rater on the same answers take the place of earlier ones."""
-    choices = [one for one in _latest(votes) if one.kind == "choice" and one.models[0] != one.models[1]]
-    thumbs = [one for one in _latest(votes) if one.kind == "thumb"]
-    counts = Counter((one.models[0].label, one.vote) for one in thumbs)
+    latest, shown = _latest(votes), _shown(votes)
+    choices = [one for one in latest if one.kind == "choice" and one.models[0].identity != one.models[1].identity]
+    thumbs = [one for one in latest if one.kind == "thumb"]
+    counts = Counter((shown[one.models[0].identity], one.vote) for one in thumbs)
     shares = {}
     for name in sorted({name for name, _ in counts}):
         total = counts[name, "up"] + counts[name, "down"]
         if found := share(counts[name, "up"], total):
             shares[name] = (total, found)
     return Scoreboard(
-        ratings=bradley_terry([_choice(one) for one in choices]),
-        games=dict(Counter(speaker.label for one in choices for speaker in one.models)),
+        ratings=bradley_terry([_choice(one, shown) for one in choices]),
+        games=dict(Counter(shown[speaker.identity] for one in choices for speaker in one.models)),
         thumbs=shares,
         num_both_bad=sum(one.vote == "both_bad" for one in choices),
         choice_agreement=agreement((one.item, one.rater, _said(one)) for one in choices if one.is_whole),
@@ -93,8 +94,18 @@ def _latest(votes: Sequence[Vote]) -> list[Vote]:
     return list(last.values())
 
 
-def _choice(vote: Vote) -> Choice:
-    left, right = (one.label for one in vote.models)
+def _shown(votes: Sequence[Vote]) -> dict[str, str]:
+    """By identity what each model is called: its last version, more where several would be called the same."""
+    last = {speaker.identity: speaker for vote in sorted(votes, key=lambda one: one.time) for speaker in vote.models}
+    shown = {identity: one.version or one.name for identity, one in last.items()}
+    for longer in (lambda one: one.label, lambda one: f"{one.label} {one.digest[:8]}"):
+        counts = Counter(shown.values())
+        shown = {identity: longer(last[identity]) if counts[name] > 1 else name for identity, name in shown.items()}
+    return shown
+
+
+def _choice(vote: Vote, shown: Mapping[str, str]) -> Choice:
+    left, right = (shown[one.identity] for one in vote.models)
     outcome = {"left": "left", "right": "right"}.get(vote.vote, "tie")
     return Choice(left, right, outcome, vote.rater)  # type: ignore[arg-type]
 

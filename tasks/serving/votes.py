@@ -71,13 +71,20 @@ class Speaker(_Part):
     """The model that gave an answer."""
 
     name: str = Field(max_length=200)
+    """As requests name it; it may be an alias."""
     version: str = Field("", max_length=200)
+    """What the name meant."""
     digest: str = Field("", max_length=200)
 
     @property
     def label(self) -> str:
-        """Its name, with the version where there is one."""
-        return f"{self.name}:{self.version}" if self.version else self.name
+        """Its name, and what that meant when it answered."""
+        return self.name if self.version in ("", self.name) else f"{self.name} = {self.version}"
+
+    @property
+    def identity(self) -> str:
+        """Equal for equal models, whatever they were called: today's champion was a challenger yesterday."""
+        return self.digest or self.label
 
 
 class Consent(_Part):
@@ -221,16 +228,18 @@ class VoteStore:
             self._base.execute("BEGIN IMMEDIATE")
             try:
                 yield self._base
+                self._base.execute("COMMIT")
             except BaseException:
-                self._base.execute("ROLLBACK")
+                if self._base.in_transaction:  # SQLite itself gives up where the disk is full
+                    self._base.execute("ROLLBACK")
                 raise
-            self._base.execute("COMMIT")
 
     def keep(self, vote: Vote) -> Vote:
         """Write a vote and return it as it is kept: it is on the disk when this returns.
 
         Raises:
             VoteError: it is too long, agrees to unknown words, or has the id of another person's vote.
+            sqlite3.OperationalError: the disk is full, or another process has held the file for BUSY_S seconds.
         """
         self._within_limits(vote)
         if self._clock() - self._expired_at > EXPIRE_EVERY_S:

@@ -61,7 +61,7 @@ def test_a_conversation_is_judged_with_consent_asked_once(model: Scorer, store: 
         assert (first.vote, first.text, first.answers) == ("up", "nice", ("Rye, ground at email@example.com.",))
         assert (second.vote, second.text) == ("down", "too short")  # the second word on an answer counts
         assert [turn.role for turn in second.messages or ()] == ["user", "assistant", "user"]
-        assert first.rater == second.rater and first.models[0].version == "1"
+        assert first.rater == second.rater and first.models[0].version == "mill:1"
         assert "[y/N]" not in talk(url, "Which grain?", "/up")
         assert stat.S_IMODE(settings().chat.stat().st_mode) == 0o600
 

@@ -6,7 +6,7 @@ import asyncio
 import json
 import random
 import re
-from collections.abc import AsyncIterator, Iterator, Mapping
+from collections.abc import AsyncGenerator, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ import pytest
 from tasks.learn.scorer import Scorer
 from tasks.serving.blind import BlindPair, Pending, Piece, Unanswered, drawn, together
 from tasks.serving.listening import FILES, MAX_BODY_BYTES, PAGES
+from tasks.serving.scoreboard import scoreboard
 from tasks.serving.votes import WORDING, Message, Speaker, VoteStore
 
 from .said import rater, said
@@ -92,7 +93,7 @@ def test_a_thumb_with_consent_is_kept_with_its_conversation_and_model(ask: Asker
     assert told.status_code == 201, told.text
     assert told.json() == {"vote_id": f"{1:032x}", "kept": ["vote", "conversation", "text"], "masked": {"email": 1}}
     [vote] = store.votes()
-    assert vote.models == (Speaker(name="old", version="1", digest="d1"),)
+    assert vote.models == (Speaker(name="old", version="mill:1", digest="d1"),)
     assert (vote.answers, vote.text) == ((OLD,), "right, says email@example.com")
     assert (vote.template, vote.consent.wording) == ("t1", WORDING)
 
@@ -174,7 +175,7 @@ def test_a_choice_is_blind_until_it_is_kept(ask: Asker, store: VoteStore) -> Non
     assert sorted(texts.values()) == sorted([OLD, NEW])  # they were learnt by heart
     told = ask.post("/ab/vote", {"rater": rater(1), "pair": pair, "vote": "left", "consent": AGREED})
     assert told.status_code == 201, told.text
-    names = {OLD: "old:1", NEW: "new:2"}
+    names = {OLD: "old = mill:1", NEW: "new = mill:2"}
     assert (told.json()["left"], told.json()["right"]) == (names[texts["left"]], names[texts["right"]])
     [vote] = store.votes()
     assert (vote.kind, vote.vote, vote.answers) == ("choice", "left", (texts["left"], texts["right"]))
@@ -272,6 +273,16 @@ def test_the_page_of_scores_is_drawn_anew_after_each_vote_of_whatever_process(as
     assert "2 blind choices" in ask.get("/ab/scores").text
 
 
+def test_a_vote_for_which_there_is_no_room_is_not_acknowledged_and_the_next_one_is_kept(ask: Asker, store: VoteStore) -> None:
+    ask.post("/feedback", thumb())
+    [pages] = store._base.execute("PRAGMA page_count").fetchone()
+    store._base.execute(f"PRAGMA max_page_count={pages + 2}")
+    full = ask.post("/feedback", thumb(vote_id=f"{2:032x}", answer="long " * 20_000))
+    assert (full.status_code, full.headers["retry-after"]) == (503, "30") and "full" in full.json()["error"]["message"]
+    assert ask.post("/feedback", thumb(vote_id=f"{3:032x}")).status_code == 201
+    assert {vote.vote_id for vote in store.votes()} == {f"{1:032x}", f"{3:032x}"}
+
+
 def test_a_question_longer_than_what_can_be_kept_is_not_compared(ask: Asker) -> None:
     told = ask.post("/ab/answer", {"rater": rater(1), "messages": [{"role": "user", "content": "q" * 200_001}]})
     assert told.status_code == 413
@@ -306,7 +317,7 @@ def test_pages_run_only_their_own_scripts_and_load_nothing_from_elsewhere(ask: A
 def test_both_answers_come_as_they_are_written_and_the_other_stops_with_a_broken_one() -> None:
     stopped = []
 
-    async def writes(*texts: str, ends: bool = True) -> AsyncIterator[str]:
+    async def writes(*texts: str, ends: bool = True) -> AsyncGenerator[str]:
         try:
             for text in texts:
                 await asyncio.sleep(0)
@@ -317,12 +328,12 @@ def test_both_answers_come_as_they_are_written_and_the_other_stops_with_a_broken
             stopped.append(texts)
             raise
 
-    async def breaks() -> AsyncIterator[str]:
+    async def breaks() -> AsyncGenerator[str]:
         yield "b"
         await asyncio.sleep(0.01)
         raise Unanswered(504, "too slow")
 
-    async def read(left: AsyncIterator[str], right: AsyncIterator[str]) -> list[Piece]:
+    async def read(left: AsyncGenerator[str], right: AsyncGenerator[str]) -> list[Piece]:
         return [piece async for piece in together(left, right)]
 
     pieces = asyncio.run(read(writes("a", "", "b"), writes("c")))
@@ -331,6 +342,21 @@ def test_both_answers_come_as_they_are_written_and_the_other_stops_with_a_broken
     with pytest.raises(Unanswered, match="too slow"):
         asyncio.run(read(writes("a", ends=False), breaks()))
     assert stopped == [("a",)]
+
+
+def test_a_model_has_one_score_whatever_it_was_called_and_two_of_one_name_have_two(ask: Asker, store: VoteStore) -> None:
+    yesterday = (
+        Speaker(name="champion", version="mill:1", digest="d1"),
+        Speaker(name="challenger", version="mill:2", digest="d2"),
+    )
+    today = (Speaker(name="champion", version="mill:2", digest="d2"), Speaker(name="challenger", version="mill:3", digest="d3"))
+    for number, speakers in enumerate((yesterday, today)):
+        store.keep(said("choice", "right", ("a", str(number)), by=number).model_copy(update={"models": speakers}))
+    assert set(scoreboard(store.votes()).games.items()) == {("mill:1", 1), ("mill:2", 2), ("mill:3", 1)}
+    folders = (Speaker(name="mine", version="model", digest="e1"), Speaker(name="yours", version="model", digest="e2"))
+    store.keep(said("choice", "right", ("a", "c")).model_copy(update={"models": folders}))
+    store.keep(said("choice", "tie", ("a", "d")).model_copy(update={"models": (yesterday[0], yesterday[0])}))  # says nothing
+    assert set(scoreboard(store.votes()).games) == {"mill:1", "mill:2", "mill:3", "mine = model", "yours = model"}
 
 
 def test_pending_pairs_are_bounded_in_number_and_time() -> None:

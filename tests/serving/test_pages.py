@@ -85,7 +85,10 @@ def pictures(tmp_path: Path) -> Path:
 
 def earlier(number: int) -> Vote:
     """One of forty choices: the challenger is preferred in three of four, on both sides."""
-    both = (Speaker(name="mill@champion", version="1"), Speaker(name="mill@challenger", version="2"))
+    both = (
+        Speaker(name="mill@champion", version="mill:1", digest="d1"),
+        Speaker(name="mill@challenger", version="mill:2", digest="d2"),
+    )
     vote = said("choice", "right" if number % 8 < 6 else "left", (f"a{number // 2}", "b"), by=number)
     if number % 2:
         return vote.model_copy(update={"models": both})
@@ -111,7 +114,7 @@ def test_answers_are_judged_with_thumbs_words_and_corrections(
         expect(page.get_by_role("button", name="Good")).to_have_attribute("aria-pressed", "true")
         expect(page.get_by_text("only the vote is kept")).to_be_visible()
         [vote] = store.votes()
-        assert (vote.vote, vote.answers, vote.models[0].label) == ("up", None, "mill@champion:1")
+        assert (vote.vote, vote.answers, vote.models[0].label) == ("up", None, "mill@champion = mill:1")
 
         page.get_by_label("Keep the conversation").check()
         page.get_by_role("button", name="Bad").click()
@@ -175,7 +178,7 @@ def test_two_models_are_compared_blindly_and_told_after_the_vote(
         side, letter = ("left", "A") if texts[0] == NEW else ("right", "B")
         page.get_by_label("Why?").fill("says more")
         page.get_by_role("button", name=f"{letter} is better").click()
-        expect(page.locator(f"#{side} h2")).to_have_text(f"Answer {letter}: mill@challenger:2")
+        expect(page.locator(f"#{side} h2")).to_have_text(f"Answer {letter}: mill@challenger = mill:2")
         expect(page.get_by_text("Your vote is kept with the conversation and your words.")).to_be_visible()
         page.screenshot(path=pictures / "compare.png")
         vote = store.votes()[-1]
@@ -190,7 +193,7 @@ def test_two_models_are_compared_blindly_and_told_after_the_vote(
 
         page.get_by_role("link", name="Scores").click()
         expect(page.get_by_role("img", name="Bradley-Terry scores of the models")).to_be_visible()
-        expect(page.get_by_text("mill@challenger:2 before mill@champion:1")).to_be_visible()
+        expect(page.get_by_text("mill:2 before mill:1")).to_be_visible()
         page.screenshot(path=tmp_path / "scores.png", full_page=True)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import random
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
 from pathlib import Path
 
 import torch
@@ -16,7 +16,7 @@ from models import tokeniser
 from models.tokeniser import TokeniserConfig
 from tasks.learn.scorer import Scorer
 from tasks.serving.blind import Unanswered
-from tasks.serving.listening import Gateway, routes
+from tasks.serving.listening import Backend, routes
 from tasks.serving.votes import Speaker, VoteStore
 from tests.learn.tiny import learnt
 
@@ -44,9 +44,9 @@ class TinyGateway:
         self.models, self.key, self.left, self.pause_s = models, key, max_requests, pause_s
         self.num_running = 0
         self.app = FastAPI()
-        speakers = [Speaker(name=name, version=str(number), digest=f"d{number}") for number, name in enumerate(models, 1)]
+        speakers = [Speaker(name=name, version=f"mill:{number}", digest=f"d{number}") for number, name in enumerate(models, 1)]
         self.versions = {one.name: one.version for one in speakers}
-        parts = Gateway(models=lambda: speakers, complete=self.complete, admit=self.admit, template=lambda _: "t1")
+        parts = Backend(models=lambda: speakers, complete=self.complete, admit=self.admit, template=lambda _: "t1")
         self.app.include_router(routes(store, parts, random.Random(1)))
         self.app.get("/v1/models")(self.list_models)
         self.app.post("/v1/chat/completions")(self.chat)
@@ -58,7 +58,7 @@ class TinyGateway:
         if self.left < 0:
             raise Unanswered(429, "That was one request too many.", retry_after_s=7)
 
-    async def complete(self, request: Request, model: str, messages: Sequence[Mapping[str, str]]) -> AsyncIterator[str]:
+    async def complete(self, request: Request, model: str, messages: Sequence[Mapping[str, str]]) -> AsyncGenerator[str]:
         if messages[-1]["content"] == "be busy":
             raise Unanswered(503, "No place is free.", retry_after_s=3)
         self.num_running += 1
