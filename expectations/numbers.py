@@ -37,8 +37,7 @@ OF_INDEX = {"skipped_pair_share": "pairs that full buckets held back, among all 
 FIGURES = (
     *("heldout", "calibration", "robustness", "contamination", "tasks", "reasoning", "fairness"),
     *("bias", "toxicity", "memorisation", "privacy", "hallucination", "efficiency"),
-    *("before", "after", "change", "preference"),
-    *("bias", "toxicity", "memorisation", "privacy", "hallucination", "efficiency", "guard"),
+    *("before", "after", "change", "preference", "guard"),
 )
 """Families of the figures of an evaluation, by which their names begin: `heldout.perplexity`."""
 OF_SCORES = {"perplexity_of_uniform": "a model's perplexity ÷ that of guessing evenly: at 1 it has learnt nothing"}

@@ -59,7 +59,6 @@ class TableFormat(StrEnum):
     json = "json"
 
 
-FLOWS = ("pipeline", "curate", "recrawl", "train", "align", "evaluate", "improve")
 class GuardSide(StrEnum):
     """Which rules of a guard judge a text."""
 
@@ -67,7 +66,7 @@ class GuardSide(StrEnum):
     after = "after"
 
 
-FLOWS = ("pipeline", "curate", "recrawl", "train", "evaluate")
+FLOWS = ("pipeline", "curate", "recrawl", "train", "align", "evaluate", "improve")
 EXIT_USER_ERROR = 2
 EXIT_FAILED = 1
 EXIT_WARNING = 3

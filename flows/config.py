@@ -44,8 +44,8 @@ from tasks.report import ReportConfig
 from tasks.rewrite import RewriteConfig
 from tasks.score import ScoreConfig
 from tasks.signals import SignalsConfig
-from tasks.split import SplitConfig
 from tasks.smoke import SmokeConfig
+from tasks.split import SplitConfig
 from tasks.text.contamination import DecontaminateConfig
 from tasks.text.conversations import InstructConfig
 from tasks.text.pii import RedactConfig

@@ -249,10 +249,8 @@ def _with_sources(step: Step, config: Any, inputs: Sequence[str]) -> Any:
         return config.model_copy(update={"checkpoint": given})
     if step.name == "instruct":
         added = [{"kind": "folder", "path": path, "format": guessed(path)} for path in map(_full, inputs)]
-    elif step.name in ("ingest", "toxicity", "prefer", "pose"):
+    elif step.name in ("ingest", "toxicity", "prefer", "pose", "guard"):
         added = [{"kind": "folder", "path": path} for path in map(_full, inputs)]
-    if step.name in ("ingest", "toxicity", "guard"):
-        added = [{"kind": "folder", "path": str(Path(path).expanduser().resolve())} for path in inputs]
     else:
         added = [_crawl_source(path) for path in inputs]
     raw = config.model_dump(mode="json")

@@ -124,4 +124,10 @@ def _asked(url: str, prompt: str, config: SmokeConfig) -> dict[str, Any]:
                 num_tokens = chunk.usage.completion_tokens if chunk.usage else num_tokens
     except openai.OpenAIError as error:
         return {"prompt": prompt, "error": str(error)}
-    return {"prompt": prompt, "error": "", "text": text, "num_tokens": num_tokens, "first_token_s": first_token_s or time.monotonic() - began}
+    return {
+        "prompt": prompt,
+        "error": "",
+        "text": text,
+        "num_tokens": num_tokens,
+        "first_token_s": first_token_s or time.monotonic() - began,
+    }
