@@ -117,7 +117,7 @@ def _beginning(told: CardFacts) -> str:
     """Where its first weights come from, and what they have learned from."""
     trained, dataset = told.trained, told.dataset
     if trained.step == ADOPT:
-        return f"adopted by Gristmill from `{trained.facts['adopted_from']}`"
+        return f"adopted by Gristmill from `{base_of(trained)}`"
     return (
         f"{training_told.origin(trained)} by Gristmill on {trained.facts['tokens']:,} tokens ({trained.facts['epochs']} epochs) of dataset "
         f"version `{dataset.version}` (digest `{dataset.digest}`, {dataset.counts.kept:,} documents)"
@@ -154,7 +154,8 @@ def headline(figures: Sequence[Figure]) -> list[Figure]:
 
 def base_of(trained: Manifest) -> str:
     """The model of others that it began with; empty: none."""
-    return str(trained.facts["adopted_from"]) if trained.step == ADOPT else training_told.base_model(trained.recipe["config"])
+    config = trained.recipe["config"]
+    return training_told.checkpoint_name(str(config["checkpoint"])) if trained.step == ADOPT else training_told.base_model(config)
 
 
 def _head(told: CardFacts) -> dict[str, Any]:

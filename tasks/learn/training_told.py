@@ -23,11 +23,13 @@ def kind(facts: Mapping[str, Any]) -> str:
 
 
 def base_model(config: Mapping[str, Any]) -> str:
-    """Name of the checkpoint that was continued, from a recipe's config; "" for none.
+    """Name of the checkpoint that was continued, from a recipe's config; "" for none."""
+    return checkpoint_name(str(config["model"]["from_checkpoint"]))
 
-    A name on the hub stays; of a folder its own name is told, and of a trained version `pretrain/VERSION`: a card leaves the machine.
-    """
-    given = str(config["model"]["from_checkpoint"])
+
+def checkpoint_name(given: str) -> str:
+    """A name on the hub stays; of a folder or file its own name is told, and of a trained version `pretrain/VERSION`: a card leaves the
+    machine."""
     if "://" not in given and not given.startswith("/"):
         return given
     parts = [part for part in given.split("/") if part]
