@@ -80,9 +80,7 @@ def main() -> None:
                     called = model if name.startswith("transformers") else "mine"
                     asyncio.run(load(port, tree, called, 1, 0.5))
                     for clients in CLIENTS:
-                        found.setdefault((name, clients), []).append(
-                            asyncio.run(load(port, tree, called, clients, given.seconds))
-                        )
+                        found.setdefault((name, clients), []).append(asyncio.run(load(port, tree, called, clients, given.seconds)))
     show(found, starts)
 
 
@@ -122,11 +120,7 @@ def running(command: Sequence[str], folder: Path) -> Iterator[tuple[int, list[ps
     began = time.monotonic()
     with (folder / "server.log").open("wb") as log:
         process = subprocess.Popen(
-            [*command, str(port)],
-            env=child_environment(**extra, OMP_NUM_THREADS=str(THREADS)),
-            cwd=PROJECT,
-            stdout=log,
-            stderr=log,
+            [*command, str(port)], env=child_environment(**extra, OMP_NUM_THREADS=str(THREADS)), cwd=PROJECT, stdout=log, stderr=log
         )
         try:
             wait_for(port, process, folder / "server.log")

@@ -22,7 +22,9 @@ class Answering:
     def __init__(self, fleet: Fleet, asked: ChatRequest | CompletionRequest, wanted: list[Wanted], told: Told) -> None:
         self._fleet, self._asked, self._told = fleet, asked, told
         self._texts = [""] * len(wanted)
-        self.tickets = [Ticket(fleet.ticket_name(), asked.model, one, streaming=bool(asked.stream)) for one in wanted]
+        self.tickets = [
+            Ticket(fleet.ticket_name(), asked.model, one, streaming=bool(asked.stream)) for one in wanted
+        ]
 
     @property
     def usage(self) -> Usage:

@@ -167,3 +167,5 @@ def _ends(config: GenerationConfig, tokeniser: PreTrainedTokenizerBase) -> froze
     ends = {own} if isinstance(own, int) else set(own or ())
     turn = tokeniser.get_added_vocab().get(TURN_END)
     return frozenset(one for one in (*ends, tokeniser.eos_token_id, turn) if one is not None)
+
+

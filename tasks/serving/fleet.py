@@ -212,9 +212,7 @@ class Fleet:
         self.metrics.queue_seconds.labels(ticket.model).observe(ticket.begun_s - ticket.waits_since_s)
         if ticket.first_token_s and not (replica.resumes and ticket.tokens and ticket.digest == replica.served.digest):
             if ticket.handed:
-                ticket.fail(
-                    Refused(502, "The replica that wrote this answer ended, and no other can go on with it", "replica_lost")
-                )
+                ticket.fail(Refused(502, "The replica that wrote this answer ended, and no other can go on with it", "replica_lost"))
                 return
             ticket.again()
         ticket.digest, ticket.version = replica.served.digest, replica.served.version

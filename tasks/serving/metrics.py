@@ -37,16 +37,12 @@ class Metrics:
         )
         self.tokens_in = Counter("gristmill_prompt_tokens", "Tokens of prompts.", ["model"], **named)
         self.tokens_out = Counter("gristmill_completion_tokens", "Tokens of answers.", ["model"], **named)
-        self.refused = Counter(
-            "gristmill_refused", "Requests that were not answered to their end, by reason.", ["reason"], **named
-        )
+        self.refused = Counter("gristmill_refused", "Requests that were not answered to their end, by reason.", ["reason"], **named)
         self.queue = Gauge("gristmill_queue_depth", "Answers that wait for a place.", ["model"], **named)
         self.working = Gauge("gristmill_in_flight", "Answers that a replica writes.", ["model", "replica"], **named)
         self.up = Gauge("gristmill_replica_up", "1: a replica takes requests.", ["model", "replica"], **named)
         self.restarts = Counter("gristmill_replica_ends", "Replicas that ended unasked.", ["model"], **named)
-        self.retried = Counter(
-            "gristmill_retried", "Answers that went to another replica because theirs ended.", ["model"], **named
-        )
+        self.retried = Counter("gristmill_retried", "Answers that went to another replica because theirs ended.", ["model"], **named)
         self.reloads = Counter("gristmill_reloads", "Versions that took the place of another.", ["model", "outcome"], **named)
         self.decisions = Counter("gristmill_guardrail_decisions", "What guardrails did.", ["side", "action", "rule"], **named)
 

@@ -30,9 +30,7 @@ POLL_S = 0.5
 def require() -> None:
     """Raises InputError where there is no vLLM."""
     if shutil.which("vllm") is None:
-        raise InputError(
-            "engine: vllm is not installed (no command `vllm`); install it on a machine with a GPU, or take transformers"
-        )
+        raise InputError("engine: vllm is not installed (no command `vllm`); install it on a machine with a GPU, or take transformers")
 
 
 class Vllm:
@@ -62,17 +60,7 @@ class Vllm:
         """
         self._hear, port = hear, _free_port()
         self._leash, theirs = socket.socketpair()
-        command = [
-            "vllm",
-            "serve",
-            self.served.folder,
-            "--host",
-            "127.0.0.1",
-            "--port",
-            str(port),
-            "--served-model-name",
-            "served",
-        ]
+        command = ["vllm", "serve", self.served.folder, "--host", "127.0.0.1", "--port", str(port), "--served-model-name", "served"]
         command += ["--max-num-seqs", str(self._config.slots)]
         if self._config.context_length:
             command += ["--max-model-len", str(self._config.context_length)]
@@ -87,9 +75,7 @@ class Vllm:
                 stderr=log,
                 start_new_session=True,
             )
-        self._client = httpx.AsyncClient(
-            base_url=f"http://127.0.0.1:{port}", timeout=None, trust_env=False, limits=httpx.Limits()
-        )
+        self._client = httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}", timeout=None, trust_env=False, limits=httpx.Limits())
         end_s = time.monotonic() + self._config.start_timeout_s
         while not await self._healthy():
             if self._process.returncode is not None:

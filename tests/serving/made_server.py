@@ -23,9 +23,7 @@ from models.tokeniser import TokeniserConfig
 from tasks.serving.config import Resolve, ServeConfig, Served
 from tasks.serving.server import Server, serve
 
-WORDS = (
-    "read write open close file folder error value returns list of the a key secret of and in it is this that where what".split()
-)
+WORDS = "read write open close file folder error value returns list of the a key secret of and in it is this that where what".split()
 CONTEXT = 192
 
 

@@ -35,10 +35,9 @@ def gateway(folder: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[G
 
 @pytest.fixture(scope="module")
 def client(gateway: Gateway) -> Iterator[openai.OpenAI]:
-    with (
-        httpx.Client(trust_env=False) as http,
-        openai.OpenAI(base_url=f"{gateway.url}/v1", api_key="none", max_retries=0, http_client=http) as found,
-    ):
+    with httpx.Client(trust_env=False) as http, openai.OpenAI(
+        base_url=f"{gateway.url}/v1", api_key="none", max_retries=0, http_client=http
+    ) as found:
         yield found
 
 
@@ -188,12 +187,7 @@ REFUSED: list[tuple[dict[str, Any], str, str]] = [
 def test_what_is_not_supported_is_refused_by_its_name(
     client: openai.OpenAI, more: dict[str, Any], param: str, code: str, stream: bool
 ) -> None:
-    body = {
-        "model": "tiny",
-        "messages": MESSAGES,
-        **({"stream": True} if stream and "stream_options" not in more else {}),
-        **more,
-    }
+    body = {"model": "tiny", "messages": MESSAGES, **({"stream": True} if stream and "stream_options" not in more else {}), **more}
     with pytest.raises(openai.BadRequestError) as caught:
         client.post("/chat/completions", body=body, cast_to=object)
     assert caught.value.type == "invalid_request_error"
@@ -201,18 +195,8 @@ def test_what_is_not_supported_is_refused_by_its_name(
 
 
 def test_fields_that_change_nothing_are_taken(client: openai.OpenAI) -> None:
-    neutral: dict[str, Any] = {
-        "frequency_penalty": 0,
-        "presence_penalty": 0.0,
-        "logprobs": False,
-        "user": "u",
-        "stop": None,
-        "store": False,
-    }
-    parts = [
-        {"role": "developer", "content": [{"type": "text", "text": "read "}, {"type": "text", "text": "the list"}]},
-        MESSAGES[1],
-    ]
+    neutral: dict[str, Any] = {"frequency_penalty": 0, "presence_penalty": 0.0, "logprobs": False, "user": "u", "stop": None, "store": False}
+    parts = [{"role": "developer", "content": [{"type": "text", "text": "read "}, {"type": "text", "text": "the list"}]}, MESSAGES[1]]
     asked: dict[str, Any] = {"model": "tiny", "temperature": 0, "max_tokens": 9}
     one = client.chat.completions.create(**asked, **neutral, messages=parts, response_format={"type": "text"})  # type: ignore[arg-type]
     other = client.chat.completions.create(**asked, messages=MESSAGES)
@@ -263,10 +247,7 @@ def test_without_keys_only_this_machine_is_answered(gateway: Gateway) -> None:
 
 def test_a_client_that_goes_away_frees_its_place(gateway: Gateway) -> None:
     body = {"model": "tiny", "messages": MESSAGES, "max_tokens": 120, "seed": 1, "n": 4}
-    with (
-        httpx.Client(trust_env=False) as http,
-        http.stream("POST", f"{gateway.url}/v1/chat/completions", json=body | {"stream": True}) as answer,
-    ):
+    with httpx.Client(trust_env=False) as http, http.stream("POST", f"{gateway.url}/v1/chat/completions", json=body | {"stream": True}) as answer:
         next(answer.iter_lines())
     with pytest.raises(httpx.ReadTimeout):
         httpx.post(f"{gateway.url}/v1/chat/completions", json=body, timeout=0.05, trust_env=False)
