@@ -235,8 +235,10 @@ def test_nothing_to_learn_from_is_said_with_the_reasons(model: str, tmp_path: Pa
         done(job(tmp_path / "none", model, rows))
     with pytest.raises(InputError, match="max_length: the model sees 64 tokens at most"):
         done(job(tmp_path / "long", model, rows, config={"max_length": 65}))
-    left_out = done(job(tmp_path / "some", model, [*rows, *rows_of(colours(4))], config={"max_steps": 1}))["left_out"]
-    assert Counter(one["rule"] for one in left_out) == {"too_long": 1, "special_token": 1}
+    more = [{**row, "split": "test"} for row in rows_of([*colours(3), chat("what", "red " * 80)])]
+    result = done(job(tmp_path / "some", model, [*rows, *rows_of(colours(4)), *more], config={"max_steps": 1, "heldout_rows": 2}))
+    assert Counter(one["rule"] for one in result["left_out"]) == {"too_long": 1, "special_token": 1}
+    assert (result["facts"]["rows_heldout"], result["facts"]["rows_heldout_left_out"]) == (2, 1)
 
 
 def events(one: PostJob, **changes: Any) -> tuple[int, list[dict[str, Any]]]:
