@@ -70,7 +70,13 @@ def post_job(
 
 def run(job_given: PostJob, **hears: Any) -> dict[str, Any]:
     """Do the job and wait: what `tasks.learn.tuning.trained` gives and the method adds. For the rest see `tasks.learn.job.run`."""
-    return job.run(job_given, child_environment(), **hears)
+    return job.run(job_given, one_gpu(child_environment()), **hears)
+
+
+def one_gpu(environment: Mapping[str, str]) -> dict[str, str]:
+    """The environment of a process that sees one GPU of those that this one sees: TRL refuses to share several out within one process."""
+    seen = environment.get("CUDA_VISIBLE_DEVICES", "0")
+    return {**environment, "CUDA_VISIBLE_DEVICES": seen.partition(",")[0]}
 
 
 def in_words(line: Mapping[str, float | None]) -> str:
