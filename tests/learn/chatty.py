@@ -29,7 +29,7 @@ ASKED = [f"{verb} the {thing}?" for verb in ("open", "move", "paint", "sell", "k
 GOOD, BAD = ("yes", "sure"), ("no", "never")
 
 
-def made_model(folder: Path, *, steps: int = 90, seed: int = 1) -> Path:
+def made_model(folder: Path, *, steps: int = 150, seed: int = 1) -> Path:
     """A model folder: it answers every prompt with one of GOOD and BAD, each as often."""
     torch.set_num_threads(1)
     words = [f"{ask} {answer}" for ask in ASKED for answer in (*GOOD, *BAD)]
