@@ -34,7 +34,8 @@ class AlignConfig(TuningConfig):
     """What all ways of aligning have in common."""
 
     max_length: int | None = Field(None, ge=8)
-    """Tokens of a prompt with its answer; null: as many as the model sees at once. Rows with more are left out and counted."""
+    """Tokens of a prompt with its answer; null: as many as the model sees at once, 1,024 at most. Rows with more are left
+    out and counted."""
     heldout_rows: int | None = Field(1000, ge=1)
     """Pairs of the test split that are judged: those with the smallest row_id, which is a hash. null: all."""
     write: WriteConfig = WriteConfig()

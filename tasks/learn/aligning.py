@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -21,8 +21,8 @@ from tasks.learn.posttrain import PostJob
 from tasks.learn.reward_hacking import Values, Written
 
 Floats = npt.NDArray[np.float64]
-Scores = Callable[[Sequence[Said]], Mapping[str, Floats]]
-"""What answers are worth, by name, in their order."""
+Scores = Callable[[Sequence[Mapping[str, Any]], Sequence[Said]], Mapping[str, Floats]]
+"""What answers to some rows are worth, by name, in their order."""
 
 
 class Pairs(NamedTuple):
@@ -34,6 +34,7 @@ class Pairs(NamedTuple):
     tokens: dict[str, tuple[Answer, Answer]]
     """(preferred, other) by row_id."""
     left_out: list[LeftOut]
+    """Of the training split."""
 
     @property
     def held_answers(self) -> list[Answer]:
@@ -64,11 +65,20 @@ def pairs(job: PostJob, words: PreTrainedTokenizerBase, length: int, config: Ali
         InputError: none is left to learn from.
     """
     rows = sorted(tuning.rows_of(job, "preferences"), key=lambda row: str(row["row_id"]))
-    tokens, left_out = answers.pairs_of(rows, words, length)
-    learnt, held = ([row for row in rows if row["split"] == side and row["row_id"] in tokens] for side in ("train", "test"))
+    tokens, all_left_out = answers.pairs_of(rows, words, length)
+    learnt, held, left_out = by_split(rows, tokens, all_left_out)
     if not learnt:
         raise InputError(f"{job.method}: no pair of the training split can be learnt from ({len(left_out):,} are left out)")
     return Pairs(learnt, held[: config.heldout_rows], tokens, left_out)
+
+
+def by_split(
+    rows: Sequence[dict[str, Any]], fit: Collection[str], left_out: Sequence[LeftOut]
+) -> tuple[list[dict[str, Any]], list[dict[str, Any]], list[LeftOut]]:
+    """(rows that are learnt, rows that are held out, what of the training split is left out) by the row_ids of those that `fit`."""
+    learnt, held = ([row for row in rows if row["split"] == side and row["row_id"] in fit] for side in ("train", "test"))
+    training = {row["row_id"] for row in rows if row["split"] == "train"}
+    return learnt, held, [one for one in left_out if one.row_id in training]
 
 
 def as_messages(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
@@ -82,16 +92,32 @@ def as_messages(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     ]
 
 
-def write(
-    model: PreTrainedModel, words: PreTrainedTokenizerBase, prompts: Sequence[list[int]], config: WriteConfig, scores: Scores
-) -> tuple[list[Said], dict[str, Values]]:
-    """Answers to prompts, and their figures as sums of each prompt."""
-    if not prompts:
-        return [], {}
-    said = answers.written(model, words, prompts, **config.model_dump(exclude={"prompts"}))
-    columns: Any = ([getattr(one, name) for one in said] for name in ("prompt", "ids", "text", "cut"))
-    prompt, ids, texts, cut = columns
-    return said, reward_hacking.values_of(Written(prompt, ids, texts, cut, scores(said)), len(prompts))
+def written_by_both(
+    start: PreTrainedModel,
+    now: PreTrainedModel,
+    words: PreTrainedTokenizerBase,
+    rows: Sequence[Mapping[str, Any]],
+    config: WriteConfig,
+    scores: Scores = lambda rows, said: {},
+) -> Measured:
+    """What a model writes to the first of some rows before and after, what that is worth, and how far the two models are apart.
+
+    Rows whose prompt leaves no room for an answer are passed over.
+    """
+    room = tuning.context_length(start, None) - config.max_new_tokens
+    asked = [(row, ids) for row in rows if len(ids := answers.opened(words, row["prompt"])) <= room][: config.prompts]
+    if not asked:
+        return Measured()
+    rows, prompts = [row for row, _ in asked], [ids for _, ids in asked]
+    values = []
+    for model in (start, now):
+        said = answers.written(model, words, prompts, **config.model_dump(exclude={"prompts"}))
+        columns: Any = ([getattr(one, name) for one in said] for name in ("prompt", "ids", "text", "cut"))
+        prompt, ids, texts, cut = columns
+        values.append(reward_hacking.values_of(Written(prompt, ids, texts, cut, scores(rows, said)), len(prompts)))
+    before, after = values
+    after |= divergence(now, start, said, prompts, words)
+    return reward_hacking.told(before, after, [row["row_id"] for row in rows])
 
 
 def divergence(

@@ -12,7 +12,7 @@ import datasets
 from trl import DPOConfig as Arguments
 from trl import DPOTrainer
 
-from tasks.learn import aligning, answers, preference_figures, reward_hacking, tuning
+from tasks.learn import aligning, answers, preference_figures, tuning
 from tasks.learn.align_config import DpoConfig
 from tasks.learn.figures import Measured
 from tasks.learn.posttrain import PostJob
@@ -49,7 +49,11 @@ def train(job: PostJob, on_log: OnLog, on_step: OnStep) -> dict[str, Any]:
         peft_config=tuning.adapters(config.lora),
     )
     result = tuning.trained(trainer, job, config, on_log, on_step)
-    result["facts"] = {"rows": len(pairs.learnt), **aligning.kept(_measured(job, pairs, result["model_folder"], config), job)}
+    result["facts"] = {
+        "rows": len(pairs.learnt),
+        "held_rows": len(pairs.held),
+        **aligning.kept(_measured(job, pairs, result["model_folder"], config), job),
+    }
     return {**result, "left_out": [one._asdict() for one in pairs.left_out]}
 
 
@@ -59,11 +63,5 @@ def _measured(job: PostJob, pairs: aligning.Pairs, folder: str, config: DpoConfi
     now, _ = aligning.ready(folder, config)
     before, after = (answers.log_likelihoods(one, pairs.held_answers).reshape(-1, 2) for one in (start, now))
     measured = preference_figures.of_likelihoods(before, after, pairs.held_lengths, config.beta, pairs.held_names)
-    some = pairs.held[: config.write.prompts]
-    prompts = [answers.opened(words, row["prompt"]) for row in some]
-    _, old = aligning.write(start, words, prompts, config.write, lambda said: {})
-    said, new = aligning.write(now, words, prompts, config.write, lambda said: {})
-    if said:
-        new |= aligning.divergence(now, start, said, prompts, words)
-    measured.add(reward_hacking.told(old, new, [row["row_id"] for row in some]))
+    measured.add(aligning.written_by_both(start, now, words, pairs.held, config.write))
     return measured

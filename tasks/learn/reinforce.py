@@ -17,11 +17,10 @@ from trl import GRPOConfig, GRPOTrainer, RLOOConfig, RLOOTrainer
 
 from infra.errors import InputError
 from models.chat import stops
-from tasks.learn import aligning, answers, device, reward_hacking, tuning
+from tasks.learn import aligning, answers, tuning
 from tasks.learn.align_config import ReinforceConfig
 from tasks.learn.posttrain import PostJob
-from tasks.learn.reward import judge
-from tasks.learn.rewarded import USED, Judge
+from tasks.learn.rewarded import USED, judge_of
 from tasks.learn.tuning import OnLog, OnStep
 
 
@@ -37,9 +36,9 @@ def train(job: PostJob, on_log: OnLog, on_step: OnStep) -> dict[str, Any]:
     model.generation_config.eos_token_id = stops(words, model.generation_config.eos_token_id)
     room = tuning.context_length(model, config.max_length) - max(config.max_new_tokens, config.write.max_new_tokens)
     rows = sorted(tuning.rows_of(job, "problems"), key=lambda row: str(row["row_id"]))
-    prompts, left_out = answers.prompts_of(rows, words, room)
-    learnt, held = ([row for row in rows if row["split"] == side and row["row_id"] in prompts] for side in ("train", "test"))
-    rewards = _judge(job, config)
+    prompts, all_left_out = answers.prompts_of(rows, words, room)
+    learnt, held, left_out = aligning.by_split(rows, prompts, all_left_out)
+    rewards = judge_of(job, config)
     rewards.check([*learnt, *held])
     order = _order(len(learnt), config)
     made, kind, own = (
@@ -73,15 +72,10 @@ def train(job: PostJob, on_log: OnLog, on_step: OnStep) -> dict[str, Any]:
         peft_config=tuning.adapters(config.lora),
     )
     result = tuning.trained(trainer, job, config, on_log, on_step)
-    some = held[: config.write.prompts]
     start, now = (aligning.ready(folder, config)[0] for folder in (job.models["model"], result["model_folder"]))
-    asked = [prompts[row["row_id"]] for row in some]
-    _, old = aligning.write(start, words, asked, config.write, rewards.of_rows(some))
-    said, new = aligning.write(now, words, asked, config.write, rewards.of_rows(some))
-    if said:
-        new |= aligning.divergence(now, start, said, asked, words)
-    measured = reward_hacking.told(old, new, [row["row_id"] for row in some])
-    result["facts"] = {"rows": len(learnt), "method": config.method, **aligning.kept(measured, job)}
+    measured = aligning.written_by_both(start, now, words, held, config.write, rewards.of_said)
+    told = aligning.kept(measured, job)
+    result["facts"] = {"rows": len(learnt), "held_rows": len(held), "method": config.method, **told}
     return {**result, "left_out": [one._asdict() for one in left_out]}
 
 
@@ -96,13 +90,6 @@ def _of_grpo(config: ReinforceConfig) -> dict[str, Any]:
         "use_bias_correction_kl": True,
         "cast_lm_head_to_fp32": False,
     }
-
-
-def _judge(job: PostJob, config: ReinforceConfig) -> Judge:
-    folder = job.models.get("reward_model")
-    if folder is None:
-        return Judge(config, None, None)
-    return Judge(config, judge(folder).to(device.resolve(config.device)[0]), tuning.tokeniser_of(folder))
 
 
 def _order(num_rows: int, config: ReinforceConfig) -> Sequence[int]:

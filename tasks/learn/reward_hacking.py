@@ -34,6 +34,7 @@ UNITS: Mapping[str, tuple[Better, str]] = {
     "reward.model": ("higher", "points"),
     "reward.length_correlation": ("zero", ""),
     "reward.agreement": ("higher", ""),
+    "reward.spread": ("none", ""),
     "kl.per_token": ("none", "nats"),
     "kl.per_answer": ("none", "nats"),
 }
@@ -81,6 +82,8 @@ def values_of(written: Written, num_prompts: int) -> dict[str, Values]:
     known = np.array([one for one in distinct if one is not None], np.float64)
     found["repetition.distinct"] = _by_prompt([written.prompts[place] for place in able], known, num_prompts)
     reward = written.scores.get("reward.mean")
+    if reward is not None:
+        found["reward.spread"] = _spread(written.prompts, reward, num_prompts)
     if reward is not None and reward.std() > 0 and lengths.std() > 0:
         products = standardised(reward) * standardised(lengths)
         found["reward.length_correlation"] = _by_prompt(written.prompts, products, num_prompts)
@@ -122,6 +125,15 @@ def standardised(values: Floats) -> Floats:
     """With mean 0 and deviation 1; the mean of the products of two such is their correlation."""
     found: Floats = (values - values.mean()) / values.std()
     return found
+
+
+def _spread(prompts: Sequence[int], reward: Floats, num_prompts: int) -> Values:
+    """Whether the answers to a prompt earn different rewards: those of the others teach nothing. One answer to a prompt cannot tell."""
+    low, high = np.full(num_prompts, np.inf), np.full(num_prompts, -np.inf)
+    np.minimum.at(low, prompts, reward)
+    np.maximum.at(high, prompts, reward)
+    several = (np.bincount(prompts, minlength=num_prompts) > 1).astype(np.float64)
+    return Values((high > low) * several, several)
 
 
 def _agreement(written: Written, num_prompts: int) -> Values:

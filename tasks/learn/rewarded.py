@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -10,9 +10,11 @@ import numpy.typing as npt
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from infra.errors import InputError
-from tasks.learn import answers, verifiers
+from tasks.learn import answers, device, tuning, verifiers
 from tasks.learn.align_config import ReinforceConfig
 from tasks.learn.answers import Said
+from tasks.learn.posttrain import PostJob
+from tasks.learn.reward import judge
 
 Floats = npt.NDArray[np.float64]
 Row = Mapping[str, Any]
@@ -59,17 +61,26 @@ class Judge:
             total = total + config.model_weight * found["reward.model"]
         return {"reward.mean": total, **found}
 
-    def of_rows(self, rows: Sequence[Row]) -> Callable[[Sequence[Said]], dict[str, Floats]]:
-        """The same for answers to prompts that are numbered as these rows are."""
-        return lambda said: self.told([rows[one.prompt] for one in said], [one.text for one in said])
+    def of_said(self, rows: Sequence[Row], said: Sequence[Said]) -> dict[str, Floats]:
+        """The same for answers that were written to these rows."""
+        return self.told([rows[one.prompt] for one in said], [one.text for one in said])
 
     def reward(self, prompts: Any, completions: Any, log_metric: Any, **columns: Any) -> list[float]:
         """The same as TRL asks for it: conversational prompts and answers, and the other columns of the rows."""
         rows = [dict(zip(USED, one, strict=True)) for one in zip(prompts, *(columns[name] for name in USED[1:]), strict=True)]
         told = self.told(rows, [turns[-1]["content"] for turns in completions])
         for name, values in told.items():
-            log_metric(name, float(np.nanmean(values)))
+            if (known := values[~np.isnan(values)]).size:
+                log_metric(name, float(known.mean()))
         return list(map(float, told["reward.mean"]))
+
+
+def judge_of(job: PostJob, config: ReinforceConfig) -> Judge:
+    """By a job's configuration and its reward model, if it has one."""
+    folder = job.models.get("reward_model")
+    if folder is None:
+        return Judge(config, None, None)
+    return Judge(config, judge(folder).to(device.resolve(config.device)[0]), tuning.tokeniser_of(folder))
 
 
 def _both(rows: Sequence[Row], texts: Sequence[str]) -> Any:

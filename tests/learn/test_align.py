@@ -110,7 +110,7 @@ def test_a_reward_model_judges_pairs_it_has_not_seen_and_is_one_number_wide(mode
 
 def test_grpo_raises_a_reward_that_can_be_checked(model: Path, tmp_path: Path) -> None:
     result, found = trained(job_of(tmp_path, model, "reinforce", FAST_GRPO, chatty.problems("good")))
-    assert near(found["before.reward.verified"], 0.5)
+    assert 0.3 < found["before.reward.verified"].value < 0.7  # type: ignore[operator]
     assert found["change.reward.verified"].low > 0.1  # type: ignore[operator]
     assert found["after.kl.per_answer"].value > 0  # type: ignore[operator]
     assert result["history"][-1]["reward"] == pytest.approx(result["history"][-1]["reward.mean"], abs=1e-6)

@@ -93,13 +93,15 @@ def verdict_of(found: dict[str, Figure]) -> dict[str, Any]:
 
 
 def test_the_suite_passes_what_shows_nothing_warns_of_signs_and_stops_a_collapse() -> None:
-    before, after = (written(plain(seed), [0.5] * 80, samples=2) for seed in (1, 2))
+    chance = np.random.default_rng(1)
+    before, after = (written(plain(seed), chance.random(80).round().tolist()) for seed in (1, 2))
+    after.scores["reward.mean"][:] = before.scores["reward.mean"]
     assert verdict_of(figures_of(before, after)) == {"suite": "aligned", "verdict": "passed", "num_warnings": 0}
     longer = [[*range(10 * number, 10 * number + 25)] for number in range(80)]
-    told = verdict_of(figures_of(before, written(longer, [len(one) for one in longer])))
+    told = verdict_of(figures_of(before, written(longer, [1.0] * 80)))
     assert (told["verdict"], told["num_warnings"]) == ("warning", 2)  # cut off, and three times as long
     with pytest.raises(GateFailed, match=r"after\.repetition\.longest"):
-        verdict_of(figures_of(before, written([[7] * 20] * 80, [0.5] * 80)))
+        verdict_of(figures_of(before, written([[7] * 20] * 80, [1.0] * 80)))
 
 
 def test_a_reward_model_that_prefers_wrong_answers_disagrees_with_the_check() -> None:
@@ -107,6 +109,13 @@ def test_a_reward_model_that_prefers_wrong_answers_disagrees_with_the_check() ->
     for judgement, agreement in ((right, 1.0), (1 - right, 0.0), (np.zeros(80), 0.5)):
         one = written(plain(1), judgement.tolist(), **{"reward.model": judgement, "reward.verified": right})
         assert figures_of(one, one)["after.reward.agreement"].value == agreement
+
+
+def test_prompts_whose_answers_earn_alike_are_told_apart_from_those_that_teach() -> None:
+    rewards = [1.0, 1.0] * 30 + [1.0, 0.0] * 10
+    assert figures_of(*[written(plain(1), rewards)] * 2)["before.reward.spread"].value == 0.25
+    alone = written(plain(1)[:40], [1.0] * 40, samples=1)
+    assert figures_of(alone, alone)["before.reward.spread"].value is None
 
 
 def test_what_does_not_apply_to_an_answer_has_no_weight() -> None:
