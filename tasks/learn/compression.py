@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import shutil
 import statistics
 import time
@@ -21,6 +22,8 @@ from tasks.learn.scorer import Scorer
 from tasks.learn.tokens import TokenShard, open_shards
 
 SEED = 1
+NUM_TOKENS = 64
+"""On which logits are compared."""
 
 
 def carry_tokeniser(original: Path | str, folder: Path) -> None:
@@ -49,6 +52,21 @@ def perplexity(scorer: Scorer, shards: Sequence[TokenShard], config: EvalConfig)
 def weight_bytes(folder: Path | str) -> int:
     """Size of the files of weights."""
     return sum(file.stat().st_size for file in Path(folder).glob("*.safetensors"))
+
+
+def write_plain(model: PreTrainedModel, folder: Path, *, half: bool) -> None:
+    """Keep a model as transformers does, in float32 or float16; the one given stays as it is."""
+    copy.deepcopy(model).to(torch.float16 if half else torch.float32).save_pretrained(folder)
+
+
+@torch.no_grad()
+def logit_difference(original: PreTrainedModel, other: PreTrainedModel) -> tuple[float, float]:
+    """Largest difference of their logits on random tokens, and it as a part of the largest logit."""
+    size = min(NUM_TOKENS, original.config.max_position_embeddings)
+    ids = torch.randint(original.config.vocab_size, (1, size), generator=torch.Generator().manual_seed(SEED))
+    expected, got = (one(input_ids=ids, use_cache=False).logits for one in (original, other))
+    most = float((expected - got).abs().max())
+    return most, most / float(expected.abs().max())
 
 
 def speeds(models: Mapping[str, PreTrainedModel], config: SpeedConfig, num_threads: int | None) -> dict[str, dict[str, float]]:
