@@ -53,6 +53,8 @@ MAKERS = {
 }
 MODELS = ("model", "teacher")
 """Parameters that any model serves as: pre-trained, adopted, tuned, made smaller."""
+ROWS = ("conversations", "preferences", "problems")
+"""Parameters that are rows of a shape of their own, which no plain file is taken for."""
 HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+")
 # parameters that may have none
 OPTIONAL = ("corpus", "quality", "toxicity", "base")
@@ -235,6 +237,11 @@ def _with_sources(step: Step, config: Any, inputs: Sequence[str]) -> Any:
     """The configuration of a step that reads sources, with the files on the command line as sources."""
     if not inputs:
         return config
+    if step.name == "adopt":
+        if len(inputs) > 1 or config.checkpoint:
+            raise InputError("step adopt: takes one model; give it once, as --input or as --set checkpoint=…")
+        given = inputs[0] if not Path(inputs[0]).expanduser().exists() else _full(inputs[0])
+        return config.model_copy(update={"checkpoint": given})
     if step.name == "instruct":
         added = [{"kind": "folder", "path": path, "format": guessed(path)} for path in map(_full, inputs)]
     elif step.name in ("ingest", "toxicity"):
@@ -273,6 +280,10 @@ def _version(path: str, step: Step, step_config: Any, folder: str, console: Cons
         _tell_counts(version, path, console)
     elif "://" not in given and not Path(given).exists():
         raise InputError(f"{path}: no such file or folder")
+    elif rows := [name for name in step.input_names if name in ROWS]:
+        raise InputError(
+            f"{path}: is no version; step {step.name} takes {_meaning(rows[0])}: gristmill step {MAKERS[rows[0]]} --input {path} --output …"
+        )
     elif step.name == "extract" or _has_warc(Path(given)):
         crawl = find_step("crawl")
         config = overrides_of(crawl.config_type, [f"sources=[{{kind: warc, path: {given!r}}}]"])

@@ -10,6 +10,7 @@ from pydantic import BaseModel, ConfigDict, field_validator
 
 from infra import trainings
 from infra.dataset import Counts
+from infra.errors import InputError
 from infra.steps import Output, step
 from models import adopted
 from models.tokeniser import from_anywhere
@@ -32,6 +33,8 @@ class AdoptConfig(BaseModel):
 
 def files_read(config: AdoptConfig) -> Mapping[str, str]:
     """What the model is made of is part of the recipe."""
+    if not config.checkpoint:
+        raise InputError("adopt.checkpoint: names no model; give a folder that transformers loads, a hub name or a GGUF file")
     return adopted.digests(config.checkpoint)
 
 

@@ -51,7 +51,7 @@ def encode(words: PreTrainedTokenizerBase, messages: Messages) -> Chat:
         said = [bool(one) for one in given["assistant_masks"]]
         ids = list(given["input_ids"])
     else:
-        ids, said = _by_prefixes(words, turns)
+        ids, said = by_prefixes(words, turns)
     return Chat(ids, [one if learnt else IGNORED for one, learnt in zip(ids, said, strict=True)])
 
 
@@ -81,7 +81,7 @@ def chats(
     return found, left_out
 
 
-def _by_prefixes(words: PreTrainedTokenizerBase, turns: list[dict[str, str]]) -> tuple[list[int], list[bool]]:
+def by_prefixes(words: PreTrainedTokenizerBase, turns: list[dict[str, str]]) -> tuple[list[int], list[bool]]:
     """Ids, and whether the assistant said them, by what each of its turns adds."""
 
     def ids_of(part: list[dict[str, str]], *, opened: bool = False) -> list[int]:

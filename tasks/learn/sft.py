@@ -1,12 +1,13 @@
 """Supervised fine-tuning by TRL's SFTTrainer, on conversations that are tokens already: which of them are learnt is said here, not there.
 
 Packed conversations do not see one another: their position ids begin anew at each, and transformers' attention without a mask keeps such
-documents apart (tests/learn/test_sft.py compares logits and loss with those of each alone).
+documents apart; a model for which that does not hold is refused (packed.py).
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from trl import SFTConfig as Arguments
 from trl import SFTTrainer
 
 from infra.errors import InputError
-from tasks.learn import heldout_chats, tuning
+from tasks.learn import heldout_chats, packed, tuning
 from tasks.learn.chats import Chat, chats
 from tasks.learn.posttrain import PostJob
 from tasks.learn.sft_config import SftConfig
@@ -30,10 +31,33 @@ def train(job: PostJob, on_log: OnLog, on_step: OnStep) -> dict[str, Any]:
     length = tuning.context_length(model, config.max_length)
     learnt, left_out = chats(tuning.rows_of(job, "conversations", "train"), words, length, config.too_long)
     held_rows = sorted(tuning.rows_of(job, "conversations", "test"), key=lambda row: row["row_id"])[: config.heldout_rows]
-    held, _ = chats(held_rows, words, length, config.too_long)
+    held = list(chats(held_rows, words, length, config.too_long)[0].values())
     if not learnt:
-        raise InputError(f"sft: no conversation of the training split can be learnt from ({len(left_out):,} are left out)")
-    trainer = SFTTrainer(
+        why = ", ".join(f"{rule} {count:,}" for rule, count in Counter(one.rule for one in left_out).items())
+        raise InputError(f"sft: no conversation of the training split can be learnt from ({why or 'there is none'})")
+    if config.packing:
+        packed.check(model)
+    trainer = trainer_of(model, words, list(learnt.values()), config, args, length)
+    before = heldout_chats.score(trainer.model, held)
+    result = tuning.trained(trainer, job, config, on_log, on_step)
+    after = heldout_chats.score(trainer.model, held)
+    result["facts"] = {
+        **{f"before.{name}": value for name, value in before.items()},
+        **{f"after.{name}": value for name, value in after.items()},
+        "rows": len(learnt),
+        "rows_heldout": len(held),
+        "tokens": sum(len(one.ids) for one in learnt.values()),
+        "learnt_tokens": sum(label >= 0 for one in learnt.values() for label in one.labels),
+    }
+    return {**result, "left_out": [one._asdict() for one in left_out]}
+
+
+def trainer_of(
+    model: Any, words: Any, learnt: Sequence[Chat], config: SftConfig, args: Mapping[str, Any], length: int
+) -> SFTTrainer:
+    """TRL's trainer, told everything that its defaults would decide."""
+    rows = {"input_ids": [one.ids for one in learnt], "labels": [one.labels for one in learnt]}
+    return SFTTrainer(
         model=model,
         args=Arguments(
             **args,
@@ -48,22 +72,7 @@ def train(job: PostJob, on_log: OnLog, on_step: OnStep) -> dict[str, Any]:
             assistant_only_loss=False,
             dataset_num_proc=None,
         ),
-        train_dataset=_dataset(list(learnt.values())),
+        train_dataset=datasets.Dataset.from_dict(rows),
         processing_class=words,
         peft_config=tuning.adapters(config.lora),
     )
-    before = heldout_chats.score(trainer.model, list(held.values()))
-    result = tuning.trained(trainer, job, config, on_log, on_step)
-    after = heldout_chats.score(trainer.model, list(held.values()))
-    result["facts"] = {
-        **{f"before.{name}": value for name, value in before.items()},
-        **{f"after.{name}": value for name, value in after.items()},
-        "rows": len(learnt),
-        "tokens": sum(len(one.ids) for one in learnt.values()),
-        "learnt_tokens": sum(label >= 0 for one in learnt.values() for label in one.labels),
-    }
-    return {**result, "left_out": [one._asdict() for one in left_out]}
-
-
-def _dataset(learnt: Sequence[Chat]) -> datasets.Dataset:
-    return datasets.Dataset.from_dict({"input_ids": [one.ids for one in learnt], "labels": [one.labels for one in learnt]})

@@ -1,20 +1,15 @@
-"""What every adapter of a TRL trainer shares: its arguments, adapters, checkpoints, lines of history, and the model at the end.
+"""What every adapter of a TRL trainer shares: its arguments, adapters, and the model at the end.
 
 Promises: training that is killed at any moment and started again on the same folder goes on at its newest whole checkpoint and gives the
-same bits at equal threads and machine. Trainer's own checkpoints are not atomic, so one counts only with the mark that is written once all
-of its files are synced, and whose sizes they have. Nothing is unpickled: weights are safetensors, and what transformers 5.23 keeps by
-torch.save (optimiser, schedule, random numbers) it loads with weights_only=True. A gradient that is not finite stops training before it
-reaches the weights.
+same bits at equal threads and machine (watch.py). Nothing is unpickled: weights are safetensors, and what transformers 5.23 keeps by
+torch.save (optimiser, schedule, random numbers) it loads with weights_only=True.
 """
 
 from __future__ import annotations
 
 import json
 import logging
-import os
 import shutil
-import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +18,7 @@ import pyarrow.parquet as pq
 import torch
 from peft import LoraConfig as PeftConfig
 from peft import PeftModel
-from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase, Trainer, TrainerCallback
+from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase, Trainer
 
 from infra import storage
 from infra.dataset import guards
@@ -33,23 +28,16 @@ from models.tokeniser import FILES
 from tasks.learn import device
 from tasks.learn.posttrain import PostJob
 from tasks.learn.tuning_config import LoraConfig, TuningConfig
+from tasks.learn.watch import OnLog as OnLog
+from tasks.learn.watch import OnStep as OnStep
+from tasks.learn.watch import Watch, line_of
 
 logger = logging.getLogger(__name__)
 
-Line = dict[str, float | None]
-OnLog = Callable[[Line], None]
-OnStep = Callable[[int, int], None]
-
-PREFIX, MARK = "checkpoint-", "whole.json"
+USUAL_LENGTH = 1024
+"""Tokens in a row where nobody says how many: memory grows with it, and models are made for more and more."""
 KEPT = 2
 """Checkpoints on disk: the last whole one stays while the next is written."""
-RENAMED = {"loss": "train_loss", "learning_rate": "lr"}
-LEFT_OUT = ("num_tokens", "total_flos", "num_input_tokens_seen")
-"""What TRL counts anew after a resume."""
-
-
-class LossNotFinite(InputError):
-    """The gradient became NaN or infinite; the weights of the step before are untouched."""
 
 
 def arguments(config: TuningConfig, folder: Path) -> dict[str, Any]:
@@ -136,17 +124,15 @@ def tokeniser_of(folder: str) -> PreTrainedTokenizerBase:
 
 
 def context_length(model: PreTrainedModel, wanted: int | None) -> int:
-    """Tokens in a row: as many as the model sees at once, or `wanted`.
+    """Tokens in a row: `wanted`, or as many as the model sees at once, USUAL_LENGTH at most.
 
     Raises:
-        InputError: it sees less than wanted, or does not say.
+        InputError: it sees less than wanted.
     """
-    most = getattr(model.config, "max_position_embeddings", None)
+    most: int | None = getattr(model.config, "max_position_embeddings", None)
     if most and wanted and wanted > most:
         raise InputError(f"max_length: the model sees {most:,} tokens at most (got {wanted:,})")
-    if not (wanted or most):
-        raise InputError("max_length: the model does not say how many tokens it sees at once; set it")
-    return int(wanted or most or 0)
+    return wanted or min(most or USUAL_LENGTH, USUAL_LENGTH)
 
 
 def rows_of(job: PostJob, name: str, split: str | None = None) -> list[dict[str, Any]]:
@@ -164,7 +150,7 @@ def trained(trainer: Trainer, job: PostJob, config: TuningConfig, on_log: OnLog,
         InputError: the folder holds checkpoints of other data or settings.
     """
     folder = Path(job.folder)
-    watch = _Watch(folder, _identity(job, config), on_log, on_step)
+    watch = Watch(folder, _identity(job, config), on_log, on_step)
     newest = watch.newest()
     trainer.add_callback(watch)
     if newest:
@@ -172,7 +158,7 @@ def trained(trainer: Trainer, job: PostJob, config: TuningConfig, on_log: OnLog,
     trainer.train(resume_from_checkpoint=str(newest) if newest else None)
     model = export(trainer.model, job.models["model"], folder / "model")
     name, reason = device.resolve(config.device)
-    history = [line for line in map(_line, trainer.state.log_history) if line]
+    history = [line for line in map(line_of, trainer.state.log_history) if line]
     return {
         "steps": trainer.state.global_step,
         "history": [{**line, **watch.clock.get(int(line["step"] or 0), {})} for line in history],
@@ -206,111 +192,6 @@ def export(model: Any, source: str, folder: Path) -> PreTrainedModel:
     return whole
 
 
-class _Watch(TrainerCallback):  # type: ignore[misc]
-    """Tells steps and lines, marks checkpoints that are whole, and stops where the gradient is not finite."""
-
-    def __init__(self, folder: Path, identity: dict[str, Any], on_log: OnLog, on_step: OnStep) -> None:
-        self.folder, self.identity, self.tell_log, self.tell_step = folder, identity, on_log, on_step
-        self.seconds = 0.0
-        """In training, summed over all tries."""
-        self.clock: dict[int, dict[str, float]] = {}
-        """Step → what the clock said at its line."""
-        self.trained_parameters = 0
-        self._since = time.perf_counter()
-
-    def newest(self) -> Path | None:
-        """The newest whole checkpoint; what a kill left half-written is removed.
-
-        Raises:
-            InputError: it is of other data or settings.
-        """
-        found = sorted(self.folder.glob(f"{PREFIX}*"), key=lambda path: int(path.name.removeprefix(PREFIX)))
-        for path in reversed(found):
-            mark = _read_mark(path)
-            if mark is None:
-                shutil.rmtree(path)
-                continue
-            if other := sorted(key for key in self.identity if mark["identity"].get(key) != self.identity[key]):
-                raise InputError(f"{path}: was made with another {', '.join(other)}; remove {self.folder} to begin anew")
-            self.seconds = mark["seconds"]
-            self.clock = {int(step): one for step, one in mark["clock"].items()}
-            return path
-        return None
-
-    def on_train_begin(self, args: Any, state: Any, control: Any, model: Any = None, **rest: Any) -> None:
-        """Count what is trained."""
-        self._since = time.perf_counter()
-        self.trained_parameters = sum(one.numel() for one in model.parameters() if one.requires_grad)
-
-    def on_pre_optimizer_step(self, args: Any, state: Any, control: Any, model: Any = None, **rest: Any) -> None:
-        """Look at the gradient, while the weights are still those of the step before."""
-        norm = torch.nn.utils.get_total_norm([one.grad for one in model.parameters() if one.grad is not None])
-        if not torch.isfinite(norm):
-            raise LossNotFinite(
-                f"the gradient of step {state.global_step + 1} is not finite ({norm.item()}); lower learning_rate, or raise warmup_share"
-            )
-
-    def on_step_end(self, args: Any, state: Any, control: Any, **rest: Any) -> None:
-        """Tell the step."""
-        self.tell_step(state.global_step, state.max_steps)
-
-    def on_log(self, args: Any, state: Any, control: Any, **rest: Any) -> None:
-        """Tell the line."""
-        if line := _line(state.log_history[-1]):
-            self._read_clock()
-            self.clock[state.global_step] = {
-                "seconds": round(self.seconds, 3),
-                "peak_bytes": device.peak_memory_bytes("cpu" if args.use_cpu else "cuda"),
-            }
-            self.tell_log({**line, **self.clock[state.global_step]})
-
-    def on_save(self, args: Any, state: Any, control: Any, **rest: Any) -> None:
-        """Mark the checkpoint as whole, once its files are on the disk."""
-        self._read_clock()
-        path = self.folder / f"{PREFIX}{state.global_step}"
-        sizes = {file.relative_to(path).as_posix(): file.stat().st_size for file in path.rglob("*") if file.is_file()}
-        for name in sizes:
-            _sync(path / name)
-        mark = {"identity": self.identity, "seconds": self.seconds, "clock": self.clock, "sizes": sizes}
-        part = path / f"{MARK}.part"
-        part.write_text(json.dumps(mark), "utf-8")
-        _sync(part)
-        part.rename(path / MARK)
-        _sync(path)
-        self._since = time.perf_counter()  # checkpoints are not training
-
-    def _read_clock(self) -> None:
-        now = time.perf_counter()
-        self.seconds += now - self._since
-        self._since = now
-
-
-def _read_mark(path: Path) -> dict[str, Any] | None:
-    """What was noted of a whole checkpoint; None: it is not whole."""
-    try:
-        mark: dict[str, Any] = json.loads((path / MARK).read_text("utf-8"))
-        whole = all((path / name).stat().st_size == size for name, size in mark["sizes"].items())
-    except (OSError, ValueError, KeyError):
-        return None
-    return mark if whole else None
-
-
 def _identity(job: PostJob, config: TuningConfig) -> dict[str, Any]:
     given = json.loads(config.model_dump_json(exclude=guards(type(config))))
     return {**given, "method": job.method, "provenance": job.provenance}
-
-
-def _line(logged: dict[str, Any]) -> Line | None:
-    """A line of history from what Trainer logs; None: it is none, as the summary at the end."""
-    if "train_runtime" in logged or "learning_rate" not in logged:
-        return None
-    first = {"step": logged["step"]}
-    return first | {RENAMED.get(name, name): value for name, value in logged.items() if name not in (*LEFT_OUT, *first)}
-
-
-def _sync(path: Path) -> None:
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

@@ -17,7 +17,7 @@ from expectations.counts import combine, summed
 from expectations.gate import check_dataset, judged, load_suite, validate_shard
 from expectations.numbers import DRIFT
 from expectations.profile import profile
-from expectations.schemas import OPTIONAL
+from expectations.schemas import CONVERSATIONS, OPTIONAL
 from expectations.suites import Expectation, Suite
 from expectations.verdict import MAX_SAMPLES, CheckResult, GateFailed, Verdict, judge, problems
 from tasks.text.signals import SCORE_NAMES
@@ -321,3 +321,19 @@ def test_a_column_that_a_stage_may_lack_is_judged_where_it_is_and_not_applicable
     absent = by_column["quality_percentile"]
     assert not absent.applicable and "no classifier for it has scored these documents" in (absent.error or "")
     assert not by_column["num_words"].evaluated  # a column that every table of signals has is missed
+
+
+def test_conversations_without_an_origin_a_side_or_turns_are_not_taken() -> None:
+    turns = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]
+    row = {"source": "s", "origin": "rows.jsonl:1", "task": "alpaca", "split": "train", "messages": turns}
+    good = [{**row, "row_id": f"{number:032x}"} for number in range(3)]
+
+    def unexpected(**changes: Any) -> set[str]:
+        table = pa.Table.from_pylist([*good, {**good[0], **changes}], schema=CONVERSATIONS)
+        found = combine([validate_shard(table, load_suite("conversations"))], load_suite("conversations"))
+        assert all(one.evaluated for one in found)
+        return {one.column for one in found if not one.success}
+
+    assert unexpected() == set()
+    assert unexpected(origin=None, split="dev") == {"origin", "split"}
+    assert unexpected(messages=None, row_id="7") == {"messages", "row_id"}

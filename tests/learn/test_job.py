@@ -60,14 +60,14 @@ def do(one: Job, lines: list[Any] | None = None) -> dict[str, Any]:
     return run(one, child_environment(), on_log=[].append if lines is None else lines.append, on_step=lambda step: None)
 
 
-def pid_of(folder: Path) -> int | None:
+def pid_of(folder: Path, module: str = "tasks.learn.training") -> int | None:
     """The process that trains into a folder."""
     for path in Path("/proc").glob("[0-9]*/cmdline"):
         try:
             words = path.read_bytes().split(b"\0")
         except OSError:
             continue
-        if b"tasks.learn.training" in words and any(word.startswith(os.fsencode(folder)) for word in words):
+        if module.encode() in words and any(word.startswith(os.fsencode(folder)) for word in words):
             return int(path.parent.name)
     return None
 
