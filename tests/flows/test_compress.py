@@ -84,6 +84,8 @@ def test_int8_is_a_model_like_any_other_that_is_smaller_and_hardly_worse(made: M
     assert all(ran[f"{when}.tokens_per_s.{what}.1"] > 0 for when in ("before", "after") for what in ("generation", "prefill"))
     with pytest.raises(InputError, match="int8 already"):
         quantise(made.int8, made.tokens, config=INT8)
+    with pytest.raises(InputError, match="no matrices of float weights"):
+        prune(made.int8, made.tokens, config=PRUNED)
 
 
 def test_the_table_tells_what_each_sparsity_costs_and_the_model_of_one_is_kept(made: Made) -> None:
