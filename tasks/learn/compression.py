@@ -69,10 +69,16 @@ def logit_difference(original: PreTrainedModel, other: PreTrainedModel) -> tuple
     return most, most / float(expected.abs().max())
 
 
-def speeds(models: Mapping[str, PreTrainedModel], config: SpeedConfig, num_threads: int | None) -> dict[str, dict[str, float]]:
-    """Tokens per second of each model: {name: {generation.1, prefill.1, …}}, the median of turns that alternate."""
-    turns = timed_turns(models, config, num_threads)
-    return {name: {what: statistics.median(one) for what, one in mine.items()} for name, mine in turns.items()}
+def speeds(before: PreTrainedModel, after: PreTrainedModel, config: SpeedConfig, num_threads: int | None) -> dict[str, float]:
+    """{before.tokens_per_s.generation.1, …}: medians of turns that alternate; nothing where models do not write."""
+    if before.get_output_embeddings() is None or not before.can_generate():
+        return {}
+    turns = timed_turns({"before": before, "after": after}, config, num_threads)
+    return {
+        f"{when}.tokens_per_s.{what}": round(statistics.median(one), 1)
+        for when, mine in turns.items()
+        for what, one in mine.items()
+    }
 
 
 def timed_turns(
@@ -81,7 +87,7 @@ def timed_turns(
     num_threads: int | None,
     clock: Callable[[], float] = time.perf_counter,
 ) -> dict[str, dict[str, list[float]]]:
-    """As `speeds`, each turn by itself: the turns of two models with the same number stood side by side.
+    """Tokens per second of each model in each turn: {name: {generation.1, prefill.1, …}}; those of one number stood side by side.
 
     generation: tokens that are written, one after the other, to prompts of random tokens. prefill: tokens of a text that is read in one
     pass, with the logits of all its places.
@@ -102,7 +108,7 @@ def timed_turns(
 
 def _prompts(model: PreTrainedModel, size: int, config: SpeedConfig) -> torch.Tensor:
     draw = torch.Generator().manual_seed(SEED)
-    return torch.randint(model.config.vocab_size, (size, config.prompt_tokens), generator=draw)
+    return torch.randint(model.config.vocab_size, (size, config.prompt_tokens), generator=draw).to(model.device)
 
 
 @torch.no_grad()
