@@ -35,6 +35,7 @@ bench: setup          ## speed against peers, each in an environment of its own
 	$(BIN)/python -m benchmarks.crawl
 	$(BIN)/python -m benchmarks.signals
 	$(BIN)/python -m benchmarks.redecide
+	$(BIN)/python -m benchmarks.int8
 	$(BIN)/python -m benchmarks.scaling
 	$(BIN)/python -m benchmarks.dedup --documents 1000000 --peers datatrove
 	$(BIN)/python -m benchmarks.dedup

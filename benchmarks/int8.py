@@ -2,10 +2,10 @@
 
     python -m benchmarks.int8 [--rounds N] [--model VERSION --tokens VERSION]
 
-Speed: a Llama of preset `small` (31M parameters with 16,384 tokens, random weights), batches of 1 and 8, prompts of 64 tokens and 32 new
-ones. Rounds alternate, and each figure is the median of the ratios to the float32 turn of the same round, by processor time, so that what
-else the machine does counts little. Loss, with a trained model and token shards of its tokeniser: perplexity on the test split, and by how
-much the logits of a text change when seven others stand beside it.
+Speed: Llamas of the presets `micro` and `small` (31M parameters) with 16,384 tokens and random weights, batches of 1 and 8, prompts of 64
+tokens and 32 new ones. Rounds alternate, and each figure is the median of the ratios to the float32 turn of the same round, by processor
+time, so that what else the machine does counts little. Loss, with a trained model and token shards of its tokeniser: perplexity on the test
+split, and by how much the logits of a text change when seven others stand beside it.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from infra.dataset import open_version
 from models import int8, presets
-from models.presets import ModelConfig
+from models.presets import ModelConfig, Preset
 from models.tokeniser import Roles
 from tasks.learn import compression
 from tasks.learn.compress_config import SpeedConfig
@@ -52,11 +52,10 @@ def forms_of(model: PreTrainedModel) -> dict[str, PreTrainedModel]:
         }
 
 
-def speed(rounds: int) -> None:
-    """Print tokens per second of float32, and what the others are beside it."""
-    forms = forms_of(presets.build(ModelConfig(preset="small"), ROLES, seed=1).eval())
-    num_bytes = {name: sum(one.numel() * one.element_size() for one in form.parameters()) for name, form in forms.items()}
-    num_bytes[OURS] = int8.num_parameters(forms[OURS])
+def speed(preset: Preset, rounds: int) -> float:
+    """Print tokens per second of float32, and what the others are beside it; the least of ours."""
+    forms = forms_of(presets.build(ModelConfig(preset=preset), ROLES, seed=1).eval())
+    print(f"llama {preset}, {forms[PLAIN].num_parameters():,} parameters")
     config = SpeedConfig(rounds=rounds)
     turns = compression.timed_turns(forms, config, 1, time.process_time)
     worst = 99.0
@@ -68,7 +67,7 @@ def speed(rounds: int) -> None:
             told.append(f"{name} {statistics.median(ratios):.2f}x ({min(ratios):.2f}-{max(ratios):.2f})")
             worst = min(worst, statistics.median(ratios)) if name == OURS else worst
         print(" · ".join(told), flush=True)
-    print(f"ours beside float32: at least {worst:.2f}x, wanted {LIMIT}x: {'met' if worst >= LIMIT else 'MISSED'}")
+    return worst
 
 
 def loss(model: str, tokens: str) -> None:
@@ -83,7 +82,7 @@ def loss(model: str, tokens: str) -> None:
         found[name] = {"perplexity": compression.perplexity(scorer, shards, config), "moved": _moved(form, texts)}
     for name, one in found.items():
         ratio = one["perplexity"] / found[PLAIN]["perplexity"]
-        print(f"{name:<16} perplexity {one['perplexity']:.3f} ({ratio:.5f}x) · beside others logits move by {one['moved']:.4f}")
+        print(f"{name:<16} perplexity {one['perplexity']:.4f} ({ratio:.6f}x) · beside others logits move by {one['moved']:.4f}")
 
 
 @torch.no_grad()
@@ -102,7 +101,9 @@ def main() -> None:
     given = parser.parse_args()
     if given.model and given.tokens:
         loss(given.model, given.tokens)
-    speed(given.rounds)
+    speed("micro", given.rounds)
+    worst = speed("small", given.rounds)
+    print(f"ours beside float32: at least {worst:.2f}x, wanted {LIMIT}x: {'met' if worst >= LIMIT else 'MISSED'}")
 
 
 if __name__ == "__main__":

@@ -28,6 +28,8 @@ METHOD = "gristmill-int8"
 """What config.json calls it, as quantization_config.quant_method."""
 FORMAT = 1
 WEIGHTS = "int8.safetensors"
+COUNT = "original_parameters"
+"""In config.json, and of a loaded model: how many weights the original has."""
 LEVELS = 127
 """Of int8, each side of 0."""
 LEVELS_WITHOUT_VNNI = 63
@@ -47,7 +49,6 @@ class Int8Linear(nn.Module):
         self.packed = torch.ops.quantized.linear_prepack(quantised, None)
         self.bias = None if bias is None else nn.Parameter(bias, requires_grad=False)
         self.levels = LEVELS if torch.cpu._is_vnni_supported() else LEVELS_WITHOUT_VNNI
-        self.num_weights = weight.numel()
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Each token is scaled to [-1, 1] before the product, and back behind it."""
@@ -67,7 +68,6 @@ class Int8Embedding(nn.Module):
         super().__init__()
         self.rows = nn.Parameter(weight, requires_grad=False)
         self.scale = nn.Parameter(scale, requires_grad=False)
-        self.num_weights = weight.numel()
 
     def forward(self, ids: torch.Tensor) -> torch.Tensor:
         """(…) token ids → (…, K)."""
@@ -97,7 +97,7 @@ def write(model: PreTrainedModel, folder: Path | str) -> int:
             tensors[f"{name}.weight"], tensors[f"{name}.scale"] = rounded(weight.t() if isinstance(module, Conv1D) else weight)
         if isinstance(bias := getattr(module, "bias", None), torch.Tensor):
             tensors[f"{name}.bias"] = bias.detach().float()
-    save_file({name: one.contiguous() for name, one in tensors.items()}, Path(folder, WEIGHTS), {"format": "pt"})
+    save_file({name: one.contiguous().clone() for name, one in tensors.items()}, Path(folder, WEIGHTS), {"format": "pt"})
     _write_config(model, Path(folder), {name: first[id(module.weight)] for name, module in chosen.items()})
     return sum(one.numel() for one in tensors.values() if one.dtype == torch.int8)
 
@@ -105,11 +105,12 @@ def write(model: PreTrainedModel, folder: Path | str) -> int:
 def _write_config(model: PreTrainedModel, folder: Path, modules: Mapping[str, str]) -> None:
     """`modules`: those that are int8, and whose rows they have: tied ones have those of another."""
     model.config.save_pretrained(folder)
-    if model.generation_config is not None:
+    if getattr(model, "generation_config", None) is not None:
         model.generation_config.save_pretrained(folder)
     path = folder / "config.json"
     told = json.loads(path.read_text("utf-8"))
-    told["quantization_config"] = {"quant_method": METHOD, "format": FORMAT, "modules": dict(modules)}
+    kept = {"format": FORMAT, "modules": dict(modules), COUNT: int(model.num_parameters())}
+    told["quantization_config"] = {"quant_method": METHOD, **kept}
     path.write_text(json.dumps(told, indent=2), "utf-8")
 
 
@@ -140,6 +141,7 @@ def load(folder: Path | str, kind: Any) -> PreTrainedModel:
         raise InputError(f"{folder}: {WEIGHTS} is not whole ({why}); quantise the model again") from error
     if Path(folder, "generation_config.json").exists():
         model.generation_config = GenerationConfig.from_pretrained(folder)
+    setattr(model, COUNT, told[COUNT])
     return model.requires_grad_(False).eval()
 
 
@@ -157,13 +159,9 @@ def _fill(model: PreTrainedModel, tensors: Mapping[str, torch.Tensor], modules: 
 
 
 def num_parameters(model: PreTrainedModel) -> int:
-    """Weights of a model, those in int8 too; shared ones counted once."""
-    linears = [one for one in model.modules() if isinstance(one, Int8Linear)]
-    if not linears:
-        return int(model.num_parameters())
-    scales = sum(one.scale.numel() for one in model.modules() if isinstance(one, Int8Embedding))
-    tied = model.get_output_embeddings().num_weights if model.config.tie_word_embeddings else 0
-    return int(model.num_parameters()) - scales - tied + sum(one.num_weights for one in linears)
+    """Weights of a model; of one in int8 those of the original."""
+    known = getattr(model, COUNT, None)
+    return int(model.num_parameters() if known is None else known)
 
 
 def rounded(weight: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:

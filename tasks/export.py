@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import tempfile
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
 from infra import storage, trainings
 from infra.dataset import Counts, ShardSet
@@ -13,14 +12,10 @@ from infra.steps import Output, step
 from tasks.learn.compress_config import ExportConfig
 from tasks.learn.config import MODEL
 
-if TYPE_CHECKING:
-    from transformers import PreTrainedModel
-
 EXPORT = "export"
 """Folder of the files."""
 # Largest difference of a logit, as a part of the largest logit. A 4M Llama trained on WikiText-2 gave 0, 0.00016 and 0.006
 TOLERANCE = {"f32": 0.0, "f16": 0.01, "q8_0": 0.1}
-SEED, NUM_TOKENS = 1, 64
 TEXTS = ("The mill's 12345 grains\n\n  turn,", "café 日本語 🌾", "<|im_start|>user\nhello<|im_end|>\n")
 
 
@@ -38,7 +33,7 @@ def export(model: ShardSet, config: ExportConfig, out: Output) -> None:
     """
     from models import gguf_file, int8
     from models.loading import load_causal, read_config
-    from tasks.learn.compression import carry_tokeniser
+    from tasks.learn import compression
 
     with storage.local_folder(model.file(MODEL)) as folder, tempfile.TemporaryDirectory(prefix="gristmill-") as temporary:
         work = Path(temporary)
@@ -52,10 +47,10 @@ def export(model: ShardSet, config: ExportConfig, out: Output) -> None:
             gguf_file.write(folder, work / file, config.dtype, config.name)
             read, read_words = gguf_file.read(work / file)
         else:
-            _write_folder(original, work, config.dtype)
-            carry_tokeniser(folder, work)
+            compression.write_plain(original, work, half=config.dtype == "f16")
+            compression.carry_tokeniser(folder, work)
             read, read_words = load_causal(work)
-        difference = _difference(original, read)
+        difference = compression.logit_difference(original, read)
         if any(words(text)["input_ids"] != read_words(text)["input_ids"] for text in TEXTS):
             raise ExportDiffers(f"export: {config.format} is read back with other tokens; please report the tokeniser")
         if difference[1] > TOLERANCE[config.dtype]:
@@ -67,26 +62,3 @@ def export(model: ShardSet, config: ExportConfig, out: Output) -> None:
         num_bytes = sum(one.stat().st_size for one in work.iterdir())
     out.counts = Counts(total=1, kept=1)
     out.facts = {"format": config.format, "dtype": config.dtype, "num_bytes": num_bytes, "max_logit_difference": difference[0]}
-
-
-def _write_folder(model: PreTrainedModel, folder: Path, dtype: str) -> None:
-    """As transformers keeps it; the model given stays as it is."""
-    import copy
-
-    import torch
-
-    kept = copy.deepcopy(model).to({"f32": torch.float32, "f16": torch.float16}[dtype])
-    kept.save_pretrained(folder)
-
-
-def _difference(original: Any, read: Any) -> tuple[float, float]:
-    """Largest difference of their logits on random tokens, and it as a part of the largest logit."""
-    import torch
-
-    draw = torch.Generator().manual_seed(SEED)
-    size = min(NUM_TOKENS, original.config.max_position_embeddings)
-    ids = torch.randint(original.config.vocab_size, (1, size), generator=draw)
-    with torch.no_grad():
-        expected, got = (one(input_ids=ids, use_cache=False).logits for one in (original, read))
-    most = float((expected - got).abs().max())
-    return most, most / float(expected.abs().max())

@@ -47,38 +47,38 @@ def prune(model: ShardSet, tokens: ShardSet, config: PruneConfig, out: Output) -
         original, texts = scorer.model, _texts(tokens, scorer, config)
         rows: list[dict[str, Any]] = []
         for sparsity in (0.0, *config.asked):
-            scorer.model = copy.deepcopy(original)
-            _pruned(scorer.model, config.method, sparsity, texts)
+            scorer.model = _pruned(original, config.method, sparsity, texts)
             if sparsity == config.kept:
-                scorer.model.save_pretrained(work)
                 kept = scorer.model
+                kept.save_pretrained(work)
             perplexity = compression.perplexity(scorer, shards, config.held_out)
-            rows.append(_row(sparsity, scorer.model, perplexity, rows[0] if rows else None))
+            rows.append(_row(sparsity, scorer.model, perplexity, rows))
         compression.carry_tokeniser(folder, work)
         sizes = [compression.weight_bytes(one) for one in (folder, work)]
         trainings.keep_model(work, MODEL, out)
         trainings.keep_json(TABLE, rows, out)
     out.counts = Counts(total=1, kept=1)
     out.facts = {**compression.told_of(model), **_facts(rows, config, sizes)}
-    if config.smaller and not scorer.masked:
-        timed = compression.speeds({"before": original, "after": kept}, config.speed, config.held_out.num_threads)
-        measured = {f"{when}.tokens_per_s.{what}": value for when, one in timed.items() for what, value in one.items()}
-        trainings.keep_used({name: round(value, 1) for name, value in measured.items()}, out)
+    if config.smaller:
+        trainings.keep_used(compression.speeds(original, kept, config.speed, config.held_out.num_threads), out)
     shown = [{name: f"{value:,.4g}" for name, value in row.items()} for row in rows]
     show_table("sparsity", shown, f"perplexity by sparsity, method {config.method}")
 
 
-def _pruned(model: PreTrainedModel, method: str, sparsity: float, texts: Sequence[Sequence[int]]) -> None:
+def _pruned(original: PreTrainedModel, method: str, sparsity: float, texts: Sequence[Sequence[int]]) -> PreTrainedModel:
+    """A copy without so much of it."""
     from tasks.learn import pruning
 
+    model = copy.deepcopy(original)
     if not sparsity:
-        return
+        return model
     if method == "width":
         pruning.narrow(model, sparsity, texts)
     elif method == "depth":
         pruning.shorten(model, sparsity, texts)
     else:
         pruning.zero(model, method, sparsity)  # type: ignore[arg-type]
+    return model
 
 
 def _texts(tokens: ShardSet, scorer: Scorer, config: PruneConfig) -> list[list[int]]:
@@ -98,7 +98,7 @@ def _texts(tokens: ShardSet, scorer: Scorer, config: PruneConfig) -> list[list[i
     return found
 
 
-def _row(sparsity: float, model: PreTrainedModel, perplexity: float, whole: dict[str, Any] | None) -> dict[str, Any]:
+def _row(sparsity: float, model: PreTrainedModel, perplexity: float, above: Sequence[dict[str, Any]]) -> dict[str, Any]:
     from tasks.learn import pruning
 
     return {
@@ -106,7 +106,7 @@ def _row(sparsity: float, model: PreTrainedModel, perplexity: float, whole: dict
         "zeros": pruning.zeros_of(model),
         "num_parameters": int(model.num_parameters()),
         "perplexity": perplexity,
-        "perplexity_ratio": perplexity / whole["perplexity"] if whole else 1.0,
+        "perplexity_ratio": perplexity / above[0]["perplexity"] if above else 1.0,
     }
 
 

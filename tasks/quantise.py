@@ -47,7 +47,4 @@ def quantise(model: ShardSet, tokens: ShardSet, config: QuantiseConfig, out: Out
         "before.weight_bytes": sizes[0],
         "after.weight_bytes": sizes[1],
     }
-    if not before.masked:
-        timed = compression.speeds({"before": before.model, "after": after.model}, config.speed, scoring.num_threads)
-        measured = {f"{when}.tokens_per_s.{what}": value for when, one in timed.items() for what, value in one.items()}
-        trainings.keep_used({name: round(value, 1) for name, value in measured.items()}, out)
+    trainings.keep_used(compression.speeds(before.model, after.model, config.speed, scoring.num_threads), out)

@@ -37,6 +37,12 @@ class QuantiseConfig(BaseModel):
     speed: SpeedConfig = SpeedConfig()
     """How the speed before and after is measured; with the threads of `held_out`."""
 
+    @model_validator(mode="after")
+    def _on_a_cpu(self) -> QuantiseConfig:
+        if self.held_out.device != "cpu":
+            raise ValueError(f"held_out.device must be cpu, where both models are compared (got {self.held_out.device})")
+        return self
+
 
 class Lesson(BaseModel):
     """What a student learns from its teacher."""
@@ -84,12 +90,12 @@ class PruneConfig(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    method: Literal["global", "layer", "2:4", "width", "depth"] = "global"
-    """What goes first. global: the smallest weights of all matrices of the blocks. layer: the smallest of each matrix. 2:4: the smaller two
-    of each four in a row, which some GPUs compute faster. These set weights to 0 and make no model smaller. width: units of the
+    method: Literal["global", "layer", "two_of_four", "width", "depth"] = "global"
+    """What goes first. global: the smallest weights of all matrices of the blocks. layer: the smallest of each matrix. two_of_four: the
+    smaller two of each four in a row, which some GPUs compute faster. These set weights to 0 and make no model smaller. width: units of the
     feed-forward blocks that add least to their output. depth: whole blocks, those whose output is most like their input. These do."""
     sparsities: tuple[float, ...] = (0.1, 0.2, 0.3, 0.5, 0.7)
-    """Parts of the weights, units or blocks that are taken out, each measured for the table; `2:4` is always one half."""
+    """Parts of the weights, units or blocks that are taken out, each measured for the table; `two_of_four` is always one half."""
     keep: float = 0.3
     """The one of them whose model becomes the version."""
     calibration_documents: int = Field(32, ge=1)
@@ -103,19 +109,19 @@ class PruneConfig(BaseModel):
     def _keeps_what_it_measures(self) -> PruneConfig:
         if wrong := [one for one in self.sparsities if not 0 < one < 1]:
             raise ValueError(f"sparsities must be above 0 and below 1 (got {', '.join(map(str, wrong))})")
-        if self.method != "2:4" and self.keep not in self.sparsities:
+        if self.method != "two_of_four" and self.keep not in self.sparsities:
             raise ValueError(f"keep {self.keep} must be one of sparsities ({', '.join(map(str, self.sparsities))})")
         return self
 
     @property
     def asked(self) -> tuple[float, ...]:
         """The sparsities that are measured."""
-        return (0.5,) if self.method == "2:4" else tuple(sorted(set(self.sparsities)))
+        return (0.5,) if self.method == "two_of_four" else tuple(sorted(set(self.sparsities)))
 
     @property
     def kept(self) -> float:
         """The one whose model becomes the version."""
-        return 0.5 if self.method == "2:4" else self.keep
+        return 0.5 if self.method == "two_of_four" else self.keep
 
     @property
     def smaller(self) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import shutil
 import statistics
 import time
@@ -21,6 +22,8 @@ from tasks.learn.scorer import Scorer
 from tasks.learn.tokens import TokenShard, open_shards
 
 SEED = 1
+NUM_TOKENS = 64
+"""On which logits are compared."""
 
 
 def carry_tokeniser(original: Path | str, folder: Path) -> None:
@@ -51,10 +54,31 @@ def weight_bytes(folder: Path | str) -> int:
     return sum(file.stat().st_size for file in Path(folder).glob("*.safetensors"))
 
 
-def speeds(models: Mapping[str, PreTrainedModel], config: SpeedConfig, num_threads: int | None) -> dict[str, dict[str, float]]:
-    """Tokens per second of each model: {name: {generation.1, prefill.1, …}}, the median of turns that alternate."""
-    turns = timed_turns(models, config, num_threads)
-    return {name: {what: statistics.median(one) for what, one in mine.items()} for name, mine in turns.items()}
+def write_plain(model: PreTrainedModel, folder: Path, *, half: bool) -> None:
+    """Keep a model as transformers does, in float32 or float16; the one given stays as it is."""
+    copy.deepcopy(model).to(torch.float16 if half else torch.float32).save_pretrained(folder)
+
+
+@torch.no_grad()
+def logit_difference(original: PreTrainedModel, other: PreTrainedModel) -> tuple[float, float]:
+    """Largest difference of their logits on random tokens, and it as a part of the largest logit."""
+    size = min(NUM_TOKENS, original.config.max_position_embeddings)
+    ids = torch.randint(original.config.vocab_size, (1, size), generator=torch.Generator().manual_seed(SEED))
+    expected, got = (one(input_ids=ids, use_cache=False).logits for one in (original, other))
+    most = float((expected - got).abs().max())
+    return most, most / float(expected.abs().max())
+
+
+def speeds(before: PreTrainedModel, after: PreTrainedModel, config: SpeedConfig, num_threads: int | None) -> dict[str, float]:
+    """{before.tokens_per_s.generation.1, …}: medians of turns that alternate; nothing where models do not write."""
+    if not before.can_generate():
+        return {}
+    turns = timed_turns({"before": before, "after": after}, config, num_threads)
+    return {
+        f"{when}.tokens_per_s.{what}": round(statistics.median(one), 1)
+        for when, mine in turns.items()
+        for what, one in mine.items()
+    }
 
 
 def timed_turns(
@@ -63,7 +87,7 @@ def timed_turns(
     num_threads: int | None,
     clock: Callable[[], float] = time.perf_counter,
 ) -> dict[str, dict[str, list[float]]]:
-    """As `speeds`, each turn by itself: the turns of two models with the same number stood side by side.
+    """Tokens per second of each model in each turn: {name: {generation.1, prefill.1, …}}; those of one number stood side by side.
 
     generation: tokens that are written, one after the other, to prompts of random tokens. prefill: tokens of a text that is read in one
     pass, with the logits of all its places.
@@ -84,7 +108,7 @@ def timed_turns(
 
 def _prompts(model: PreTrainedModel, size: int, config: SpeedConfig) -> torch.Tensor:
     draw = torch.Generator().manual_seed(SEED)
-    return torch.randint(model.config.vocab_size, (size, config.prompt_tokens), generator=draw)
+    return torch.randint(model.config.vocab_size, (size, config.prompt_tokens), generator=draw).to(model.device)
 
 
 @torch.no_grad()

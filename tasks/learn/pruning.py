@@ -21,7 +21,7 @@ from transformers.pytorch_utils import Conv1D
 from infra.errors import InputError
 from tasks.learn import parallel
 
-Magnitude = Literal["global", "layer", "2:4"]
+Magnitude = Literal["global", "layer", "two_of_four"]
 UNIT_MULTIPLE = 8
 """Units are kept in multiples of this, which products of matrices like."""
 
@@ -57,7 +57,7 @@ def matrices(model: PreTrainedModel) -> list[torch.Tensor]:
 def zero(model: PreTrainedModel, method: Magnitude, sparsity: float) -> None:
     """Set the smallest weights of the blocks' matrices to 0: of all together, of each, or two of each four in a row."""
     weights = matrices(model)
-    if method == "2:4":
+    if method == "two_of_four":
         for weight in weights:
             _zero_half(weight)
         return
@@ -92,7 +92,7 @@ def narrow(model: PreTrainedModel, share: float, texts: Sequence[Sequence[int]])
         return
     blocks = parallel.blocks(model)
     readers = [block.get_submodule(names.out) for block in blocks]
-    sums = [torch.zeros(size) for _ in blocks]
+    sums = [torch.zeros(size, device=model.device) for _ in blocks]
 
     def watch(number: int, given: tuple[Any, ...], _: Any) -> None:
         sums[number] += given[0].abs().flatten(0, -2).sum(0)
@@ -118,7 +118,7 @@ def shorten(model: PreTrainedModel, share: float, texts: Sequence[Sequence[int]]
     counted = _known(LAYERS, model)
     blocks = parallel.blocks(model)
     num_gone = min(round(share * len(blocks)), len(blocks) - 1)
-    likeness = torch.zeros(len(blocks))
+    likeness = torch.zeros(len(blocks), device=model.device)
 
     def watch(number: int, given: tuple[Any, ...], made: Any) -> None:
         out = made[0] if isinstance(made, tuple) else made
@@ -150,7 +150,9 @@ def zeros_of(model: PreTrainedModel) -> float:
 def _known(what: dict[str, Any], model: PreTrainedModel) -> Any:
     kind = model.config.model_type
     if kind not in what:
-        raise InputError(f"prune: method width and depth know {', '.join(sorted(what))} (got {kind}); take global, layer or 2:4")
+        raise InputError(
+            f"prune: method width and depth know {', '.join(sorted(what))} (got {kind}); take global, layer or two_of_four"
+        )
     return what[kind]
 
 
@@ -172,7 +174,7 @@ def _watched(modules: Sequence[nn.Module], watch: Callable[[int, tuple[Any, ...]
 def _read(model: PreTrainedModel, texts: Sequence[Sequence[int]]) -> None:
     for ids in texts:
         if len(ids):
-            model(input_ids=torch.tensor([list(ids)]), use_cache=False)
+            model(input_ids=torch.tensor([list(ids)], device=model.device), use_cache=False)
 
 
 def _out_first(module: nn.Module) -> torch.Tensor:

@@ -84,6 +84,8 @@ def test_int8_is_a_model_like_any_other_that_is_smaller_and_hardly_worse(made: M
     assert all(ran[f"{when}.tokens_per_s.{what}.1"] > 0 for when in ("before", "after") for what in ("generation", "prefill"))
     with pytest.raises(InputError, match="int8 already"):
         quantise(made.int8, made.tokens, config=INT8)
+    with pytest.raises(InputError, match="no matrices of float weights"):
+        prune(made.int8, made.tokens, config=PRUNED)
 
 
 def test_the_table_tells_what_each_sparsity_costs_and_the_model_of_one_is_kept(made: Made) -> None:
@@ -104,6 +106,8 @@ def test_a_narrower_model_is_smaller_and_units_that_are_used_least_cost_least(ma
     assert facts["after.num_parameters"] < facts["before.num_parameters"] and facts["zeros"] == 0
     assert facts["after.weight_bytes"] < facts["before.weight_bytes"]
     assert 1 < facts["perplexity_ratio"] < 1.5
+    halved = prune(made.model, made.tokens, config=PRUNED.model_copy(update={"method": "two_of_four"})).manifest().facts
+    assert halved["zeros"] == pytest.approx(0.5, abs=1e-6) and halved["perplexity_ratio"] > 1
     with pytest.raises(ValueError, match="must be one of sparsities"):
         PruneConfig(keep=0.4)
 

@@ -68,7 +68,7 @@ def test_of_four_neighbours_the_two_smaller_become_zero_in_every_family() -> Non
     for family in ("llama", "gpt2"):
         model = made(family)
         before = [weight.detach().clone() for weight in pruning.matrices(model)]
-        pruning.zero(model, "2:4", 0.5)
+        pruning.zero(model, "two_of_four", 0.5)
         for was, now in zip(before, pruning.matrices(model), strict=True):
             for old, new in zip(was.reshape(-1, 4), now.detach().reshape(-1, 4), strict=True):
                 kept = np.argsort(-old.abs().numpy(), kind="stable")[:2]

@@ -8,7 +8,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from transformers import AutoModelForCausalLM, PreTrainedModel
+from transformers import AutoModelForCausalLM, AutoModelForMaskedLM, PreTrainedModel
 
 from infra.errors import InputError
 from models import given_model, int8, presets
@@ -59,11 +59,12 @@ def test_rows_are_rounded_to_half_a_step_and_zeros_stay_zero() -> None:
     assert (whole[3] == 0).all() and whole.abs().max() == 127
 
 
-@pytest.mark.parametrize(("family", "more"), [("llama", {}), ("llama", {"tie_embeddings": False}), ("gpt2", {})])
+@pytest.mark.parametrize(("family", "more"), [("llama", {}), ("llama", {"tie_embeddings": False}), ("gpt2", {}), ("bert", {})])
 def test_a_reloaded_model_gives_the_same_bits_and_nearly_the_original(family: str, more: Any, tmp_path: Path) -> None:
     model = made(family, **more)
     num_int8 = int8.write(model, tmp_path)
-    one, other = (int8.load(tmp_path, AutoModelForCausalLM) for _ in range(2))
+    kind = AutoModelForMaskedLM if family == "bert" else AutoModelForCausalLM
+    one, other = (int8.load(tmp_path, kind) for _ in range(2))
     logits, again, original = (each(input_ids=IDS).logits for each in (one, other, model))
     assert torch.equal(logits, again)
     assert ((logits - original).norm() / original.norm()).item() < 0.03
