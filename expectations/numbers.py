@@ -36,7 +36,7 @@ OF_INDEX = {"skipped_pair_share": "pairs that full buckets held back, among all 
 """What an index says of itself."""
 FIGURES = (
     *("heldout", "calibration", "robustness", "contamination", "tasks", "reasoning", "fairness"),
-    *("bias", "toxicity", "memorisation", "privacy", "hallucination", "efficiency"),
+    *("bias", "toxicity", "memorisation", "privacy", "hallucination", "efficiency", "guard"),
 )
 """Families of the figures of an evaluation, by which their names begin: `heldout.perplexity`."""
 OF_SCORES = {"perplexity_of_uniform": "a model's perplexity ÷ that of guessing evenly: at 1 it has learnt nothing"}

@@ -59,6 +59,13 @@ class TableFormat(StrEnum):
     json = "json"
 
 
+class GuardSide(StrEnum):
+    """Which rules of a guard judge a text."""
+
+    before = "before"
+    after = "after"
+
+
 FLOWS = ("pipeline", "curate", "recrawl", "train", "evaluate")
 EXIT_USER_ERROR = 2
 EXIT_FAILED = 1
@@ -774,6 +781,82 @@ def validate(
     verdict = validate_path(path, suite, output, workers, out)
     if code := {"warning": EXIT_WARNING, "failed": EXIT_FAILED}.get(verdict.value, 0):
         raise typer.Exit(code)
+
+
+@app.command("check-text")
+def check_text(
+    text: Annotated[str, typer.Argument(metavar="TEXT", help="The text, or - for what comes by standard input.")],
+    policy: Annotated[str, typer.Option("--policy", "-p", help="default, strict, off, or a YAML file.")] = "default",
+    side: Annotated[
+        GuardSide, typer.Option("--side", help="Judge it as a message to a model, or as its answer.")
+    ] = GuardSide.before,
+    form: Annotated[TableFormat, typer.Option("--format", "-f", help="How to show it.")] = TableFormat.table,
+) -> None:
+    """Say what the guardrails make of one text: which rules fire, what is masked; exit code 3 if it is refused."""
+    from flows import guarding
+
+    decision = guarding.judge(sys.stdin.read() if text == "-" else text, policy, side.value)
+    if form == TableFormat.table:
+        guarding.show(decision, out)
+    else:
+        _write(json.dumps(dataclasses.asdict(decision), indent=1, ensure_ascii=False), None)
+    if decision.action == "refuse":
+        raise typer.Exit(EXIT_WARNING)
+
+
+prompt_app = typer.Typer(help="Prompt templates, in versions, in MLflow's prompt registry.", no_args_is_help=True)
+app.add_typer(prompt_app, name="prompt")
+
+
+@prompt_app.command("add")
+def add_prompt(
+    name: Annotated[str, typer.Argument(help="Name of the prompt.")],
+    file: Annotated[Path, typer.Argument(help="Its template: a text file with {{variables}}.")],
+    message: Annotated[str, typer.Option("--message", "-m", help="Why; kept with the version.")] = "",
+    alias: Annotated[str, typer.Option("--alias", help="Let this alias mean the new version.")] = "",
+) -> None:
+    """Register a template as the next version of a prompt; the newest version once more is no new one."""
+    _adopt_servers()
+    from flows import prompting
+
+    made = prompting.add(name, file, message, alias)
+    out.print(f"{made.name}:{made.version}", highlight=False)
+
+
+@prompt_app.command("list")
+def list_prompts(
+    name: Annotated[str, typer.Argument(metavar="[NAME]", help="Versions of this prompt; by default all.")] = "",
+) -> None:
+    """List prompts with their versions, aliases and variables."""
+    _adopt_servers()
+    from flows import prompting
+
+    prompting.show_list(name, out)
+
+
+@prompt_app.command("show")
+def show_prompt(
+    what: Annotated[str, typer.Argument(metavar="NAME[:VERSION|@ALIAS]", help="By default the newest version.")],
+) -> None:
+    """Print a prompt's template."""
+    _adopt_servers()
+    from flows import prompting
+
+    prompting.show(what, out)
+
+
+@prompt_app.command("alias")
+def alias_prompt(
+    name: Annotated[str, typer.Argument(help="Name of the prompt.")],
+    alias: Annotated[str, typer.Argument(help="For example `live`.")],
+    version: Annotated[str, typer.Argument(help="Number of the version that it means from now on.")],
+) -> None:
+    """Let an alias mean another version: the next request is answered with it."""
+    _adopt_servers()
+    from infra import tracking
+
+    tracking.set_prompt_alias(name, alias, version)
+    out.print(f"{name}@{alias} is {name}:{version}", highlight=False)
 
 
 suite_app = typer.Typer(help="Draft, list and check expectation suites.", no_args_is_help=True)

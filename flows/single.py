@@ -221,7 +221,7 @@ def _with_sources(step: Step, config: Any, inputs: Sequence[str]) -> Any:
     """The configuration of a step that reads sources, with the files on the command line as sources."""
     if not inputs:
         return config
-    if step.name in ("ingest", "toxicity"):
+    if step.name in ("ingest", "toxicity", "guard"):
         added = [{"kind": "folder", "path": str(Path(path).expanduser().resolve())} for path in inputs]
     else:
         added = [_crawl_source(path) for path in inputs]

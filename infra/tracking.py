@@ -378,6 +378,100 @@ def tag_version(name: str, version: str, values: Mapping[str, str]) -> None:
         _client().set_model_version_tag(name, version, tag, value)
 
 
+@dataclass(frozen=True)
+class PromptVersion:
+    """A version of a prompt in MLflow's registry."""
+
+    name: str
+    version: str
+    template: str
+    message: str
+    """Why it was made."""
+    aliases: tuple[str, ...]
+
+
+def register_prompt(name: str, template: str, *, message: str = "", tags: Mapping[str, str] | None = None) -> PromptVersion:
+    """Register the next version of a prompt; one whose newest version has this very template stays as it is.
+
+    Raises:
+        GristmillError: no MLflow is named, or it does not take the name.
+    """
+    from mlflow.exceptions import MlflowException
+
+    known = prompt_versions(name)
+    if known and known[-1].template == template:
+        return known[-1]
+    try:
+        made = _registry().register_prompt(name, template, commit_message=message or None, tags=dict(tags or {}))
+    except MlflowException as error:
+        raise GristmillError(f"prompt {name!r}: MLflow does not take it: {error.message}") from error
+    return _prompt(made)
+
+
+def prompt_version(name: str, which: str) -> PromptVersion:
+    """A prompt by its version's number or an alias; `latest` is the newest.
+
+    Raises:
+        GristmillError: no MLflow is named, or it has no such prompt.
+    """
+    known = {one.version: one for one in prompt_versions(name)}
+    named = {alias: one for one in known.values() for alias in one.aliases}
+    found = list(known.values())[-1:] if which == "latest" else [one for one in (known.get(which), named.get(which)) if one]
+    if not found:
+        has = (
+            f"it has versions 1 to {len(known)} and the aliases {', '.join(sorted(named)) or '(none)'}"
+            if known
+            else "there is none"
+        )
+        raise GristmillError(f"prompt {name!r}, {which!r}: MLflow's prompt registry has no such version or alias; {has}")
+    return found[0]
+
+
+def prompt_versions(name: str = "") -> list[PromptVersion]:
+    """The versions of a prompt, oldest first; of all prompts without a name. None where the registry has none of that name.
+
+    Raises:
+        GristmillError: no MLflow is named.
+    """
+    client, found = _registry(), []
+    prompts = _pages(lambda wanted, page_token: client.search_prompts(wanted, page_token=page_token), None)
+    for prompt in sorted(one.name for one in prompts if name in ("", one.name)):
+        versions = _pages(lambda wanted, page_token: client.search_prompt_versions(wanted, page_token=page_token), prompt)
+        numbers = sorted(int(one.version) for one in versions)
+        found += [_prompt(client.get_prompt_version(prompt, number)) for number in numbers]  # what a search finds has no aliases
+    return found
+
+
+def set_prompt_alias(name: str, alias: str, version: str) -> None:
+    """Let an alias of a prompt mean this version.
+
+    Raises:
+        GristmillError: no MLflow is named, it has no such version, or it does not take the alias.
+    """
+    from mlflow.exceptions import MlflowException
+
+    number = prompt_version(name, version).version
+    try:
+        _registry().set_prompt_alias(name, alias, int(number))
+    except MlflowException as error:
+        raise GristmillError(f"prompt {name!r}, alias {alias!r}: MLflow does not take it: {error.message}") from error
+
+
+def _registry() -> Any:
+    if not enabled():
+        raise GristmillError(
+            "no MLflow server is named, which keeps prompts: `gristmill up` starts one, GRISTMILL_MLFLOW_URL names another; "
+            "a prompt may also be a .txt or .md file"
+        )
+    return _client()
+
+
+def _prompt(found: Any) -> PromptVersion:
+    return PromptVersion(
+        found.name, str(found.version), str(found.template), found.commit_message or "", tuple(sorted(found.aliases or ()))
+    )
+
+
 def _pages(search: Callable[..., Any], wanted: str | None) -> Iterator[Any]:
     token = None
     while True:

@@ -166,7 +166,8 @@ def _wilson(rate: float, n: int) -> tuple[float, float]:
     z2 = Z_95**2
     middle = (rate + z2 / (2 * n)) / (1 + z2 / n)
     half = Z_95 * math.sqrt(rate * (1 - rate) / n + z2 / (4 * n * n)) / (1 + z2 / n)
-    return max(0.0, middle - half), min(1.0, middle + half)
+    # the ends are 0 and 1 for rates of 0 and 1, but for a rounding
+    return max(0.0, min(rate, middle - half)), min(1.0, max(rate, middle + half))
 
 
 def _interval(amounts: Floats, weights: Floats, ratio: float, seed: int) -> tuple[float, float]:

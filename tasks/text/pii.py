@@ -18,7 +18,7 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, model_validator
 
-__all__ = ["MASKS", "SHIELD", "Found", "RedactConfig", "find", "redact", "shield", "unshield"]
+__all__ = ["MASKS", "SHIELD", "Found", "RedactConfig", "find", "is_masked", "redact", "shield", "unshield"]
 
 SHIELD = "\uffff"  # no character, so that no text has reason to hold it
 
@@ -145,7 +145,7 @@ def find(text: pa.Array, config: RedactConfig) -> list[Found]:
     for row, values in shield(text, tuple(masks))[1].items():
         for value in values if row in changed else ():
             kind = "email" if "@" in value else "ip"
-            wanted = config.emails if kind == "email" else config.ips and _is_masked(value, config)
+            wanted = config.emails if kind == "email" else config.ips and is_masked(value, config)
             if wanted and value not in masks and SHIELD not in value:
                 found.append(Found(row, kind, value))
     return found
@@ -193,14 +193,15 @@ def _redact_ips(text: pa.Array, config: RedactConfig, counts: Counts) -> pa.Arra
     for shape, pattern in ((_V6_SHAPE, _V6), (_V4_SHAPE, _V4)):
         shaped, redacted = _rows(pc.match_substring_regex(found, shape)), []
         for row, document in zip(rows[shaped], found.take(shaped).to_pylist(), strict=True):
-            matches = [match for match in pattern.finditer(document) if _is_masked(match.group(), config)]
+            matches = [match for match in pattern.finditer(document) if is_masked(match.group(), config)]
             counts[row] += len(matches)
             redacted.append(_cut(document, matches, config.ip_replacement))
         found = _replaced(found, shaped, pa.array(redacted, text.type))
     return _replaced(text, rows, found)
 
 
-def _is_masked(found: str, config: RedactConfig) -> bool:
+def is_masked(found: str, config: RedactConfig) -> bool:
+    """Whether what has the form of an IP address is one that is masked: an address, and with `public_ips_only` a global one."""
     if found == config.ip_replacement or (found.count(":") == 7 and max(map(len, found.split(":"))) < 3):
         return False  # eight groups of two digits: a hardware address or a key, not an IPv6 address
     try:
