@@ -6,7 +6,6 @@ import asyncio
 import logging
 import time
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from typing import Any
 
 from fastapi import FastAPI, Request
@@ -19,9 +18,12 @@ from tasks.serving.answering import Answering
 from tasks.serving.config import ServeConfig
 from tasks.serving.door import Door, refusal, too_large
 from tasks.serving.fleet import Fleet
+from tasks.serving.guardrails import Guard
+from tasks.serving.judge import Judge
 from tasks.serving.keys import Key, Keys
 from tasks.serving.limits import Limit, Meter
 from tasks.serving.metrics import CONTENT_TYPE, Metrics
+from tasks.serving.policy import load_policy
 from tasks.serving.request_log import RequestLog, Told
 from tasks.serving.requests import ChatRequest, CompletionRequest, Refused, Wanted, misread, wanted
 
@@ -59,8 +61,8 @@ ANSWERS = {**_responses(400, 404, 413, 422, 429, 502, 503, 504), **STREAMED}
 class Gateway:
     """What the routes ask."""
 
-    def __init__(self, fleet: Fleet, config: ServeConfig, metrics: Metrics) -> None:
-        self.fleet, self._config, self._metrics = fleet, config, metrics
+    def __init__(self, fleet: Fleet, config: ServeConfig, judge: Judge) -> None:
+        self.fleet, self._config, self._judge = fleet, config, judge
         self._meters: dict[str, Meter] = {}
 
     async def answer(self, asked: ChatRequest | CompletionRequest, request: Request, route: str) -> Response:
@@ -75,9 +77,10 @@ class Gateway:
         told.model = asked.model
         if self.fleet.stopping:
             raise Refused(503, "The server is stopping", "stopping", retry_after_s=self._config.stop_s)
-        answers = wanted(asked, self._config)
-        settle = self._count(request.state.key, answers)
-        answering = Answering(self.fleet, asked, answers, told)
+        answers, refusal = await self._judge.asked(wanted(asked, self._config), told)
+        settle = self.count(request.state.key, [] if refusal else answers)
+        answering = Answering(self.fleet, self._judge, asked, answers, told)
+        answering.refusal = refusal
 
         def over() -> None:
             answering.settle(texts=self._config.log_texts)
@@ -110,7 +113,7 @@ class Gateway:
             there = ", ".join(self.fleet.models)
             raise Refused(404, f"The model `{name}` does not exist; these do: {there}", "model_not_found", param="model")
 
-    def _count(self, key: Key, answers: list[Wanted]) -> Any:
+    def count(self, key: Key, answers: list[Wanted]) -> Any:
         """Count a request against its key's limits; gives what to tell the tokens that it needed.
 
         Raises:
@@ -139,20 +142,11 @@ class Gateway:
 
 
 def build(fleet: Fleet, config: ServeConfig, keys: Keys, metrics: Metrics, log: RequestLog) -> FastAPI:
-    """The app; its fleet starts and ends with it."""
-
-    @asynccontextmanager
-    async def lifespan(_: FastAPI) -> AsyncIterator[None]:
-        try:
-            await fleet.start()
-            yield
-        finally:
-            await fleet.stop()
-
-    app = FastAPI(title="Gristmill", version="1", lifespan=lifespan, responses=_responses(404), redoc_url=None)
+    """The app."""
+    app = FastAPI(title="Gristmill", version="1", responses=_responses(400, 404, 413), redirect_slashes=False, redoc_url=None)
     app.add_middleware(Door, config=config, keys=keys, metrics=metrics, log=log)
     _tell_errors(app, config)
-    gateway = Gateway(fleet, config, metrics)
+    gateway = Gateway(fleet, config, Judge(Guard(load_policy(config.guard)), metrics))
 
     @app.post(CHAT, responses=ANSWERS, response_class=JSONResponse)
     async def chat(asked: ChatRequest, request: Request) -> Response:
