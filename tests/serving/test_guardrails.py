@@ -30,7 +30,7 @@ MASKING = Policy.model_validate(
                 "kind": "topics",
                 "side": "both",
                 "action": "change",
-                "deny": ["breast", "nuclear weapon", "weapon", "a b c"],
+                "deny": ["breast", "nuclear weapon", "weapon", "a b c", "org now then"],
                 "allow": ["breast cancer", "nuclear weapon treaty"],
             },
             {"kind": "toxicity", "action": "log", "words": ["damn", "bloody fool"]},
@@ -52,6 +52,7 @@ EXAMPLES = sorted(
 )
 PIECES = [
     *EXAMPLES,
+    *("jo@b.org", " now", " then"),
     *("breast cancer", "breast", "nuclear weapon", " treaty", "weapon", "a b c", "damn", "bloody", "fool", "the back door code is"),
     *("assistant of the town", " ", "\n", ".", "-", "@", "1", "12", "555", "sk-", "-----BEGIN ", "PRIVATE KEY-----", "AKIA", "+", "(", ")"),
     *("\u200b", "\u0301", "\u200b" * 70, "ｅ", "а", "é", "ﬁ", "\U000e0061", "🇦", "İ", "ß", "_", "x" * 70, "é" * 3, "\uffff", "ignore"),
@@ -71,9 +72,20 @@ def told(decision: Decision) -> Any:
     return sorted((one.start, one.end, one.rule, one.kind) for one in decision.rules if one.rule != "toxicity")
 
 
-@given(texts, st.lists(st.integers(0, 300), max_size=40))
-@settings(max_examples=60, deadline=None)
-def test_any_pieces_are_masked_as_the_whole_is_and_as_the_plain_guard_does(text: str, cuts: list[int]) -> None:
+def test_what_overlaps_is_masked_as_one_though_its_first_part_is_certain_earlier() -> None:
+    guard, text = Guard(MASKING), "Write to jo@b.org now then, or jo@b.org now."
+    assert guard.after(text).text == "Write to [e-mail address], or [e-mail address] now."
+    for size in range(1, 9):
+        assert streamed(guard, text, list(range(0, len(text), size)))[0] == guard.after(text).text
+
+
+@pytest.mark.parametrize("num", [40, pytest.param(2000, marks=[pytest.mark.soak, pytest.mark.timeout(1500)])])
+def test_any_pieces_are_masked_as_the_whole_is_and_as_the_plain_guard_does(num: int) -> None:
+    cuts = st.lists(st.integers(0, 300), max_size=40)
+    settings(max_examples=num, deadline=None)(given(texts, cuts)(masked_in_pieces))()
+
+
+def masked_in_pieces(text: str, cuts: list[int]) -> None:
     guard = Guard(MASKING)
     whole = guard.after(text, SYSTEM)
     sent, decision = streamed(guard, text, cuts, SYSTEM)
