@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import time
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -13,7 +14,7 @@ from hypothesis import strategies as st
 from infra.errors import InputError
 from tasks.serving import patterns
 from tasks.serving.guardrails import Decision, Guard
-from tasks.serving.policy import Policy, load_policy, presets
+from tasks.serving.policy import KINDS, Policy, load_policy, presets
 from tasks.serving.scanner import MAX_TOLD
 
 from .plain_guard import judged, spans_of
@@ -294,12 +295,21 @@ def test_presets_are_whole_and_judge_as_they_say(name: str) -> None:
         ([{"kind": "magic"}], "magic"),
     ],
 )
-def test_a_wrong_policy_says_what_is_wrong(rules: list[dict[str, Any]], problem: str, tmp_path: Any) -> None:
+def test_a_wrong_policy_says_what_is_wrong(rules: list[dict[str, Any]], problem: str, tmp_path: Path) -> None:
     path = tmp_path / "mine.yaml"
     path.write_text(json.dumps({"rules": rules}))
     with pytest.raises(InputError) as raised:
         load_policy(str(path))
     assert problem in str(raised.value) and "mine.yaml" in str(raised.value)
+
+
+def test_the_policy_that_the_guide_shows_is_one(tmp_path: Path) -> None:
+    guide = (Path(__file__).parents[2] / "docs" / "guardrails.md").read_text(encoding="utf-8")
+    path = tmp_path / "mine.yaml"
+    path.write_text(guide.split("```yaml\n")[1].split("```")[0])
+    assert {rule.kind for rule in load_policy(str(path)).rules} == set(KINDS)
+    for kind in KINDS:
+        assert f"| `{kind}` |" in guide
 
 
 def test_an_unknown_policy_names_those_that_ship() -> None:
