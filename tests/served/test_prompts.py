@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from served_mill import Mill
 
-pytestmark = pytest.mark.soak
+pytestmark = [pytest.mark.soak, pytest.mark.timeout(900)]
 
 
 def test_a_prompt_is_registered_listed_shown_and_its_alias_moved(mill: Mill, tmp_path: Path) -> None:
