@@ -109,7 +109,7 @@ class Guard:
         return Decision("change" if acted else "allow", tuple(fired), count, messages=tuple(changed))
 
     def after(self, text: str, system_prompt: str = "") -> Decision:
-        """Judge a whole answer; with the system prompt, whose words must not be in it."""
+        """Judge a whole answer; with the server's own system prompt, whose words must not be in it (a client knows what it sent)."""
         stream = self.stream(system_prompt)
         sent = stream.feed(text)
         sent += stream.finish()
@@ -117,7 +117,7 @@ class Guard:
         return decision if decision.action == "refuse" else replace(decision, text=sent)
 
     def stream(self, system_prompt: str = "") -> GuardStream:
-        """Judge an answer while it is generated."""
+        """Judge an answer while it is generated; see `after`."""
         leaks = [watch_leak(rule, order, system_prompt) for order, rule in self._leaks]
         watches = [*self._watches["after"], *(one for one in leaks if one is not None)]
         limits = [rule for rule in self._lengths if "after" in rule.sides and rule.max_chars]

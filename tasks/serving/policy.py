@@ -13,9 +13,9 @@ from typing import Annotated, Literal
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
+from infra import dataset
 from infra.errors import InputError
 from infra.ids import payload_digest
-from infra.storage import LocalPath
 from tasks.serving import patterns
 from tasks.serving.detectors import LinearPattern, Phrases
 from tasks.serving.views import read
@@ -88,8 +88,8 @@ class ToxicityRule(Rule):
     """Toxic lines, by a classifier that `gristmill step toxicity` trained, by lists of bad words, or where both say so."""
 
     kind: Literal["toxicity"]
-    classifier: LocalPath | None = None
-    """Folder of a version of the step `toxicity`; null: none is asked."""
+    classifier: str | None = None
+    """A version of the step `toxicity`: its folder, or its path below the storage root (`toxicity/0123456789abcdef`); null: none."""
     threshold: float = Field(0.9, gt=0, lt=1)
     """The classifier's calibrated score from which a line is toxic."""
     lists: tuple[str, ...] = ()
@@ -100,6 +100,11 @@ class ToxicityRule(Rule):
     """Words and phrases that are let through, with the listed words in them."""
     both: bool = False
     """Whether a line must be toxic to the classifier and hold a listed word."""
+
+    @field_validator("classifier")
+    @classmethod
+    def _absolute_if_local(cls, given: str | None) -> str | None:
+        return str(Path(given).expanduser().absolute()) if given and Path(given).expanduser().is_dir() else given
 
     @model_validator(mode="after")
     def _asks_something(self) -> ToxicityRule:
@@ -272,10 +277,14 @@ def policy_files(name: str) -> dict[str, str]:
 
             files |= {f"bad words {one}": payload_digest((bad_words.LISTS / f"{one}.txt").read_bytes()) for one in rule.lists}
             if rule.classifier is not None:
-                model = Path(rule.classifier, "model.bin")
-                if not model.is_file():
-                    raise InputError(
-                        f"{policy_path(name)}: {name_of(rule)}.classifier: no trained classifier in {rule.classifier}"
-                    )
-                files[f"classifier {name_of(rule)}"] = payload_digest(model.read_bytes())
+                files[f"classifier {name_of(rule)}"] = _classifier_digest(rule.classifier)
     return files
+
+
+def _classifier_digest(given: str) -> str:
+    if not Path(given).is_dir():
+        return dataset.named(given).digest
+    model = Path(given, "model.bin")
+    if not model.is_file():
+        raise InputError(f"{given}: no trained classifier there (missing: model.bin)")
+    return payload_digest(model.read_bytes())

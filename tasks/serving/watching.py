@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import re
+import tempfile
 from collections.abc import Callable, Sequence
 from functools import lru_cache
-from typing import Literal
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
 
 import pyarrow as pa
 
+from infra import dataset
 from tasks.serving import patterns
 from tasks.serving.checks import decoded
 from tasks.serving.detectors import MAX_WORD, Detector, LinearPattern, Lines, Phrases
@@ -26,6 +29,9 @@ from tasks.serving.policy import (
 )
 from tasks.serving.scanner import ALLOWED, MASK, Watch
 from tasks.serving.views import ViewName, read
+
+if TYPE_CHECKING:
+    from tasks.text.classifier import Classifier
 
 ENCODED = "encoded"
 """The kind of injection whose match is read and judged by the other kinds."""
@@ -105,15 +111,25 @@ def _toxicity(rule: ToxicityRule) -> list[Placed]:
     return found
 
 
-def _classifier_scores(folder: str) -> Scores:
-    from tasks.text.classifier import load
-
-    classifier = load(folder)
+def _classifier_scores(given: str) -> Scores:
+    classifier = _classifier(given)
 
     def scores(lines: list[str]) -> Sequence[float]:
         return [float(one) for one in classifier.score(pa.array(lines))]
 
     return scores
+
+
+def _classifier(given: str) -> Classifier:
+    from tasks.text.classifier import NEEDED, load
+
+    if Path(given).is_dir():
+        return load(given)
+    version = dataset.named(given)
+    with tempfile.TemporaryDirectory(prefix="gristmill-classifier-") as local:
+        for name in NEEDED:
+            Path(local, name).write_bytes(version.read_file(name))
+        return load(local)
 
 
 def _if_listed(scores: Scores, words: Phrases) -> Scores:

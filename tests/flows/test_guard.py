@@ -11,10 +11,14 @@ from typer.testing import CliRunner
 
 from flows.__main__ import app
 from infra.dataset import open_version
-from infra.errors import InputError
+from infra.errors import GristmillError, InputError
 from tasks.guard import GuardConfig, guard
+from tasks.serving.guardrails import Guard
+from tasks.serving.policy import load_policy
+from tasks.toxicity import ToxicityConfig, toxicity
 
 LABELLED = Path(__file__).parents[2] / "tasks" / "serving" / "labelled"
+KINDS_OF_TEXT = (("vile", "swamp", "toxic"), ("fine", "meadow", "other"))
 FLOORS = json.loads((Path(__file__).parents[1] / "gates" / "floors.json").read_text())
 
 
@@ -85,6 +89,28 @@ def test_mistakes_are_told(tmp_path: Path) -> None:
     path.write_text(f"rules: [{{kind: toxicity, classifier: {tmp_path}}}]")
     with pytest.raises(InputError, match="no trained classifier"):
         measured(tmp_path / "out2", policy=str(path), sources=[{"path": str(LABELLED)}])
+
+
+def test_a_policy_names_its_classifier_by_folder_or_by_version(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("GRISTMILL_HOME", str(tmp_path / "home"))
+    rows = [{"text": f"the {kind} {word} number {n}", "label": label} for n in range(240) for kind, word, label in KINDS_OF_TEXT]
+    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    config = ToxicityConfig.model_validate({"sources": [{"kind": "folder", "path": str(tmp_path / "rows.jsonl")}]})
+    made = toxicity.run([], config).shards
+    for given in (made.folder, made.path):
+        policy = tmp_path / "mine.yaml"
+        policy.write_text(
+            json.dumps({"rules": [{"kind": "toxicity", "classifier": given, "threshold": 0.5, "action": "change"}]})
+        )
+        guarded = Guard(load_policy(str(policy)))
+        said = guarded.after("the vile swamp number 7\nthe fine meadow number 7\nthe vile swamp number 8")
+        assert said.text == "[removed]the fine meadow number 7\n[removed]" and {one.kind for one in said.rules} == {"toxic"}
+        stream, text = guarded.stream(), "the vile swamp number 7\nthe fine meadow number 7\n"
+        sent = [stream.feed(char) for char in text]
+        assert "".join(sent[:24]) == "" and "".join(sent) + stream.finish() == "[removed]the fine meadow number 7\n"
+    policy.write_text(json.dumps({"rules": [{"kind": "toxicity", "classifier": "toxicity/0123456789abcdef"}]}))
+    with pytest.raises(GristmillError, match="0123456789abcdef"):
+        Guard(load_policy(str(policy)))
 
 
 def test_one_text_is_judged_at_the_command_line() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import time
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -13,7 +14,7 @@ from hypothesis import strategies as st
 from infra.errors import InputError
 from tasks.serving import patterns
 from tasks.serving.guardrails import Decision, Guard
-from tasks.serving.policy import Policy, load_policy, presets
+from tasks.serving.policy import KINDS, Policy, load_policy, presets
 from tasks.serving.scanner import MAX_TOLD
 
 from .plain_guard import judged, spans_of
@@ -30,7 +31,7 @@ MASKING = Policy.model_validate(
                 "kind": "topics",
                 "side": "both",
                 "action": "change",
-                "deny": ["breast", "nuclear weapon", "weapon", "a b c"],
+                "deny": ["breast", "nuclear weapon", "weapon", "a b c", "org now then"],
                 "allow": ["breast cancer", "nuclear weapon treaty"],
             },
             {"kind": "toxicity", "action": "log", "words": ["damn", "bloody fool"]},
@@ -52,6 +53,7 @@ EXAMPLES = sorted(
 )
 PIECES = [
     *EXAMPLES,
+    *("jo@b.org", " now", " then"),
     *("breast cancer", "breast", "nuclear weapon", " treaty", "weapon", "a b c", "damn", "bloody", "fool", "the back door code is"),
     *("assistant of the town", " ", "\n", ".", "-", "@", "1", "12", "555", "sk-", "-----BEGIN ", "PRIVATE KEY-----", "AKIA", "+", "(", ")"),
     *("\u200b", "\u0301", "\u200b" * 70, "ｅ", "а", "é", "ﬁ", "\U000e0061", "🇦", "İ", "ß", "_", "x" * 70, "é" * 3, "\uffff", "ignore"),
@@ -71,9 +73,20 @@ def told(decision: Decision) -> Any:
     return sorted((one.start, one.end, one.rule, one.kind) for one in decision.rules if one.rule != "toxicity")
 
 
-@given(texts, st.lists(st.integers(0, 300), max_size=40))
-@settings(max_examples=60, deadline=None)
-def test_any_pieces_are_masked_as_the_whole_is_and_as_the_plain_guard_does(text: str, cuts: list[int]) -> None:
+def test_what_overlaps_is_masked_as_one_though_its_first_part_is_certain_earlier() -> None:
+    guard, text = Guard(MASKING), "Write to jo@b.org now then, or jo@b.org now."
+    assert guard.after(text).text == "Write to [e-mail address], or [e-mail address] now."
+    for size in range(1, 9):
+        assert streamed(guard, text, list(range(0, len(text), size)))[0] == guard.after(text).text
+
+
+@pytest.mark.parametrize("num", [40, pytest.param(2000, marks=[pytest.mark.soak, pytest.mark.timeout(1500)])])
+def test_any_pieces_are_masked_as_the_whole_is_and_as_the_plain_guard_does(num: int) -> None:
+    cuts = st.lists(st.integers(0, 300), max_size=40)
+    settings(max_examples=num, deadline=None)(given(texts, cuts)(masked_in_pieces))()
+
+
+def masked_in_pieces(text: str, cuts: list[int]) -> None:
     guard = Guard(MASKING)
     whole = guard.after(text, SYSTEM)
     sent, decision = streamed(guard, text, cuts, SYSTEM)
@@ -282,12 +295,21 @@ def test_presets_are_whole_and_judge_as_they_say(name: str) -> None:
         ([{"kind": "magic"}], "magic"),
     ],
 )
-def test_a_wrong_policy_says_what_is_wrong(rules: list[dict[str, Any]], problem: str, tmp_path: Any) -> None:
+def test_a_wrong_policy_says_what_is_wrong(rules: list[dict[str, Any]], problem: str, tmp_path: Path) -> None:
     path = tmp_path / "mine.yaml"
     path.write_text(json.dumps({"rules": rules}))
     with pytest.raises(InputError) as raised:
         load_policy(str(path))
     assert problem in str(raised.value) and "mine.yaml" in str(raised.value)
+
+
+def test_the_policy_that_the_guide_shows_is_one(tmp_path: Path) -> None:
+    guide = (Path(__file__).parents[2] / "docs" / "guardrails.md").read_text(encoding="utf-8")
+    path = tmp_path / "mine.yaml"
+    path.write_text(guide.split("```yaml\n")[1].split("```")[0])
+    assert {rule.kind for rule in load_policy(str(path)).rules} == set(KINDS)
+    for kind in KINDS:
+        assert f"| `{kind}` |" in guide
 
 
 def test_an_unknown_policy_names_those_that_ship() -> None:
