@@ -58,7 +58,7 @@ def test_a_conversation_is_judged_with_consent_asked_once(model: Scorer, store: 
         assert "Rye, ground at mail@mill.org." in shown and "Bread." in shown
         assert shown.count("[y/N]") == 1 and "kept with the conversation" in shown
         first, second = store.votes()
-        assert (first.vote, first.text, first.answers) == ("up", "nice", ("Rye, ground at email@example.com.",))
+        assert (first.vote, first.text, first.answers) == ("up", "nice", ("Rye, ground at [e-mail address].",))
         assert (second.vote, second.text) == ("down", "too short")  # the second word on an answer counts
         assert [turn.role for turn in second.messages or ()] == ["user", "assistant", "user"]
         assert first.rater == second.rater and first.models[0].version == "mill:1"

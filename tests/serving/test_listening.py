@@ -94,7 +94,7 @@ def test_a_thumb_with_consent_is_kept_with_its_conversation_and_model(ask: Asker
     assert told.json() == {"vote_id": f"{1:032x}", "kept": ["vote", "conversation", "text"], "masked": {"email": 1}}
     [vote] = store.votes()
     assert vote.models == (Speaker(name="old", version="mill:1", digest="d1"),)
-    assert (vote.answers, vote.text) == ((OLD,), "right, says email@example.com")
+    assert (vote.answers, vote.text) == ((OLD,), "right, says [e-mail address]")
     assert (vote.template, vote.consent.wording) == ("t1", WORDING)
 
 
