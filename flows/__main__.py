@@ -1023,6 +1023,73 @@ def host(name: Annotated[str, typer.Argument(help="prefect, mlflow, or a worker'
 
 
 @app.command()
+def serve(
+    models: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="[NAME=]MODEL …",
+            help="A registered model (name: its champion, name@alias, name:version), a version, or a model's folder; NAME is what requests say.",
+        ),
+    ],
+    port: Annotated[int | None, typer.Option("--port", "-p", min=0, max=65535, help="0: any that is free.")] = None,
+    replicas: Annotated[int | None, typer.Option("--replicas", "-r", min=1, help="Processes for each model.")] = None,
+    engine: Annotated[str, typer.Option("--engine", help="transformers or vllm.")] = "",
+    overrides: SetOption = None,
+) -> None:
+    """Serve models over OpenAI's API until Ctrl-C: streams, keys, limits, metrics, replicas, reload when an alias moves (docs/serving.md)."""
+    _adopt_servers()
+    from flows import serve as serving
+    from flows.keys import overrides_of
+    from tasks.serving.config import ServeConfig
+
+    short = {"port": port, "replicas": replicas, "engine": engine or None}
+    given = [*(overrides or []), *(f"{key}={value}" for key, value in short.items() if value is not None)]
+    logging.getLogger("gristmill").setLevel(logging.INFO)
+    serving.run(models, overrides_of(ServeConfig, given), lambda line: _write(line, None))
+
+
+keys_app = typer.Typer(help="Who may ask the models that are served.", no_args_is_help=True)
+app.add_typer(keys_app, name="keys")
+KeysFileOption = Annotated[Path | None, typer.Option("--file", help="By default that of `serve`.")]
+
+
+@keys_app.command("add")
+def add_key(
+    name: Annotated[str, typer.Argument(help="Whose key: it stands in logs.")],
+    requests_per_minute: Annotated[int, typer.Option("--requests-per-minute", min=0, help="0: as many as it likes.")] = 0,
+    tokens_per_minute: Annotated[int, typer.Option("--tokens-per-minute", min=0, help="0: as many as it likes.")] = 0,
+    file: KeysFileOption = None,
+) -> None:
+    """Make a key and print it, once: only a digest of it is kept. From then on `serve` asks for keys."""
+    _write(_keys(file).add(name, requests_per_minute, tokens_per_minute), None)
+
+
+@keys_app.command("list")
+def list_keys(file: KeysFileOption = None) -> None:
+    """List whose keys there are, and their limits."""
+    table = Table("name", "requests a minute", "tokens a minute", "made")
+    for one in _keys(file).all():
+        limits = (f"{number:,}" if number else "any" for number in one.limit)
+        table.add_row(one.name, *limits, one.made)
+    out.print(table)
+
+
+@keys_app.command("remove")
+def remove_key(name: Annotated[str, typer.Argument(help="Whose key.")], file: KeysFileOption = None) -> None:
+    """Take a key away; a gateway that runs refuses it from then on."""
+    _keys(file).remove(name)
+    out.print(f"{name}: has no key any more", highlight=False)
+
+
+def _keys(file: Path | None) -> Any:
+    from tasks.serving.config import ServeConfig
+    from tasks.serving.keys import Keys
+    from tasks.serving.server import keys_file
+
+    return Keys(keys_file(ServeConfig(keys_file=file)))
+
+
+@app.command()
 def migrate() -> None:
     """Bring the databases of Prefect and MLflow to this release, copying those that are files first, and check every manifest."""
     from flows import upkeep

@@ -7,7 +7,6 @@ rounding. Weights are read from safetensors only. Costs one forward pass over th
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -16,9 +15,10 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from torch.nn import functional
-from transformers import AutoModelForCausalLM, AutoModelForMaskedLM, AutoTokenizer, PreTrainedModel
+from transformers import PreTrainedModel
 
 from infra.errors import InputError
+from models.loading import is_masked, load
 from tasks.learn import device
 from tasks.learn.config import EvalConfig
 
@@ -42,10 +42,8 @@ class Scorer:
         device.use_threads(config.num_threads)
         self.batch_tokens = config.batch_tokens
         self.masked = is_masked(folder)
-        kind = AutoModelForMaskedLM if self.masked else AutoModelForCausalLM
-        loaded = kind.from_pretrained(folder, dtype=torch.float32, use_safetensors=True)
-        self.model: PreTrainedModel = loaded.to(self.device).eval()
-        self.words = AutoTokenizer.from_pretrained(folder)
+        loaded, self.words = load(folder)
+        self.model: PreTrainedModel = loaded.to(self.device)
         names = (self.words.bos_token_id, self.words.eos_token_id, self.words.sep_token_id)
         self.opening: int = next(one for one in names if one is not None)
         """Stands before every text: the end of the document before."""
@@ -234,9 +232,3 @@ class Scorer:
         )
         texts: list[str] = self.words.batch_decode(out[:, given.shape[1] :], skip_special_tokens=True)
         return texts
-
-
-def is_masked(folder: Path | str) -> bool:
-    """Whether a model folder holds a masked language model, by the architecture that its config names."""
-    architectures = json.loads(Path(folder, "config.json").read_text("utf-8")).get("architectures") or []
-    return any(name.endswith("ForMaskedLM") for name in architectures)

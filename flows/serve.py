@@ -1,0 +1,157 @@
+"""`gristmill serve`: which models are meant, asked again and again while they are served.
+
+A folder is served as it is. A version is one of the store whose schema is `model`. Any other name is looked for in the MLflow registry, with
+its alias or version; its tags say which version of the store has its weights. While serving only the registry is asked, one request each
+`poll_s`; the store is read when the answer has changed.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from infra import lineage, storage, tracking
+from infra.dataset import MANIFEST, ShardSet, folder_of, open_version
+from infra.errors import InputError
+from infra.ids import digest_of
+from infra.settings import settings
+from infra.storage import StorageError
+from tasks.learn.config import MODEL
+from tasks.serving.config import Resolve, ServeConfig, Served
+from tasks.serving.server import Server, serve
+
+MODEL_SCHEMA, VERSION_TAG = "model", "model.version"
+
+
+def run(models: Sequence[str], config: ServeConfig, tell: Callable[[str], None]) -> None:
+    """Serve models until asked to stop.
+
+    Args:
+        models: each a name of the registry (`name`, `name@alias`, `name:version`), a version, or a folder; `LABEL=` before it is the name
+            that requests give.
+
+    Raises:
+        InputError: one of them means nothing, or cannot be served.
+    """
+    with contextlib.ExitStack() as copies:
+        resolves = {name: _resolver(name, what, copies) for name, what in _named(models).items()}
+
+        def announce(url: str, _: Server) -> None:
+            tell(f"serving {', '.join(resolves)} on {url}; try:")
+            tell(example(url, next(iter(resolves))))
+
+        asyncio.run(serve(resolves, config, announce))
+
+
+def example(url: str, model: str) -> str:
+    """A request to paste."""
+    body = f'{{"model": "{model}", "messages": [{{"role": "user", "content": "Hello"}}], "max_tokens": 32}}'
+    return f"  curl {url}/v1/chat/completions -H 'Content-Type: application/json' -H \"Authorization: Bearer $KEY\" -d '{body}'"
+
+
+def _named(models: Sequence[str]) -> dict[str, str]:
+    found: dict[str, str] = {}
+    for one in models:
+        label, equals, what = one.partition("=")
+        if not equals:
+            label, what = (Path(one).resolve().name if Path(one).is_dir() else one), one
+        if label in found:
+            raise InputError(f"{one}: two models are called {label}; give one another name, as in `mine={what}`")
+        found[label] = what
+    return found
+
+
+def _resolver(name: str, what: str, copies: contextlib.ExitStack) -> Resolve:
+    """What says what a word means now; what it meant the last time is not looked up again."""
+    last: list[Served] = []
+
+    def resolve() -> Served:
+        if Path(what).is_dir():
+            return last[0] if last else _keep(last, _of_folder(name, Path(what)))
+        if (found := _version(what)) is not None:
+            return last[0] if last else _keep(last, _of_version(name, found, copies))
+        row = _registered(what)
+        if not last or last[0].digest != row["digest"]:
+            _keep(last, _of_version(name, _in_store(what, row), copies, f"{row['name']}:{row['version']}"))
+        return last[0]
+
+    return resolve
+
+
+def _keep(last: list[Served], served: Served) -> Served:
+    last[:] = [served]
+    return served
+
+
+def _of_folder(name: str, folder: Path) -> Served:
+    """A folder of a version, or of Hugging Face files."""
+    if (folder / MANIFEST).exists():
+        version = open_version(str(folder.resolve()))
+        return _of_version(name, version, contextlib.ExitStack())
+    if not (folder / "config.json").exists():
+        raise InputError(f"{folder}: is neither a model of transformers (no config.json) nor a version (no {MANIFEST})")
+    told = sorted(f"{path.name} {path.stat().st_size} {path.stat().st_mtime_ns}" for path in folder.iterdir())
+    return Served(name, folder.resolve().name, str(folder.resolve()), digest_of(*told))
+
+
+def _of_version(name: str, version: ShardSet, copies: contextlib.ExitStack, called: str = "") -> Served:
+    if version.schema_name != MODEL_SCHEMA:
+        raise InputError(f"{version.step}/{version.version}: has {version.schema_name} and no model; give a version that holds one")
+    told = f"{version.step}/{version.version}"
+    folder = copies.enter_context(storage.local_folder(storage.join(version.folder, MODEL)))
+    return Served(name, f"{called} ({told})" if called else told, folder, version.digest)
+
+
+def _version(what: str) -> ShardSet | None:
+    """A version of the store by its path, as in pretrain/0123456789abcdef."""
+    if what.count("/") != 1 or ":" in what or "@" in what:
+        return None
+    try:
+        return open_version(folder_of(what))
+    except StorageError as error:
+        raise InputError(f"{what}: no such version in {settings().store} ({error})") from error
+
+
+def _registered(what: str) -> Mapping[str, Any]:
+    """The row of the registry that is meant: of a name alone, its champion.
+
+    Raises:
+        InputError: the registry does not answer, or knows none.
+    """
+    name, _, version = what.partition(":")
+    name, _, alias = name.partition("@")
+    if not tracking.reachable():
+        where = f"does not answer at {settings().mlflow_url}" if tracking.enabled() else "is not running here"
+        raise InputError(f"{what}: is no folder and no version, and the MLflow registry, which may know the name, {where}; `gristmill up` starts it")
+    try:
+        rows = tracking.registered_models(name)
+    except tracking.failures() as error:
+        raise InputError(f"{what}: the MLflow registry has no answer: {error}") from error
+    alias = alias or tracking.CHAMPION
+    found = [row for row in rows if (row["version"] == version if version else alias in row["aliases"])]
+    if not found:
+        there = ", ".join(f"{row['version']} {' '.join(row['aliases'])}".strip() for row in rows)
+        wanted = f"version {version}" if version else f"alias {alias}"
+        raise InputError(f"{name}: has no {wanted} in the registry; " + (f"it has: {there}" if rows else "no model is registered under that name"))
+    return found[0]
+
+
+def _in_store(what: str, row: Mapping[str, Any]) -> ShardSet:
+    """The version of the store that a registered model was made from.
+
+    Raises:
+        InputError: it is not there.
+    """
+    made_as = row["tags"].get(VERSION_TAG, "")
+    for path in lineage.version_paths():
+        if made_as and path.rpartition("/")[2] == made_as:
+            version = open_version(folder_of(path))
+            if version.schema_name == MODEL_SCHEMA and version.digest == row["digest"]:
+                return version
+    raise InputError(
+        f"{what}: {row['name']}:{row['version']} was registered from the version {made_as or '(not told)'} with digest {row['digest']}, "
+        f"which is not in the store {settings().store}"
+    )
