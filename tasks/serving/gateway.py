@@ -22,8 +22,10 @@ from tasks.serving.fleet import Fleet
 from tasks.serving.keys import Key, Keys
 from tasks.serving.limits import Limit, Meter
 from tasks.serving.metrics import CONTENT_TYPE, Metrics
+from tasks.serving.people import listen
 from tasks.serving.request_log import RequestLog, Told
 from tasks.serving.requests import ChatRequest, CompletionRequest, Refused, Wanted, misread, wanted
+from tasks.serving.votes import VoteStore
 
 logger = logging.getLogger("gristmill")
 CHAT, COMPLETIONS = "/v1/chat/completions", "/v1/completions"
@@ -76,7 +78,7 @@ class Gateway:
         if self.fleet.stopping:
             raise Refused(503, "The server is stopping", "stopping", retry_after_s=self._config.stop_s)
         answers = wanted(asked, self._config)
-        settle = self._count(request.state.key, answers)
+        settle = self.count(request.state.key, answers)
         answering = Answering(self.fleet, asked, answers, told)
 
         def over() -> None:
@@ -110,7 +112,7 @@ class Gateway:
             there = ", ".join(self.fleet.models)
             raise Refused(404, f"The model `{name}` does not exist; these do: {there}", "model_not_found", param="model")
 
-    def _count(self, key: Key, answers: list[Wanted]) -> Any:
+    def count(self, key: Key, answers: list[Wanted]) -> Any:
         """Count a request against its key's limits; gives what to tell the tokens that it needed.
 
         Raises:
@@ -138,7 +140,9 @@ class Gateway:
         )
 
 
-def build(fleet: Fleet, config: ServeConfig, keys: Keys, metrics: Metrics, log: RequestLog) -> FastAPI:
+def build(
+    fleet: Fleet, config: ServeConfig, keys: Keys, metrics: Metrics, log: RequestLog, store: VoteStore | None = None
+) -> FastAPI:
     """The app; its fleet starts and ends with it."""
 
     @asynccontextmanager
@@ -192,6 +196,8 @@ def build(fleet: Fleet, config: ServeConfig, keys: Keys, metrics: Metrics, log: 
         fleet.show_load()
         return Response(metrics.page(), media_type=CONTENT_TYPE)
 
+    if store is not None:
+        listen(app, gateway, store)
     return app
 
 

@@ -157,8 +157,8 @@ WORDINGS = {
         "Your vote is kept with the time, the models' names and a random number that stands for you. Only if you tick this box, the "
         "conversation up to this answer, the answer and what you write are kept too. Addresses, numbers of telephones, cards and accounts, "
         "and keys are masked where their form tells them; names are not. The texts may be shown to other people who judge answers, and "
-        "used to train models: do not vote with the box ticked on what must stay secret. Everything is removed after {retention_days} days, or "
-        "when you press “Forget my votes”; what a model has learned by then stays learned."
+        "used to train models: do not vote with the box ticked on what must stay secret. Everything is removed after "
+        "{retention_days} days, or when you press “Forget my votes”; what a model has learned by then stays learned."
     )
 }
 """What a person agrees to, by version: a changed text is a new version."""
@@ -188,6 +188,9 @@ class Forgotten(BaseModel):
 class VoteStore:
     """The votes of one installation, in `folder`. Threads and processes may share it; the file system must be a local one.
 
+    Args:
+        expires: whether votes older than the config allows are removed, now and then.
+
     Raises:
         InputError: the file is no store of votes, or one of a newer release.
     """
@@ -198,7 +201,10 @@ class VoteStore:
         config: VotesConfig | None = None,
         redact: Redact = mask_personal,
         clock: Callable[[], float] = time.time,
+        *,
+        expires: bool = True,
     ) -> None:
+        self._expires = expires
         self.config, self._redact, self._clock = config or VotesConfig(), redact, clock
         self.path = folder / FILE
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
@@ -213,7 +219,8 @@ class VoteStore:
                 f"{self.path}: cannot be used as a store of votes ({error}); move it away to begin a new one"
             ) from error
         self._expired_at = -EXPIRE_EVERY_S
-        self.expire()
+        if expires:
+            self.expire()
 
     def _prepare(self) -> None:
         for setting in ("journal_mode=WAL", "synchronous=FULL", "secure_delete=ON", "foreign_keys=ON"):
@@ -250,7 +257,7 @@ class VoteStore:
             sqlite3.OperationalError: the disk is full, or another process has held the file for BUSY_S seconds.
         """
         self._within_limits(vote)
-        if self._clock() - self._expired_at > EXPIRE_EVERY_S:
+        if self._expires and self._clock() - self._expired_at > EXPIRE_EVERY_S:
             self.expire()
         kept = self._redacted(vote) if vote.consent.training else _bare(vote)
         kept = kept.model_copy(update={"time": self._now()})
