@@ -1,7 +1,7 @@
 """Detectors: where in a text a rule's signs are, decided piece by piece as if the text had been read as a whole.
 
 `find(text, pos, final)` looks at a view's text from `pos` on and gives what it found and how far it has decided: no more text changes what
-begins before. Each detector knows why: a pattern has a widest match, a phrase a longest one, a sentence an end. Before `pos` stand up to
+begins before. Each detector knows why: a pattern has a widest match, a phrase a longest one, a line an end. Before `pos` stand up to
 KEPT_BEHIND signs of context; nothing longer may be looked back at. Patterns of ours run in `re` and are bounded (`Pattern`), patterns of a
 policy in RE2, which takes linear time whatever they are (`LinearPattern`).
 """
@@ -22,10 +22,10 @@ MAX_GAP = 5
 """Other characters between two words of a phrase, at most."""
 MAX_WIDTH = 16_384
 """Of a pattern's widest match: so much may be held back."""
-MAX_SENTENCE = 400
-"""Characters of a sentence; a longer one is judged in parts."""
+MAX_LINE = 400
+"""Characters of a line that is scored; a longer one is scored in parts, and so much is held back of an answer that streams."""
 _WORD = re.compile(r"\w+")
-_SENTENCE = re.compile(rf"[^.!?\n]{{0,{MAX_SENTENCE}}}[.!?\n]{{0,8}}")
+_LINE = re.compile(rf"[^\n]{{0,{MAX_LINE}}}\n{{0,8}}")
 _MARK = "\uffff"  # in no view (views.py)
 
 
@@ -208,9 +208,9 @@ def _linear_width(pattern: str) -> int:
     if any(str(one) in ("AT", "ASSERT", "ASSERT_NOT") for one in _operations(parsed)):
         raise ValueError(f"{pattern!r}: no ^, $ and \\b; whole words are found anyway")
     low, high = parsed.getwidth()
-    if not low or high > MAX_SENTENCE:
+    if not low or high > MAX_LINE:
         raise ValueError(
-            f"{pattern!r}: a match must have 1 to {MAX_SENTENCE} characters, for an answer that streams is held back so long; "
+            f"{pattern!r}: a match must have 1 to {MAX_LINE} characters, for an answer that streams is held back so long; "
             "write {0,40} where there is a * or a +"
         )
     return int(high)
@@ -293,8 +293,8 @@ def _open_word(text: str) -> int:
     return at if len(text) - at <= MAX_WORD else len(text)
 
 
-class Sentences:
-    """Sentences that a scorer says are above a threshold; up to MAX_SENTENCE characters and their closing signs, one after another."""
+class Lines:
+    """Lines that a scorer says are above a threshold. Not sentences: a classifier of messages calls many of their parts toxic."""
 
     def __init__(self, kind: str, scores: Callable[[list[str]], Sequence[float]], threshold: float) -> None:
         self._kind, self._scores, self._threshold = kind, scores, threshold
@@ -303,7 +303,7 @@ class Sentences:
         """See the module's words."""
         spans = []
         while pos < len(text):
-            end = _SENTENCE.match(text, pos).end()  # type: ignore[union-attr]
+            end = _LINE.match(text, pos).end()  # type: ignore[union-attr]
             if end == len(text) and not final:
                 break
             spans.append((pos, end))

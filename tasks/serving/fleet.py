@@ -109,8 +109,9 @@ class Fleet:
             self._do(self._balancer.arrive(ticket.name, ticket.model))
             while True:
                 text = await ticket.next(self.config)
-                yield text, ticket.ended
-                if ticket.ended:
+                ended = ticket.ended  # as of this text: while the reader has it, more may come
+                yield text, ended
+                if ended:
                     return
         finally:
             self._leave(ticket)

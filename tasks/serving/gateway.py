@@ -6,7 +6,6 @@ import asyncio
 import logging
 import time
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from typing import Any
 
 from fastapi import FastAPI, Request
@@ -143,17 +142,8 @@ class Gateway:
 def build(
     fleet: Fleet, config: ServeConfig, keys: Keys, metrics: Metrics, log: RequestLog, store: VoteStore | None = None
 ) -> FastAPI:
-    """The app; its fleet starts and ends with it."""
-
-    @asynccontextmanager
-    async def lifespan(_: FastAPI) -> AsyncIterator[None]:
-        try:
-            await fleet.start()
-            yield
-        finally:
-            await fleet.stop()
-
-    app = FastAPI(title="Gristmill", version="1", lifespan=lifespan, responses=_responses(404), redoc_url=None)
+    """The app."""
+    app = FastAPI(title="Gristmill", version="1", responses=_responses(400, 404, 413), redirect_slashes=False, redoc_url=None)
     app.add_middleware(Door, config=config, keys=keys, metrics=metrics, log=log)
     _tell_errors(app, config)
     gateway = Gateway(fleet, config, metrics)

@@ -85,13 +85,13 @@ class InjectionRule(PatternsRule):
 
 
 class ToxicityRule(Rule):
-    """Toxic sentences, by a classifier that `gristmill step toxicity` trained, by lists of bad words, or where both say so."""
+    """Toxic lines, by a classifier that `gristmill step toxicity` trained, by lists of bad words, or where both say so."""
 
     kind: Literal["toxicity"]
     classifier: LocalPath | None = None
     """Folder of a version of the step `toxicity`; null: none is asked."""
     threshold: float = Field(0.9, gt=0, lt=1)
-    """The classifier's calibrated score from which a sentence is toxic."""
+    """The classifier's calibrated score from which a line is toxic."""
     lists: tuple[str, ...] = ()
     """Languages whose bad words (tasks/text/bad_words_data) are looked for. A word alone says little: docs/guardrails.md."""
     words: tuple[str, ...] = ()
@@ -99,7 +99,7 @@ class ToxicityRule(Rule):
     allow: tuple[str, ...] = ()
     """Words and phrases that are let through, with the listed words in them."""
     both: bool = False
-    """Whether a sentence must be toxic to the classifier and hold a listed word."""
+    """Whether a line must be toxic to the classifier and hold a listed word."""
 
     @model_validator(mode="after")
     def _asks_something(self) -> ToxicityRule:

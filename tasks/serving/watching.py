@@ -11,7 +11,7 @@ import pyarrow as pa
 
 from tasks.serving import patterns
 from tasks.serving.checks import decoded
-from tasks.serving.detectors import MAX_WORD, Detector, LinearPattern, Phrases, Sentences
+from tasks.serving.detectors import MAX_WORD, Detector, LinearPattern, Lines, Phrases
 from tasks.serving.patterns import PatternRule
 from tasks.serving.policy import (
     InjectionRule,
@@ -86,7 +86,7 @@ def _says_so(rules: Sequence[PatternRule]) -> Callable[[str], bool]:
 
 
 def _toxicity(rule: ToxicityRule) -> list[Placed]:
-    """The classifier on sentences, the list on words; or the classifier on sentences that hold one of them."""
+    """The classifier on lines, the list on words; or the classifier on lines that hold one of them."""
     listed = _folded(rule.words, "bad_word")
     if rule.lists:
         from tasks.text import bad_words
@@ -99,7 +99,7 @@ def _toxicity(rule: ToxicityRule) -> list[Placed]:
     if rule.classifier is not None:
         scores = _classifier_scores(rule.classifier)
         asked = _if_listed(scores, words) if rule.both and words else scores
-        found.append(("plain", Sentences("toxic", asked, rule.threshold), {}))
+        found.append(("plain", Lines("toxic", asked, rule.threshold), {}))
     if words is not None and not rule.both:
         found.append(("folded", words, {}))
     return found
@@ -110,21 +110,21 @@ def _classifier_scores(folder: str) -> Scores:
 
     classifier = load(folder)
 
-    def scores(sentences: list[str]) -> Sequence[float]:
-        return [float(one) for one in classifier.score(pa.array(sentences))]
+    def scores(lines: list[str]) -> Sequence[float]:
+        return [float(one) for one in classifier.score(pa.array(lines))]
 
     return scores
 
 
 def _if_listed(scores: Scores, words: Phrases) -> Scores:
-    def asked(sentences: list[str]) -> Sequence[float]:
-        found = [words.find(read(one, "folded"), 0, True)[0] for one in sentences]
+    def asked(lines: list[str]) -> Sequence[float]:
+        found = [words.find(read(one, "folded"), 0, True)[0] for one in lines]
         allowed = [[one for one in some if one.kind == ALLOWED] for some in found]
         listed = [
             any(one.kind != ALLOWED and not any(a.start <= one.start and one.end <= a.end for a in own) for one in some)
             for some, own in zip(found, allowed, strict=True)
         ]
-        given = iter(scores([one for one, bad in zip(sentences, listed, strict=True) if bad]) if any(listed) else ())
+        given = iter(scores([one for one, bad in zip(lines, listed, strict=True) if bad]) if any(listed) else ())
         return [next(given) if bad else 0.0 for bad in listed]
 
     return asked

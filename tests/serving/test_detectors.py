@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tasks.serving import checks, patterns
-from tasks.serving.detectors import LinearPattern, Pattern, Phrases, Sentences, widths
+from tasks.serving.detectors import LinearPattern, Lines, Pattern, Phrases, widths
 from tasks.serving.patterns import PatternRule
 from tasks.serving.views import KEPT_BEHIND, View, read
 from tasks.serving.watching import _says_so
@@ -88,7 +88,7 @@ def test_phrases_are_found_as_by_trying_all_at_every_word(text: str, size: int) 
 
 @given(st.text("abc. \n!?", max_size=60), st.integers(1, 9))
 @settings(max_examples=100, deadline=None)
-def test_sentences_are_judged_once_and_wholly_in_any_pieces(text: str, size: int) -> None:
+def test_lines_are_judged_once_and_wholly_in_any_pieces(text: str, size: int) -> None:
     def run(step: int) -> tuple[list[str], list[tuple[int, int]]]:
         seen: list[str] = []
 
@@ -96,7 +96,7 @@ def test_sentences_are_judged_once_and_wholly_in_any_pieces(text: str, size: int
             seen.extend(some)
             return [float("a" in one) for one in some]
 
-        detector, found, pos = Sentences("toxic", scores, 0.5), [], 0
+        detector, found, pos = Lines("toxic", scores, 0.5), [], 0
         for end in range(step, len(text) + step, step):
             more, pos = detector.find(text[:end], pos, end >= len(text))
             found += more

@@ -13,6 +13,7 @@ import httpx
 import openai
 import pytest
 import torch
+from .fuzzing import fuzz
 from .made_server import CONTEXT, WORDS, Gateway, make_model, running, served, until
 
 from models.loading import load_causal
@@ -201,6 +202,11 @@ def test_fields_that_change_nothing_are_taken(client: openai.OpenAI) -> None:
     one = client.chat.completions.create(**asked, **neutral, messages=parts, response_format={"type": "text"})  # type: ignore[arg-type]
     other = client.chat.completions.create(**asked, messages=MESSAGES)
     assert one.choices[0].message.content == other.choices[0].message.content
+
+
+@pytest.mark.parametrize("examples", [5, pytest.param(300, marks=pytest.mark.soak)])
+def test_whatever_is_sent_is_answered_as_described(gateway: Gateway, examples: int) -> None:
+    assert {("/v1/chat/completions", 400), ("/v1/completions", 400), ("/health", 200), ("/v1/models/{name}", 404)} <= fuzz(gateway, examples)
 
 
 def test_models_are_listed_and_an_unknown_one_is_not_found(client: openai.OpenAI) -> None:
