@@ -80,8 +80,6 @@ def test_errors_say_what_to_do(model: Scorer, store: VoteStore, monkeypatch: pyt
         with pytest.raises(InputError, match="GRISTMILL_API_KEY"):
             talk(url)
         monkeypatch.setenv("GRISTMILL_API_KEY", "secret")
-        with pytest.raises(InputError, match=r"'rye'.*it serves mill"):
-            talk(url, model="rye")
         shown = talk(url, "Which grain?", "Which grain?", "/up", "y", "/up")
         assert shown.count("one request too many") == 3 and "try again in 7" in shown
         talk(url, "/system", "Which grain?", "/up")  # the input ends

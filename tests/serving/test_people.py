@@ -3,20 +3,25 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import httpx
+import psutil
 import pytest
 
+from infra.settings import child_environment
 from tasks.serving.keys import Keys
 from tasks.serving.votes import WORDING, VoteStore
 
-from .made_server import Gateway, make_model, running, served
+from .made_server import Gateway, make_model, running, served, until
 from .said import rater
 
 pytestmark = pytest.mark.soak  # two gateways with replicas: half a minute
+PROJECT = Path(__file__).resolve().parents[2]
 AGREED = {"training": True, "wording": WORDING}
 ASKED = [{"role": "user", "content": "read the file"}]
 
@@ -105,3 +110,51 @@ def test_with_keys_all_that_is_posted_needs_one_and_its_limits_hold(tmp_path: Pa
         assert httpx.get(f"{gateway.url}/", timeout=30, trust_env=False).status_code == 200
         known = {"authorization": f"Bearer {key}"}
         assert [post(gateway, "/feedback/forget", {"rater": rater(1)}, **known).status_code for _ in range(3)] == [200, 200, 429]
+
+
+def typed(folder: str, home: Path, lines: str) -> subprocess.Popen[str]:
+    """`gristmill chat FOLDER` in a process, after these lines were typed."""
+    child = subprocess.Popen(
+        [sys.executable, "-m", "flows", "chat", folder, "--url", "http://127.0.0.1:9"],
+        stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=PROJECT,
+        env=child_environment(GRISTMILL_HOME=str(home), PYTHONPATH=str(PROJECT)),
+    )  # fmt: skip
+    assert child.stdin is not None
+    child.stdin.write(lines)
+    child.stdin.flush()
+    return child
+
+
+def related(folder: str) -> list[str]:
+    """Command lines of the processes that work for a folder."""
+    found = []
+    for one in psutil.process_iter(["cmdline", "status"]):
+        words = " ".join(one.info["cmdline"] or [])
+        if folder in words and one.info["status"] != psutil.STATUS_ZOMBIE:
+            found.append(words)
+    return found
+
+
+def test_chat_with_a_folder_starts_a_gateway_that_ends_with_it(tmp_path: Path) -> None:
+    folder = make_model(tmp_path / "model")
+    child = typed(folder, tmp_path / "home", "read the file\n/up clear\ny\n/quit\n")
+    shown, errors = child.communicate(timeout=120)
+    assert child.returncode == 0 and "kept with the conversation" in shown, shown + errors
+    [vote] = VoteStore(tmp_path / "home" / "votes").votes()
+    assert (vote.vote, vote.text, vote.models[0].name) == ("up", "clear", "model") and vote.answers and vote.answers[0]
+    until(lambda: not related(folder))
+
+
+def test_a_killed_chat_leaves_no_gateway_behind(tmp_path: Path) -> None:
+    folder = make_model(tmp_path / "model")
+    child = typed(folder, tmp_path / "home", "read the file\n")
+    until(lambda: len(related(folder)) >= 4, 90)  # chat, leash, gateway, replica
+    child.kill()
+    child.wait()
+    until(lambda: not related(folder), 30)
+
+
+def test_chat_with_what_is_no_model_says_why_no_gateway_starts(tmp_path: Path) -> None:
+    child = typed("rye", tmp_path / "home", "")
+    _, errors = child.communicate(timeout=120)
+    assert child.returncode == 2 and "rye: no gateway could be started for it: rye: is no folder and no version" in errors
