@@ -946,7 +946,13 @@ def export_votes(
 
 @app.command()
 def chat(
-    what: Annotated[str, typer.Argument(metavar="[MODEL|URL]", help="A model's name at the gateway, or the gateway's URL.")] = "",
+    what: Annotated[
+        str,
+        typer.Argument(
+            metavar="[MODEL|URL]",
+            help="A model's name at the gateway; one that `serve` would take, for which a gateway is started; or a gateway's URL.",
+        ),
+    ] = "",
     url: Annotated[str, typer.Option("--url", help="The gateway, where a model is named.")] = "http://127.0.0.1:8080",
 ) -> None:
     """Talk to a model that `gristmill serve` serves, and say what you think of its answers. Its key is GRISTMILL_API_KEY."""

@@ -5,12 +5,18 @@ What a model writes is shown without control characters: it could move the curso
 
 from __future__ import annotations
 
+import contextlib
 import json
+import re
 import secrets
+import socket
+import subprocess
+import sys
+import tempfile
 import uuid
 from collections.abc import Callable, Iterator
-from contextlib import suppress
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Literal
 
 import httpx
@@ -18,7 +24,7 @@ import openai
 from rich.console import Console
 
 from infra.errors import InputError
-from infra.settings import settings
+from infra.settings import PROJECT, child_environment, settings
 
 HELP = (
     "/up [why]  /down [why]  judge the last answer · /new  a new conversation · /system [text]  the system prompt · /quit\n"
@@ -40,7 +46,7 @@ class Person:
     def here(cls) -> Person:
         """The one of this installation."""
         path = settings().chat
-        with suppress(FileNotFoundError, ValueError, TypeError):
+        with contextlib.suppress(FileNotFoundError, ValueError, TypeError):
             return cls(**json.loads(path.read_text("utf-8")))
         return cls(secrets.token_hex(16))
 
@@ -157,20 +163,28 @@ class Chat:
 
 
 def chat(url: str, model: str, console: Console, read: Read = input) -> None:
-    """Talk until /quit or the end of the input.
+    """Talk until /quit or the end of the input; with a model that no gateway at `url` serves, one is started for it.
 
     Raises:
-        InputError: there is no gateway, or it has no such model.
+        InputError: there is no gateway, or it has no such model and none can be started for it.
     """
+    base = url.rstrip("/").removesuffix("/v1")
+    with contextlib.ExitStack() as stack:
+        if model and model not in (names := _served(base)):
+            with console.status(f"starting a gateway for {model}; {base} serves {', '.join(names) or 'nothing'}"):
+                base = stack.enter_context(own_gateway(model))
+            model = ""
+        _at(base, model, console, read)
+
+
+def _at(base: str, model: str, console: Console, read: Read) -> None:
+    """Talk to what a gateway serves."""
     key = settings().api_key
     headers = {"Authorization": f"Bearer {key}"} if key else {}
-    base = url.rstrip("/").removesuffix("/v1")
     with httpx.Client(base_url=base, headers=headers, timeout=TIMEOUT_S) as http:
         # a program that asks for the tenth time does so at once, a person is told
         client = openai.OpenAI(base_url=f"{base}/v1", api_key=key or "none", max_retries=0)
         names = [one["id"] for one in _models(http, base)]
-        if model and model not in names:
-            raise InputError(f"{model!r}: {base} serves no model of that name; it serves {', '.join(names) or 'none'}")
         if not names:
             raise InputError(f"{base}: serves no model")
         talk = Chat(client, http, model or names[0], console, read, Person.here())
@@ -196,6 +210,48 @@ def _talk(talk: Chat) -> None:
             return
         except (InputError, httpx.HTTPError) as error:
             talk.console.print(str(error) or type(error).__name__, style="red", markup=False, highlight=False, soft_wrap=True)
+
+
+def _served(base: str) -> list[str]:
+    """Names of the models at a gateway; none where there is none.
+
+    Raises:
+        InputError: it refuses to say.
+    """
+    key = settings().api_key
+    try:
+        with httpx.Client(base_url=base, headers={"Authorization": f"Bearer {key}"} if key else {}, timeout=TIMEOUT_S) as http:
+            return [one["id"] for one in _body(http.get("/v1/models"))["data"]]
+    except httpx.HTTPError:
+        return []
+
+
+@contextlib.contextmanager
+def own_gateway(model: str) -> Iterator[str]:
+    """A gateway for this conversation alone, at any free port; it ends with it, however that ends.
+
+    Raises:
+        InputError: it does not start; its own words say why.
+    """
+    ours, its = socket.socketpair()
+    with ours, tempfile.TemporaryFile("w+") as words:
+        what = str(Path(model).resolve()) if Path(model).exists() else model
+        command = [sys.executable, "-m", "flows", "serve", what, "--port", "0"]
+        with its:
+            process = subprocess.Popen(
+                [sys.executable, "-m", "tasks.serving.leash", str(its.fileno()), *command],
+                cwd=PROJECT, env=child_environment(), pass_fds=[its.fileno()], stdout=subprocess.PIPE, stderr=words, text=True,
+            )  # fmt: skip
+        with process:
+            assert process.stdout is not None
+            found = next((match[1] for line in process.stdout if (match := re.search(r" on (http://\S+?);", line))), None)
+            try:
+                if found is None:
+                    words.seek(0)
+                    raise InputError(f"{model}: no gateway could be started for it: {words.read().strip() or process.wait()}")
+                yield found
+            finally:
+                ours.close()  # at its other end this ends the gateway with its replicas
 
 
 def _models(http: httpx.Client, base: str) -> list[dict[str, Any]]:

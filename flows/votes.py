@@ -32,7 +32,7 @@ def opened() -> VoteStore:
     folder = settings().votes
     if not (folder / FILE).exists():
         raise InputError(f"{folder / FILE}: nobody has voted here yet; `gristmill serve MODEL` has a page to do so")
-    return VoteStore(folder)
+    return VoteStore(folder, expires=False)  # for how long they are kept, the gateway's configuration says
 
 
 def show(votes: list[Vote], console: Console, num: int) -> None:

@@ -15,6 +15,7 @@ from contextlib import aclosing, suppress
 from dataclasses import dataclass, field
 from typing import Literal, NamedTuple
 
+from tasks.serving.requests import Refused
 from tasks.serving.votes import Message, Speaker
 
 MAX_PENDING = 200
@@ -22,14 +23,6 @@ KEEP_S = 3600.0
 
 Side = Literal["left", "right"]
 SIDES: tuple[Side, Side] = ("left", "right")
-
-
-class Unanswered(Exception):
-    """A request that is not answered as asked: an HTTP status, words for the person, and when to come again."""
-
-    def __init__(self, status: int, message: str, retry_after_s: float | None = None) -> None:
-        super().__init__(message)
-        self.status, self.message, self.retry_after_s = status, message, retry_after_s
 
 
 @dataclass
@@ -69,13 +62,14 @@ class Pending:
         """The pair, which waits no longer.
 
         Raises:
-            Unanswered: it is not there, another person's, or still being written.
+            Refused: it is not there, another person's, or still being written.
         """
         pair = self._pairs.get(pair_id)
         if pair is None or pair.rater != rater or pair.since_s + self.keep_s < self._clock():
-            raise Unanswered(410, "this pair was voted on already, or it is too old, or the server was started again: ask anew")
+            words = "this pair was voted on already, or it is too old, or the server was started again: ask anew"
+            raise Refused(410, words, "pair_is_gone")
         if not pair.ended:
-            raise Unanswered(409, "both answers must have ended before a vote")
+            raise Refused(409, "both answers must have ended before a vote", "answers_not_ended")
         return self._pairs.pop(pair_id)
 
     def put_back(self, pair: BlindPair) -> None:
@@ -87,14 +81,15 @@ def drawn(models: Sequence[Speaker], chance: random.Random) -> tuple[Speaker, Sp
     """Two models that differ, in random order.
 
     Raises:
-        Unanswered: there are no two.
+        Refused: there are no two.
     """
     different = list({one.identity: one for one in models}.values())
     if len(different) < 2:
-        raise Unanswered(
+        raise Refused(
             409,
             "only one model is served here, and a comparison needs two that differ: "
             "start the gateway with two, as in `gristmill serve NAME@champion NAME@challenger`",
+            "one_model",
         )
     left, right = chance.sample(different, 2)
     return left, right

@@ -9,6 +9,8 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
+from tasks.serving.votes import VotesConfig
+
 Engine = Literal["transformers", "vllm"]
 
 
@@ -92,6 +94,8 @@ class ServeConfig(BaseModel):
     """File with a line for each request. None: `serving/requests.jsonl` below GRISTMILL_HOME."""
     log_texts: bool = False
     """Whether prompts and answers are written there, too. They are what people said: decide it with care."""
+    votes: VotesConfig = VotesConfig()
+    """How much of what people say of answers is kept, and for how long."""
 
     @field_validator("guard", mode="before")
     @classmethod

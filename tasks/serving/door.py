@@ -25,7 +25,7 @@ from tasks.serving.requests import Refused
 
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
 GUARDED = ("/v1/", "/metrics")
-"""What only those with a key may ask, where there are keys."""
+"""What only those with a key may ask, where there are keys, besides all that is posted."""
 ANYBODY = Key(name="anybody", digest="")
 
 
@@ -70,7 +70,7 @@ class Door:
             if _host(headers.get("host", "")) not in LOOPBACK:  # a page elsewhere whose name was made to mean this machine
                 raise Refused(403, "Without keys, only requests to 127.0.0.1 or localhost are answered", "wrong_host")
             return ANYBODY
-        if not scope["path"].startswith(GUARDED):
+        if not scope["path"].startswith(GUARDED) and scope["method"] != "POST":
             return ANYBODY
         kind, _, secret = headers.get("authorization", "").partition(" ")
         key = self._keys.find(secret.strip()) if kind.lower() == "bearer" else None

@@ -23,9 +23,11 @@ from tasks.serving.judge import Judge
 from tasks.serving.keys import Key, Keys
 from tasks.serving.limits import Limit, Meter
 from tasks.serving.metrics import CONTENT_TYPE, Metrics
+from tasks.serving.people import listen
 from tasks.serving.policy import load_policy
 from tasks.serving.request_log import RequestLog, Told
 from tasks.serving.requests import ChatRequest, CompletionRequest, Refused, Wanted, misread, wanted
+from tasks.serving.votes import VoteStore
 
 logger = logging.getLogger("gristmill")
 CHAT, COMPLETIONS = "/v1/chat/completions", "/v1/completions"
@@ -141,7 +143,9 @@ class Gateway:
         )
 
 
-def build(fleet: Fleet, config: ServeConfig, keys: Keys, metrics: Metrics, log: RequestLog) -> FastAPI:
+def build(
+    fleet: Fleet, config: ServeConfig, keys: Keys, metrics: Metrics, log: RequestLog, store: VoteStore | None = None
+) -> FastAPI:
     """The app."""
     app = FastAPI(title="Gristmill", version="1", responses=_responses(400, 404, 413), redirect_slashes=False, redoc_url=None)
     app.add_middleware(Door, config=config, keys=keys, metrics=metrics, log=log)
@@ -186,6 +190,8 @@ def build(fleet: Fleet, config: ServeConfig, keys: Keys, metrics: Metrics, log: 
         fleet.show_load()
         return Response(metrics.page(), media_type=CONTENT_TYPE)
 
+    if store is not None:
+        listen(app, gateway, store)
     return app
 
 

@@ -1,7 +1,7 @@
 """The routes with which a gateway listens: pages to chat, to compare two models blindly and to see their scores, and what they post.
 
 A page comes from this package, runs no script but its own, loads nothing from elsewhere and shows what models write as text, never as
-HTML. Posts from pages of another origin are refused. Errors have the form of OpenAI's API: {"error": {"message", "type", "code"}}.
+HTML. Posts from pages of another origin are refused. What is not answered raises Refused, which the app tells in the form of OpenAI's API.
 """
 
 from __future__ import annotations
@@ -11,7 +11,6 @@ import random
 import sqlite3
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Sequence
 from dataclasses import dataclass
-from functools import wraps
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 from urllib.parse import urlsplit
@@ -22,7 +21,8 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from starlette.concurrency import run_in_threadpool
 
-from tasks.serving.blind import SIDES, BlindPair, Pending, Unanswered, drawn, together
+from tasks.serving.blind import SIDES, BlindPair, Pending, drawn, together
+from tasks.serving.requests import Refused
 from tasks.serving.scoreboard import scoreboard
 from tasks.serving.votes import RATER, WORDING, WORDINGS, Consent, Message, Speaker, Vote, VoteError, VoteStore
 
@@ -63,9 +63,9 @@ class Backend:
     models: Callable[[], Sequence[Speaker]]
     """The models that are served now, each by the name that requests have."""
     complete: Callable[[Request, str, Sequence[dict[str, str]]], AsyncGenerator[str]]
-    """The answer of a model to a conversation, in pieces, as `/v1/chat/completions` would give it; it may raise Unanswered."""
+    """The answer of a model to a conversation, in pieces, as `/v1/chat/completions` would give it; it may raise Refused."""
     admit: Callable[[Request], Awaitable[None]]
-    """Raises Unanswered (401, 429) for who may not ask, or not now."""
+    """Raises Refused (401, 429) for who may not ask, or not now."""
     template: Callable[[str], str] = lambda model: ""
     """Version of the prompt template that a model is asked with."""
 
@@ -137,7 +137,7 @@ def _add_pages(router: APIRouter, store: VoteStore) -> None:
     @router.get("/pages/{name}", include_in_schema=False)
     async def file(name: str) -> Response:
         if name not in FILES:
-            return _error(Unanswered(404, f"no page has a file {name!r}"))
+            raise Refused(404, f"no page has a file {name!r}", "not_found")
         return Response(files[name], media_type=FILES[name], headers=HEADERS)
 
     drawn_of: dict[tuple[int, int], str] = {}  # the newest page alone
@@ -167,13 +167,12 @@ def _add_feedback(router: APIRouter, store: VoteStore, backend: Backend) -> None
         return JSONResponse({"wording": WORDING, "text": words, "retention_days": days}, headers=HEADERS)
 
     @router.post("/feedback", status_code=201, responses=ERRORS, openapi_extra=_takes(Feedback))
-    @_told
     async def feedback(request: Request) -> Response:
         """Keep a thumb or a corrected answer."""
         said = await _admitted(request, backend, Feedback)
         corrected = said.vote == "corrected"
         if corrected != (said.correction is not None):
-            raise Unanswered(422, "correction: the corrected answer belongs to the vote `corrected`, and only to it")
+            raise _unfit("correction: the corrected answer belongs to the vote `corrected`, and only to it")
         vote = _vote(
             vote_id=said.vote_id,
             rater=said.rater,
@@ -189,7 +188,6 @@ def _add_feedback(router: APIRouter, store: VoteStore, backend: Backend) -> None
         return JSONResponse(_kept(await _keep(store, vote)), 201, HEADERS)
 
     @router.post("/feedback/forget", responses=ERRORS, openapi_extra=_takes(Rater))
-    @_told
     async def forget(request: Request) -> Response:
         """Remove all votes of a rater."""
         asked = await _admitted(request, backend, Rater)
@@ -201,28 +199,25 @@ def _add_comparison(router: APIRouter, store: VoteStore, backend: Backend, chanc
     pending = Pending()
 
     @router.post("/ab/answer", responses={**ERRORS, **STREAM, **_also(409)}, openapi_extra=_takes(Question))
-    @_told
     async def answer(request: Request) -> Response:
         """Two answers by two models that are not named, as server-sent events."""
         asked = await _admitted(request, backend, Question)
         if asked.messages[-1].role != "user":
-            raise Unanswered(422, "messages: the last turn must be the user's")
+            raise _unfit("messages: the last turn must be the user's")
         if sum(len(one.content) for one in asked.messages) > store.config.max_chars:
-            raise Unanswered(413, f"messages: more than {store.config.max_chars} characters cannot be compared")
+            raise Refused(413, f"messages: more than {store.config.max_chars} characters cannot be compared", "too_long")
         pair = BlindPair(asked.rater, asked.messages, drawn(backend.models(), chance))
         pending.add(pair)
         return StreamingResponse(_events(request, backend, pair), media_type="text/event-stream", headers=HEADERS)
 
     @router.post("/ab/again", responses={**ERRORS, **_also(404)}, openapi_extra=_takes(Rater))
-    @_told
     async def again(request: Request) -> Response:
         """Two answers that somebody else has judged, to see whether people agree."""
         asked = await _admitted(request, backend, Rater)
         first = await run_in_threadpool(store.to_judge_again, asked.rater)
         if first is None or first.messages is None or first.answers is None:
-            raise Unanswered(
-                404, "there is no pair that somebody else has judged and agreed to show, and that you have not judged"
-            )
+            words = "there is no pair that somebody else has judged and agreed to show, and that you have not judged"
+            raise Refused(404, words, "nothing_to_judge")
         order = chance.sample((0, 1), 2)
         left, right = (first.models[place] for place in order)
         pair = BlindPair(asked.rater, first.messages, (left, right), ended=True, copied_from=first.vote_id)
@@ -232,7 +227,6 @@ def _add_comparison(router: APIRouter, store: VoteStore, backend: Backend, chanc
         return JSONResponse({"pair": pair.pair_id, "messages": turns, **pair.answers}, headers=HEADERS)
 
     @router.post("/ab/vote", status_code=201, responses={**ERRORS, **_also(409, 410)}, openapi_extra=_takes(Choice))
-    @_told
     async def vote(request: Request) -> Response:
         """Keep a choice, then tell which model was which."""
         said = await _admitted(request, backend, Choice)
@@ -253,7 +247,7 @@ def _add_comparison(router: APIRouter, store: VoteStore, backend: Backend, chanc
         )
         try:
             kept = await _keep(store, given)
-        except Unanswered:
+        except Refused:
             pending.put_back(pair)
             raise
         return JSONResponse({**_kept(kept), "left": left.label, "right": right.label}, 201, HEADERS)
@@ -267,8 +261,8 @@ async def _events(request: Request, backend: Backend, pair: BlindPair) -> AsyncI
         async for side, text in together(*(backend.complete(request, model.name, turns) for model in pair.models)):
             pair.answers[side] += text
             yield _event({"side": side, "text": text} if text else {"side": side, "ended": True})
-    except Unanswered as error:
-        yield _event(_told_error(error))
+    except Refused as error:
+        yield _event(error.body)
         return
     pair.ended = True
     yield _event({"ready": True})
@@ -282,21 +276,21 @@ async def _admitted(request: Request, backend: Backend, kind: type[Body]) -> Bod
     """The body of a request that may be answered.
 
     Raises:
-        Unanswered: it comes from elsewhere, from nobody we know, or says nothing that we understand.
+        Refused: it comes from elsewhere, from nobody we know, or says nothing that we understand.
     """
     _same_origin(request)
     await backend.admit(request)
     if request.headers.get("content-type", "").split(";")[0].strip().lower() != "application/json":
-        raise Unanswered(415, "the body must be JSON: send Content-Type: application/json")
+        raise Refused(415, "the body must be JSON: send Content-Type: application/json", "wrong_content_type")
     body = bytearray()
     async for part in request.stream():
         body += part
         if len(body) > MAX_BODY_BYTES:
-            raise Unanswered(413, f"the body is longer than {MAX_BODY_BYTES} bytes")
+            raise Refused(413, f"the body is longer than {MAX_BODY_BYTES} bytes", "body_too_large")
     try:
         return kind.model_validate_json(bytes(body))
     except ValidationError as error:
-        raise Unanswered(422, _problem(error)) from error
+        raise _unfit(_problem(error)) from error
 
 
 def _same_origin(request: Request) -> None:
@@ -304,7 +298,13 @@ def _same_origin(request: Request) -> None:
     origin = request.headers.get("origin")
     site = request.headers.get("sec-fetch-site", "same-origin")
     if site not in ("same-origin", "none") or (origin is not None and urlsplit(origin).netloc != request.headers.get("host")):
-        raise Unanswered(403, f"a page of {origin or 'another site'} may not post here; open the page of this gateway itself")
+        raise Refused(
+            403, f"a page of {origin or 'another site'} may not post here; open the page of this gateway itself", "wrong_origin"
+        )
+
+
+def _unfit(words: str) -> Refused:
+    return Refused(422, words, "invalid_value")
 
 
 def _problem(error: ValidationError) -> str:
@@ -318,7 +318,7 @@ def _speaker(models: Sequence[Speaker], name: str, version: str) -> Speaker:
     """The model of that name; of another version where it was replaced since it answered."""
     found = next((one for one in models if one.name == name), None)
     if found is None:
-        raise Unanswered(422, f"model {name!r} is not served here; these are: {', '.join(one.name for one in models)}")
+        raise _unfit(f"model {name!r} is not served here; these are: {', '.join(one.name for one in models)}")
     return found if version in ("", found.version) else Speaker(name=name, version=version)
 
 
@@ -326,45 +326,22 @@ def _vote(**fields: Any) -> Vote:
     try:
         return Vote(**fields)
     except ValidationError as error:
-        raise Unanswered(422, _problem(error)) from error
+        raise _unfit(_problem(error)) from error
 
 
 async def _keep(store: VoteStore, vote: Vote) -> Vote:
     try:
         return await run_in_threadpool(store.keep, vote)
     except VoteError as error:
-        raise Unanswered(422, str(error)) from error
+        raise _unfit(str(error)) from error
     except sqlite3.OperationalError as error:
-        raise Unanswered(503, f"votes cannot be kept now ({error}); try again later", RETRY_S) from error
+        raise Refused(503, f"votes cannot be kept now ({error}); try again later", "no_room", retry_after_s=RETRY_S) from error
 
 
 def _kept(vote: Vote) -> dict[str, Any]:
     """What the person is told of what was kept."""
     parts = {"vote": True, "conversation": vote.is_whole, "text": vote.text is not None}
     return {"vote_id": vote.vote_id, "kept": [name for name, there in parts.items() if there], "masked": vote.redacted}
-
-
-def _told(endpoint: Callable[[Request], Awaitable[Response]]) -> Callable[[Request], Awaitable[Response]]:
-    """The endpoint, whose refusals are answers."""
-
-    @wraps(endpoint)
-    async def answered(request: Request) -> Response:
-        try:
-            return await endpoint(request)
-        except Unanswered as error:
-            return _error(error)
-
-    return answered
-
-
-def _error(error: Unanswered) -> Response:
-    again = {} if error.retry_after_s is None else {"Retry-After": str(max(1, round(error.retry_after_s)))}
-    return JSONResponse(_told_error(error), error.status, {**HEADERS, **again})
-
-
-def _told_error(error: Unanswered) -> dict[str, Any]:
-    kind = {401: "authentication_error", 429: "rate_limit_error"}.get(error.status, "invalid_request_error")
-    return {"error": {"message": error.message, "type": kind if error.status < 500 else "server_error", "code": error.status}}
 
 
 def _also(*statuses: int) -> dict[int | str, dict[str, Any]]:

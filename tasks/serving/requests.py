@@ -54,7 +54,7 @@ class Refused(Exception):
             404: "invalid_request_error",
             413: "invalid_request_error",
             429: "rate_limit_error",
-        }.get(status, "server_error")
+        }.get(status, "server_error" if status >= 500 else "invalid_request_error")
 
     @property
     def body(self) -> dict[str, Any]:

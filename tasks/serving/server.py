@@ -25,6 +25,7 @@ from tasks.serving.keys import Keys
 from tasks.serving.metrics import Metrics
 from tasks.serving.process import Replica
 from tasks.serving.request_log import RequestLog
+from tasks.serving.votes import VoteStore
 
 BACKLOG = 1024
 
@@ -63,7 +64,8 @@ async def serve(resolves: Mapping[str, Resolve], config: ServeConfig, announce: 
     with _bound(config) as listening:
         metrics = Metrics()
         fleet = Fleet(resolves, config, _maker(config, len(resolves)), metrics)
-        app = build(fleet, config, keys, metrics, RequestLog(log_file(config)))
+        store = VoteStore(settings().votes, config.votes)
+        app = build(fleet, config, keys, metrics, RequestLog(log_file(config)), store)
         try:
             await fleet.start()
             listening.listen(BACKLOG)
@@ -86,6 +88,7 @@ async def serve(resolves: Mapping[str, Resolve], config: ServeConfig, announce: 
             await server.serve(sockets=[listening])
         finally:
             await fleet.stop()
+            store.close()
 
 
 def keys_file(config: ServeConfig) -> Path:

@@ -12,18 +12,20 @@ import sqlite3
 import threading
 import time
 import uuid
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
+from functools import cache
 from pathlib import Path
 from typing import Any, Literal
 
-import pyarrow as pa
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from infra.errors import InputError
 from infra.ids import digest_of
-from tasks.text import pii
+from tasks.serving.guardrails import Guard
+from tasks.serving.policy import PiiRule, Policy, SecretsRule
 
 SCHEMA_VERSION = 1
 FILE = "votes.sqlite"
@@ -120,7 +122,7 @@ class Vote(_Part):
     """What the person wrote about it."""
     consent: Consent = Consent()
     redacted: dict[str, int] = {}
-    """How many addresses of each kind were masked."""
+    """How many of each kind of personal data and secrets were masked, among those that are told one by one."""
     copied_from: str | None = None
     """Id of the vote whose conversation and answers were judged again; with that vote this one is removed."""
     schema_version: int = SCHEMA_VERSION
@@ -153,20 +155,26 @@ class Vote(_Part):
 WORDINGS = {
     "2026-11": (
         "Your vote is kept with the time, the models' names and a random number that stands for you. Only if you tick this box, the "
-        "conversation up to this answer, the answer and what you write are kept too, with e-mail and IP addresses masked; they may be "
-        "shown to other people who judge answers, and used to train models. Do not vote with the box ticked on what must stay secret. "
-        "Everything is removed after {retention_days} days, or when you press “Forget my votes”; what a model has learned by then stays "
-        "learned."
+        "conversation up to this answer, the answer and what you write are kept too. Addresses, numbers of telephones, cards and accounts, "
+        "and keys are masked where their form tells them; names are not. The texts may be shown to other people who judge answers, and "
+        "used to train models: do not vote with the box ticked on what must stay secret. Everything is removed after "
+        "{retention_days} days, or when you press “Forget my votes”; what a model has learned by then stays learned."
     )
 }
 """What a person agrees to, by version: a changed text is a new version."""
 WORDING = "2026-11"
 
 
-def mask_addresses(texts: Sequence[str]) -> tuple[list[str], dict[str, int]]:
-    """E-mail and public IP addresses masked, as in the corpus (tasks/text/pii.py), and how many of each kind."""
-    masked, counts = pii.redact(pa.array(texts, pa.large_string()), pii.RedactConfig())
-    return masked.to_pylist(), {kind: int(numbers.sum()) for kind, numbers in counts.items() if numbers.sum()}
+def mask_personal(texts: Sequence[str]) -> tuple[list[str], dict[str, int]]:
+    """Personal data and secrets masked, as the guard's rules of these kinds find them, and how many of each kind."""
+    decisions = [_guard().after(text) for text in texts]
+    # rules that only mask refuse nothing, so there is a text
+    return [one.text or "" for one in decisions], dict(Counter(fired.kind for one in decisions for fired in one.rules))
+
+
+@cache
+def _guard() -> Guard:
+    return Guard(Policy(name="votes", rules=(SecretsRule(kind="secrets"), PiiRule(kind="pii"))))
 
 
 class Forgotten(BaseModel):
@@ -180,6 +188,9 @@ class Forgotten(BaseModel):
 class VoteStore:
     """The votes of one installation, in `folder`. Threads and processes may share it; the file system must be a local one.
 
+    Args:
+        expires: whether votes older than the config allows are removed, now and then.
+
     Raises:
         InputError: the file is no store of votes, or one of a newer release.
     """
@@ -188,9 +199,12 @@ class VoteStore:
         self,
         folder: Path,
         config: VotesConfig | None = None,
-        redact: Redact = mask_addresses,
+        redact: Redact = mask_personal,
         clock: Callable[[], float] = time.time,
+        *,
+        expires: bool = True,
     ) -> None:
+        self._expires = expires
         self.config, self._redact, self._clock = config or VotesConfig(), redact, clock
         self.path = folder / FILE
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
@@ -205,7 +219,8 @@ class VoteStore:
                 f"{self.path}: cannot be used as a store of votes ({error}); move it away to begin a new one"
             ) from error
         self._expired_at = -EXPIRE_EVERY_S
-        self.expire()
+        if expires:
+            self.expire()
 
     def _prepare(self) -> None:
         for setting in ("journal_mode=WAL", "synchronous=FULL", "secure_delete=ON", "foreign_keys=ON"):
@@ -242,7 +257,7 @@ class VoteStore:
             sqlite3.OperationalError: the disk is full, or another process has held the file for BUSY_S seconds.
         """
         self._within_limits(vote)
-        if self._clock() - self._expired_at > EXPIRE_EVERY_S:
+        if self._expires and self._clock() - self._expired_at > EXPIRE_EVERY_S:
             self.expire()
         kept = self._redacted(vote) if vote.consent.training else _bare(vote)
         kept = kept.model_copy(update={"time": self._now()})

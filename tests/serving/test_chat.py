@@ -58,7 +58,7 @@ def test_a_conversation_is_judged_with_consent_asked_once(model: Scorer, store: 
         assert "Rye, ground at mail@mill.org." in shown and "Bread." in shown
         assert shown.count("[y/N]") == 1 and "kept with the conversation" in shown
         first, second = store.votes()
-        assert (first.vote, first.text, first.answers) == ("up", "nice", ("Rye, ground at email@example.com.",))
+        assert (first.vote, first.text, first.answers) == ("up", "nice", ("Rye, ground at [e-mail address].",))
         assert (second.vote, second.text) == ("down", "too short")  # the second word on an answer counts
         assert [turn.role for turn in second.messages or ()] == ["user", "assistant", "user"]
         assert first.rater == second.rater and first.models[0].version == "mill:1"
@@ -80,8 +80,6 @@ def test_errors_say_what_to_do(model: Scorer, store: VoteStore, monkeypatch: pyt
         with pytest.raises(InputError, match="GRISTMILL_API_KEY"):
             talk(url)
         monkeypatch.setenv("GRISTMILL_API_KEY", "secret")
-        with pytest.raises(InputError, match=r"'rye'.*it serves mill"):
-            talk(url, model="rye")
         shown = talk(url, "Which grain?", "Which grain?", "/up", "y", "/up")
         assert shown.count("one request too many") == 3 and "try again in 7" in shown
         talk(url, "/system", "Which grain?", "/up")  # the input ends

@@ -14,8 +14,9 @@ import httpx
 import pytest
 
 from tasks.learn.scorer import Scorer
-from tasks.serving.blind import BlindPair, Pending, Piece, Unanswered, drawn, together
+from tasks.serving.blind import BlindPair, Pending, Piece, drawn, together
 from tasks.serving.listening import FILES, MAX_BODY_BYTES, PAGES
+from tasks.serving.requests import Refused
 from tasks.serving.scoreboard import scoreboard
 from tasks.serving.votes import WORDING, Message, Speaker, VoteStore
 
@@ -94,7 +95,7 @@ def test_a_thumb_with_consent_is_kept_with_its_conversation_and_model(ask: Asker
     assert told.json() == {"vote_id": f"{1:032x}", "kept": ["vote", "conversation", "text"], "masked": {"email": 1}}
     [vote] = store.votes()
     assert vote.models == (Speaker(name="old", version="mill:1", digest="d1"),)
-    assert (vote.answers, vote.text) == ((OLD,), "right, says email@example.com")
+    assert (vote.answers, vote.text) == ((OLD,), "right, says [e-mail address]")
     assert (vote.template, vote.consent.wording) == ("t1", WORDING)
 
 
@@ -331,7 +332,7 @@ def test_both_answers_come_as_they_are_written_and_the_other_stops_with_a_broken
     async def breaks() -> AsyncGenerator[str]:
         yield "b"
         await asyncio.sleep(0.01)
-        raise Unanswered(504, "too slow")
+        raise Refused(504, "too slow", "slow")
 
     async def read(left: AsyncGenerator[str], right: AsyncGenerator[str]) -> list[Piece]:
         return [piece async for piece in together(left, right)]
@@ -339,7 +340,7 @@ def test_both_answers_come_as_they_are_written_and_the_other_stops_with_a_broken
     pieces = asyncio.run(read(writes("a", "", "b"), writes("c")))
     assert [text for side, text in pieces if side == "left"] == ["a", "b", ""]
     assert [text for side, text in pieces if side == "right"] == ["c", ""]
-    with pytest.raises(Unanswered, match="too slow"):
+    with pytest.raises(Refused, match="too slow"):
         asyncio.run(read(writes("a", ends=False), breaks()))
     assert stopped == [("a",)]
 
@@ -366,17 +367,17 @@ def test_pending_pairs_are_bounded_in_number_and_time() -> None:
     pairs = [BlindPair(rater(1), (Message(role="user", content="q"),), speakers, ended=True) for _ in range(4)]
     for pair in pairs:
         pending.add(pair)
-    with pytest.raises(Unanswered):
+    with pytest.raises(Refused):
         pending.take(pairs[0].pair_id, rater(1))
     assert pending.take(pairs[1].pair_id, rater(1)) is pairs[1]
     now[0] = 11
-    with pytest.raises(Unanswered):
+    with pytest.raises(Refused):
         pending.take(pairs[2].pair_id, rater(1))
 
 
 def test_equal_models_under_two_names_are_no_comparison() -> None:
     same = [Speaker(name="champion", digest="d"), Speaker(name="challenger", digest="d")]
-    with pytest.raises(Unanswered, match="two that differ"):
+    with pytest.raises(Refused, match="two that differ"):
         drawn(same, random.Random(1))
     three = [*same, Speaker(name="other", digest="e")]
     assert {frozenset(one.digest for one in drawn(three, random.Random(seed))) for seed in range(9)} == {frozenset("de")}

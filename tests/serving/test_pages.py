@@ -15,6 +15,7 @@ from playwright.sync_api import Browser, Page, Request, expect, sync_playwright
 from tasks.learn.scorer import Scorer
 from tasks.serving.votes import Speaker, Vote, VoteStore
 
+from .made_server import make_model, running, served
 from .running import Running
 from .said import said
 from .tiny_gateway import TinyGateway, talker
@@ -122,9 +123,9 @@ def test_answers_are_judged_with_thumbs_words_and_corrections(
         page.get_by_label("What is bad about it?").fill("Ask me@mill.org how.")
         page.screenshot(path=pictures / "chat.png")
         page.get_by_role("button", name="Send", exact=True).first.click()
-        expect(page.get_by_text("and your words. 1 address masked")).to_be_visible()
+        expect(page.get_by_text("and your words. Masked in it: 1.")).to_be_visible()
         [vote] = store.votes()  # the same answer, judged anew
-        assert (vote.vote, vote.answers, vote.text) == ("down", (OLD,), "Ask email@example.com how.")
+        assert (vote.vote, vote.answers, vote.text) == ("down", (OLD,), "Ask [e-mail address] how.")
 
         page.get_by_role("button", name="Correct").click()
         page.get_by_label("How the answer should have been").fill("By grinding grain.")
@@ -259,3 +260,30 @@ def test_pages_read_on_a_phone_in_light_and_dark_and_by_keyboard(
             )
             page.screenshot(path=tmp_path / f"{name}-{scheme}-phone.png", full_page=True)
     context.close()
+
+
+def test_the_pages_work_in_front_of_the_real_gateway(tmp_path: Path, page: Page) -> None:
+    folders = {name: make_model(tmp_path / name, seed=seed) for name, seed in (("old", 3), ("new", 4))}
+    resolves = {name: lambda name=name: served(folders[name], name, f"mill:{name}") for name in folders}
+    with running(resolves, tmp_path / "home", default_new_tokens=150) as gateway:
+        store = VoteStore(tmp_path / "home" / "votes")
+        page.goto(gateway.url)
+        page.get_by_label("Keep the conversation").check()
+        ask(page, "read the file")
+        expect(page.get_by_role("button", name="Good")).to_be_visible(timeout=PATIENCE_MS)
+        page.get_by_role("button", name="Good").click()
+        expect(page.get_by_text("kept with the conversation")).to_be_visible()
+        [vote] = store.votes()
+        assert vote.answers == (page.locator(".turn.assistant .said").evaluate("one => one.textContent"),)
+        assert vote.models[0].label == "old = mill:old" and vote.models[0].digest
+
+        page.goto(f"{gateway.url}/ab")
+        page.locator("#message").fill("write the list")
+        page.keyboard.press("Enter")
+        expect(page.get_by_role("button", name="A is better")).to_be_enabled(timeout=PATIENCE_MS)
+        page.get_by_role("button", name="A is better").click()
+        expect(page.get_by_text("A was ")).to_contain_text("mill:new")
+        page.get_by_role("link", name="Scores").click()
+        expect(page.get_by_role("img", name="Bradley-Terry scores of the models")).to_be_visible()
+        assert not gateway.health()["models"]["old"]["queue"]
+        store.close()

@@ -57,16 +57,15 @@ def test_without_consent_nothing_but_the_bare_vote_touches_the_disk(store: VoteS
     assert b"secret" not in bytes_of(store.path.parent)
 
 
-def test_addresses_are_masked_before_they_touch_the_disk(store: VoteStore) -> None:
+def test_personal_data_and_secrets_are_masked_before_they_touch_the_disk(store: VoteStore) -> None:
     turns = (Message(role="system", content="You are jane@mill.org"), Message(role="user", content="mail bob@corn.de at 8.8.4.4"))
-    kept = store.keep(said("correction", "corrected", ("no", "ask eve@rye.fr"), messages=turns, text="I am al@oats.it"))
-    assert kept.redacted == {"email": 4, "ip": 1}
-    assert [one.content for one in kept.messages or ()] == [
-        "You are email@example.com",
-        "mail email@example.com at 22.214.171.124",
-    ]
-    assert kept.answers == ("no", "ask email@example.com") and kept.text == "I am email@example.com"
-    assert not [name for name in (b"jane", b"bob", b"eve", b"al@", b"8.8.4.4") if name in bytes_of(store.path.parent)]
+    words = "I am al@oats.it, +49 30 901820, key AKIAIOSFODNN7EXAMPLE"
+    kept = store.keep(said("correction", "corrected", ("no", "ask eve@rye.fr"), messages=turns, text=words))
+    assert kept.redacted == {"email": 4, "ip": 1, "phone": 1, "aws_key": 1}
+    assert [one.content for one in kept.messages or ()] == ["You are [e-mail address]", "mail [e-mail address] at [IP address]"]
+    assert kept.answers == ("no", "ask [e-mail address]") and kept.text == "I am [e-mail address], [phone number], key [AWS key]"
+    hidden = (b"jane", b"bob", b"eve", b"al@", b"8.8.4.4", b"901820", b"AKIA")
+    assert not [name for name in hidden if name in bytes_of(store.path.parent)]
 
 
 def test_another_redaction_may_be_given_and_sees_every_text(tmp_path: Path) -> None:

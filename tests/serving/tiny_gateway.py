@@ -15,8 +15,9 @@ from fastapi.responses import JSONResponse, StreamingResponse
 from models import tokeniser
 from models.tokeniser import TokeniserConfig
 from tasks.learn.scorer import Scorer
-from tasks.serving.blind import Unanswered
+from tasks.serving.door import refusal
 from tasks.serving.listening import Backend, routes
+from tasks.serving.requests import Refused
 from tasks.serving.votes import Speaker, VoteStore
 from tests.learn.tiny import learnt
 
@@ -44,6 +45,7 @@ class TinyGateway:
         self.models, self.key, self.left, self.pause_s = models, key, max_requests, pause_s
         self.num_running = 0
         self.app = FastAPI()
+        self.app.add_exception_handler(Refused, _told)
         speakers = [Speaker(name=name, version=f"mill:{number}", digest=f"d{number}") for number, name in enumerate(models, 1)]
         self.versions = {one.name: one.version for one in speakers}
         parts = Backend(models=lambda: speakers, complete=self.complete, admit=self.admit, template=lambda _: "t1")
@@ -53,14 +55,14 @@ class TinyGateway:
 
     async def admit(self, request: Request) -> None:
         if self.key and request.headers.get("authorization") != f"Bearer {self.key}":
-            raise Unanswered(401, "No such key.")
+            raise Refused(401, "No such key.", "invalid_api_key")
         self.left -= 1
         if self.left < 0:
-            raise Unanswered(429, "That was one request too many.", retry_after_s=7)
+            raise Refused(429, "That was one request too many.", "rate_limit_exceeded", retry_after_s=6.7)
 
     async def complete(self, request: Request, model: str, messages: Sequence[Mapping[str, str]]) -> AsyncGenerator[str]:
         if messages[-1]["content"] == "be busy":
-            raise Unanswered(503, "No place is free.", retry_after_s=3)
+            raise Refused(503, "No place is free.", "busy", retry_after_s=3)
         self.num_running += 1
         try:
             scorer = self.models[model]
@@ -82,7 +84,7 @@ class TinyGateway:
 
     async def list_models(self, request: Request) -> Response:
         if self.key and request.headers.get("authorization") != f"Bearer {self.key}":
-            return JSONResponse({"error": {"message": "No such key."}}, 401)
+            raise Refused(401, "No such key.", "invalid_api_key")
         return JSONResponse(
             {
                 "object": "list",
@@ -91,11 +93,7 @@ class TinyGateway:
         )
 
     async def chat(self, request: Request) -> Response:
-        try:
-            await self.admit(request)
-        except Unanswered as error:
-            again = {"Retry-After": str(error.retry_after_s)} if error.retry_after_s else {}
-            return JSONResponse({"error": {"message": error.message}}, error.status, again)
+        await self.admit(request)
         asked = await request.json()
 
         async def stream() -> AsyncIterator[str]:
@@ -112,6 +110,11 @@ class TinyGateway:
             yield "data: [DONE]\n\n"
 
         return StreamingResponse(stream(), media_type="text/event-stream")
+
+
+async def _told(_: Request, error: Exception) -> Response:
+    assert isinstance(error, Refused)
+    return refusal(error)
 
 
 @torch.no_grad()

@@ -140,7 +140,7 @@ export async function showConsent() {
 export function toldOf(kept) {
   const masked = Object.values(kept.masked).reduce((sum, one) => sum + one, 0);
   const what = kept.kept.includes("conversation") ? `kept with the conversation${kept.kept.includes("text") ? " and your words" : ""}` : "kept, without any text";
-  return `Your vote is ${what}.${masked ? ` ${masked} address${masked > 1 ? "es" : ""} masked.` : ""}`;
+  return `Your vote is ${what}.${masked ? ` Masked in it: ${masked}.` : ""}`;
 }
 
 // Enter sends, Shift+Enter is a new line; an input method may use Enter for itself.

@@ -1,0 +1,74 @@
+"""The pages and votes of people, in the gateway's app: what they need of it is asked as a request would be.
+
+An answer for a comparison goes the way of `/v1/chat/completions`, limits and all; only its name in the stream is left out.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import AsyncGenerator, Mapping, Sequence
+from typing import TYPE_CHECKING
+
+from fastapi import Depends, FastAPI, Request
+from starlette.responses import StreamingResponse
+
+from tasks.serving.listening import Backend, routes
+from tasks.serving.request_log import Told
+from tasks.serving.requests import ChatRequest, Refused
+from tasks.serving.votes import Speaker, VoteStore
+
+if TYPE_CHECKING:
+    from tasks.serving.gateway import Gateway
+
+END = "[DONE]"
+
+
+def listen(app: FastAPI, gateway: Gateway, store: VoteStore) -> None:
+    """Add the routes to an app whose requests have passed the door."""
+
+    def models() -> list[Speaker]:
+        served = [model.served for model in gateway.fleet.models.values()]
+        return [Speaker(name=one.name[:200], version=one.version[:200], digest=one.digest[:200]) for one in served]
+
+    async def admit(request: Request) -> None:
+        gateway.count(request.state.key, [])(0)  # a request without tokens
+
+    async def complete(request: Request, model: str, messages: Sequence[Mapping[str, str]]) -> AsyncGenerator[str]:
+        asked = ChatRequest.model_validate({"model": model, "messages": messages, "stream": True})
+        # the two answers of one request are noted apart
+        state = {"told": Told(request=request.state.told.request, route="unknown"), "key": request.state.key}
+        own = Request({**request.scope, "state": state}, request.receive)
+        answer = await gateway.answer(asked, own, request.url.path)
+        assert isinstance(answer, StreamingResponse)
+        async for event in _events(answer):
+            for choice in event["choices"]:
+                yield choice["delta"].get("content") or ""
+
+    def noted(request: Request) -> None:
+        request.state.told.route = request.scope["route"].path
+
+    app.include_router(routes(store, Backend(models, complete, admit)), dependencies=[Depends(noted)])
+
+
+async def _events(answer: StreamingResponse) -> AsyncGenerator[dict[str, list[dict[str, dict[str, str]]]]]:
+    """The events of a stream.
+
+    Raises:
+        Refused: it ended with an error.
+    """
+    rest = ""
+    try:
+        async for chunk in answer.body_iterator:
+            *events, rest = (rest + (chunk if isinstance(chunk, str) else bytes(chunk).decode())).split("\n\n")
+            for event in events:
+                data = event.removeprefix("data: ")
+                if data == END:
+                    return
+                found = json.loads(data)
+                if error := found.get("error"):
+                    raise Refused(502, error["message"], error["code"] or "broken")
+                yield found
+    finally:
+        close = getattr(answer.body_iterator, "aclose", None)
+        if close is not None:
+            await close()
