@@ -9,11 +9,11 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
 
-from infra import lineage, storage, tracking
+from flows import registered
+from infra import storage
 from infra.dataset import MANIFEST, ShardSet, folder_of, open_version
 from infra.errors import InputError
 from infra.ids import digest_of
@@ -22,8 +22,6 @@ from infra.storage import StorageError
 from tasks.learn.config import MODEL
 from tasks.serving.config import Resolve, ServeConfig, Served
 from tasks.serving.server import Server, serve
-
-MODEL_SCHEMA, VERSION_TAG = "model", "model.version"
 
 
 def run(models: Sequence[str], config: ServeConfig, tell: Callable[[str], None]) -> None:
@@ -73,9 +71,9 @@ def _resolver(name: str, what: str, copies: contextlib.ExitStack) -> Resolve:
             return last[0] if last else _keep(last, _of_folder(name, Path(what)))
         if (found := _version(what)) is not None:
             return last[0] if last else _keep(last, _of_version(name, found, copies))
-        row = _registered(what)
+        row = registered.row_of(what)
         if not last or last[0].digest != row["digest"]:
-            _keep(last, _of_version(name, _in_store(what, row), copies, f"{row['name']}:{row['version']}"))
+            _keep(last, _of_version(name, registered.version_of(what, row), copies, f"{row['name']}:{row['version']}"))
         return last[0]
 
     return resolve
@@ -98,7 +96,7 @@ def _of_folder(name: str, folder: Path) -> Served:
 
 
 def _of_version(name: str, version: ShardSet, copies: contextlib.ExitStack, called: str = "") -> Served:
-    if version.schema_name != MODEL_SCHEMA:
+    if version.schema_name != registered.MODEL_SCHEMA:
         raise InputError(
             f"{version.step}/{version.version}: has {version.schema_name} and no model; give a version that holds one"
         )
@@ -115,47 +113,3 @@ def _version(what: str) -> ShardSet | None:
         return open_version(folder_of(what))
     except StorageError as error:
         raise InputError(f"{what}: no such version in {settings().store} ({error})") from error
-
-
-def _registered(what: str) -> Mapping[str, Any]:
-    """The row of the registry that is meant: of a name alone, its champion.
-
-    Raises:
-        InputError: the registry does not answer, or knows none.
-    """
-    name, _, version = what.partition(":")
-    name, _, alias = name.partition("@")
-    if not tracking.reachable():
-        where = f"does not answer at {settings().mlflow_url}" if tracking.enabled() else "is not running here"
-        raise InputError(
-            f"{what}: is no folder and no version, and the MLflow registry, which may know the name, {where}; `gristmill up` starts it"
-        )
-    try:
-        rows = tracking.registered_models(name)
-    except tracking.failures() as error:
-        raise InputError(f"{what}: the MLflow registry has no answer: {error}") from error
-    alias = alias or tracking.CHAMPION
-    found = [row for row in rows if (row["version"] == version if version else alias in row["aliases"])]
-    if not found:
-        there = ", ".join(f"{row['version']} {' '.join(row['aliases'])}".strip() for row in rows)
-        wanted, other = f"version {version}" if version else f"alias {alias}", "no model is registered under that name"
-        raise InputError(f"{name}: has no {wanted} in the registry; {f'it has: {there}' if rows else other}")
-    return found[0]
-
-
-def _in_store(what: str, row: Mapping[str, Any]) -> ShardSet:
-    """The version of the store that a registered model was made from.
-
-    Raises:
-        InputError: it is not there.
-    """
-    made_as = row["tags"].get(VERSION_TAG, "")
-    for path in lineage.version_paths():
-        if made_as and path.rpartition("/")[2] == made_as:
-            version = open_version(folder_of(path))
-            if version.schema_name == MODEL_SCHEMA and version.digest == row["digest"]:
-                return version
-    raise InputError(
-        f"{what}: {row['name']}:{row['version']} was registered from the version {made_as or '(not told)'} with digest {row['digest']}, "
-        f"which is not in the store {settings().store}"
-    )

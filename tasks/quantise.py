@@ -5,6 +5,7 @@ from __future__ import annotations
 import tempfile
 from pathlib import Path
 
+from expectations.verdict import GateFailed
 from infra import storage, trainings
 from infra.dataset import Counts, ShardSet
 from infra.steps import Output, step
@@ -20,6 +21,7 @@ def quantise(model: ShardSet, tokens: ShardSet, config: QuantiseConfig, out: Out
 
     Raises:
         InputError: the tokens are of another tokeniser, or the model has nothing that could be int8.
+        GateFailed: it loses more than `config` allows.
     """
     from models import int8
     from tasks.learn import compression
@@ -34,6 +36,7 @@ def quantise(model: ShardSet, tokens: ShardSet, config: QuantiseConfig, out: Out
         compression.carry_tokeniser(folder, work)
         after = Scorer(work, scoring)
         perplexities = [compression.perplexity(one, shards, scoring) for one in (before, after)]
+        _within(config, *perplexities)
         sizes = [compression.weight_bytes(one) for one in (folder, work)]
         trainings.keep_model(work, MODEL, out)
     out.counts = Counts(total=1, kept=1)
@@ -48,3 +51,12 @@ def quantise(model: ShardSet, tokens: ShardSet, config: QuantiseConfig, out: Out
         "after.weight_bytes": sizes[1],
     }
     trainings.keep_used(compression.speeds(before.model, after.model, config.speed, scoring.num_threads), out)
+
+
+def _within(config: QuantiseConfig, before: float, after: float) -> None:
+    limit = config.max_perplexity_ratio
+    if limit is not None and after > limit * before:
+        raise GateFailed(
+            f"quantise: in int8 the held-out perplexity is {after:.4g}, {after / before:.4g} times that of {before:.4g} before; allowed by "
+            f"quantise.max_perplexity_ratio: {limit:.4g}. Serve the model as it is, or allow the loss there"
+        )

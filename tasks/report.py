@@ -595,13 +595,17 @@ def _scored(versions: Sequence[ShardSet]) -> list[ShardSet]:
 
 
 def _tuned(versions: Sequence[ShardSet]) -> list[Tuned]:
-    """What each step behind the training measured before and after."""
-    found: dict[str, list[BeforeAfter]] = {}
-    manifests = [version.manifest() for version in versions]
-    for one in tuning_told.changes(manifests):
-        row = BeforeAfter(one.name, one.before, one.after, one.interval, one.num_items)
-        found.setdefault(one.step, []).append(row)
-    return [Tuned(one.step, tuning_told.story([one]), found[one.step]) for one in manifests if one.step in found]
+    """What each step behind the training measured before and after, speeds included."""
+    found = []
+    for version in versions:
+        manifest = version.manifest()
+        rows = [
+            BeforeAfter(one.name, one.before, one.after, one.interval, one.num_items)
+            for one in tuning_told.changes_of(version.step, manifest.facts | _run(version))
+        ]
+        if rows:
+            found.append(Tuned(version.step, tuning_told.story([manifest]), rows))
+    return found
 
 
 def _scores(versions: Sequence[ShardSet], made: Mapping[str, ShardSet]) -> scores_page.Scores | None:

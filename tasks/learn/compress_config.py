@@ -36,6 +36,8 @@ class QuantiseConfig(BaseModel):
     """How the perplexity before and after is measured, on the test split of the tokens."""
     speed: SpeedConfig = SpeedConfig()
     """How the speed before and after is measured; with the threads of `held_out`."""
+    max_perplexity_ratio: float | None = Field(1.05, ge=1)
+    """A perplexity that has grown by a larger factor stops the flow; null: none does. `weigh` asks more, by items and intervals."""
 
     @model_validator(mode="after")
     def _on_a_cpu(self) -> QuantiseConfig:

@@ -45,10 +45,11 @@ class Change(NamedTuple):
 
 def changes(made: Sequence[Manifest]) -> list[Change]:
     """All figures that these steps measured twice, in their order."""
-    return [change for one in made for change in _changes(one.step, one.facts)]
+    return [change for one in made for change in changes_of(one.step, one.facts)]
 
 
-def _changes(step: str, facts: Mapping[str, Any]) -> list[Change]:
+def changes_of(step: str, facts: Mapping[str, Any]) -> list[Change]:
+    """Those of one step, by its facts, or by what the clock said, which `run.json` has."""
     names = [name.removeprefix(AFTER) for name in facts if name.startswith(AFTER) and not name.endswith(ENDS)]
     return [
         Change(step, name, facts[BEFORE + name], facts[AFTER + name], *(facts.get(f"{AFTER}{name}{end}") for end in ENDS))

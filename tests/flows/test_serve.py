@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
-from flows import serve
+from flows import registered, serve
 from flows.__main__ import app
 from infra import tracking
 from infra.dataset import ShardSet, open_version
@@ -85,22 +85,22 @@ def test_an_alias_is_followed_and_only_looked_up_in_the_store_when_it_moves(
     rows[0]["aliases"], rows[1]["aliases"] = ["champion"], ["challenger"]
     asked: list[str] = []
 
-    def registered(name: str) -> list[Mapping[str, Any]]:
+    def rows(name: str) -> list[Mapping[str, Any]]:
         asked.append(name)
         return [one for one in rows if one["name"] == name]
 
     monkeypatch.setattr(tracking, "reachable", lambda: True)
-    monkeypatch.setattr(tracking, "registered_models", registered)
+    monkeypatch.setattr(tracking, "registered_models", rows)
     with contextlib.ExitStack() as copies:
         champion = serve._resolver("m", "m", copies)
         first = champion()
         assert first.folder == f"{made[0].folder}/model" and first.version == f"m:1 (sft/{made[0].version})"
-        monkeypatch.setattr(serve, "_in_store", lambda *_: pytest.fail("the store was read though nothing has moved"))
+        monkeypatch.setattr(registered, "version_of", lambda *_: pytest.fail("the store was read though nothing has moved"))
         assert champion() is first
         monkeypatch.undo()
         monkeypatch.setenv("GRISTMILL_HOME", str(home))
         monkeypatch.setattr(tracking, "reachable", lambda: True)
-        monkeypatch.setattr(tracking, "registered_models", registered)
+        monkeypatch.setattr(tracking, "registered_models", rows)
         rows[0]["aliases"], rows[1]["aliases"] = [], ["champion", "challenger"]
         assert champion().folder == f"{made[1].folder}/model"
         assert serve._resolver("m", "m:1", copies)().digest == made[0].digest
