@@ -60,7 +60,7 @@ def plain_sign(char: str) -> str:
     point = ord(char)
     if 0xE0020 <= point <= 0xE007E:  # tag characters: invisible, and models read them
         return chr(point - 0xE0000)
-    if point in (0xFFFE, 0xFFFF):
+    if point in (0xFFFE, 0xFFFF) or 0xD800 <= point <= 0xDFFF:  # no characters; half a surrogate pair comes from a JSON escape
         return "\ufffd"
     return "".join(part for part in unicodedata.normalize("NFKD", char) if unicodedata.category(part) not in ("Mn", "Me", "Cf"))
 

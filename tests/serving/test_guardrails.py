@@ -268,6 +268,17 @@ def test_a_pattern_of_a_policy_cannot_make_the_guard_slow() -> None:
     assert time.process_time() - started < 5
 
 
+def test_half_a_surrogate_pair_is_a_sign_like_others() -> None:
+    policy = Policy.model_validate(
+        {
+            "name": "all",
+            "rules": [{"kind": "topics", "patterns": ["gun[a-z]{0,3}"], "action": "change"}, {"kind": "pii"}, {"kind": "leak"}],
+        }
+    )
+    text = "\ud800guns\udfff and \udc00jo@b.org"
+    assert Guard(policy).after(text, "a \ud800 b").text == "\ud800[removed]\udfff and \udc00[e-mail address]"
+
+
 @pytest.mark.parametrize("name", presets())
 def test_presets_are_whole_and_judge_as_they_say(name: str) -> None:
     guard = Guard(load_policy(name))
