@@ -266,6 +266,14 @@ def test_the_process_tells_its_steps_its_lines_and_how_it_ended(model: str, tmp_
     assert code == 1 and "cuda does not work here" in event["error"]
 
 
+def test_the_process_sees_one_gpu() -> None:
+    seen = [
+        posttrain.one_gpu(given).get("CUDA_VISIBLE_DEVICES")
+        for given in ({}, {"CUDA_VISIBLE_DEVICES": "2,3"}, {"CUDA_VISIBLE_DEVICES": ""})
+    ]
+    assert seen == ["0", "2", ""]
+
+
 @pytest.mark.soak
 def test_killed_at_a_random_moment_and_resumed_gives_the_same_bits(model: str, tmp_path: Path) -> None:
     config = {"max_steps": 60, "batch_size": 2, "lora": None, "checkpoint_every_steps": 6}
