@@ -29,9 +29,12 @@ from infra.errors import InputError
 from infra.settings import child_environment
 from infra.versions import code_version
 from models.chat import stops
-from tasks.learn import aligning, answers, dpo, posttraining, reinforce, reward, tuning
+from tasks.dpo import dpo as dpo_step
+from tasks.learn import aligning, answers, dpo, posttrain, posttraining, reinforce, reward, tuning
 from tasks.learn.align_config import AlignConfig, DpoConfig, ReinforceConfig, RewardConfig
 from tasks.learn.answers import Answer
+from tasks.learn.comparison import measured
+from tasks.learn.config import HISTORY, ITEMS, LEFT_OUT, SCORES
 from tasks.learn.figures import Figure
 from tasks.learn.posttrain import PostJob
 
@@ -88,15 +91,41 @@ def near(figure: Figure, value: float) -> bool:
 # --- each adapter learns (make test) --------------------------------------------------------------------------------------------
 
 
-def test_dpo_prefers_what_was_preferred_on_pairs_it_has_not_seen(model: Path, tmp_path: Path) -> None:
-    result, found = trained(job_of(tmp_path, model, "dpo", FAST_DPO, chatty.pairs("good")))
-    assert found["after.preference.accuracy"].value > 0.9  # type: ignore[operator]
-    assert found["after.preference.margin"].low > 0  # type: ignore[operator]
-    assert found["after.kl.per_token"].value > 0  # type: ignore[operator]
-    assert result["facts"]["rows"] == sum(row["split"] == "train" for row in chatty.pairs("good"))
-    assert result["objective"] == "causal"
-    # TRL's own accuracy of its last batches says the same
-    assert result["history"][-1]["rewards/accuracies"] > 0.9
+def here(job: PostJob, **hears: Any) -> dict[str, Any]:
+    """What `posttrain.run` does, without a process of its own."""
+    posttraining._train(job)
+    events = [json.loads(line) for line in Path(job.events).read_text().splitlines()]
+    for event in events:
+        for name, told in event.items():
+            if name != "result":
+                hears[f"on_{name}"](told)
+    result: dict[str, Any] = events[-1]["result"]
+    return result
+
+
+def test_dpo_prefers_what_was_preferred_on_pairs_it_has_not_seen_and_its_version_says_all_of_it(
+    model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(posttrain, "run", here)
+    rows = chatty.pairs("good")
+    rows[0] |= {"chosen": "yes " * 80, "split": "train"}
+    inputs = [chatty.model_version(tmp_path / "model", model), chatty.rows_version(tmp_path / "rows", "preferences", rows)]
+    version = dpo_step.run(inputs, FAST_DPO, str(tmp_path / "out")).shards
+    manifest = version.manifest()
+    wanted = {"model/model.safetensors", "model/tokenizer.json", HISTORY, LEFT_OUT, SCORES, ITEMS}
+    assert wanted <= {entry.name for entry in manifest.files}
+    assert manifest.counts.dropped == {"too_long": 1}
+    assert manifest.counts.total == sum(row["split"] == "train" for row in rows)
+    scored = measured([version])
+    assert scored.figures["after.preference.accuracy"].value > 0.9  # type: ignore[operator]
+    assert scored.figures["after.preference.margin"].low > 0  # type: ignore[operator]
+    assert scored.figures["after.kl.per_token"].value > 0  # type: ignore[operator]
+    assert manifest.facts["after.preference.accuracy"] == scored.figures["after.preference.accuracy"].value
+    assert (manifest.facts["objective"], manifest.facts["suite"]) == ("causal", "aligned")
+    history = json.loads(version.read_file(HISTORY))
+    assert history[-1]["rewards/accuracies"] > 0.9  # TRL's own, of its last batches
+    assert "seconds" not in history[0]
+    assert dpo_step.run(inputs, FAST_DPO, str(tmp_path / "out")).loaded
 
 
 def test_a_reward_model_judges_pairs_it_has_not_seen_and_is_one_number_wide(model: Path, tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from expectations.figures import judged
@@ -20,6 +20,7 @@ NAMES = [f"row {number}" for number in range(40)]
 
 
 @given(IDS)
+@settings(deadline=None)
 def test_the_longest_repeat_is_what_trying_every_pair_of_places_finds(ids: list[int]) -> None:
     best = 0
     for one in range(len(ids)):
@@ -32,12 +33,14 @@ def test_the_longest_repeat_is_what_trying_every_pair_of_places_finds(ids: list[
 
 
 @given(IDS)
+@settings(deadline=None)
 def test_distinct_runs_are_counted(ids: list[int]) -> None:
     runs = list(zip(*(ids[start:] for start in range(NGRAM)), strict=False))
     assert distinct_share(ids) == (len(set(runs)) / len(runs) if runs else None)
 
 
 @given(st.lists(st.tuples(st.integers(0, 3), st.sampled_from(["a", "b", " a "])), max_size=10))
+@settings(deadline=None)
 def test_an_answer_is_a_duplicate_where_another_prompt_has_the_same_words(said: list[tuple[int, str]]) -> None:
     found = duplicated([prompt for prompt, _ in said], [text for _, text in said])
     wanted = [any(other != prompt and t.strip() == text.strip() for other, t in said) for prompt, text in said]

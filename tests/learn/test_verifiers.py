@@ -8,7 +8,7 @@ import time
 from decimal import Decimal
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tasks.learn.verifiers import BadCheck, last_number, parts, reward, usable, verify
@@ -33,6 +33,7 @@ def test_the_number_of_an_answer_is_its_last_or_the_one_it_calls_the_answer(text
 
 
 @given(st.decimals(-(10**9), 10**9, allow_nan=False, allow_infinity=False, places=2), st.text(alphabet="abc .,=", max_size=20))
+@settings(deadline=None)
 def test_a_number_is_found_behind_any_words(value: Decimal, words: str) -> None:
     assert last_number(f"{words} {value:,}") == value
     assert verify("number", f"{value:f}", f"7 {words} the answer is {value:f}. {words}") == 1.0
@@ -40,11 +41,13 @@ def test_a_number_is_found_behind_any_words(value: Decimal, words: str) -> None:
 
 
 @given(st.text(alphabet="ab ", max_size=12), st.text(alphabet="ab ", max_size=12))
+@settings(deadline=None)
 def test_exact_is_equality_of_words(wanted: str, text: str) -> None:
     assert verify("exact", wanted, text) == float(bool(text.strip()) and wanted.split() == text.split())
 
 
 @given(st.from_regex(r"(?:[ab](?:[*+?]|\{1,2\})?|\|){1,6}"), st.text(alphabet="ab", min_size=1, max_size=8))
+@settings(deadline=None)
 def test_patterns_match_whole_answers_as_pythons_engine_does(pattern: str, text: str) -> None:
     pattern = pattern.strip("\n")
     try:
@@ -62,6 +65,7 @@ JSON = st.recursive(
 
 
 @given(JSON)
+@settings(deadline=None)
 def test_an_answer_is_of_the_schema_that_names_it(value: object) -> None:
     assert verify("json_schema", json.dumps({"const": value}), json.dumps(value)) == 1.0
     assert verify("json_schema", json.dumps({"not": {}}), json.dumps(value)) == 0.0
@@ -139,6 +143,7 @@ def test_a_thought_is_taken_off_its_answer(text: str, answer: str, well_formed: 
 
 
 @given(st.text(alphabet="ab1 \n", min_size=1).filter(str.strip), st.text(alphabet="ab1 \n", min_size=1).filter(str.strip))
+@settings(deadline=None)
 def test_a_thought_and_an_answer_put_together_come_apart_again(thought: str, answer: str) -> None:
     found = parts(f"<think>{thought}</think>{answer}")
     assert (found.thought, found.answer, found.well_formed) == (thought.strip(), answer.strip(), True)

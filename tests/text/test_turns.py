@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tasks.text.turns import Unusable, answer_of, prompt_key, prompt_of, turns_of
@@ -65,6 +65,7 @@ def test_an_answer_of_the_user_is_none() -> None:
 
 
 @given(st.text(), st.text())
+@settings(deadline=None)
 def test_keys_are_equal_for_equal_turns_only(one: str, other: str) -> None:
     keys = [prompt_key([{"role": "user", "content": text}]) for text in (one, other)]
     assert (keys[0] == keys[1]) == (one == other)
