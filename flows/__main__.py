@@ -226,7 +226,10 @@ def step(
     inputs: Annotated[
         list[str] | None,
         typer.Option(
-            "--input", "-i", help="A file or folder of JSONL, JSONL.gz/.zst, Parquet or text, or a version's folder. Repeatable."
+            "--input",
+            "-i",
+            help="A file or folder of JSONL, JSONL.gz/.zst, Parquet or text, a version's folder, or, for a step that takes a model, "
+            "a folder that transformers loads, a GGUF file or a hub name. Repeatable.",
         ),
     ] = None,
     overrides: SetOption = None,

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from infra import storage
-from infra.dataset import ShardSet
+from infra.dataset import ShardCorrupt, ShardSet, is_sound
 from infra.errors import InputError
 from infra.settings import child_environment, settings
 from infra.versions import code_version
@@ -41,14 +41,16 @@ class PostJob(Work):
 def post_job(
     method: Method, config: TuningConfig, folder: Path, *, models: Mapping[str, ShardSet], rows: Mapping[str, ShardSet]
 ) -> PostJob:
-    """The job of training on from `models["model"]`, once it is known that the rows are whole: a damaged shard is made again.
+    """The job of training on from `models["model"]`, once it is known that models and rows are whole: what is damaged is made again.
 
     Raises:
-        ShardCorrupt: a shard is not what its manifest says.
+        ShardCorrupt: a file is not what its manifest says.
         InputError: a model does not write texts, or there are no rows.
     """
     for name in models.keys() - {"reward_model"}:
         _check_writes(name, models[name])
+    for model in models.values():
+        _check_sound(model)
     for name, version in rows.items():
         if not version.counts.kept:
             raise InputError(f"{method}: {name}: {version.folder}: holds no row, so there is nothing to learn from")
@@ -68,7 +70,13 @@ def post_job(
 
 def run(job_given: PostJob, **hears: Any) -> dict[str, Any]:
     """Do the job and wait: what `tasks.learn.tuning.trained` gives and the method adds. For the rest see `tasks.learn.job.run`."""
-    return job.run(job_given, child_environment(), **hears)
+    return job.run(job_given, one_gpu(child_environment()), **hears)
+
+
+def one_gpu(environment: Mapping[str, str]) -> dict[str, str]:
+    """The environment of a process that sees one GPU of those that this one sees: TRL refuses to share several out within one process."""
+    seen = environment.get("CUDA_VISIBLE_DEVICES", "0")
+    return {**environment, "CUDA_VISIBLE_DEVICES": seen.partition(",")[0]}
 
 
 def in_words(line: Mapping[str, float | None]) -> str:
@@ -103,6 +111,12 @@ def _check_writes(name: str, model: ShardSet) -> None:
         raise InputError(f"{name}: {model.folder}: is no model but {model.schema_name}, made by {model.step}")
     if (objective := model.manifest().facts.get("objective")) != "causal":
         raise InputError(f"{name}: {model.folder}: a {objective} model does not write texts; give a causal one")
+
+
+def _check_sound(model: ShardSet) -> None:
+    for file in model.manifest().files:
+        if file.name.startswith(f"{MODEL}/") and not is_sound(model.folder, file.name, file.digest):
+            raise ShardCorrupt(model.file(file.name), "its bytes are not those that the manifest names")
 
 
 def _whole(version: ShardSet) -> list[str]:

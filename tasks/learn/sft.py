@@ -30,8 +30,9 @@ def train(job: PostJob, on_log: OnLog, on_step: OnStep) -> dict[str, Any]:
     model, words = tuning.causal(job.models["model"])
     length = tuning.context_length(model, config.max_length)
     learnt, left_out = chats(tuning.rows_of(job, "conversations", "train"), words, length, config.too_long)
-    held_rows = sorted(tuning.rows_of(job, "conversations", "test"), key=lambda row: row["row_id"])[: config.heldout_rows]
-    held = list(chats(held_rows, words, length, config.too_long)[0].values())
+    held_rows = sorted(tuning.rows_of(job, "conversations", "test"), key=lambda row: str(row["row_id"]))
+    fitting, unfit = chats(held_rows, words, length, config.too_long)
+    held = list(fitting.values())[: config.heldout_rows]
     if not learnt:
         why = ", ".join(f"{rule} {count:,}" for rule, count in Counter(one.rule for one in left_out).items())
         raise InputError(f"sft: no conversation of the training split can be learnt from ({why or 'there is none'})")
@@ -46,6 +47,7 @@ def train(job: PostJob, on_log: OnLog, on_step: OnStep) -> dict[str, Any]:
         **{f"after.{name}": value for name, value in after.items()},
         "rows": len(learnt),
         "rows_heldout": len(held),
+        "rows_heldout_left_out": len(unfit),
         "tokens": sum(len(one.ids) for one in learnt.values()),
         "learnt_tokens": sum(label >= 0 for one in learnt.values() for label in one.labels),
     }

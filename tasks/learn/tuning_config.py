@@ -43,7 +43,8 @@ class TuningConfig(BaseModel):
     gradient_accumulation: int = Field(1, ge=1)
     """Forward passes summed into one optimiser step: a larger batch at the same memory."""
     learning_rate: float = Field(2e-5, gt=0)
-    """Highest learning rate, reached after the warm-up."""
+    """Highest learning rate, reached after the warm-up. About 2e-5 where all weights of a large model are trained, ten times that for
+    adapters, and 1e-3 for models of a few million parameters."""
     schedule: Literal["linear", "cosine", "constant"] = "linear"
     """How the rate falls after the warm-up, to 0 at the last step; constant: not at all."""
     warmup_share: float = Field(0.03, ge=0, lt=1)

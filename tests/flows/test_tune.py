@@ -11,11 +11,12 @@ from rich.console import Console
 
 from flows.single import run_step
 from infra import storage
-from infra.dataset import RUN, ShardSet, open_version, opened_inputs
+from infra.dataset import RUN, ShardCorrupt, ShardSet, open_version, opened_inputs
 from infra.errors import InputError
 from infra.steps import BESIDE
 from tasks.learn import posttrain, posttraining
 from tasks.learn.config import HISTORY, LEFT_OUT, SPEED
+from tasks.learn.sft_config import SftConfig
 from tests.learn.tuned import FAST, base_model, colours
 
 from .driver import commands
@@ -89,6 +90,11 @@ def test_a_folder_is_adopted_and_tuned_and_what_was_tuned_is_tuned_again(
     inputs = tuned.manifest().recipe["inputs"]
     assert inputs["conversations"].startswith("instruct/") and inputs["model"].startswith("adopt/")
     assert step("adopt", "theirs-alone", base).digest == open_version(tuned_of(tuned, "model")).digest
+    alone = open_version(str(tmp_path / "theirs-alone"))
+    weights = Path(alone.file("model/model.safetensors"))
+    weights.write_bytes(weights.read_bytes()[:-1] + b"!")
+    with pytest.raises(ShardCorrupt, match=r"model\.safetensors: its bytes are not those"):
+        posttrain.post_job("sft", SftConfig(), tmp_path, models={"model": alone}, rows={"conversations": conversations})
     again = step("sft", "again", tmp_path / "tuned", tmp_path / "conversations", keys=KEYS)
     assert again.manifest().facts["before.loss"] == pytest.approx(facts["after.loss"], rel=1e-5)
     assert again.manifest().recipe["inputs"]["model"].startswith("sft/")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import pickle
 import random
 import re
 import shutil
@@ -234,8 +235,10 @@ def test_nothing_to_learn_from_is_said_with_the_reasons(model: str, tmp_path: Pa
         done(job(tmp_path / "none", model, rows))
     with pytest.raises(InputError, match="max_length: the model sees 64 tokens at most"):
         done(job(tmp_path / "long", model, rows, config={"max_length": 65}))
-    left_out = done(job(tmp_path / "some", model, [*rows, *rows_of(colours(4))], config={"max_steps": 1}))["left_out"]
-    assert Counter(one["rule"] for one in left_out) == {"too_long": 1, "special_token": 1}
+    more = [{**row, "split": "test"} for row in rows_of([*colours(3), chat("what", "red " * 80)])]
+    result = done(job(tmp_path / "some", model, [*rows, *rows_of(colours(4)), *more], config={"max_steps": 1, "heldout_rows": 2}))
+    assert Counter(one["rule"] for one in result["left_out"]) == {"too_long": 1, "special_token": 1}
+    assert (result["facts"]["rows_heldout"], result["facts"]["rows_heldout_left_out"]) == (2, 1)
 
 
 def events(one: PostJob, **changes: Any) -> tuple[int, list[dict[str, Any]]]:
@@ -263,6 +266,14 @@ def test_the_process_tells_its_steps_its_lines_and_how_it_ended(model: str, tmp_
     assert code == 1 and "cuda does not work here" in event["error"]
 
 
+def test_the_process_sees_one_gpu() -> None:
+    seen = [
+        posttrain.one_gpu(given).get("CUDA_VISIBLE_DEVICES")
+        for given in ({}, {"CUDA_VISIBLE_DEVICES": "2,3"}, {"CUDA_VISIBLE_DEVICES": ""})
+    ]
+    assert seen == ["0", "2", ""]
+
+
 @pytest.mark.soak
 def test_killed_at_a_random_moment_and_resumed_gives_the_same_bits(model: str, tmp_path: Path) -> None:
     config = {"max_steps": 60, "batch_size": 2, "lora": None, "checkpoint_every_steps": 6}
@@ -288,3 +299,37 @@ def test_killed_at_a_random_moment_and_resumed_gives_the_same_bits(model: str, t
     files = [Path(each["model_folder"], "model.safetensors").read_bytes() for each in (undisturbed, resumed)]
     assert files[0] == files[1], moment
     assert resumed["facts"] == undisturbed["facts"], moment
+
+
+def test_a_checkpoint_that_is_a_pickle_of_somebody_runs_nothing(model: str, tmp_path: Path) -> None:
+    one = job(tmp_path / "job", model, rows_of(colours(8)), config={"max_steps": 6})
+
+    def cut(step: int, total: int) -> None:
+        if step == 5:
+            raise Cut
+
+    with pytest.raises(Cut):
+        sft.train(one, lambda line: None, cut)
+    kept = Path(one.folder, "checkpoint-4")
+    mark = json.loads((kept / watch.MARK).read_text())
+    for name in ("optimizer.pt", "scheduler.pt", "rng_state.pth"):
+        before = (kept / name).read_bytes()
+        (kept / name).write_bytes(pickle.dumps(Ran(tmp_path / "ran")))
+        mark["sizes"][name] = (kept / name).stat().st_size
+        (kept / watch.MARK).write_text(json.dumps(mark))
+        with pytest.raises(pickle.UnpicklingError, match=r"[Ww]eights"):
+            done(one)
+        (kept / name).write_bytes(before)
+        mark["sizes"][name] = len(before)
+    assert not (tmp_path / "ran").exists()
+    assert pickle.loads(pickle.dumps(Ran(tmp_path / "ran"))) is None and (tmp_path / "ran").exists()
+
+
+class Ran:
+    """Unpickled, it makes a file."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self) -> Any:
+        return Path.touch, (self.path,)
