@@ -95,7 +95,7 @@ def _moved(model: PreTrainedModel, texts: torch.Tensor) -> float:
 def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--model", help="a trained version")
     parser.add_argument("--tokens", help="the version of its token shards")
     given = parser.parse_args()

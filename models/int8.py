@@ -136,12 +136,12 @@ def load(folder: Path | str, kind: Any) -> PreTrainedModel:
         model: PreTrainedModel = kind.from_config(config, trust_remote_code=False)
     try:
         _fill(model, load_file(Path(folder, WEIGHTS)), told["modules"])
+        setattr(model, COUNT, told[COUNT])
     except (OSError, SafetensorError, KeyError, AttributeError, RuntimeError) as error:
         why = " ".join(str(error).split())[:300]
         raise InputError(f"{folder}: {WEIGHTS} is not whole ({why}); quantise the model again") from error
     if Path(folder, "generation_config.json").exists():
         model.generation_config = GenerationConfig.from_pretrained(folder)
-    setattr(model, COUNT, told[COUNT])
     return model.requires_grad_(False).eval()
 
 

@@ -14,7 +14,7 @@ from tasks.learn.config import MODEL
 
 EXPORT = "export"
 """Folder of the files."""
-# Largest difference of a logit, as a part of the largest logit. A 4M Llama trained on WikiText-2 gave 0, 0.00016 and 0.006
+# Largest difference of a logit, as a part of the largest logit. A 4M Llama trained on WikiText-2 gave 0, 0.0004 and 0.010
 TOLERANCE = {"f32": 0.0, "f16": 0.01, "q8_0": 0.1}
 TEXTS = ("The mill's 12345 grains\n\n  turn,", "café 日本語 🌾", "<|im_start|>user\nhello<|im_end|>\n")
 

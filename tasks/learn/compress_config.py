@@ -6,10 +6,18 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from tasks.learn.config import EvalConfig, TrainConfig
+from tasks.learn.config import Device, EvalConfig, TrainConfig
 
-HELD_OUT = EvalConfig(max_documents=200, device="cpu", suite=None)
-"""How a model is scored before and after."""
+
+class HeldOutConfig(EvalConfig):
+    """How the perplexity before and after is measured."""
+
+    max_documents: int | None = Field(200, ge=1)
+    """Score at most so many documents: those with the smallest doc_id, which is a hash, so a fixed random sample. None: all."""
+    device: Device = "cpu"
+    """Where to compute; int8 is computed on a CPU only, and compared there."""
+    suite: None = None
+    """The figures before and after are judged by the step `weigh`."""
 
 
 class SpeedConfig(BaseModel):
@@ -32,7 +40,7 @@ class QuantiseConfig(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    held_out: EvalConfig = HELD_OUT
+    held_out: HeldOutConfig = HeldOutConfig()
     """How the perplexity before and after is measured, on the test split of the tokens."""
     speed: SpeedConfig = SpeedConfig()
     """How the speed before and after is measured; with the threads of `held_out`."""
@@ -102,7 +110,7 @@ class PruneConfig(BaseModel):
     """The one of them whose model becomes the version."""
     calibration_documents: int = Field(32, ge=1)
     """width and depth: training documents on which units and blocks are watched."""
-    held_out: EvalConfig = HELD_OUT
+    held_out: HeldOutConfig = HeldOutConfig()
     """How the perplexity is measured, on the test split of the tokens."""
     speed: SpeedConfig = SpeedConfig()
     """width and depth: how the speed before and after is measured; with the threads of `held_out`."""

@@ -23,8 +23,8 @@ from tasks import pretrain as of_training
 from tasks.distil import distil
 from tasks.evaluate import evaluate
 from tasks.export import export
-from tasks.learn.compress_config import DistilConfig, ExportConfig, PruneConfig, QuantiseConfig, SpeedConfig
-from tasks.learn.config import EvalConfig, EvaluateConfig, RobustnessConfig, SampleConfig
+from tasks.learn.compress_config import DistilConfig, ExportConfig, HeldOutConfig, PruneConfig, QuantiseConfig, SpeedConfig
+from tasks.learn.config import EvaluateConfig, RobustnessConfig, SampleConfig
 from tasks.learn.job import TrainingDied
 from tasks.prune import TABLE, prune
 from tasks.quantise import quantise
@@ -35,7 +35,7 @@ from . import english
 from .test_evaluate import document, published, trained
 from .test_read_by import run_here
 
-HELD_OUT = EvalConfig(num_threads=1, device="cpu", suite=None)
+HELD_OUT = HeldOutConfig(num_threads=1)
 EVALUATED = EvaluateConfig(
     num_threads=1,
     device="cpu",
@@ -82,6 +82,8 @@ def test_int8_is_a_model_like_any_other_that_is_smaller_and_hardly_worse(made: M
     assert scored["efficiency.parameters"] == made.scores["model"].manifest().facts["efficiency.parameters"]
     ran = read_json(made.int8.file(RUN))
     assert all(ran[f"{when}.tokens_per_s.{what}.1"] > 0 for when in ("before", "after") for what in ("generation", "prefill"))
+    with pytest.raises(ValueError, match=r"held_out\.device must be cpu"):
+        QuantiseConfig.model_validate({"held_out": {"device": "auto"}})
     with pytest.raises(InputError, match="int8 already"):
         quantise(made.int8, made.tokens, config=INT8)
     with pytest.raises(InputError, match="no matrices of float weights"):
