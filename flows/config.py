@@ -54,7 +54,7 @@ from tasks.text.readers import IngestConfig
 from tasks.text.rules import LANGUAGE, FilterConfig
 from tasks.text.signals import SCORE_NAMES
 from tasks.text.sketches import IndexConfig
-from tasks.text.titled import TitledConfig
+from tasks.text.titled import ContrastConfig, TitledConfig
 from tasks.toxicity import ToxicityConfig
 from tasks.trim import TrimConfig
 from tasks.validate import ValidateConfig
@@ -143,7 +143,7 @@ class RunConfig(BaseModel):
     """How it is tuned on them."""
     prefer: PreferConfig = PreferConfig()
     """Preference pairs that it is aligned by; without sources those of `contrast`, if it is set."""
-    contrast: TitledConfig | None = None
+    contrast: ContrastConfig | None = None
     """Preference pairs made of the corpus; null: none."""
     dpo: DpoConfig = DpoConfig()
     """How it is aligned by the pairs themselves."""

@@ -1,4 +1,4 @@
-"""contrast: preference pairs made of a corpus: to a document's title its own first paragraph is preferred before another document's."""
+"""contrast: preference pairs made of a corpus: to a document's title its own first paragraph is preferred before a worse answer."""
 
 from __future__ import annotations
 
@@ -6,12 +6,12 @@ from functools import partial
 
 from infra.dataset import ShardSet
 from infra.steps import Output, step
-from tasks.text.titled import TitledConfig, pairs, shards_of, titles_of
+from tasks.text.titled import ContrastConfig, pairs, shards_of, titles_of
 
 
 @step(schema="preferences")
-def contrast(dataset: ShardSet, config: TitledConfig, out: Output) -> None:
-    """Pair the answer of each document with a title with that of another one; every row names its document.
+def contrast(dataset: ShardSet, config: ContrastConfig, out: Output) -> None:
+    """Pair the answer of each document with a title with a worse one; every row names its document.
 
     Raises:
         InputError: the dataset has no splits.

@@ -14,10 +14,12 @@ from typing import Any
 import datasets
 from trl import SFTConfig as Arguments
 from trl import SFTTrainer
+from trl.data_utils import pack_dataset
 
 from infra.errors import InputError
 from tasks.learn import heldout_chats, packed, tuning
 from tasks.learn.chats import Chat, chats
+from tasks.learn.packed import SideBySide
 from tasks.learn.posttrain import PostJob
 from tasks.learn.sft_config import SftConfig
 from tasks.learn.tuning import OnLog, OnStep
@@ -58,14 +60,14 @@ def trainer_of(
     model: Any, words: Any, learnt: Sequence[Chat], config: SftConfig, args: Mapping[str, Any], length: int
 ) -> SFTTrainer:
     """TRL's trainer, told everything that its defaults would decide."""
-    rows = {"input_ids": [one.ids for one in learnt], "labels": [one.labels for one in learnt]}
+    rows = datasets.Dataset.from_dict({"input_ids": [one.ids for one in learnt], "labels": [one.labels for one in learnt]})
     return SFTTrainer(
         model=model,
         args=Arguments(
             **args,
             max_length=length,
-            packing=config.packing,
-            packing_strategy="bfd",
+            packing=False,
+            dataset_kwargs={"skip_prepare_dataset": True},
             padding_free=False,
             eval_packing=False,
             shuffle_dataset=False,
@@ -74,7 +76,8 @@ def trainer_of(
             assistant_only_loss=False,
             dataset_num_proc=None,
         ),
-        train_dataset=datasets.Dataset.from_dict(rows),
+        train_dataset=pack_dataset(rows, length, "bfd") if config.packing else rows,
+        data_collator=SideBySide(words.pad_token_id) if config.packing else None,
         processing_class=words,
         peft_config=tuning.adapters(config.lora),
     )

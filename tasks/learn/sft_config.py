@@ -13,7 +13,7 @@ class SftConfig(TuningConfig):
     """Supervised fine-tuning: the assistant's words are learnt, given all that was said before them."""
 
     batch_size: int = Field(2, ge=1)
-    """Rows in one forward pass. Packed ones are laid end to end there, and attention costs the square of that, so rather accumulate."""
+    """Rows in one forward pass; memory grows with it."""
     gradient_accumulation: int = Field(4, ge=1)
     """Forward passes summed into one optimiser step: a larger batch at the same memory."""
     max_length: int | None = Field(None, ge=8)

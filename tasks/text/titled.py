@@ -1,4 +1,4 @@
-"""Questions that the documents of a corpus answer: titles ask, first paragraphs answer. And pairs: that answer before another's.
+"""Questions that the documents of a corpus answer: titles ask, first paragraphs answer. And pairs: that answer before a worse one.
 
 A corpus without instruction data of its own can so teach a model the form of question and answer, and to answer what was asked. The
 questions are poor, all of one wording; that is said where they are used. Documents of the test split make test rows; those of the
@@ -8,7 +8,7 @@ validation split none. A title that a training document has, too, asks no test q
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping
-from typing import Any
+from typing import Any, Literal
 
 import pyarrow as pa
 from pydantic import BaseModel, ConfigDict, Field, field_validator
@@ -42,6 +42,14 @@ class TitledConfig(BaseModel):
         if question.count("{title}") != 1 or question.replace("{title}", "").count("{"):
             raise ValueError("must hold {title} once, and no other name in braces")
         return question
+
+
+class ContrastConfig(TitledConfig):
+    """How documents become questions with two answers."""
+
+    worse: Literal["other", "run_on"] = "run_on"
+    """Which answer is the worse one. run_on: the same with another document's behind it; so a model learns to stop where it has answered.
+    other: that of another document alone; so it learns to answer what was asked, for which it must know that."""
 
 
 def shards_of(dataset: ShardSet) -> list[tuple[ShardRef, str]]:
@@ -80,8 +88,8 @@ def conversations(job: tuple[ShardRef, str], config: TitledConfig, in_training: 
     return _outcome(rows, [one for one in found if "rule" in one], side, CONVERSATIONS)
 
 
-def pairs(job: tuple[ShardRef, str], config: TitledConfig, in_training: Collection[str]) -> Outcome:
-    """The questions of one shard, each with its own answer and, as the worse one, that of the document after it with another title."""
+def pairs(job: tuple[ShardRef, str], config: ContrastConfig, in_training: Collection[str]) -> Outcome:
+    """The questions of one shard, each with its own answer and a worse one, for which the next document with another title gives words."""
     shard, side = job
     found = list(_asked(shard, side, config, in_training))
     usable = [one for one in found if "rule" not in one]
@@ -92,8 +100,9 @@ def pairs(job: tuple[ShardRef, str], config: TitledConfig, in_training: Collecti
         if other is None:
             rejects.append({**one, "rule": "no_other_answer", "detail": "no other document of its shard answers otherwise"})
             continue
-        row = {**_named(one, side, one["answer"], other["answer"]), "prompt": [{"role": "user", "content": one["question"]}]}
-        rows.append({**row, "chosen": one["answer"], "rejected": other["answer"]})
+        worse = other["answer"] if config.worse == "other" else f"{one['answer']} {other['answer']}"
+        row = {**_named(one, side, one["answer"], worse), "prompt": [{"role": "user", "content": one["question"]}]}
+        rows.append({**row, "chosen": one["answer"], "rejected": worse})
     return _outcome(rows, rejects, side, PREFERENCES)
 
 
