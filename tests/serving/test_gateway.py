@@ -379,7 +379,9 @@ def test_keys_are_asked_for_as_soon_as_there_are_any_and_have_limits(gateway: Ga
         openai.OpenAI(base_url=url, api_key="gm-wrong", max_retries=0).models.list()
     assert caught.value.code == "invalid_api_key" and "gm-wrong" not in caught.value.message
     assert httpx.get(f"{gateway.url}/metrics", trust_env=False).status_code == 401
-    assert httpx.get(f"{gateway.url}/health", trust_env=False).status_code == 200
+    assert httpx.get(f"{gateway.url}/health", trust_env=False).json() == {"status": "ok"}
+    own = {"Authorization": f"Bearer {secret}"}
+    assert "models" in httpx.get(f"{gateway.url}/health", headers=own, trust_env=False).json()
     assert [one.id for one in openai.OpenAI(base_url=url, api_key=secret, max_retries=0).models.list()] == ["tiny"]
     with openai.OpenAI(base_url=url, api_key=poor, max_retries=0) as bob:
         ask: dict[str, Any] = {"model": "tiny", "messages": MESSAGES}

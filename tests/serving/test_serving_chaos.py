@@ -24,7 +24,7 @@ from tasks.serving.config import Served
 
 from .made_server import Gateway, alive, make_model, running, served, until
 
-pytestmark = pytest.mark.soak
+pytestmark = [pytest.mark.soak, pytest.mark.timeout(900)]
 NUM, TOKENS = 24, 60
 
 
