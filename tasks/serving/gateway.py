@@ -143,9 +143,8 @@ class Gateway:
 
 def build(fleet: Fleet, config: ServeConfig, keys: Keys, metrics: Metrics, log: RequestLog) -> FastAPI:
     """The app."""
-    app = FastAPI(
-        title="Gristmill", version="1", responses=_responses(400, 404, 413), redirect_slashes=False, docs_url=None, redoc_url=None
-    )
+    told: dict[str, Any] = {"title": "Gristmill", "version": "1", "responses": _responses(400, 404, 413)}
+    app = FastAPI(**told, redirect_slashes=False, docs_url=None, redoc_url=None)  # their pages would load scripts from elsewhere
     app.add_middleware(Door, config=config, keys=keys, metrics=metrics, log=log)
     _tell_errors(app, config)
     gateway = Gateway(fleet, config, Judge(Guard(load_policy(config.guard)), metrics))
