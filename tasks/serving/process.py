@@ -74,11 +74,11 @@ class Replica:
     resumes = True
     """Whether it goes on with an answer that another one began."""
 
-    def __init__(self, name: str, served: Served, config: ServeConfig, threads: int, log: Path) -> None:
+    def __init__(self, name: str, served: Served, config: ServeConfig, threads: int, log: Path, code_version: str) -> None:
         self.name, self.served = name, served
         self.heard_s = time.monotonic()
         """When it last gave a sign of life."""
-        self._config, self._threads, self._log = config, threads, log
+        self._config, self._threads, self._log, self._code_version = config, threads, log, code_version
         self._process: asyncio.subprocess.Process | None = None
         self._reader: asyncio.StreamReader | None = None
         self._writer: asyncio.StreamWriter | None = None
@@ -101,6 +101,7 @@ class Replica:
             device=self._config.device,
             context_length=self._config.context_length,
             prefill_tokens=self._config.prefill_tokens,
+            code_version=self._code_version,
         )
         command = (sys.executable, "-m", MODULE, json.dumps(dataclasses.asdict(job)))
         offline = {"HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": str(self._threads)}

@@ -26,7 +26,7 @@ GIVEN: dict[str, Any] = {
 @pytest.fixture(scope="module", params=["llama", pytest.param("gpt2", marks=pytest.mark.soak)])
 def engine(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Engine, str]]:
     folder = make_model(tmp_path_factory.mktemp(request.param), family=request.param)
-    job = Job(socket=0, folder=folder, slots=8, threads=1, device="cpu", context_length=0, prefill_tokens=16)
+    job = Job(socket=0, folder=folder, slots=8, threads=1, device="cpu", context_length=0, prefill_tokens=16, code_version="")
     made = Engine(job)
     yield made, folder
     made._manager.stop(block=True, timeout=10)
