@@ -74,11 +74,11 @@ class Replica:
     resumes = True
     """Whether it goes on with an answer that another one began."""
 
-    def __init__(self, name: str, served: Served, config: ServeConfig, threads: int, log: Path) -> None:
+    def __init__(self, name: str, served: Served, config: ServeConfig, threads: int, log: Path, code_version: str) -> None:
         self.name, self.served = name, served
         self.heard_s = time.monotonic()
         """When it last gave a sign of life."""
-        self._config, self._threads, self._log = config, threads, log
+        self._config, self._threads, self._log, self._code_version = config, threads, log, code_version
         self._process: asyncio.subprocess.Process | None = None
         self._reader: asyncio.StreamReader | None = None
         self._writer: asyncio.StreamWriter | None = None
@@ -101,20 +101,25 @@ class Replica:
             device=self._config.device,
             context_length=self._config.context_length,
             prefill_tokens=self._config.prefill_tokens,
+            code_version=self._code_version,
         )
         command = (sys.executable, "-m", MODULE, json.dumps(dataclasses.asdict(job)))
         offline = {"HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": str(self._threads)}
-        with theirs, self._log.open("wb") as log:
-            self._process = await asyncio.create_subprocess_exec(
-                *command,
-                env=child_environment(**offline),
-                cwd=PROJECT,
-                pass_fds=(theirs.fileno(),),
-                stdin=asyncio.subprocess.DEVNULL,
-                stdout=log,
-                stderr=log,
-                start_new_session=True,  # Ctrl-C is for the gateway, which lets running requests end
-            )
+        try:
+            with theirs, self._log.open("wb") as log:
+                self._process = await asyncio.create_subprocess_exec(
+                    *command,
+                    env=child_environment(**offline),
+                    cwd=PROJECT,
+                    pass_fds=(theirs.fileno(),),
+                    stdin=asyncio.subprocess.DEVNULL,
+                    stdout=log,
+                    stderr=log,
+                    start_new_session=True,  # Ctrl-C is for the gateway, which lets running requests end
+                )
+        except OSError as error:  # no memory, no file handles: the next try may have some
+            ours.close()
+            raise ReplicaFailed(f"{self.name}: cannot be started: {error}") from error
         self._reader, self._writer = await asyncio.open_connection(sock=ours, limit=MAX_LINE_BYTES)
         try:
             first = await asyncio.wait_for(read_line(self._reader), self._config.start_timeout_s)

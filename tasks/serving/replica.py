@@ -15,9 +15,10 @@ import os
 import socket
 import sys
 import threading
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from infra.errors import GristmillError, InputError
+from infra.versions import code_version
 from tasks.serving.pieces import Pieces
 from tasks.serving.wire import MAX_LINE_BYTES, Job, read_line, write_line
 
@@ -75,9 +76,11 @@ class Replica:
             self._hear(message)
 
     def _load(self, loop: asyncio.AbstractEventLoop) -> None:
-        from infra.errors import GristmillError
-
         try:
+            if (mine := code_version()) != self._job.code_version:
+                raise InputError(
+                    f"the code is {mine} by now and the gateway's is {self._job.code_version}: start the gateway again"
+                )
             from tasks.serving.engine import Engine
 
             engine = Engine(self._job)
@@ -164,5 +167,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
     main()

@@ -15,6 +15,7 @@ import uvicorn
 
 from infra.errors import InputError
 from infra.settings import settings
+from infra.versions import code_version
 from tasks.serving import vllm
 from tasks.serving.config import Resolve, ServeConfig, Served
 from tasks.serving.crew import Worker
@@ -122,13 +123,13 @@ def _maker(config: ServeConfig, num_models: int) -> Callable[[Served, int], Work
     threads = config.threads or max(1, (_cpus() - 1) // (config.replicas * num_models))
     folder = settings().home / "serving" / "logs"
     folder.mkdir(parents=True, exist_ok=True)
-    numbers = itertools.count()
+    numbers, code = itertools.count(), code_version()
 
     def make(served: Served, place: int) -> Worker:
         name = f"{served.name} {served.version} {place} #{next(numbers)}"
         log = folder / f"{''.join(char if char.isalnum() else '-' for char in served.name)}-{place}.log"
         if config.engine == "vllm":
             return vllm.Vllm(name, served, config, log)
-        return Replica(name, served, config, threads, log)
+        return Replica(name, served, config, threads, log, code)
 
     return make

@@ -28,6 +28,8 @@ class Job:
     device: str
     context_length: int
     prefill_tokens: int
+    code_version: str
+    """Of the gateway: a replica of other code would not be understood."""
 
 
 def write_line(writer: asyncio.StreamWriter, message: dict[str, Any]) -> None:
