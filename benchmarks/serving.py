@@ -80,7 +80,9 @@ def main() -> None:
                     called = model if name.startswith("transformers") else "mine"
                     asyncio.run(load(port, tree, called, 1, 0.5))
                     for clients in CLIENTS:
-                        found.setdefault((name, clients), []).append(asyncio.run(load(port, tree, called, clients, given.seconds)))
+                        found.setdefault((name, clients), []).append(
+                            asyncio.run(load(port, tree, called, clients, given.seconds))
+                        )
     show(found, starts)
 
 
@@ -98,7 +100,7 @@ def make_model(folder: Path, preset: str) -> str:
 
 def our_command(model: str, replicas: int) -> list[str]:
     """`gristmill serve`."""
-    keys = ("slots=32", "poll_s=1000", f"threads={THREADS}")
+    keys = ("slots=32", "poll_s=1000", "guard=off", f"threads={THREADS}")
     given = [word for key in keys for word in ("--set", key)]
     return [sys.executable, "-m", "flows", "serve", f"mine={model}", "--replicas", str(replicas), *given, "--port"]
 
@@ -120,7 +122,11 @@ def running(command: Sequence[str], folder: Path) -> Iterator[tuple[int, list[ps
     began = time.monotonic()
     with (folder / "server.log").open("wb") as log:
         process = subprocess.Popen(
-            [*command, str(port)], env=child_environment(**extra, OMP_NUM_THREADS=str(THREADS)), cwd=PROJECT, stdout=log, stderr=log
+            [*command, str(port)],
+            env=child_environment(**extra, OMP_NUM_THREADS=str(THREADS)),
+            cwd=PROJECT,
+            stdout=log,
+            stderr=log,
         )
         try:
             wait_for(port, process, folder / "server.log")

@@ -1034,7 +1034,7 @@ def serve(
         list[str],
         typer.Argument(
             metavar="[NAME=]MODEL …",
-            help="A registered model (name: its champion, name@alias, name:version), a version, or a model's folder; NAME is what requests say.",
+            help="A registered model (name, name@alias, name:version), a version, or a folder; NAME is what requests say.",
         ),
     ],
     port: Annotated[int | None, typer.Option("--port", "-p", min=0, max=65535, help="0: any that is free.")] = None,
@@ -1042,7 +1042,10 @@ def serve(
     engine: Annotated[str, typer.Option("--engine", help="transformers or vllm.")] = "",
     overrides: SetOption = None,
 ) -> None:
-    """Serve models over OpenAI's API until Ctrl-C: streams, keys, limits, metrics, replicas, reload when an alias moves (docs/serving.md)."""
+    """Serve models over OpenAI's API until Ctrl-C; another version takes over when an alias moves (docs/serving.md).
+
+    Of a registered name alone its champion is served.
+    """
     _adopt_servers()
     from flows import serve as serving
     from flows.keys import overrides_of

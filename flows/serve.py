@@ -1,8 +1,8 @@
 """`gristmill serve`: which models are meant, asked again and again while they are served.
 
-A folder is served as it is. A version is one of the store whose schema is `model`. Any other name is looked for in the MLflow registry, with
-its alias or version; its tags say which version of the store has its weights. While serving only the registry is asked, one request each
-`poll_s`; the store is read when the answer has changed.
+A folder is served as it is. A version is one of the store whose schema is `model`. Any other name is looked for in the MLflow registry,
+with its alias or version; its tags say which version of the store has its weights. While serving only the registry is asked, each `poll_s`;
+the store is read when the answer has changed.
 """
 
 from __future__ import annotations
@@ -99,7 +99,9 @@ def _of_folder(name: str, folder: Path) -> Served:
 
 def _of_version(name: str, version: ShardSet, copies: contextlib.ExitStack, called: str = "") -> Served:
     if version.schema_name != MODEL_SCHEMA:
-        raise InputError(f"{version.step}/{version.version}: has {version.schema_name} and no model; give a version that holds one")
+        raise InputError(
+            f"{version.step}/{version.version}: has {version.schema_name} and no model; give a version that holds one"
+        )
     told = f"{version.step}/{version.version}"
     folder = copies.enter_context(storage.local_folder(storage.join(version.folder, MODEL)))
     return Served(name, f"{called} ({told})" if called else told, folder, version.digest)
@@ -125,7 +127,9 @@ def _registered(what: str) -> Mapping[str, Any]:
     name, _, alias = name.partition("@")
     if not tracking.reachable():
         where = f"does not answer at {settings().mlflow_url}" if tracking.enabled() else "is not running here"
-        raise InputError(f"{what}: is no folder and no version, and the MLflow registry, which may know the name, {where}; `gristmill up` starts it")
+        raise InputError(
+            f"{what}: is no folder and no version, and the MLflow registry, which may know the name, {where}; `gristmill up` starts it"
+        )
     try:
         rows = tracking.registered_models(name)
     except tracking.failures() as error:
@@ -134,8 +138,8 @@ def _registered(what: str) -> Mapping[str, Any]:
     found = [row for row in rows if (row["version"] == version if version else alias in row["aliases"])]
     if not found:
         there = ", ".join(f"{row['version']} {' '.join(row['aliases'])}".strip() for row in rows)
-        wanted = f"version {version}" if version else f"alias {alias}"
-        raise InputError(f"{name}: has no {wanted} in the registry; " + (f"it has: {there}" if rows else "no model is registered under that name"))
+        wanted, other = f"version {version}" if version else f"alias {alias}", "no model is registered under that name"
+        raise InputError(f"{name}: has no {wanted} in the registry; {f'it has: {there}' if rows else other}")
     return found[0]
 
 

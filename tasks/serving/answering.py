@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from contextlib import aclosing
 
 from tasks.serving.fleet import Fleet
+from tasks.serving.judge import FILTERED, Judge
 from tasks.serving.replies import DONE, Reply, Usage, failure
 from tasks.serving.request_log import Told
 from tasks.serving.requests import ChatRequest, CompletionRequest, Refused, Wanted
@@ -19,12 +20,14 @@ Piece = tuple[int, str, str]
 class Answering:
     """The choices of one request."""
 
-    def __init__(self, fleet: Fleet, asked: ChatRequest | CompletionRequest, wanted: list[Wanted], told: Told) -> None:
-        self._fleet, self._asked, self._told = fleet, asked, told
-        self._texts = [""] * len(wanted)
-        self.tickets = [
-            Ticket(fleet.ticket_name(), asked.model, one, streaming=bool(asked.stream)) for one in wanted
-        ]
+    def __init__(
+        self, fleet: Fleet, judge: Judge, asked: ChatRequest | CompletionRequest, wanted: list[Wanted], told: Told
+    ) -> None:
+        self._fleet, self._judge, self._asked, self._told = fleet, judge, asked, told
+        self._texts, self._ended = [""] * len(wanted), [""] * len(wanted)
+        self.refusal = ""
+        """Said in place of every choice, without asking the model."""
+        self.tickets = [Ticket(fleet.ticket_name(), asked.model, one, streaming=bool(asked.stream)) for one in wanted]
 
     @property
     def usage(self) -> Usage:
@@ -39,12 +42,12 @@ class Answering:
             Refused: one choice cannot be written.
         """
         async with aclosing(self._pieces()) as pieces:
-            async for choice, text, _ in pieces:
+            async for choice, text, ended in pieces:
                 self._texts[choice] += text
-        choices = [(text, ticket.ended) for text, ticket in zip(self._texts, self.tickets, strict=True)]
-        return self._reply().whole(choices, self.usage)
+                self._ended[choice] = ended
+        return self._reply().whole(list(zip(self._texts, self._ended, strict=True)), self.usage)
 
-    async def stream(self) -> AsyncIterator[bytes]:
+    async def stream(self) -> AsyncGenerator[bytes]:
         """The events of the reply; the first one comes with the first text, so that what is refused before has a status.
 
         Raises:
@@ -72,7 +75,6 @@ class Answering:
     def settle(self, *, texts: bool) -> None:
         """Note in the log's line what is known at the end."""
         first, usage = self.tickets[0], self.usage
-        self._told.version = first.version
         self._told.prompt_tokens, self._told.completion_tokens = usage.prompt_tokens, usage.completion_tokens
         if first.begun_s:
             self._told.queue_seconds = first.begun_s - first.arrived_s
@@ -84,16 +86,25 @@ class Answering:
             self._told.answers = self._texts
 
     def _reply(self) -> Reply:
-        self._told.version = next((one.version for one in self.tickets if one.version), "")
+        now = self._fleet.models[self._asked.model].served.version
+        self._told.version = next((one.version for one in self.tickets if one.version), now)
         return Reply(isinstance(self._asked, ChatRequest), self._asked.model, self._told.version, self._asked.with_usage)
 
-    async def _pieces(self) -> AsyncIterator[Piece]:
+    async def _pieces(self) -> AsyncGenerator[Piece]:
         """Of all choices, as they come."""
-        if len(self.tickets) == 1:
-            async with aclosing(self._fleet.answer(self.tickets[0])) as parts:
+        if self.refusal:
+            for choice in range(len(self.tickets)):
+                yield choice, self.refusal, FILTERED
+        elif len(self.tickets) == 1:
+            async with aclosing(self._written(self.tickets[0])) as parts:
                 async for text, ended in parts:
                     yield 0, text, ended
-            return
+        else:
+            async with aclosing(self._side_by_side()) as pieces:
+                async for piece in pieces:
+                    yield piece
+
+    async def _side_by_side(self) -> AsyncGenerator[Piece]:
         queue: asyncio.Queue[Piece | Refused | None] = asyncio.Queue()
         tasks = [asyncio.create_task(self._feed(choice, ticket, queue)) for choice, ticket in enumerate(self.tickets)]
         try:
@@ -109,9 +120,12 @@ class Answering:
 
     async def _feed(self, choice: int, ticket: Ticket, queue: asyncio.Queue[Piece | Refused | None]) -> None:
         try:
-            async with aclosing(self._fleet.answer(ticket)) as parts:
+            async with aclosing(self._written(ticket)) as parts:
                 async for text, ended in parts:
                     queue.put_nowait((choice, text, ended))
             queue.put_nowait(None)
         except Refused as error:
             queue.put_nowait(error)
+
+    def _written(self, ticket: Ticket) -> AsyncGenerator[tuple[str, str]]:
+        return self._judge.answer(ticket.wanted, self._fleet.answer(ticket), self._told)

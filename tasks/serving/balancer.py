@@ -161,7 +161,9 @@ class Balancer:
             if request is None or request.replica or request.order != order:  # left while it waited
                 heapq.heappop(queue)
                 continue
-            free = [(len(one.working), one.begun, name) for name, one in self._replicas.items() if one.model == model and one.free]
+            free = [
+                (len(one.working), one.begun, name) for name, one in self._replicas.items() if one.model == model and one.free
+            ]
             if not free:
                 break
             heapq.heappop(queue)

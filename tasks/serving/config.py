@@ -48,8 +48,8 @@ class ServeConfig(BaseModel):
     slots: int = Field(16, ge=1, le=1024)
     """Requests that one replica works on at a time. The cache of keys and values is made for so many full contexts."""
     threads: int = Field(0, ge=0)
-    """CPU threads of one replica. 0: the CPUs but one, which the gateway needs, divided by the replicas of all models, at least 1. More threads
-    than free CPUs are many times slower than fewer: they spin for one another."""
+    """CPU threads of one replica. 0: the CPUs but one, which the gateway needs, divided by the replicas of all models, at least 1. More
+    threads than free CPUs are many times slower than fewer: they spin for one another."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """Where replicas compute; auto: a GPU if there is one that works."""
     context_length: int = Field(0, ge=0)
@@ -86,6 +86,8 @@ class ServeConfig(BaseModel):
     """Seconds between two looks at what the aliases mean; another version is loaded beside the old one, then takes its place."""
     stop_s: float = Field(30.0, gt=0)
     """Seconds that running requests have to end in when the gateway is asked to stop."""
+    guard: str = "default"
+    """Policy of the guardrails that judge what is asked and answered: default, strict, off, or a YAML file (docs/guardrails.md)."""
     keys_file: Path | None = None
     """File with the keys of those who may ask. None: `serving/keys.json` below GRISTMILL_HOME."""
     log_file: Path | None = None
@@ -95,6 +97,11 @@ class ServeConfig(BaseModel):
 
     votes: VotesConfig = VotesConfig()
     """How much of what people say of answers is kept, and for how long."""
+
+    @field_validator("guard", mode="before")
+    @classmethod
+    def _no_switch(cls, given: object) -> object:
+        return "off" if given is False else given  # as YAML reads `off`
 
     @field_validator("keys_file", "log_file")
     @classmethod

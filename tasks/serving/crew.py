@@ -1,7 +1,7 @@
 """All replicas of one version of a model: started, watched, started again, retired.
 
-A replica that ends is started again after a pause that doubles with each failure in a row. One that gives no sign of life gets nothing new, and
-after a while is taken for dead. A crew that is retired lets its replicas end what they work on, then ends them.
+A replica that ends is started again after a pause that doubles with each failure in a row. One that gives no sign of life gets nothing
+new, and after a while is taken for dead. A crew that is retired lets its replicas end what they work on, then ends them.
 """
 
 from __future__ import annotations

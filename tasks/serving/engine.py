@@ -79,10 +79,7 @@ class Engine:
         Raises:
             Unfit: the model has no chat template, or the context no room.
         """
-        if asked["messages"] is None:
-            ids = self._text_ids(asked["prompt"])
-        else:
-            ids = self._chat_ids(asked["messages"])
+        ids = self._text_ids(asked["prompt"]) if asked["messages"] is None else self._chat_ids(asked["messages"])
         if not ids:
             raise Unfit("empty_prompt", "the prompt has no tokens")
         room = self._context - len(ids)
@@ -90,7 +87,7 @@ class Engine:
         if wanted > room:
             raise Unfit(
                 "context_length_exceeded",
-                f"This model's maximum context length is {self._context} tokens; the prompt has {len(ids)} and {wanted} more were asked for",
+                f"This model's maximum context length is {self._context} tokens; the prompt has {len(ids)} and {wanted} were asked for",
             )
         return Prompt(ids, wanted)
 
@@ -167,5 +164,3 @@ def _ends(config: GenerationConfig, tokeniser: PreTrainedTokenizerBase) -> froze
     ends = {own} if isinstance(own, int) else set(own or ())
     turn = tokeniser.get_added_vocab().get(TURN_END)
     return frozenset(one for one in (*ends, tokeniser.eos_token_id, turn) if one is not None)
-
-

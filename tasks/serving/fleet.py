@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncGenerator, Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -98,7 +98,7 @@ class Fleet:
         for ticket in list(self._tickets.values()):
             ticket.fail(Refused(503, "The server is stopping", "stopping", retry_after_s=self.config.stop_s))
 
-    async def answer(self, ticket: Ticket) -> AsyncIterator[tuple[str, str]]:
+    async def answer(self, ticket: Ticket) -> AsyncGenerator[tuple[str, str]]:
         """An answer in pieces as they come: text, and why it is over with the last; what else there is to know is in the ticket.
 
         Raises:
@@ -213,7 +213,9 @@ class Fleet:
         self.metrics.queue_seconds.labels(ticket.model).observe(ticket.begun_s - ticket.waits_since_s)
         if ticket.first_token_s and not (replica.resumes and ticket.tokens and ticket.digest == replica.served.digest):
             if ticket.handed:
-                ticket.fail(Refused(502, "The replica that wrote this answer ended, and no other can go on with it", "replica_lost"))
+                ticket.fail(
+                    Refused(502, "The replica that wrote this answer ended, and no other can go on with it", "replica_lost")
+                )
                 return
             ticket.again()
         ticket.digest, ticket.version = replica.served.digest, replica.served.version

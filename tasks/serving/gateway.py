@@ -18,10 +18,13 @@ from tasks.serving.answering import Answering
 from tasks.serving.config import ServeConfig
 from tasks.serving.door import Door, refusal, too_large
 from tasks.serving.fleet import Fleet
+from tasks.serving.guardrails import Guard
+from tasks.serving.judge import Judge
 from tasks.serving.keys import Key, Keys
 from tasks.serving.limits import Limit, Meter
 from tasks.serving.metrics import CONTENT_TYPE, Metrics
 from tasks.serving.people import listen
+from tasks.serving.policy import load_policy
 from tasks.serving.request_log import RequestLog, Told
 from tasks.serving.requests import ChatRequest, CompletionRequest, Refused, Wanted, misread, wanted
 from tasks.serving.votes import VoteStore
@@ -60,8 +63,8 @@ ANSWERS = {**_responses(400, 404, 413, 422, 429, 502, 503, 504), **STREAMED}
 class Gateway:
     """What the routes ask."""
 
-    def __init__(self, fleet: Fleet, config: ServeConfig, metrics: Metrics) -> None:
-        self.fleet, self._config, self._metrics = fleet, config, metrics
+    def __init__(self, fleet: Fleet, config: ServeConfig, judge: Judge) -> None:
+        self.fleet, self._config, self._judge = fleet, config, judge
         self._meters: dict[str, Meter] = {}
 
     async def answer(self, asked: ChatRequest | CompletionRequest, request: Request, route: str) -> Response:
@@ -76,9 +79,10 @@ class Gateway:
         told.model = asked.model
         if self.fleet.stopping:
             raise Refused(503, "The server is stopping", "stopping", retry_after_s=self._config.stop_s)
-        answers = wanted(asked, self._config)
-        settle = self.count(request.state.key, answers)
-        answering = Answering(self.fleet, asked, answers, told)
+        answers, refusal = await self._judge.asked(wanted(asked, self._config), told)
+        settle = self.count(request.state.key, [] if refusal else answers)
+        answering = Answering(self.fleet, self._judge, asked, answers, told)
+        answering.refusal = refusal
 
         def over() -> None:
             answering.settle(texts=self._config.log_texts)
@@ -146,7 +150,7 @@ def build(
     app = FastAPI(title="Gristmill", version="1", responses=_responses(400, 404, 413), redirect_slashes=False, redoc_url=None)
     app.add_middleware(Door, config=config, keys=keys, metrics=metrics, log=log)
     _tell_errors(app, config)
-    gateway = Gateway(fleet, config, metrics)
+    gateway = Gateway(fleet, config, Judge(Guard(load_policy(config.guard)), metrics))
 
     @app.post(CHAT, responses=ANSWERS, response_class=JSONResponse)
     async def chat(asked: ChatRequest, request: Request) -> Response:

@@ -133,7 +133,7 @@ class Keys:
             file.write(text + "\n")
             file.flush()
             os.fsync(file.fileno())
-        os.replace(name, self.path)
+        Path(name).replace(self.path)
         self._seen = None
 
     @contextmanager

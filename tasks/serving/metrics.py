@@ -15,36 +15,45 @@ class Metrics:
     """The figures of one gateway."""
 
     def __init__(self) -> None:
-        self._registry = CollectorRegistry()
-        named = {"registry": self._registry}
-        self.requests = Counter("gristmill_requests", "Requests, when they are over.", ["route", "model", "status"], **named)
+        self._registry = named = CollectorRegistry()
+        self.requests = Counter(
+            "gristmill_requests", "Requests, when they are over.", ["route", "model", "status"], registry=named
+        )
         self.seconds = Histogram(
             "gristmill_request_seconds",
             "From a request's arrival to its end.",
             ["route", "model"],
             buckets=SECONDS,
-            **named,
+            registry=named,
         )
         self.first_token_seconds = Histogram(
             "gristmill_first_token_seconds",
             "From an answer's arrival to its first token.",
             ["model"],
             buckets=SECONDS,
-            **named,
+            registry=named,
         )
         self.queue_seconds = Histogram(
-            "gristmill_queue_seconds", "That answers waited for a place.", ["model"], buckets=SECONDS, **named
+            "gristmill_queue_seconds", "That answers waited for a place.", ["model"], buckets=SECONDS, registry=named
         )
-        self.tokens_in = Counter("gristmill_prompt_tokens", "Tokens of prompts.", ["model"], **named)
-        self.tokens_out = Counter("gristmill_completion_tokens", "Tokens of answers.", ["model"], **named)
-        self.refused = Counter("gristmill_refused", "Requests that were not answered to their end, by reason.", ["reason"], **named)
-        self.queue = Gauge("gristmill_queue_depth", "Answers that wait for a place.", ["model"], **named)
-        self.working = Gauge("gristmill_in_flight", "Answers that a replica writes.", ["model", "replica"], **named)
-        self.up = Gauge("gristmill_replica_up", "1: a replica takes requests.", ["model", "replica"], **named)
-        self.restarts = Counter("gristmill_replica_ends", "Replicas that ended unasked.", ["model"], **named)
-        self.retried = Counter("gristmill_retried", "Answers that went to another replica because theirs ended.", ["model"], **named)
-        self.reloads = Counter("gristmill_reloads", "Versions that took the place of another.", ["model", "outcome"], **named)
-        self.decisions = Counter("gristmill_guardrail_decisions", "What guardrails did.", ["side", "action", "rule"], **named)
+        self.tokens_in = Counter("gristmill_prompt_tokens", "Tokens of prompts.", ["model"], registry=named)
+        self.tokens_out = Counter("gristmill_completion_tokens", "Tokens of answers.", ["model"], registry=named)
+        self.refused = Counter(
+            "gristmill_refused", "Requests that were not answered to their end, by reason.", ["reason"], registry=named
+        )
+        self.queue = Gauge("gristmill_queue_depth", "Answers that wait for a place.", ["model"], registry=named)
+        self.working = Gauge("gristmill_in_flight", "Answers that a replica writes.", ["model", "replica"], registry=named)
+        self.up = Gauge("gristmill_replica_up", "1: a replica takes requests.", ["model", "replica"], registry=named)
+        self.restarts = Counter("gristmill_replica_ends", "Replicas that ended unasked.", ["model"], registry=named)
+        self.retried = Counter(
+            "gristmill_retried", "Answers that went to another replica because theirs ended.", ["model"], registry=named
+        )
+        self.reloads = Counter(
+            "gristmill_reloads", "Versions that took the place of another.", ["model", "outcome"], registry=named
+        )
+        self.decisions = Counter(
+            "gristmill_guardrail_decisions", "What guardrails did.", ["side", "action", "rule"], registry=named
+        )
 
     def page(self) -> bytes:
         """All of it in Prometheus' text format."""

@@ -1,9 +1,9 @@
 """The text of an answer as its tokens come: whole characters only, and nothing behind a stop string.
 
 What is handed out never has to be taken back: half a character waits for its other half, and what may be the beginning of a stop string
-waits until it is one or is none. All pieces together are what the tokeniser makes of all tokens at once, cut before the stop string that was
-whole first (of several, the longest). How much was handed out hangs on the tokens so far alone and not on how they came, so that another
-replica can go on where one stopped. A token costs the decoding of a few around it.
+waits until it is one or is none. All pieces together are what the tokeniser makes of all tokens at once, cut before the stop string that
+was whole first (of several, the longest). How much was handed out hangs on the tokens so far alone and not on how they came, so that
+another replica can go on where one stopped. A token costs the decoding of a few around it.
 """
 
 from __future__ import annotations

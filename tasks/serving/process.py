@@ -152,7 +152,9 @@ class Replica:
         """End it now."""
         if self._process is not None and self._process.returncode is None:
             with contextlib.suppress(ProcessLookupError):
-                os.kill(self._process.pid, signal.SIGKILL)  # Process.kill() takes the return code away from the one who waits for it
+                os.kill(
+                    self._process.pid, signal.SIGKILL
+                )  # Process.kill() takes the return code away from the one who waits for it
 
     async def gone(self) -> str:
         """Wait for its end: why, as far as it is known."""

@@ -37,7 +37,14 @@ class Refused(Exception):
     """A request that is not answered, in OpenAI's words."""
 
     def __init__(
-        self, status: int, message: str, code: str, *, param: str | None = None, kind: str = "", retry_after_s: float | None = None
+        self,
+        status: int,
+        message: str,
+        code: str,
+        *,
+        param: str | None = None,
+        kind: str = "",
+        retry_after_s: float | None = None,
     ) -> None:
         super().__init__(message)
         self.status, self.message, self.code, self.param, self.retry_after_s = status, message, code, param, retry_after_s
@@ -168,7 +175,9 @@ def wanted(asked: ChatRequest | CompletionRequest, config: ServeConfig) -> list[
         prompts = 1 if isinstance(asked.prompt, str) else len(asked.prompt)
     if number * prompts > config.max_choices:
         what = f"{number} choices of {prompts} prompts" if prompts > 1 else f"n={number}"
-        raise _bad("n" if number > 1 else "prompt", f"{what} are too many: this server gives {config.max_choices} answers at most")
+        raise _bad(
+            "n" if number > 1 else "prompt", f"{what} are too many: this server gives {config.max_choices} answers at most"
+        )
     if asked.stream_options is not None and not asked.stream:
         raise _bad("stream_options", "stream_options is only for stream=true")
     seed = secrets.randbits(62) if asked.seed is None else asked.seed

@@ -34,7 +34,7 @@ def processors() -> ContinuousBatchingLogitsProcessorList:
     return made
 
 
-class _PerAnswer(ContinuousBatchingLogitsProcessor):
+class _PerAnswer(ContinuousBatchingLogitsProcessor):  # type: ignore[misc]
     """A number per answer, carried as the bits of a float32."""
 
     ignored_kwargs = ()

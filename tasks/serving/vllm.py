@@ -1,7 +1,7 @@
 """A replica that is `vllm serve`, asked over its own OpenAI API.
 
-It applies the model's chat template, counts and draws by itself, and its tokens are not told one by one: an answer of which the reader has a
-part does not go on elsewhere. Not run on a GPU here; what is tested is this client, against an OpenAI-compatible server.
+It applies the model's chat template, counts and draws by itself, and its tokens are not told one by one: an answer of which the reader
+has a part does not go on elsewhere. Not run on a GPU here; what is tested is this client, against an OpenAI-compatible server.
 """
 
 from __future__ import annotations
@@ -30,7 +30,9 @@ POLL_S = 0.5
 def require() -> None:
     """Raises InputError where there is no vLLM."""
     if shutil.which("vllm") is None:
-        raise InputError("engine: vllm is not installed (no command `vllm`); install it on a machine with a GPU, or take transformers")
+        raise InputError(
+            "engine: vllm is not installed (no command `vllm`); install it on a machine with a GPU, or take transformers"
+        )
 
 
 class Vllm:
@@ -60,7 +62,17 @@ class Vllm:
         """
         self._hear, port = hear, _free_port()
         self._leash, theirs = socket.socketpair()
-        command = ["vllm", "serve", self.served.folder, "--host", "127.0.0.1", "--port", str(port), "--served-model-name", "served"]
+        command = [
+            "vllm",
+            "serve",
+            self.served.folder,
+            "--host",
+            "127.0.0.1",
+            "--port",
+            str(port),
+            "--served-model-name",
+            "served",
+        ]
         command += ["--max-num-seqs", str(self._config.slots)]
         if self._config.context_length:
             command += ["--max-model-len", str(self._config.context_length)]
@@ -75,7 +87,9 @@ class Vllm:
                 stderr=log,
                 start_new_session=True,
             )
-        self._client = httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}", timeout=None, trust_env=False, limits=httpx.Limits())
+        self._client = httpx.AsyncClient(
+            base_url=f"http://127.0.0.1:{port}", timeout=None, trust_env=False, limits=httpx.Limits()
+        )
         end_s = time.monotonic() + self._config.start_timeout_s
         while not await self._healthy():
             if self._process.returncode is not None:

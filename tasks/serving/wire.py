@@ -1,8 +1,9 @@
 """What a gateway and a replica say to each other: one JSON object a line, UTF-8.
 
-To the replica: {"op": "ping", "number"}; {"op": "generate", "id", "messages" or "prompt", "new_tokens", "default_new_tokens", "temperature",
-"top_p", "seed", "stop", "stream", "resume"}; {"op": "cancel", "id"}. From it: {"ready": facts}; {"pong": number}; {"began": [id, prompt tokens]};
-{"wrote": [[id, new tokens, new text, why it is over or ""], …]}; {"unfit": [id, code, words]}; {"fatal": words}, then it ends.
+To the replica: {"op": "ping", "number"}; {"op": "cancel", "id"}; {"op": "generate", "id", "messages" or "prompt", "new_tokens",
+"default_new_tokens", "temperature", "top_p", "seed", "stop", "stream", "resume"}. From it: {"ready": facts}; {"pong": number};
+{"began": [id, prompt tokens]}; {"wrote": [[id, new tokens, new text, why it is over or ""], …]}; {"unfit": [id, code, words]};
+{"fatal": words}, then it ends.
 """
 
 from __future__ import annotations

@@ -32,7 +32,8 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def trained(step: str, folder: Path, steps: int) -> ShardSet:
     """A version of a model, by its own name in the store."""
-    made = made_model.trained(folder / step, config={"max_steps": steps})
+    texts = {"model/config.json": f'{{"steps": {steps}}}'}
+    made = made_model._sealed(folder / step, step, "model", texts, {}, {"steps": steps}, {}, {})
     place = Path(settings().store, step, made.version)
     place.parent.mkdir(parents=True, exist_ok=True)
     Path(made.folder).rename(place)
@@ -51,15 +52,15 @@ def test_a_folder_is_served_as_it_is_and_a_version_by_its_model(home: Path, tmp_
     assert (plain.name, plain.version, plain.folder) == ("m", "plain", str(tmp_path / "plain"))
     (tmp_path / "plain" / "config.json").write_text('{"a": 1}')
     assert resolve(str(tmp_path / "plain")).digest != plain.digest
-    version = trained("sft", tmp_path, 1)
+    version = trained("sft", tmp_path, 600)
     for what in (version.folder, f"sft/{version.version}"):
         found = resolve(what)
         assert (found.folder, found.digest) == (f"{version.folder}/model", version.digest), what
-        assert found.version == f"pretrain/{version.version}"
+        assert found.version == f"sft/{version.version}"
 
 
 def test_what_is_no_model_is_refused_with_what_to_do(home: Path, tmp_path: Path) -> None:
-    model = trained("sft", tmp_path, 1)
+    model = trained("sft", tmp_path, 600)
     made_model.scored(model, Path(settings().store, "evaluate", "fedcba9876543210"), "evaluate")
     (tmp_path / "empty").mkdir()
     for what, told in (
@@ -76,7 +77,7 @@ def test_an_alias_is_followed_and_only_looked_up_in_the_store_when_it_moves(
     home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The registry is the outside world here; the real one is asked in tests/served."""
-    made = [trained(step, tmp_path, place) for place, step in enumerate(("sft", "dpo"), 1)]
+    made = [trained(step, tmp_path, place) for place, step in enumerate(("sft", "dpo"), 600)]
     rows: list[dict[str, Any]] = [
         {"name": "m", "version": str(place + 1), "digest": one.digest, "aliases": [], "tags": {"model.version": one.version}}
         for place, one in enumerate(made)
@@ -93,7 +94,7 @@ def test_an_alias_is_followed_and_only_looked_up_in_the_store_when_it_moves(
     with contextlib.ExitStack() as copies:
         champion = serve._resolver("m", "m", copies)
         first = champion()
-        assert first.folder == f"{made[0].folder}/model" and first.version == f"m:1 (pretrain/{made[0].version})"
+        assert first.folder == f"{made[0].folder}/model" and first.version == f"m:1 (sft/{made[0].version})"
         monkeypatch.setattr(serve, "_in_store", lambda *_: pytest.fail("the store was read though nothing has moved"))
         assert champion() is first
         monkeypatch.undo()
@@ -104,7 +105,10 @@ def test_an_alias_is_followed_and_only_looked_up_in_the_store_when_it_moves(
         assert champion().folder == f"{made[1].folder}/model"
         assert serve._resolver("m", "m:1", copies)().digest == made[0].digest
         assert serve._resolver("m", "m@challenger", copies)().digest == made[1].digest
-        for what, told in (("m:9", "has no version 9 in the registry; it has: 1, 2 champion challenger"), ("n", "no model is registered")):
+        for what, told in (
+            ("m:9", "has no version 9 in the registry; it has: 1, 2 champion challenger"),
+            ("n", "no model is registered"),
+        ):
             with pytest.raises(InputError, match=told):
                 serve._resolver("m", what, copies)()
         rows[1]["digest"] = "0" * 32

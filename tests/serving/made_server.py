@@ -23,7 +23,8 @@ from models.tokeniser import TokeniserConfig
 from tasks.serving.config import Resolve, ServeConfig, Served
 from tasks.serving.server import Server, serve
 
-WORDS = "read write open close file folder error value returns list of the a key secret of and in it is this that where what".split()
+WORDS = ["read", "write", "open", "close", "file", "folder", "error", "value", "returns", "list", "of", "the", "a", "key"]
+WORDS += ["secret", "of", "and", "in", "it", "is", "this", "that", "where", "what"]
 CONTEXT = 192
 
 
@@ -88,7 +89,8 @@ def served(folder: str, name: str = "tiny", version: str = "v1") -> Served:
 @contextlib.contextmanager
 def running(resolves: Mapping[str, Resolve], home: Path, **config: Any) -> Iterator[Gateway]:
     """A gateway in a thread of this process; it is stopped at the end."""
-    made = ServeConfig(port=0, keys_file=home / "keys.json", log_file=home / "requests.jsonl", threads=1, slots=8, **config)
+    own = {"keys_file": home / "keys.json", "log_file": home / "requests.jsonl", "guard": "off"}
+    made = ServeConfig.model_validate({"port": 0, "threads": 1, "slots": 8, **own, **config})
     ready, found, failed = threading.Event(), list[Gateway](), list[BaseException]()
     before = os.environ.get("GRISTMILL_HOME")
     os.environ["GRISTMILL_HOME"] = str(home)

@@ -32,7 +32,9 @@ class Plain:
 
     def place(self) -> list[Any]:
         made = []
-        for ticket in sorted((one for one, it in self.requests.items() if not it["on"]), key=lambda one: self.requests[one]["came"]):
+        for ticket in sorted(
+            (one for one, it in self.requests.items() if not it["on"]), key=lambda one: self.requests[one]["came"]
+        ):
             if not (free := self.free(self.requests[ticket]["model"])):
                 continue
             chosen = min(free, key=lambda name: (len(self.on(name)), self.replicas[name]["begun"], name))
@@ -79,7 +81,8 @@ class Plain:
         return self.place()
 
 
-EVENTS = st.lists(st.tuples(st.sampled_from(["up", "hold", "release", "down", "arrive", "arrive", "leave", "leave"]), st.integers(0, 10**6)))
+WHAT = ["up", "hold", "release", "down", "arrive", "arrive", "leave", "leave"]
+EVENTS = st.lists(st.tuples(st.sampled_from(WHAT), st.integers(0, 10**6)))
 
 
 @settings(max_examples=300, deadline=None)
@@ -88,7 +91,10 @@ def test_every_decision_is_that_of_the_plain_rules(events: list[tuple[str, int]]
     clever, plain = Balancer(QUEUE, TRIES), Plain()
     for number, (what, chance) in enumerate(events):
         if what == "up":
-            told = clever.up(f"r{number}", "ab"[chance % 2], 1 + chance % 3), plain.up(f"r{number}", "ab"[chance % 2], 1 + chance % 3)
+            told = (
+                clever.up(f"r{number}", "ab"[chance % 2], 1 + chance % 3),
+                plain.up(f"r{number}", "ab"[chance % 2], 1 + chance % 3),
+            )
         elif what == "arrive":
             told = clever.arrive(number, "ab"[chance % 2]), plain.arrive(number, "ab"[chance % 2])
         elif what == "leave":
@@ -111,7 +117,10 @@ def test_every_decision_is_that_of_the_plain_rules(events: list[tuple[str, int]]
 def test_requests_of_a_lost_replica_go_on_before_later_ones() -> None:
     balancer = Balancer(queue_size=10, max_tries=3)
     assert balancer.up("one", "m", 2) == []
-    assert balancer.arrive("a", "m") + balancer.arrive("b", "m") + balancer.arrive("c", "m") == [Start("a", "one"), Start("b", "one")]
+    assert balancer.arrive("a", "m") + balancer.arrive("b", "m") + balancer.arrive("c", "m") == [
+        Start("a", "one"),
+        Start("b", "one"),
+    ]
     assert balancer.down("one") == []
     assert balancer.up("two", "m", 2) == [Start("a", "two"), Start("b", "two")]
     assert balancer.leave("a") == [Start("c", "two")]

@@ -5,20 +5,28 @@ from __future__ import annotations
 import asyncio
 import json
 import random
+import re
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import httpx
 import openai
 import pytest
 import torch
-from .fuzzing import fuzz
-from .made_server import CONTEXT, WORDS, Gateway, make_model, running, served, until
 
 from models.loading import load_causal
 from tasks.serving.keys import Keys
 
+from .fuzzing import fuzz
+from .made_server import CONTEXT, WORDS, Gateway, make_model, running, served, until
+
+ASKED = "what is it"
+POLICY = """
+rules:
+  - {{kind: pii, side: before, find: [email]}}
+  - {{kind: topics, name: asked, side: before, deny: [forbidden], message: Not that.}}
+  - {{kind: topics, name: answered, side: after, deny: [{word}], message: No more of that.}}
+"""
 MESSAGES: list[Any] = [{"role": "system", "content": "read the list"}, {"role": "user", "content": "what is in the file?"}]
 
 
@@ -28,17 +36,30 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 
 @pytest.fixture(scope="module")
-def gateway(folder: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Gateway]:
+def denied(folder: str) -> tuple[str, str]:
+    """What the model says to ASKED before a word, and that word, which the policy does not let through."""
+    words = load_causal(folder)[1]
+    text = words.decode(by_generate(folder, words(ASKED)["input_ids"], 40), skip_special_tokens=True)
+    word = max(re.findall(r"[A-Za-z0-9]+", text), key=len)
+    assert len(word) > 5
+    return text.partition(word)[0], word
+
+
+@pytest.fixture(scope="module")
+def gateway(folder: str, denied: tuple[str, str], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Gateway]:
     home = tmp_path_factory.mktemp("home")
-    with running({"tiny": lambda: served(folder)}, home, queue_size=64, max_body_bytes=20_000) as found:
+    (home / "policy.yaml").write_text(POLICY.format(word=denied[1]))
+    limits = {"queue_size": 64, "max_body_bytes": 20_000}
+    with running({"tiny": lambda: served(folder)}, home, guard=str(home / "policy.yaml"), **limits) as found:
         yield found
 
 
 @pytest.fixture(scope="module")
 def client(gateway: Gateway) -> Iterator[openai.OpenAI]:
-    with httpx.Client(trust_env=False) as http, openai.OpenAI(
-        base_url=f"{gateway.url}/v1", api_key="none", max_retries=0, http_client=http
-    ) as found:
+    with (
+        httpx.Client(trust_env=False) as http,
+        openai.OpenAI(base_url=f"{gateway.url}/v1", api_key="none", max_retries=0, http_client=http) as found,
+    ):
         yield found
 
 
@@ -188,7 +209,12 @@ REFUSED: list[tuple[dict[str, Any], str, str]] = [
 def test_what_is_not_supported_is_refused_by_its_name(
     client: openai.OpenAI, more: dict[str, Any], param: str, code: str, stream: bool
 ) -> None:
-    body = {"model": "tiny", "messages": MESSAGES, **({"stream": True} if stream and "stream_options" not in more else {}), **more}
+    body = {
+        "model": "tiny",
+        "messages": MESSAGES,
+        **({"stream": True} if stream and "stream_options" not in more else {}),
+        **more,
+    }
     with pytest.raises(openai.BadRequestError) as caught:
         client.post("/chat/completions", body=body, cast_to=object)
     assert caught.value.type == "invalid_request_error"
@@ -196,8 +222,18 @@ def test_what_is_not_supported_is_refused_by_its_name(
 
 
 def test_fields_that_change_nothing_are_taken(client: openai.OpenAI) -> None:
-    neutral: dict[str, Any] = {"frequency_penalty": 0, "presence_penalty": 0.0, "logprobs": False, "user": "u", "stop": None, "store": False}
-    parts = [{"role": "developer", "content": [{"type": "text", "text": "read "}, {"type": "text", "text": "the list"}]}, MESSAGES[1]]
+    neutral: dict[str, Any] = {
+        "frequency_penalty": 0,
+        "presence_penalty": 0.0,
+        "logprobs": False,
+        "user": "u",
+        "stop": None,
+        "store": False,
+    }
+    parts = [
+        {"role": "developer", "content": [{"type": "text", "text": "read "}, {"type": "text", "text": "the list"}]},
+        MESSAGES[1],
+    ]
     asked: dict[str, Any] = {"model": "tiny", "temperature": 0, "max_tokens": 9}
     one = client.chat.completions.create(**asked, **neutral, messages=parts, response_format={"type": "text"})  # type: ignore[arg-type]
     other = client.chat.completions.create(**asked, messages=MESSAGES)
@@ -206,7 +242,61 @@ def test_fields_that_change_nothing_are_taken(client: openai.OpenAI) -> None:
 
 @pytest.mark.parametrize("examples", [5, pytest.param(300, marks=pytest.mark.soak)])
 def test_whatever_is_sent_is_answered_as_described(gateway: Gateway, examples: int) -> None:
-    assert {("/v1/chat/completions", 400), ("/v1/completions", 400), ("/health", 200), ("/v1/models/{name}", 404)} <= fuzz(gateway, examples)
+    assert {("/v1/chat/completions", 400), ("/v1/completions", 400), ("/health", 200), ("/v1/models/{name}", 404)} <= fuzz(
+        gateway, examples
+    )
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_what_may_not_be_asked_is_answered_with_the_policys_words(client: openai.OpenAI, gateway: Gateway, stream: bool) -> None:
+    asked: dict[str, Any] = {
+        "model": "tiny",
+        "messages": [{"role": "user", "content": "the forbidden one, to ann@example.org"}],
+        "n": 2,
+    }
+    if stream:
+        events = list(client.chat.completions.create(**asked, stream=True))
+        texts = [
+            "".join(c.delta.content or "" for event in events for c in event.choices if c.index == place) for place in (0, 1)
+        ]
+        ends = [one.finish_reason for event in events for one in event.choices if one.finish_reason]
+    else:
+        answer = client.chat.completions.create(**asked)
+        texts, ends = [str(one.message.content) for one in answer.choices], [one.finish_reason for one in answer.choices]
+        assert answer.usage is not None and answer.usage.total_tokens == 0 and answer.system_fingerprint == "v1"
+    assert texts == ["Not that."] * 2 and ends == ["content_filter"] * 2
+    line = until(lambda: [one for one in gateway.lines() if one["stream"] == stream and "decisions" in one], 5)[-1]
+    assert [(one["side"], one["action"], [rule["rule"] for rule in one["rules"]]) for one in line["decisions"]] == [
+        ("before", "refuse", ["asked"])
+    ] and "example.org" not in json.dumps(line)
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_an_answer_ends_where_a_rule_refuses_it(
+    client: openai.OpenAI, gateway: Gateway, denied: tuple[str, str], stream: bool
+) -> None:
+    refused = gateway.metric("gristmill_guardrail_decisions_total")
+    asked: dict[str, Any] = {"model": "tiny", "prompt": ASKED, "temperature": 0, "max_tokens": 40}
+    if stream:
+        events = list(client.completions.create(**asked, stream=True))
+        text, ended = "".join(one.choices[0].text for one in events), events[-1].choices[0].finish_reason
+    else:
+        choice = client.completions.create(**asked).choices[0]
+        text, ended = choice.text, choice.finish_reason
+    assert text == f"{denied[0]}\n\nNo more of that." and ended == "content_filter"
+    line = until(lambda: [one for one in gateway.lines() if "decisions" in one and one["decisions"][0]["side"] == "after"], 5)[-1]
+    assert [one["rule"] for one in line["decisions"][0]["rules"]] == ["answered"] and denied[1] not in json.dumps(line)
+    assert line["completion_tokens"] <= 40 and gateway.metric("gristmill_guardrail_decisions_total") == refused + 2
+    until(lambda: gateway.replicas()[0]["in_flight"] == 0, 5)
+
+
+def test_an_address_is_masked_before_the_model_sees_it(client: openai.OpenAI, gateway: Gateway) -> None:
+    def ask(prompt: str) -> str:
+        return client.completions.create(model="tiny", prompt=prompt, temperature=0, max_tokens=20).choices[0].text
+
+    assert ask("read ann@example.org") == ask("read bob@example.com") != ask("read ann")
+    actions = [one["action"] for line in gateway.lines() for one in line.get("decisions", ())]
+    assert actions.count("change") == 2
 
 
 def test_models_are_listed_and_an_unknown_one_is_not_found(client: openai.OpenAI) -> None:
@@ -253,7 +343,10 @@ def test_without_keys_only_this_machine_is_answered(gateway: Gateway) -> None:
 
 def test_a_client_that_goes_away_frees_its_place(gateway: Gateway) -> None:
     body = {"model": "tiny", "messages": MESSAGES, "max_tokens": 120, "seed": 1, "n": 4}
-    with httpx.Client(trust_env=False) as http, http.stream("POST", f"{gateway.url}/v1/chat/completions", json=body | {"stream": True}) as answer:
+    with (
+        httpx.Client(trust_env=False) as http,
+        http.stream("POST", f"{gateway.url}/v1/chat/completions", json=body | {"stream": True}) as answer,
+    ):
         next(answer.iter_lines())
     with pytest.raises(httpx.ReadTimeout):
         httpx.post(f"{gateway.url}/v1/chat/completions", json=body, timeout=0.05, trust_env=False)

@@ -51,7 +51,7 @@ def test_what_cannot_be_is_told(tmp_path: Path) -> None:
         keys.add("ann", 0, 0)
     with pytest.raises(InputError, match="no name for a key"):
         keys.add("a b", 0, 0)
-    with pytest.raises(InputError, match="has no key in .*these have: ann"):
+    with pytest.raises(InputError, match=r"has no key in .*these have: ann"):
         keys.remove("bob")
     keys.path.write_text(json.dumps({"keys": [{"name": "x"}]}))
     with pytest.raises(InputError, match="is no file of keys"):

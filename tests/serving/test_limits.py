@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 from tasks.serving.limits import WINDOW_S, Limit, Meter, Use
 
 STEPS = st.lists(
-    st.tuples(st.sampled_from(["ask", "ask", "settle"]), st.integers(1, 12), st.sampled_from([0.0, 0.5, 7.0, 19.0, 60.0])), max_size=60
+    st.tuples(st.sampled_from(["ask", "ask", "settle"]), st.integers(1, 12), st.sampled_from([0.0, 0.5, 7.0, 19.0, 60.0])),
+    max_size=60,
 )
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
@@ -33,7 +32,9 @@ def at_once(text: str, stop: Sequence[str]) -> tuple[str, bool]:
 
 @settings(max_examples=300, deadline=None)
 @given(data=st.data(), stop=st.lists(st.text("ab é東", min_size=1, max_size=4), max_size=3))
-def test_all_pieces_together_are_the_text_at_once(words: tokeniser.tokenizers.Tokenizer, data: st.DataObject, stop: list[str]) -> None:
+def test_all_pieces_together_are_the_text_at_once(
+    words: tokeniser.tokenizers.Tokenizer, data: st.DataObject, stop: list[str]
+) -> None:
     ids = data.draw(
         st.lists(st.integers(0, words.get_vocab_size() - 1), max_size=30)
         | st.text("ab é東京😀\n", max_size=20).map(lambda text: words.encode(text).ids)
@@ -47,7 +48,11 @@ def test_all_pieces_together_are_the_text_at_once(words: tokeniser.tokenizers.To
 
 
 @settings(max_examples=200, deadline=None)
-@given(text=st.text("ab é東京😀\u2603", max_size=20), cut=st.integers(0, 60), stop=st.lists(st.text("ab é東", min_size=1, max_size=3), max_size=2))
+@given(
+    text=st.text("ab é東京😀\u2603", max_size=20),
+    cut=st.integers(0, 60),
+    stop=st.lists(st.text("ab é東", min_size=1, max_size=3), max_size=2),
+)
 def test_what_was_handed_out_follows_from_the_tokens_so_far(
     words: tokeniser.tokenizers.Tokenizer, text: str, cut: int, stop: list[str]
 ) -> None:

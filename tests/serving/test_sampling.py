@@ -39,7 +39,9 @@ def test_draws_are_as_likely_as_the_scores_say() -> None:
     found = torch.tensor(chosen(scores.expand(num, -1), [asked(seed=place) for place in range(num)])).bincount(minlength=12)
     expected = scores.softmax(-1) * num
     assert float(((found - expected) ** 2 / expected).sum()) < 31.3  # chi-squared, 11 degrees of freedom: p = 0.001
-    again = torch.tensor(chosen(scores.expand(num, -1), [asked(place=place, seed=7) for place in range(num)])).bincount(minlength=12)
+    again = torch.tensor(chosen(scores.expand(num, -1), [asked(place=place, seed=7) for place in range(num)])).bincount(
+        minlength=12
+    )
     assert float(((again - expected) ** 2 / expected).sum()) < 31.3
 
 

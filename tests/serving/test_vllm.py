@@ -1,4 +1,4 @@
-"""The engine `vllm` without a GPU: its command is stood in for by a gateway of ours, which speaks the same API; the client is the real one."""
+"""The engine `vllm` without a GPU: in place of its command a gateway of ours, which speaks the same API; the client is the real one."""
 
 from __future__ import annotations
 
@@ -23,7 +23,8 @@ import os, sys
 words = sys.argv[1:]
 assert words[0] == "serve", words
 given = dict(zip(words[2::2], words[3::2]))
-command = ["-m", "flows", "serve", given["--served-model-name"] + "=" + words[1], "--port", given["--port"], "--set", "slots=" + given["--max-num-seqs"]]
+command = ["-m", "flows", "serve", given["--served-model-name"] + "=" + words[1], "--port", given["--port"]]
+command += ["--set", "slots=" + given["--max-num-seqs"], "--set", "guard=off"]
 os.environ["PYTHONPATH"] = {project!r}
 os.environ["GRISTMILL_HOME"] = {home!r}
 os.execv(sys.executable, [sys.executable, *command])
