@@ -131,9 +131,11 @@ class Crew:
     async def end(self) -> None:
         """End all of them now, and wait until they are gone."""
         self.retired = True
-        for place in self.places:
+        for place, task in zip(self.places, self._tasks, strict=True):
             if place.replica is not None:
                 place.replica.kill()
+            if place.state in (STARTING, ENDED):
+                task.cancel()  # it loads, or waits for its next start
         _, late = await asyncio.wait(self._tasks, timeout=5.0)
         for task in late:
             task.cancel()

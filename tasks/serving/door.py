@@ -26,7 +26,8 @@ from tasks.serving.requests import Refused
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
 GUARDED = ("/v1/", "/metrics")
 """What only those with a key may ask, where there are keys, besides all that is posted."""
-ANYBODY = Key(name="anybody", digest="")
+ANYBODY, STRANGER = Key(name="anybody", digest=""), Key(name="stranger", digest="")
+"""Whoever asks where there are no keys; and who has none where there are."""
 
 
 class Door:
@@ -70,10 +71,10 @@ class Door:
             if _host(headers.get("host", "")) not in LOOPBACK:  # a page elsewhere whose name was made to mean this machine
                 raise Refused(403, "Without keys, only requests to 127.0.0.1 or localhost are answered", "wrong_host")
             return ANYBODY
-        if not scope["path"].startswith(GUARDED) and scope["method"] != "POST":
-            return ANYBODY
         kind, _, secret = headers.get("authorization", "").partition(" ")
         key = self._keys.find(secret.strip()) if kind.lower() == "bearer" else None
+        if key is None and not scope["path"].startswith(GUARDED) and scope["method"] != "POST":
+            return STRANGER
         if key is None:
             words = "Incorrect API key provided" if secret else "No API key provided: send it as `Authorization: Bearer KEY`"
             raise Refused(401, f"{words}. `gristmill keys add NAME` makes one", "invalid_api_key")

@@ -11,14 +11,14 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import AsyncGenerator, Callable, Mapping
+from collections.abc import AsyncGenerator, Callable, Coroutine, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from infra.errors import GristmillError, InputError
 from tasks.serving.balancer import LOST_TOO_OFTEN, QUEUE_FULL, Balancer, Decision, Idle, Refuse, Start
 from tasks.serving.config import Resolve, ServeConfig, Served
-from tasks.serving.crew import READY, Crew, Place, Worker
+from tasks.serving.crew import ENDED, READY, Crew, Place, Worker
 from tasks.serving.metrics import Metrics
 from tasks.serving.process import Began, Event, Wrote
 from tasks.serving.requests import Refused
@@ -254,7 +254,7 @@ class Fleet:
         """Ask again and again what the names mean, and follow them."""
         while True:
             await asyncio.sleep(self.config.poll_s)
-            self._old = [crew for crew in self._old if any(place.replica and place.state != "ended" for place in crew.places)]
+            self._old = [crew for crew in self._old if any(place.replica and place.state != ENDED for place in crew.places)]
             for name, model in self.models.items():
                 try:
                     served = await asyncio.to_thread(model.resolve)
@@ -290,10 +290,15 @@ class Fleet:
         self.metrics.reloads.labels(name, "done").inc()
         log.warning("%s: %s answers now", name, served.version)
 
-    def _task(self, work: Any) -> None:
+    def _task(self, work: Coroutine[Any, Any, None]) -> None:
         task = asyncio.create_task(work)
         self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+        task.add_done_callback(self._over)
+
+    def _over(self, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        if not task.cancelled() and (error := task.exception()) is not None:
+            log.error("aliases are not followed any more: %s", error, exc_info=error)
 
     def show_load(self) -> None:
         """Bring the gauges of queues and replicas up to date."""

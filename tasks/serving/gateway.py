@@ -16,7 +16,7 @@ from starlette.responses import JSONResponse, Response, StreamingResponse
 
 from tasks.serving.answering import Answering
 from tasks.serving.config import ServeConfig
-from tasks.serving.door import Door, refusal, too_large
+from tasks.serving.door import STRANGER, Door, refusal, too_large
 from tasks.serving.fleet import Fleet
 from tasks.serving.guardrails import Guard
 from tasks.serving.judge import Judge
@@ -147,7 +147,8 @@ def build(
     fleet: Fleet, config: ServeConfig, keys: Keys, metrics: Metrics, log: RequestLog, store: VoteStore | None = None
 ) -> FastAPI:
     """The app."""
-    app = FastAPI(title="Gristmill", version="1", responses=_responses(400, 404, 413), redirect_slashes=False, redoc_url=None)
+    told: dict[str, Any] = {"title": "Gristmill", "version": "1", "responses": _responses(400, 404, 413)}
+    app = FastAPI(**told, redirect_slashes=False, docs_url=None, redoc_url=None)  # their pages would load scripts from elsewhere
     app.add_middleware(Door, config=config, keys=keys, metrics=metrics, log=log)
     _tell_errors(app, config)
     gateway = Gateway(fleet, config, Judge(Guard(load_policy(config.guard)), metrics))
@@ -176,12 +177,13 @@ def build(
 
     @app.get("/health", responses={503: {"description": "a model has no replica that answers"}})
     async def health(request: Request) -> Response:
-        """Each model's version, and the state of its replicas."""
+        """Each model's version, and the state of its replicas; to those who have no key where there are some, one word."""
         request.state.told.route = "/health"
         state = fleet.state()
         good = all(one["ready"] for one in state.values()) and not fleet.stopping
         word = "stopping" if fleet.stopping else "ok" if good else "unhealthy"
-        return JSONResponse({"status": word, "models": state}, 200 if good else 503)
+        told = {"status": word} if request.state.key is STRANGER else {"status": word, "models": state}
+        return JSONResponse(told, 200 if good else 503)
 
     @app.get("/metrics", response_class=Response, responses={200: {"content": {"text/plain": {}}}})
     async def figures(request: Request) -> Response:

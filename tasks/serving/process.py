@@ -104,17 +104,21 @@ class Replica:
         )
         command = (sys.executable, "-m", MODULE, json.dumps(dataclasses.asdict(job)))
         offline = {"HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": str(self._threads)}
-        with theirs, self._log.open("wb") as log:
-            self._process = await asyncio.create_subprocess_exec(
-                *command,
-                env=child_environment(**offline),
-                cwd=PROJECT,
-                pass_fds=(theirs.fileno(),),
-                stdin=asyncio.subprocess.DEVNULL,
-                stdout=log,
-                stderr=log,
-                start_new_session=True,  # Ctrl-C is for the gateway, which lets running requests end
-            )
+        try:
+            with theirs, self._log.open("wb") as log:
+                self._process = await asyncio.create_subprocess_exec(
+                    *command,
+                    env=child_environment(**offline),
+                    cwd=PROJECT,
+                    pass_fds=(theirs.fileno(),),
+                    stdin=asyncio.subprocess.DEVNULL,
+                    stdout=log,
+                    stderr=log,
+                    start_new_session=True,  # Ctrl-C is for the gateway, which lets running requests end
+                )
+        except OSError as error:  # no memory, no file handles: the next try may have some
+            ours.close()
+            raise ReplicaFailed(f"{self.name}: cannot be started: {error}") from error
         self._reader, self._writer = await asyncio.open_connection(sock=ours, limit=MAX_LINE_BYTES)
         try:
             first = await asyncio.wait_for(read_line(self._reader), self._config.start_timeout_s)

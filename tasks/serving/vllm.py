@@ -46,6 +46,7 @@ class Vllm:
         self._config, self._log = config, log
         self._process: asyncio.subprocess.Process | None = None
         self._client: httpx.AsyncClient | None = None
+        self._leash: socket.socket | None = None
         self._writing: dict[str, asyncio.Task[None]] = {}
         self._hear: Callable[[Event], None] = lambda event: None
 
@@ -117,7 +118,8 @@ class Vllm:
 
     def kill(self) -> None:
         """End it now: without its leash the program is killed."""
-        self._leash.close()
+        if self._leash is not None:
+            self._leash.close()
 
     async def gone(self) -> str:
         """Wait for its end."""
@@ -147,8 +149,8 @@ class Vllm:
                     self._refuse(request, response.status_code, await response.aread())
                     return
                 await self._read(request, response)
-        except httpx.HTTPError:
-            self.kill()  # half an answer: only a new process is known to be sound
+        except (httpx.HTTPError, ValueError, KeyError):
+            self.kill()  # half an answer, or none that is understood: only a new process is known to be sound
         finally:
             self._writing.pop(request, None)
 

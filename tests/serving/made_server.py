@@ -109,7 +109,7 @@ def running(resolves: Mapping[str, Resolve], home: Path, **config: Any) -> Itera
     thread = threading.Thread(target=work)
     thread.start()
     try:
-        assert ready.wait(180)
+        assert ready.wait(300)
         if failed:
             raise failed[0]
         yield found[0]

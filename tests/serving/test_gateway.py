@@ -103,7 +103,7 @@ def test_a_stream_says_the_same_in_pieces_and_counts_at_its_end(client: openai.O
     assert ended == [choice.finish_reason for choice in whole.choices]
     assert events[-1].usage == whole.usage and all(event.usage is None for event in events[:-1])
     assert [event.choices[0].delta.role for event in events if event.choices and event.choices[0].delta.role] == ["assistant"] * 2
-    assert len({event.id for event in events}) == 1 and len(events) > 20
+    assert len({event.id for event in events}) == 1 and len(events) > 12  # the guard holds some back
 
 
 def test_what_one_is_answered_hangs_on_the_seed_and_not_on_who_else_asks(client: openai.OpenAI, gateway: Gateway) -> None:
@@ -240,7 +240,7 @@ def test_fields_that_change_nothing_are_taken(client: openai.OpenAI) -> None:
     assert one.choices[0].message.content == other.choices[0].message.content
 
 
-@pytest.mark.parametrize("examples", [5, pytest.param(300, marks=pytest.mark.soak)])
+@pytest.mark.parametrize("examples", [4, pytest.param(300, marks=pytest.mark.soak)])
 def test_whatever_is_sent_is_answered_as_described(gateway: Gateway, examples: int) -> None:
     assert {("/v1/chat/completions", 400), ("/v1/completions", 400), ("/health", 200), ("/v1/models/{name}", 404)} <= fuzz(
         gateway, examples
@@ -379,7 +379,9 @@ def test_keys_are_asked_for_as_soon_as_there_are_any_and_have_limits(gateway: Ga
         openai.OpenAI(base_url=url, api_key="gm-wrong", max_retries=0).models.list()
     assert caught.value.code == "invalid_api_key" and "gm-wrong" not in caught.value.message
     assert httpx.get(f"{gateway.url}/metrics", trust_env=False).status_code == 401
-    assert httpx.get(f"{gateway.url}/health", trust_env=False).status_code == 200
+    assert httpx.get(f"{gateway.url}/health", trust_env=False).json() == {"status": "ok"}
+    own = {"Authorization": f"Bearer {secret}"}
+    assert "models" in httpx.get(f"{gateway.url}/health", headers=own, trust_env=False).json()
     assert [one.id for one in openai.OpenAI(base_url=url, api_key=secret, max_retries=0).models.list()] == ["tiny"]
     with openai.OpenAI(base_url=url, api_key=poor, max_retries=0) as bob:
         ask: dict[str, Any] = {"model": "tiny", "messages": MESSAGES}

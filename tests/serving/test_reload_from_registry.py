@@ -21,7 +21,7 @@ from infra.settings import PROJECT, child_environment, settings
 
 from .made_server import make_model, until
 
-pytestmark = pytest.mark.soak
+pytestmark = [pytest.mark.soak, pytest.mark.timeout(900)]
 
 
 @pytest.fixture
@@ -39,7 +39,7 @@ def registry(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
         try:
             url = f"http://127.0.0.1:{port}"
             monkeypatch.setenv("GRISTMILL_MLFLOW_URL", url)
-            until(tracking.reachable, 120)
+            until(tracking.reachable, 200)
             yield url
         finally:
             os.killpg(process.pid, signal.SIGTERM)
@@ -113,7 +113,7 @@ def test_the_champion_answers_and_the_next_one_takes_over_when_the_alias_moves(r
 
         asking = threading.Thread(target=keep_asking)
         asking.start()
-        until(lambda: told()[0] == f"mine:2 (dpo/{versions[1].version})", 120)
+        until(lambda: told()[0] == f"mine:2 (dpo/{versions[1].version})", 300)
         end.set()
         asking.join()
         assert ask("mine") == challenger and set(found) <= {champion, challenger}

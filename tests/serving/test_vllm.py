@@ -17,7 +17,7 @@ from infra.settings import PROJECT
 
 from .made_server import alive, make_model, running, served, until
 
-pytestmark = pytest.mark.soak
+pytestmark = [pytest.mark.soak, pytest.mark.timeout(900)]
 STAND_IN = """#!{python}
 import os, sys
 words = sys.argv[1:]
