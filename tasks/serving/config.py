@@ -94,6 +94,7 @@ class ServeConfig(BaseModel):
     """File with a line for each request. None: `serving/requests.jsonl` below GRISTMILL_HOME."""
     log_texts: bool = False
     """Whether prompts and answers are written there, too. They are what people said: decide it with care."""
+
     votes: VotesConfig = VotesConfig()
     """How much of what people say of answers is kept, and for how long."""
 

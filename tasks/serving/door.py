@@ -77,7 +77,7 @@ class Door:
             return ANYBODY
         kind, _, secret = headers.get("authorization", "").partition(" ")
         key = self._keys.find(secret.strip()) if kind.lower() == "bearer" else None
-        if key is None and not scope["path"].startswith(GUARDED):
+        if key is None and not scope["path"].startswith(GUARDED) and scope["method"] != "POST":
             return STRANGER
         if key is None:
             words = "Incorrect API key provided" if secret else "No API key provided: send it as `Authorization: Bearer KEY`"

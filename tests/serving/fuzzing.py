@@ -16,8 +16,9 @@ from schemathesis.specs.openapi.checks import content_type_conformance, response
 from .made_server import Gateway
 
 CHECKS = [not_a_server_error, status_code_conformance, content_type_conformance, response_schema_conformance]
-POSTS = {("/v1/chat/completions", "POST"), ("/v1/completions", "POST")}
-GETS = {("/v1/models", "GET"), ("/v1/models/{name}", "GET"), ("/health", "GET"), ("/metrics", "GET")}
+OF_PEOPLE = ("/feedback", "/feedback/forget", "/ab/answer", "/ab/again", "/ab/vote")
+POSTS = {("/v1/chat/completions", "POST"), ("/v1/completions", "POST"), *((path, "POST") for path in OF_PEOPLE)}
+GETS = {("/v1/models", "GET"), ("/v1/models/{name}", "GET"), ("/health", "GET"), ("/metrics", "GET"), ("/feedback", "GET")}
 
 
 def fuzz(gateway: Gateway, examples: int) -> set[tuple[str, int]]:
@@ -30,7 +31,8 @@ def fuzz(gateway: Gateway, examples: int) -> set[tuple[str, int]]:
     seen: set[tuple[str, int]] = set()
     for path, method in sorted(POSTS | GETS):
         for mode in GenerationMode if method == "POST" else [GenerationMode.POSITIVE]:
-            _fuzz(gateway, description[path][method], mode, examples if method == "POST" else 3, seen)
+            number = 3 if method == "GET" else examples if path.startswith("/v1/") else min(examples, 40)
+            _fuzz(gateway, description[path][method], mode, number, seen)
     assert gateway.health()["status"] == "ok" and not [one for one in gateway.lines() if one["status"] == 500]
     return seen
 

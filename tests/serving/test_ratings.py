@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import random
-from itertools import combinations, product
+from itertools import combinations, pairwise, product
 from typing import Any
 
 import numpy as np
@@ -104,7 +104,8 @@ def test_the_maximum_is_that_of_a_slow_reference(said: list[Choice]) -> None:
     for name, value in zip(names, theta[: len(names)], strict=True):
         assert ratings.scores[name].value == pytest.approx(value - theta[: len(names)].mean(), abs=2e-3)
     assert ratings.left_share.value == pytest.approx(1 / (1 + math.exp(-theta[-2])), abs=1e-3)
-    assert [one.value for one in ratings.scores.values()] == sorted((one.value for one in ratings.scores.values()), reverse=True)
+    values = [one.value for one in ratings.scores.values()]
+    assert all(first >= second - 1e-9 for first, second in pairwise(values))  # best first, but for rounding
 
 
 @settings(max_examples=30, deadline=None)
