@@ -26,8 +26,6 @@ from tasks.serving.requests import Refused
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
 GUARDED = ("/v1/", "/metrics")
 """What only those with a key may ask, where there are keys, besides all that is posted."""
-ANYBODY = Key(name="anybody", digest="")
-"""What only those with a key may ask, where there are keys."""
 ANYBODY, STRANGER = Key(name="anybody", digest=""), Key(name="stranger", digest="")
 """Whoever asks where there are no keys; and who has none where there are."""
 
@@ -72,8 +70,6 @@ class Door:
         if not self._keyed:
             if _host(headers.get("host", "")) not in LOOPBACK:  # a page elsewhere whose name was made to mean this machine
                 raise Refused(403, "Without keys, only requests to 127.0.0.1 or localhost are answered", "wrong_host")
-            return ANYBODY
-        if not scope["path"].startswith(GUARDED) and scope["method"] != "POST":
             return ANYBODY
         kind, _, secret = headers.get("authorization", "").partition(" ")
         key = self._keys.find(secret.strip()) if kind.lower() == "bearer" else None
