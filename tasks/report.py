@@ -66,6 +66,7 @@ from tasks.learn import dimensions, training_told, tuning_told
 from tasks.learn.comparison import figures_of
 from tasks.learn.config import HISTORY, SCORES, SKIPPED, SPEED
 from tasks.learn.figures import Figure
+from tasks.smoke import ANSWERS
 from tasks.text.classifier import SCORES as CLASSIFIED
 from tasks.text.classifier_card import LIMITS, told_few
 from tasks.text.disparity import more_often, worst_first
@@ -78,6 +79,9 @@ PAGE, DIMENSIONS = "report.html", "dimensions.json"
 UNITS = {
     "crawl": "pages",
     "pretrain": "tokens",
+    **dict.fromkeys(("instruct", "prefer", "pose"), "rows"),
+    **{"sft": "conversations", "dpo": "pairs", "reward": "pairs", "reinforce": "problems"},
+    **{"quantise": "models", "smoke": "requests"},
     "quality": "references",
     "toxicity": "references",
     "register": "models",
@@ -100,6 +104,9 @@ UNCOUNTED = (
         "evaluate",
         "benchmark",
         "probe",
+        "adopt",
+        "quantise",
+        "smoke",
         "compare",
         "register",
     ),
@@ -191,7 +198,7 @@ def render_run(run_name: str, versions: Sequence[ShardSet], config: ReportConfig
             training=_training(made.get("pretrain")),
             tuned=_tuned(versions),
             evaluation=_evaluation(made.get("evaluate"), made.get("publish")),
-            generations=_generations(made.get("evaluate")),
+            generations=[*_generations(made.get("evaluate")), *_served(made.get("smoke"))],
             scores=_scores(versions, made),
             costs=[_cost(version, entries) for version in versions if version.step != "report"],
             validation=_validation(made.get("validate")),
@@ -583,6 +590,15 @@ def _generations(scored: ShardSet | None) -> list[Generation]:
     how = scored.manifest().recipe["config"]["samples"]
     words = f"temperature {how['temperature']}, seed {how['seed']}, at most {how['max_new_tokens']} tokens"
     return [Generation(one["prompt"], one["text"], words) for one in storage.read_json(scored.file(SCORES))["samples"]]
+
+
+def _served(smoked: ShardSet | None) -> list[Generation]:
+    """What the model answered over HTTP."""
+    if smoked is None:
+        return []
+    words = f"asked over HTTP of {smoked.manifest().recipe['inputs']['model'].partition('@')[0]}, the likeliest tokens"
+    answers = storage.read_json(smoked.file(f"{BESIDE}/{ANSWERS}"))
+    return [Generation(f"{one['prompt']}\n", one["text"], words) for one in answers]
 
 
 def _scored(versions: Sequence[ShardSet]) -> list[ShardSet]:
