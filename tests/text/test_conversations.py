@@ -20,7 +20,8 @@ from infra.cluster import DaskConfig, pool
 from infra.errors import InputError
 from infra.steps import Result
 from tasks.instruct import instruct
-from tasks.text.conversations import InstructConfig, guessed, side_of
+from tasks.text.conversations import InstructConfig, guessed
+from tasks.text.turns import side_of
 
 ALPACA = Path(__file__).resolve().parents[3] / "shared" / "data" / "tuning" / "alpaca_en_demo.json"
 
