@@ -80,7 +80,8 @@ def train(job: PostJob, on_log: OnLog, on_step: OnStep) -> dict[str, Any]:
     start, now = (aligning.ready(folder, config)[0] for folder in (job.models["model"], result["model_folder"]))
     measured = aligning.written_by_both(start, now, words, held, config.write, rewards.of_said)
     told = aligning.kept(measured, job)
-    result["facts"] = {"rows": len(learnt), "held_rows": len(held), "method": config.method, **told}
+    rows_told = {"rows": len(learnt), "rows_heldout": len(held), "rows_heldout_left_out": len(all_left_out) - len(left_out)}
+    result["facts"] = {**rows_told, "method": config.method, **told}
     return {**result, "left_out": [one._asdict() for one in left_out]}
 
 

@@ -22,6 +22,7 @@ from infra.errors import InputError
 from infra.ids import digest_of
 from infra.storage import LocalPath
 from tasks.text.formatters import FORMATS, FormatName, Wording, at_path, problem_of
+from tasks.text.given_rows import file_of
 from tasks.text.readers import DatasetSource, FolderSource, IngestConfig, Piece, numbered_rows, plan
 from tasks.text.turns import Message, Unusable, side_of
 
@@ -183,9 +184,10 @@ def _rows(
     shape, words = FORMATS[source.format], source.wording
     names = {name: source.fields.get(name, usual) for name, usual in shape.fields.items()}
     tops = {part for name in names.values() for part in (name, name.partition(".")[0])}
+    file = file_of(piece, place)
     for number, row in numbered_rows(piece, place, sorted({*tops, source.id_field, source.url_field})):
         key = _word(row.get(source.url_field)) or _word(row.get(source.id_field))
-        base = {"source": source.called, "origin": key or f"{piece.path}:{number}", "task": source.format}
+        base = {"source": source.called, "origin": key or f"{file}:{number}", "task": source.format}
         if "broken" in row:
             yield {**base, "row_id": digest_of("row", row["raw"]), "rule": row["broken"], "detail": row["detail"]}
             continue
