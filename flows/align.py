@@ -7,7 +7,7 @@ from prefect import flow
 from flows.config import RunConfig
 from infra import ledger
 from infra.cluster import pool
-from infra.dataset import ShardSet, line_of, named, opened
+from infra.dataset import ShardSet, line_of, name_of, named, opened
 from infra.errors import InputError
 from infra.orchestration import Lineage, tracked_flow
 from tasks.adopt import adopt
@@ -55,8 +55,10 @@ def align(
 
 
 def last(made: dict[str, ShardSet]) -> ShardSet:
-    """Of what was made, by step, the model that it ended with."""
-    return next((made[step] for step in LAST if step in made), made.get("model") or made["pretrain"])
+    """Of what was made, by step, the model that it ended with: none of the others was made from it."""
+    models = [made[step] for step in LAST if step in made] or [made["model"]]
+    begun_with = {one.manifest().recipe["inputs"].get("model") for one in models}
+    return next(one for one in models if name_of(one) not in begun_with)
 
 
 def _begun_with(config: RunConfig, model: ShardSet | str | None) -> ShardSet:
@@ -85,20 +87,20 @@ def _rows(config: RunConfig, dataset: ShardSet | str | None) -> dict[str, ShardS
 
 
 def _tuned(config: RunConfig, made: dict[str, ShardSet]) -> dict[str, ShardSet]:
-    """The models, each made from the one before it, by step."""
+    """The models, each made from the one before it, and the reward model, by step."""
     models: dict[str, ShardSet] = {}
 
     def newest() -> ShardSet:
-        return [made["model"], *models.values()][-1]
+        return last({"model": made["model"], **models})
 
     if "conversations" in made:
         models["sft"] = sft(newest(), made["conversations"], config=config.sft)
-    judge = []
     if config.reward and "preferences" in made:
-        judge = [reward(newest(), made["preferences"], config=config.reward)]
+        models["reward"] = reward(newest(), made["preferences"], config=config.reward)
     elif "preferences" in made:
         models["dpo"] = dpo(newest(), made["preferences"], config=config.dpo)
     if config.reinforce and "problems" in made:
+        judge = [models["reward"]] if "reward" in models else []
         models["reinforce"] = reinforce(newest(), made["problems"], judge, config=config.reinforce)
     return models
 

@@ -115,7 +115,7 @@ def loaded(name: str, given: str) -> Any:
     from transformers import AutoTokenizer
 
     try:
-        words = AutoTokenizer.from_pretrained(name)
+        words = AutoTokenizer.from_pretrained(name, trust_remote_code=False)
     except Exception as error:  # of whatever the class of the tokeniser makes of its files
         where = "in this folder" if _is_path(given) else "of this name, neither on the hub nor kept from an earlier time"
         why = " ".join(str(error).split())[:300]

@@ -5,11 +5,13 @@ from __future__ import annotations
 import asyncio
 import queue
 import statistics
+import tempfile
 import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -51,7 +53,11 @@ def smoke(model: ShardSet, config: SmokeConfig, out: Output) -> None:
         GateFailed: a request failed.
         InputError: the model cannot be served.
     """
-    with storage.local_folder(model.file(MODEL)) as folder, _served(folder, model) as (url, start_s):
+    with (
+        storage.local_folder(model.file(MODEL)) as folder,
+        tempfile.TemporaryDirectory(prefix="gristmill-") as own,
+        _served(folder, model, Path(own)) as (url, start_s),
+    ):
         began = time.monotonic()
         with ThreadPoolExecutor(len(config.prompts)) as users:
             answers = list(users.map(lambda prompt: _asked(url, prompt, config), config.prompts))
@@ -71,17 +77,21 @@ def smoke(model: ShardSet, config: SmokeConfig, out: Output) -> None:
 
 
 @contextmanager
-def _served(folder: str, model: ShardSet) -> Iterator[tuple[str, float]]:
-    """The address of a gateway with one replica, for the time of the block, and the seconds that it took to start."""
+def _served(folder: str, model: ShardSet, own: Path) -> Iterator[tuple[str, float]]:
+    """The address of a gateway with one replica, for the time of the block, and the seconds that it took to start.
+
+    Keys and log are in `own`: users' keys shut nobody out of it, and what is asked here is not in their log.
+    """
     from tasks.serving.server import serve
 
     began = time.monotonic()
     opened: queue.Queue[tuple[str, Any] | GristmillError] = queue.Queue()
     served = Served(NAME, f"{model.step}/{model.version}", folder, model.digest)
+    config = ServeConfig(port=0, keys_file=own / "keys.json", log_file=own / "requests.jsonl")
 
     def run() -> None:
         try:
-            asyncio.run(serve({NAME: lambda: served}, ServeConfig(port=0), lambda url, server: opened.put((url, server))))
+            asyncio.run(serve({NAME: lambda: served}, config, lambda url, server: opened.put((url, server))))
         except GristmillError as error:
             opened.put(error)
 

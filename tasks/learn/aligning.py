@@ -35,6 +35,13 @@ class Pairs(NamedTuple):
     """(preferred, other) by row_id."""
     left_out: list[LeftOut]
     """Of the training split."""
+    num_unfit: int
+    """Of the test split: pairs that are left out."""
+
+    @property
+    def facts(self) -> dict[str, int]:
+        """How many are learnt, held out, and left out of these."""
+        return {"rows": len(self.learnt), "rows_heldout": len(self.held), "rows_heldout_left_out": self.num_unfit}
 
     @property
     def held_answers(self) -> list[Answer]:
@@ -69,7 +76,7 @@ def pairs(job: PostJob, words: PreTrainedTokenizerBase, length: int, config: Ali
     learnt, held, left_out = by_split(rows, tokens, all_left_out)
     if not learnt:
         raise InputError(f"{job.method}: no pair of the training split can be learnt from ({len(left_out):,} are left out)")
-    return Pairs(learnt, held[: config.heldout_rows], tokens, left_out)
+    return Pairs(learnt, held[: config.heldout_rows], tokens, left_out, len(all_left_out) - len(left_out))
 
 
 def by_split(

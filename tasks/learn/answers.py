@@ -17,7 +17,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from infra.errors import InputError
 from models.chat import stops
-from tasks.learn.chats import LeftOut
+from tasks.learn.chats import LeftOut, forged, specials
 
 Floats = npt.NDArray[np.float64]
 BATCH_TOKENS = 4096
@@ -105,16 +105,6 @@ def prompts_of(
         else:
             found[row["row_id"]] = ids
     return found, left_out
-
-
-def specials(words: PreTrainedTokenizerBase) -> list[str]:
-    """The tokens that a text must not print: they would end its turn."""
-    return [str(one) for one in words.added_tokens_decoder.values() if one.special]
-
-
-def forged(special: Sequence[str], texts: Sequence[str]) -> bool:
-    """Whether a text prints one of the special tokens."""
-    return any(token in text for text in texts for token in special)
 
 
 @torch.no_grad()

@@ -59,12 +59,12 @@ def chats(
     rows: Sequence[Mapping[str, Any]], words: PreTrainedTokenizerBase, max_length: int, too_long: str
 ) -> tuple[dict[str, Chat], list[LeftOut]]:
     """Rows of CONVERSATIONS as tokens by row_id, in their order, and what is left out."""
-    special = tuple(str(one) for one in words.added_tokens_decoder.values() if one.special)
+    special = specials(words)
     found: dict[str, Chat] = {}
     left_out: list[LeftOut] = []
     for row in rows:
         row_id = row["row_id"]
-        if any(token in turn["content"] for turn in row["messages"] for token in special):
+        if forged(special, [turn["content"] for turn in row["messages"]]):
             left_out.append(LeftOut(row_id, "special_token", None, None))
             continue
         chat = encode(words, row["messages"])
@@ -79,6 +79,16 @@ def chats(
             continue
         found[row_id] = chat
     return found, left_out
+
+
+def specials(words: PreTrainedTokenizerBase) -> list[str]:
+    """The tokens that a text must not print: they would end its turn."""
+    return [str(one) for one in words.added_tokens_decoder.values() if one.special]
+
+
+def forged(special: Sequence[str], texts: Sequence[str]) -> bool:
+    """Whether a text prints one of the special tokens."""
+    return any(token in text for text in texts for token in special)
 
 
 def by_prefixes(words: PreTrainedTokenizerBase, turns: list[dict[str, str]]) -> tuple[list[int], list[bool]]:

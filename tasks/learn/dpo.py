@@ -50,8 +50,7 @@ def train(job: PostJob, on_log: OnLog, on_step: OnStep) -> dict[str, Any]:
     )
     result = tuning.trained(trainer, job, config, on_log, on_step)
     result["facts"] = {
-        "rows": len(pairs.learnt),
-        "held_rows": len(pairs.held),
+        **pairs.facts,
         **aligning.kept(_measured(job, pairs, result["model_folder"], config), job),
     }
     return {**result, "left_out": [one._asdict() for one in pairs.left_out]}

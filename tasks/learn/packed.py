@@ -17,9 +17,8 @@ from torch.nn.utils.rnn import pad_sequence
 from transformers import PreTrainedModel
 
 from infra.errors import InputError
+from tasks.learn.chats import IGNORED
 
-NOT_LEARNT = -100
-"""Label of a token that is not learnt, as torch's cross-entropy has it."""
 LENGTHS = (7, 9)
 TOLERANCE = 1e-3
 """Of the largest logit: rounding gives 1e-6, a token of the neighbour a hundred times this."""
@@ -42,7 +41,7 @@ class SideBySide:
         ids, labels = ([torch.tensor(row[name]) for row in rows] for name in ("input_ids", "labels"))
         return {
             "input_ids": pad_sequence(ids, batch_first=True, padding_value=self.padding),
-            "labels": pad_sequence(labels, batch_first=True, padding_value=NOT_LEARNT),
+            "labels": pad_sequence(labels, batch_first=True, padding_value=IGNORED),
             "position_ids": torch.stack(places),
         }
 

@@ -18,7 +18,7 @@ from tasks.learn.costs import cost
 from tasks.learn.job import Work
 from tasks.learn.tuning_config import TuningConfig
 
-Method = Literal["sft", "dpo", "reward", "reinforce", "distil"]
+Method = Literal["sft", "dpo", "reward", "reinforce"]
 """Each is a module of `tasks.learn` with `train(job, on_log, on_step)`."""
 VOLATILE = ("seconds", "peak_bytes", "step_time")
 """What of a line of history the clock decides."""
@@ -31,7 +31,7 @@ class PostJob(Work):
 
     method: Method
     models: dict[str, str]
-    """Folders of models by what they are for: `model` is the one that is trained; `teacher`, `reward_model`."""
+    """Folders of models by what they are for: `model` is the one that is trained; `reward_model`."""
     rows: dict[str, list[str]]
     """Parquet files of rows (expectations/schemas.py) by what they hold: `conversations`, `preferences`, `problems`."""
     config: dict[str, Any]
@@ -109,8 +109,13 @@ def facts(result: Mapping[str, Any]) -> dict[str, Any]:
 def _check_writes(name: str, model: ShardSet) -> None:
     if model.schema_name != "model":
         raise InputError(f"{name}: {model.folder}: is no model but {model.schema_name}, made by {model.step}")
-    if (objective := model.manifest().facts.get("objective")) != "causal":
+    facts = model.manifest().facts
+    if (objective := facts.get("objective")) != "causal":
         raise InputError(f"{name}: {model.folder}: a {objective} model does not write texts; give a causal one")
+    if (precision := facts.get("precision")) == "int8":
+        raise InputError(
+            f"{name}: {model.folder}: its weights are {precision}, which are not trained; give the model it was made of"
+        )
 
 
 def _check_sound(model: ShardSet) -> None:

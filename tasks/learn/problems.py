@@ -20,10 +20,9 @@ from infra.ids import digest_of, doc_id
 from tasks.learn import reasoning
 from tasks.learn.benchmark_config import ReasoningConfig
 from tasks.learn.verifiers import BadCheck, Check, usable
-from tasks.text.conversations import side_of
 from tasks.text.given_rows import WHY, Verdicts, candidates_of, columns_of, origin_of, spread
 from tasks.text.readers import DatasetSource, Fields, FolderSource, IngestConfig, Piece
-from tasks.text.turns import Unusable, prompt_key, prompt_of
+from tasks.text.turns import Unusable, prompt_key, prompt_of, side_of
 
 CANDIDATES = pa.schema([*PROBLEMS, ("asked", pa.string()), ("payload", pa.string()), *WHY])
 """Problems before it is decided which stay; `asked` is the hash of prompt and check, `payload` that of the answer too."""

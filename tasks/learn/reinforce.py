@@ -40,6 +40,11 @@ def train(job: PostJob, on_log: OnLog, on_step: OnStep) -> dict[str, Any]:
     learnt, held, left_out = aligning.by_split(rows, prompts, all_left_out)
     rewards = judge_of(job, config)
     rewards.check([*learnt, *held])
+    if not learnt:
+        raise InputError(
+            f"reinforce: no problem of the training split fits the model: a prompt may have {room:,} tokens, which is what is left beside "
+            "max_new_tokens and write.max_new_tokens; lower these, or give other problems"
+        )
     order = _order(len(learnt), config)
     made, kind, own = (
         (GRPOTrainer, GRPOConfig, _of_grpo(config)) if config.method == "grpo" else (RLOOTrainer, RLOOConfig, OF_RLOO)
@@ -75,7 +80,8 @@ def train(job: PostJob, on_log: OnLog, on_step: OnStep) -> dict[str, Any]:
     start, now = (aligning.ready(folder, config)[0] for folder in (job.models["model"], result["model_folder"]))
     measured = aligning.written_by_both(start, now, words, held, config.write, rewards.of_said)
     told = aligning.kept(measured, job)
-    result["facts"] = {"rows": len(learnt), "held_rows": len(held), "method": config.method, **told}
+    rows_told = {"rows": len(learnt), "rows_heldout": len(held), "rows_heldout_left_out": len(all_left_out) - len(left_out)}
+    result["facts"] = {**rows_told, "method": config.method, **told}
     return {**result, "left_out": [one._asdict() for one in left_out]}
 
 
@@ -93,13 +99,7 @@ def _of_grpo(config: ReinforceConfig) -> dict[str, Any]:
 
 
 def _order(num_rows: int, config: ReinforceConfig) -> Sequence[int]:
-    """Rows in the order in which they are asked: passes over all of them, each shuffled by the seed, cut to whole steps.
-
-    Raises:
-        InputError: there are none.
-    """
-    if not num_rows:
-        raise InputError("reinforce: no problem of the training split fits the model")
+    """Rows in the order in which they are asked: passes over all of them, each shuffled by the seed, cut to whole steps."""
     per_step = config.answers_per_step // config.num_generations
     steps = config.max_steps or max(1, math.floor(config.epochs * num_rows / per_step))
     chance = random.Random(config.seed)

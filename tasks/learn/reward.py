@@ -56,5 +56,5 @@ def train(job: PostJob, on_log: OnLog, on_step: OnStep) -> dict[str, Any]:
     now = judge(result["model_folder"]).to(result["device"])
     judged = answers.rewards(now, pairs.held_answers).reshape(-1, 2)
     measured = preference_figures.of_rewards(judged, pairs.held_lengths, pairs.held_names)
-    result["facts"] = {"rows": len(pairs.learnt), "held_rows": len(pairs.held), **aligning.kept(measured, job)}
+    result["facts"] = {**pairs.facts, **aligning.kept(measured, job)}
     return {**result, "objective": "reward", "left_out": [one._asdict() for one in pairs.left_out]}

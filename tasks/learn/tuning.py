@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import logging
 import shutil
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -28,9 +29,9 @@ from models.tokeniser import FILES
 from tasks.learn import device
 from tasks.learn.posttrain import PostJob
 from tasks.learn.tuning_config import LoraConfig, TuningConfig
+from tasks.learn.watch import Finished, Watch, line_of
 from tasks.learn.watch import OnLog as OnLog
 from tasks.learn.watch import OnStep as OnStep
-from tasks.learn.watch import Watch, line_of
 
 logger = logging.getLogger(__name__)
 
@@ -155,7 +156,8 @@ def trained(trainer: Trainer, job: PostJob, config: TuningConfig, on_log: OnLog,
     trainer.add_callback(watch)
     if newest:
         logger.info("training goes on from %s", newest)
-    trainer.train(resume_from_checkpoint=str(newest) if newest else None)
+    with suppress(Finished):
+        trainer.train(resume_from_checkpoint=str(newest) if newest else None)
     model = export(trainer.model, job.models["model"], folder / "model")
     name, reason = device.resolve(config.device)
     history = [line for line in map(line_of, trainer.state.log_history) if line]

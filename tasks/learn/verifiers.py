@@ -113,14 +113,19 @@ def usable(check: str, answer: str) -> str:
         raise BadCheck("the answer is blank")
     if check == "regex":
         _compiled(answer)
+        _compiled(_whole(answer))
     if check == "json_schema":
         _validator(answer)
     return answer
 
 
+def _whole(pattern: str) -> str:
+    return rf"\A(?:{pattern})\z"
+
+
 def _matches(pattern: str, text: str, *, whole: bool) -> bool:
     try:
-        return bool(pc.match_substring_regex(pa.scalar(text), rf"\A(?:{pattern})\z" if whole else pattern).as_py())
+        return bool(pc.match_substring_regex(pa.scalar(text), _whole(pattern) if whole else pattern).as_py())
     except (pa.ArrowInvalid, UnicodeEncodeError):
         return False
 
@@ -178,7 +183,7 @@ def _validator(schema: str) -> tuple[Any, list[str]]:
             raise RecursionError("too many references")
         yield from follow(validator, reference, instance, schema) or ()
 
-    bounded = extend(Draft202012Validator, {"pattern": _pattern, "$ref": counted})
+    bounded = extend(Draft202012Validator, {"pattern": _pattern, "uniqueItems": _unique, "$ref": counted})
     return bounded(told, registry=referencing.Registry()), followed
 
 
@@ -206,6 +211,25 @@ def _pattern(validator: Any, pattern: str, instance: Any, schema: Any) -> Iterat
 
     if isinstance(instance, str) and not _matches(pattern, instance, whole=False):
         yield ValidationError(f"does not match {pattern!r}")
+
+
+def _unique(validator: Any, asked: bool, instance: Any, schema: Any) -> Iterator[Any]:
+    """jsonschema compares all pairs of items that cannot be sorted: 6,000 objects took a minute."""
+    from jsonschema import ValidationError
+
+    if asked and isinstance(instance, list) and len(set(map(_hashable, instance))) < len(instance):
+        yield ValidationError("has equal items")
+
+
+def _hashable(value: Any) -> Any:
+    """Equal for JSON values that are: 1 and 1.0 are, 1 and true are not."""
+    if isinstance(value, bool):
+        return ("bool", value)
+    if isinstance(value, list):
+        return ("list", *map(_hashable, value))
+    if isinstance(value, dict):
+        return ("object", frozenset((name, _hashable(one)) for name, one in value.items()))
+    return value
 
 
 def _words(schema: Any) -> Iterator[tuple[str, Any]]:

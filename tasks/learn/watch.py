@@ -34,8 +34,12 @@ class LossNotFinite(InputError):
     """The gradient became NaN or infinite; the weights of the step before are untouched."""
 
 
+class Finished(Exception):
+    """The checkpoint is that of the last step: transformers 5.23 would make one more where that lies within an epoch."""
+
+
 class Watch(TrainerCallback):  # type: ignore[misc]
-    """Tells steps and lines, marks checkpoints that are whole, and stops where the gradient is not finite."""
+    """Tells steps and lines, marks checkpoints that are whole, and stops where the gradient is not finite or all steps are made."""
 
     def __init__(self, folder: Path, identity: dict[str, Any], on_log: OnLog, on_step: OnStep) -> None:
         self.folder, self.identity, self.tell_log, self.tell_step = folder, identity, on_log, on_step
@@ -66,9 +70,15 @@ class Watch(TrainerCallback):  # type: ignore[misc]
         return None
 
     def on_train_begin(self, args: Any, state: Any, control: Any, model: Any = None, **rest: Any) -> None:
-        """Count what is trained."""
+        """Count what is trained.
+
+        Raises:
+            Finished: the weights that were loaded are the last ones.
+        """
         self._since = time.perf_counter()
         self.trained_parameters = sum(one.numel() for one in model.parameters() if one.requires_grad)
+        if state.global_step >= state.max_steps:
+            raise Finished
 
     def on_pre_optimizer_step(self, args: Any, state: Any, control: Any, model: Any = None, **rest: Any) -> None:
         """Look at the gradient, while the weights are still those of the step before."""

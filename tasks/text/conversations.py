@@ -19,10 +19,12 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator, model_valida
 from expectations.schemas import CONVERSATIONS
 from infra.dataset import Outcome, ShardRef, rejects_table
 from infra.errors import InputError
-from infra.ids import content_id, digest_of
+from infra.ids import digest_of
 from infra.storage import LocalPath
-from tasks.text.formatters import FORMATS, FormatName, Message, Unusable, Wording, at_path, problem_of
+from tasks.text.formatters import FORMATS, FormatName, Wording, at_path, problem_of
+from tasks.text.given_rows import file_of
 from tasks.text.readers import DatasetSource, FolderSource, IngestConfig, Piece, numbered_rows, plan
+from tasks.text.turns import Message, Unusable, side_of
 
 CANDIDATES = pa.schema([*CONVERSATIONS, ("key", pa.string()), ("rule", pa.string()), ("detail", pa.string())])
 """Conversations before it is known which are doubles: `key` is equal for equal turns; `rule` and `detail` of rows that are none."""
@@ -176,21 +178,16 @@ def keep(job: tuple[ShardRef, Mapping[int, str]]) -> Outcome:
     return Outcome(table.sort_by("row_id"), rejects_table(map(_reject, rejects)), facts)
 
 
-def side_of(turns: Sequence[Message], test_share: float) -> str:
-    """`train` or `test`, by what the user says first; case and white space do not count."""
-    asked = next(turn["content"] for turn in turns if turn["role"] == "user")
-    return "test" if int(digest_of("side", content_id(asked))[:16], 16) < test_share * 2.0**64 else "train"
-
-
 def _rows(
     piece: Piece, source: ConversationSource, place: FolderSource | DatasetSource, config: InstructConfig
 ) -> Iterator[dict[str, Any]]:
     shape, words = FORMATS[source.format], source.wording
     names = {name: source.fields.get(name, usual) for name, usual in shape.fields.items()}
     tops = {part for name in names.values() for part in (name, name.partition(".")[0])}
+    file = file_of(piece, place)
     for number, row in numbered_rows(piece, place, sorted({*tops, source.id_field, source.url_field})):
         key = _word(row.get(source.url_field)) or _word(row.get(source.id_field))
-        base = {"source": source.called, "origin": key or f"{piece.path}:{number}", "task": source.format}
+        base = {"source": source.called, "origin": key or f"{file}:{number}", "task": source.format}
         if "broken" in row:
             yield {**base, "row_id": digest_of("row", row["raw"]), "rule": row["broken"], "detail": row["detail"]}
             continue

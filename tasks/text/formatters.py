@@ -10,7 +10,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-Message = dict[str, str]
+from tasks.text.turns import ROLES, Message, Unusable
+
 Values = Mapping[str, Any]
 FormatName = Literal[
     "prompt_response",
@@ -24,18 +25,6 @@ FormatName = Literal[
     "summary",
     "translation",
 ]
-
-ROLES = ("system", "user", "assistant")
-SHAREGPT_ROLES = {"system": "system", "human": "user", "user": "user", "gpt": "assistant", "assistant": "assistant"}
-"""Who spoke, as ShareGPT's exports and those of others write it."""
-
-
-class Unusable(Exception):
-    """A row that is no conversation: (rule, detail)."""
-
-    def __init__(self, rule: str, detail: str) -> None:
-        super().__init__(rule, detail)
-        self.rule, self.detail = rule, detail
 
 
 @dataclass(frozen=True)
@@ -82,18 +71,13 @@ def prompt_response(row: Values, words: Wording) -> list[Message]:
 
 def messages(row: Values, words: Wording) -> list[Message]:
     """A list of {role, content}, as OpenAI's API takes it; content may be a list of text parts."""
-    return [{"role": _text(turn, "role"), "content": _content(turn)} for turn in _turns(row, "messages")]
+    return [{"role": _role(_text(turn, "role")), "content": _content(turn)} for turn in _turns(row, "messages")]
 
 
 def sharegpt(row: Values, words: Wording) -> list[Message]:
     """A list of {from, value}."""
-    turns = []
-    for turn in _turns(row, "conversations"):
-        speaker = _text(turn, "from")
-        if speaker not in SHAREGPT_ROLES:
-            raise Unusable("unknown_role", f"{speaker!r} is none of {', '.join(SHAREGPT_ROLES)}")
-        turns.append({"role": SHAREGPT_ROLES[speaker], "content": _text(turn, "value")})
-    return turns
+    turns = _turns(row, "conversations")
+    return [{"role": _role(_text(turn, "from")), "content": _text(turn, "value")} for turn in turns]
 
 
 def alpaca(row: Values, words: Wording) -> list[Message]:
@@ -201,8 +185,8 @@ def problem_of(turns: Sequence[Message]) -> tuple[str, str] | None:
         return "no_turns", "nobody says anything"
     for place, turn in enumerate(turns):
         role, content = turn["role"], turn["content"]
-        if role not in ROLES:
-            return "unknown_role", f"turn {place + 1}: {role!r} is none of {', '.join(ROLES)}"
+        if role not in ROLES.values():
+            return "unknown_role", f"turn {place + 1}: {role!r} is none of {', '.join(dict.fromkeys(ROLES.values()))}"
         if not content.strip():
             return "empty_turn", f"turn {place + 1}: the {role} says nothing"
         if "\0" in content or not _has_utf8(content):
@@ -247,6 +231,12 @@ def _turns(row: Values, name: str) -> Sequence[Mapping[str, Any]]:
     if not isinstance(value, Sequence) or isinstance(value, str) or not all(isinstance(one, Mapping) for one in value):
         raise Unusable("not_a_list", f"{name} is no list of objects")
     return value
+
+
+def _role(speaker: str) -> str:
+    if speaker not in ROLES:
+        raise Unusable("unknown_role", f"{speaker!r} is none of {', '.join(ROLES)}")
+    return ROLES[speaker]
 
 
 def _content(turn: Mapping[str, Any]) -> str:

@@ -53,14 +53,17 @@ def origin_of(row: Mapping[str, Any]) -> str:
     return given.encode("utf-8", "backslashreplace").decode()
 
 
+def file_of(piece: Piece, source: FolderSource | DatasetSource) -> str:
+    """The name of a file in its source, or of a dataset; no folder of this machine, so that equal rows are equal bytes anywhere."""
+    if isinstance(source, DatasetSource):
+        return f"{Path(source.dataset).name}/{source.split}"
+    root, file = Path(source.path).expanduser(), Path(piece.path)
+    return file.name if root == file else file.relative_to(root).as_posix()
+
+
 def _place(piece: Piece, source: FolderSource | DatasetSource, number: int) -> str:
-    """Where a row lies: file, where the piece begins in it, and the row there; no folder of this machine."""
-    if isinstance(source, FolderSource):
-        root = Path(source.path).expanduser()
-        name = Path(piece.path).name if root == Path(piece.path) else Path(piece.path).relative_to(root).as_posix()
-    else:
-        name = f"{Path(source.dataset).name}/{source.split}"
-    return f"{name}{f'@{piece.start}' if piece.start else ''}:{number}"
+    """Where a row lies: file, where the piece begins in it, and the row there."""
+    return f"{file_of(piece, source)}{f'@{piece.start}' if piece.start else ''}:{number}"
 
 
 def columns_of(candidates: Sequence[ShardRef], names: Sequence[str]) -> Iterator[tuple[npt.NDArray[np.intp], pa.Table]]:

@@ -18,10 +18,9 @@ from pydantic import BaseModel, ConfigDict, Field
 from expectations.schemas import PREFERENCES
 from infra.dataset import Outcome, ShardRef
 from infra.ids import digest_of, doc_id
-from tasks.text.conversations import side_of
 from tasks.text.given_rows import WHY, Verdicts, candidates_of, columns_of, origin_of, spread
 from tasks.text.readers import DatasetSource, Fields, FolderSource, IngestConfig, Piece
-from tasks.text.turns import Unusable, answer_of, prompt_key, prompt_of, turns_of
+from tasks.text.turns import Unusable, answer_of, prompt_key, prompt_of, side_of, turns_of
 
 CANDIDATES = pa.schema(
     [

@@ -10,7 +10,7 @@ import re
 from collections.abc import Sequence
 from typing import Any
 
-from infra.ids import digest_of
+from infra.ids import content_id, digest_of
 
 Message = dict[str, str]
 ROLES = {
@@ -114,6 +114,12 @@ def _message(value: Any, what: str) -> Message:
 
 def _listed(messages: Sequence[Message]) -> str:
     return ", ".join(one["role"] for one in messages)
+
+
+def side_of(turns: Sequence[Message], test_share: float) -> str:
+    """`train` or `test`, by what the user says first; case and white space do not count."""
+    asked = next(turn["content"] for turn in turns if turn["role"] == "user")
+    return "test" if int(digest_of("side", content_id(asked))[:16], 16) < test_share * 2.0**64 else "train"
 
 
 def prompt_key(messages: Sequence[Message]) -> str:

@@ -10,10 +10,13 @@ from typing import Any
 import pytest
 
 from expectations.verdict import GateFailed
+from flows.align import last
 from flows.single import _bind, find_step
+from infra import dataset
 from infra.dataset import ShardSet
 from infra.errors import InputError
 from tasks.dpo import dpo
+from tasks.learn import posttrain
 from tasks.learn.align_config import DpoConfig, ReinforceConfig, RewardConfig
 from tasks.reinforce import reinforce
 from tasks.reward import reward
@@ -66,6 +69,36 @@ def test_a_suite_stops_what_it_calls_critical(model: ShardSet, rows: dict[str, S
     config = DpoConfig(**COMMON, write={"prompts": 0}, suite=str(suite))
     with pytest.raises(GateFailed, match=r"after\.preference\.accuracy"):
         dpo.run([model, rows["preferences"]], config, str(tmp_path / "out"))
+
+
+def test_the_model_that_a_flow_ended_with_is_the_one_that_no_other_was_made_from(tmp_path: Path) -> None:
+    def made(step: str, base: ShardSet | None) -> ShardSet:
+        folder = str(tmp_path / step)
+        inputs = {} if base is None else {"model": dataset.name_of(base)}
+        recipe = {"step": step, "inputs": inputs, "config": {}, "files": {}, "code": "0" * 12, "libraries": {}}
+        dataset.seal(folder, step=step, schema_name="model", recipe=recipe, receipts=[], files=[], facts={})
+        return dataset.open_version(folder)
+
+    pretrain = made("pretrain", None)
+    dpo = made("dpo", pretrain)
+    sft = made("sft", dpo)
+    assert last({"model": pretrain, "pretrain": pretrain}) == pretrain
+    assert last({"model": pretrain, "pretrain": pretrain, "dpo": dpo}) == dpo
+    # tuned again: what `dpo` left is where this flow began
+    assert last({"model": dpo, "dpo": dpo, "sft": sft}) == sft
+    reinforce = made("reinforce", sft)
+    assert last({"model": dpo, "dpo": dpo, "reinforce": reinforce, "sft": sft}) == reinforce
+    pruned = made("prune", dpo)
+    assert last({"model": pruned, "prune": pruned}) == pruned
+
+
+def test_weights_in_int8_are_not_trained_on(rows: dict[str, ShardSet], tmp_path: Path) -> None:
+    facts = {"family": "llama", "objective": "causal", "precision": "int8"}
+    recipe = {"step": "quantise", "inputs": {}, "config": {}, "files": {}, "code": "0" * 12, "libraries": {}}
+    dataset.seal(str(tmp_path), step="quantise", schema_name="model", recipe=recipe, receipts=[], files=[], facts=facts)
+    models = {"model": dataset.open_version(str(tmp_path))}
+    with pytest.raises(InputError, match="its weights are int8, which are not trained; give the model it was made of"):
+        posttrain.post_job("dpo", DpoConfig(**COMMON), tmp_path, models=models, rows={"preferences": rows["preferences"]})
 
 
 def test_the_command_binds_models_rows_and_a_reward_model_in_any_order(rows: dict[str, ShardSet]) -> None:

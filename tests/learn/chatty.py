@@ -20,7 +20,7 @@ from models import presets, tokeniser
 from models.presets import ModelConfig
 from models.tokeniser import TokeniserConfig
 from tasks.learn.answers import answered
-from tasks.text.conversations import side_of
+from tasks.text.turns import side_of
 
 COLOURS = ("red", "blue", "green", "grey", "pale", "dark")
 THINGS = [f"{colour} {thing}" for colour in COLOURS for thing in ("mill", "barn", "boat", "door", "lamp", "stone")]

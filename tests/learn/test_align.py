@@ -109,6 +109,7 @@ def test_dpo_prefers_what_was_preferred_on_pairs_it_has_not_seen_and_its_version
     monkeypatch.setattr(posttrain, "run", here)
     rows = chatty.pairs("good")
     rows[0] |= {"chosen": "yes " * 80, "split": "train"}
+    rows[1] |= {"chosen": "yes " * 80, "split": "test"}
     inputs = [chatty.model_version(tmp_path / "model", model), chatty.rows_version(tmp_path / "rows", "preferences", rows)]
     version = dpo_step.run(inputs, FAST_DPO, str(tmp_path / "out")).shards
     manifest = version.manifest()
@@ -122,6 +123,8 @@ def test_dpo_prefers_what_was_preferred_on_pairs_it_has_not_seen_and_its_version
     assert scored.figures["after.kl.per_token"].value > 0  # type: ignore[operator]
     assert manifest.facts["after.preference.accuracy"] == scored.figures["after.preference.accuracy"].value
     assert (manifest.facts["objective"], manifest.facts["suite"]) == ("causal", "aligned")
+    test = sum(row["split"] == "test" for row in rows)
+    assert (manifest.facts["rows_heldout"], manifest.facts["rows_heldout_left_out"]) == (test - 1, 1)
     history = json.loads(version.read_file(HISTORY))
     assert history[-1]["rewards/accuracies"] > 0.9  # TRL's own, of its last batches
     assert "seconds" not in history[0]

@@ -117,24 +117,56 @@ def packing(model: str, folder: Path, rows: list[Any]) -> tuple[Any, Any, list[c
 def test_conversations_in_one_row_do_not_see_one_another(model: str, tmp_path: Path) -> None:
     trainer, batch, encoded = packing(model, tmp_path, [*colours(3), *colours(5)[3:], chat("what", "none")])
     trainer.model.eval()
-    ids, positions = batch["input_ids"][0], batch["position_ids"][0]
-    starts = [*torch.nonzero(positions == 0).flatten().tolist(), len(ids)]
-    parts = [ids[a:b].tolist() for a, b in pairwise(starts)]
-    assert len(parts) >= 3 and all(part in [one.ids for one in encoded] for part in parts)
+    ids, positions = batch["input_ids"], batch["position_ids"]
+    rows = []
+    for row, places in zip(ids, positions, strict=True):
+        starts = [*torch.nonzero(places == 0).flatten().tolist(), len(row)]
+        rows.append([row[a:b].tolist() for a, b in pairwise(starts)])
+    texts = [part for row in rows for part in row if set(part) != {trainer.processing_class.pad_token_id}]
+    assert len(rows) == 2 and len(rows[0]) >= 3 and sorted(texts) == sorted(one.ids for one in encoded)
     with torch.no_grad():
-        together = trainer.model(input_ids=ids[None], position_ids=positions[None], use_cache=False).logits[0]
-        apart = torch.cat([trainer.model(input_ids=torch.tensor([part]), use_cache=False).logits[0] for part in parts])
-        leaking = trainer.model(input_ids=ids[None], use_cache=False).logits[0]
+        together = trainer.model(input_ids=ids, position_ids=positions, use_cache=False).logits
+        alone = [[trainer.model(input_ids=torch.tensor([part]), use_cache=False).logits[0] for part in row] for row in rows]
+        apart = torch.stack([torch.cat(row) for row in alone])
+        leaking = trainer.model(input_ids=ids, use_cache=False).logits
         assert torch.allclose(together, apart, atol=1e-5)
         assert (leaking - apart).abs().max() > 0.01
         # and the loss that trains is the mean over the learnt tokens of each alone
         nats, tokens = 0.0, 0
-        for part in parts:
+        for part in texts:
             labels = torch.tensor(next(one.labels for one in encoded if one.ids == part))
             logits = trainer.model(input_ids=torch.tensor([part]), use_cache=False).logits[0]
             nats += float(functional.cross_entropy(logits[:-1], labels[1:], ignore_index=-100, reduction="sum"))
             tokens += int((labels[1:] != -100).sum())
         assert float(trainer.compute_loss(trainer.model, dict(batch))) == pytest.approx(nats / tokens, rel=1e-5)
+
+
+def test_rows_side_by_side_are_as_each_of_their_texts_alone(model: str) -> None:
+    drawn = random.Random(4)
+    rows = []
+    for lengths in ([5, 9, 3], [4], [1, 6], [17]):
+        ids = [drawn.randrange(60) for _ in range(sum(lengths))]
+        labels = [one if drawn.random() < 0.5 else chats.IGNORED for one in ids]
+        rows.append({"input_ids": ids, "labels": labels, "seq_lengths": lengths})
+    batch = packed.SideBySide(padding=7)(rows)
+    assert {name: tuple(one.shape) for name, one in batch.items()} == dict.fromkeys(
+        ("input_ids", "labels", "position_ids"), (4, 17)
+    )
+    loaded, _ = tuning.causal(model)
+    loaded.eval()
+    with torch.no_grad():
+        together = loaded(**{name: batch[name] for name in ("input_ids", "position_ids")}, use_cache=False).logits
+    for number, row in enumerate(rows):
+        at, filled = 0, 17 - len(row["input_ids"])
+        for length in [*row["seq_lengths"], *([filled] if filled else [])]:
+            text = [*row["input_ids"], *[7] * filled][at : at + length]
+            with torch.no_grad():
+                alone = loaded(input_ids=torch.tensor([text]), use_cache=False).logits[0]
+            assert torch.allclose(together[number, at : at + length], alone, atol=1e-5)
+            assert batch["position_ids"][number, at : at + length].tolist() == list(range(length))
+            at += length
+        assert batch["input_ids"][number].tolist() == [*row["input_ids"], *[7] * filled]
+        assert batch["labels"][number].tolist() == [*row["labels"], *[-100] * filled]
 
 
 def test_adapters_are_merged_and_nothing_else_has_changed(model: str, tmp_path: Path) -> None:
@@ -173,7 +205,7 @@ class Cut(Exception):
 def test_a_run_that_was_cut_goes_on_at_its_newest_whole_checkpoint_and_gives_the_same_bits(
     model: str, tmp_path: Path, changes: Mapping[str, Any]
 ) -> None:
-    config = {"max_steps": 14, "batch_size": 2, **changes}
+    config = {"max_steps": 14, "batch_size": 2, "schedule": "constant", **changes}
     rows = rows_of(colours(20))
     undisturbed = done(job(tmp_path / "whole", model, rows, config=config))
     one = job(tmp_path / "cut", model, rows, config=config)
@@ -202,9 +234,11 @@ def test_a_run_that_was_cut_goes_on_at_its_newest_whole_checkpoint_and_gives_the
     assert clockless[0] == clockless[1] and len(clockless[0]) == 7
     files = [Path(each["model_folder"], "model.safetensors").read_bytes() for each in (undisturbed, resumed)]
     assert files[0] == files[1]
-    # finished, it is found whole; and other settings are refused in its folder
-    again = sft.train(one, lambda line: None, lambda step, total: None)
-    assert again["history"][-1]["train_loss"] == resumed["history"][-1]["train_loss"]
+    # finished, though within a pass over the rows, it is found whole, and no step more is made; other settings are refused in its folder
+    again = sft.train(one, lines.append, lambda step, total: None)
+    assert again["history"] == resumed["history"] and len(lines) == 3 and again["steps"] == 14
+    assert Path(again["model_folder"], "model.safetensors").read_bytes() == files[0]
+    assert (again["facts"], again["trained_parameters"]) == (undisturbed["facts"], undisturbed["trained_parameters"])
     with pytest.raises(InputError, match="was made with another learning_rate"):
         sft.train(one.model_copy(update={"config": {**one.config, "learning_rate": 0.1}}), lambda line: None, lambda *_: None)
 

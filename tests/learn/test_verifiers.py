@@ -10,6 +10,7 @@ from decimal import Decimal
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from jsonschema import Draft202012Validator
 
 from tasks.learn.verifiers import BadCheck, last_number, parts, reward, usable, verify
 
@@ -72,6 +73,13 @@ def test_an_answer_is_of_the_schema_that_names_it(value: object) -> None:
     assert verify("json_schema", "{}", json.dumps(value)[:-1] + "}{") == 0.0
 
 
+@given(st.lists(JSON | st.sampled_from([0, 1, 0.0, 1.0, 1.5]), max_size=4))
+@settings(deadline=None)
+def test_items_are_unique_exactly_where_jsonschema_says_so(items: list[object]) -> None:
+    unique = {"uniqueItems": True}
+    assert verify("json_schema", json.dumps(unique), json.dumps(items)) == Draft202012Validator(unique).is_valid(items)
+
+
 @pytest.mark.parametrize(
     ("check", "answer", "text"),
     [
@@ -86,6 +94,7 @@ def test_an_answer_is_of_the_schema_that_names_it(value: object) -> None:
             "[" * 60 + "]" * 60,
         ),
         ("json_schema", '{"multipleOf": 0.1}', "1" + "0" * 4000),
+        ("json_schema", '{"uniqueItems": true}', json.dumps([*({"a": number} for number in range(6000)), {"a": 5999}])),
         ("json_schema", '{"type": "number"}', "NaN"),
         ("json_schema", "{}", "1" * 90_000),
         ("number", "1", "9" * 99_999),
@@ -108,6 +117,7 @@ def test_a_hostile_answer_or_pattern_costs_no_time_and_gets_no_reward(check: str
         ("regex", "(", "RE2"),
         ("regex", r"(a)\1", "RE2"),
         ("regex", "a)|(b", "RE2"),
+        ("regex", r"\Qa", "RE2"),
         ("regex", "", "blank"),
         ("json_schema", "{", "no JSON"),
         ("json_schema", '{"type": "thing"}', "no JSON schema"),

@@ -9,7 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tasks.text.conversations import ConversationSource
-from tasks.text.formatters import FORMATS, Unusable, at_path, problem_of
+from tasks.text.formatters import FORMATS, at_path, problem_of
+from tasks.text.turns import Unusable
 
 
 def made(form: str, row: dict[str, Any], **source: Any) -> list[tuple[str, str]]:
