@@ -193,5 +193,5 @@ def test_a_dataset_without_splits_is_refused_in_words(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("wrong", ["What?", "{title} or {title}", "{title} by {author}"])
 def test_a_question_must_have_a_place_for_the_title_and_no_other(wrong: str) -> None:
-    with pytest.raises(ValidationError, match="must hold {title} once, and no other name in braces"):
+    with pytest.raises(ValidationError, match="must hold"):
         TitledConfig(question=wrong)
