@@ -222,7 +222,8 @@ def test_a_model_that_was_only_made_smaller_answers_nobody() -> None:
 def test_an_adopted_model_names_its_maker_and_claims_no_training() -> None:
     adopted = manifest("adopt", dict(FACTS), {"checkpoint": "/home/ann/models/SmolLM2-135M"})
     card = model_card(told(trained=adopted, tuned=[SFT]))
-    assert ModelCard(card).data.base_model == "SmolLM2-135M" and "/home/ann" not in card.partition("| setting |")[0]
+    assert ModelCard(card).data.base_model == "SmolLM2-135M" and "/home/ann" not in card
+    assert "| checkpoint | SmolLM2-135M |" in card
     assert "of 158,016 parameters, adopted by Gristmill from `SmolLM2-135M`, then tuned on conversations" in card
     assert "Who made its first weights says what they have learned from; it is not known here." in card
     assert "Whether its first weights have learned from what it is measured on is not known." in card
