@@ -277,8 +277,9 @@ def _continued(trained: Manifest) -> str:
 
 def _all_settings(told: CardFacts) -> str:
     """Those of the training, and, with their step's name before them, of each later step."""
-    own = told.trained.recipe["config"]
-    parts = [_settings(own if told.trained.step == ADOPT else _told_config(own))]
+    trained = told.trained
+    own = trained.recipe["config"]
+    parts = [_settings({**own, "checkpoint": base_of(trained)} if trained.step == ADOPT else _told_config(own))]
     return "\n".join([*parts, *(_settings(one.recipe["config"], f"{one.step}.") for one in told.tuned)])
 
 

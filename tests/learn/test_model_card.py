@@ -14,6 +14,8 @@ from tasks.learn.figures import Figure
 from tasks.learn.model_card import FAMILIES, MAX_FIGURES, CardFacts, Scores, by_family, model_card
 from tests.flows.made_model import FACTS, RUN
 
+from .tuned_manifests import DPO_FACTS, made
+
 EVALUATED = {
     "perplexity": 84.2,
     "perplexity.uniform": 1024.0,
@@ -155,3 +157,74 @@ def test_what_flatters_held_out_figures_is_told() -> None:
     recipe = {**elsewhere.manifest.recipe, "inputs": {"tokens": "tokenise/other@0"}}
     card = model_card(told(scores=[replace(elsewhere, manifest=elsewhere.manifest.model_copy(update={"recipe": recipe}))]))
     assert "the test split of tokenise/other@0" in card and "Held out by host" not in card
+
+
+SFT = made(
+    "sft",
+    {**FACTS, "before.loss": 3.1234, "after.loss": 2.5, "after.loss.low": 2.4, "after.loss.high": 2.6, "after.loss.n": 1200},
+    {"epochs": 3.0, "lora": {"rank": 16, "target_modules": []}, "max_steps": None},
+    {"model": "pretrain/pp@d", "conversations": f"instruct/{'a' * 16}@{'d' * 32}"},
+)
+DPO = made(
+    "dpo",
+    {**DPO_FACTS, "num_parameters": 200_000},
+    {"beta": 0.1, "epochs": 1.0},
+    {"preferences": f"prefer/{'b' * 16}@{'e' * 32}"},
+)
+
+
+def test_a_tuned_model_tells_its_line_and_what_each_step_changed() -> None:
+    card = model_card(told(tuned=[SFT, DPO]))
+    assert (
+        "A LLaMA-style causal language model of 200,000 parameters, trained from scratch by Gristmill on 552,960 tokens (0.762 epochs) of "
+        f"dataset version `{'p' * 16}` (digest `{'p' * 32}`, 181 documents), then tuned on conversations (`instruct/{'a' * 16}`), then "
+        f"aligned with preferences (DPO) (`prefer/{'b' * 16}`).\n"
+    ) in card
+    table = card.partition("## Tuning\n")[2].partition("## Training\n")[0]
+    assert [line for line in table.splitlines() if line.startswith("|")] == [
+        "| step | figure | before | after | 95 % interval | n |",
+        "| --- | --- | ---: | ---: | ---: | ---: |",
+        "| sft | loss | 3.123 | 2.5 | 2.4 to 2.6 | 1,200 |",
+        "| dpo | preference.likelier | 0.41 | 0.93 | 0.85 to 0.97 | 51 |",
+        "| dpo | loss | 2.5 | 2.25 | – | – |",
+    ]
+    # the weights are those of the last step, whatever the first one left
+    assert f"Weights: version `{'d' * 16}`, digest `{'d' * 32}`." in card
+    limits = card.partition("## Limits")[2]
+    assert "It was tuned to answer in conversations, on the rows named above." in limits and "guardrails" in limits
+
+
+def test_the_settings_of_each_step_stand_under_its_name() -> None:
+    settings = model_card(told(tuned=[SFT, DPO])).partition("| setting | value |")[2].partition("## Limits")[0]
+    rows = dict(line.strip("| ").split(" | ") for line in settings.splitlines() if line.startswith("| ") and "---" not in line)
+    assert rows["max_steps"] == "600" and rows["model.preset"] == "micro"  # those of the training have no name before them
+    assert (
+        rows["sft.epochs"] == "3.0"
+        and rows["sft.lora.rank"] == "16"
+        and rows["dpo.beta"] == "0.1"
+        and rows["dpo.epochs"] == "1.0"
+    )
+    assert not {"sft.max_steps", "sft.lora.target_modules", "epochs", "beta"} & rows.keys()  # what says nothing is left out
+    assert list(rows).index("sft.epochs") < list(rows).index("dpo.beta")
+
+
+def test_a_model_that_was_only_made_smaller_answers_nobody() -> None:
+    smaller = made("quantise", {**FACTS, "before.perplexity": 84.2, "after.perplexity": 84.9}, {}, {"tokens": "tokenise/t@d"})
+    card = model_card(told(tuned=[smaller]))
+    assert (
+        "then its weights rounded to int8 (`tokenise/t`)." in card and "| quantise | perplexity | 84.2 | 84.9 | – | – |" in card
+    )
+    assert "It was not tuned to follow instructions." in card
+    without = model_card(told())
+    assert "It was not tuned to follow instructions." in without and "## Tuning" not in without and ", then" not in without
+
+
+def test_an_adopted_model_names_its_maker_and_claims_no_training() -> None:
+    adopted = manifest("adopt", dict(FACTS), {"checkpoint": "/home/ann/models/SmolLM2-135M"})
+    card = model_card(told(trained=adopted, tuned=[SFT]))
+    assert ModelCard(card).data.base_model == "SmolLM2-135M" and "/home/ann" not in card
+    assert "| checkpoint | SmolLM2-135M |" in card
+    assert "of 158,016 parameters, adopted by Gristmill from `SmolLM2-135M`, then tuned on conversations" in card
+    assert "Who made its first weights says what they have learned from; it is not known here." in card
+    assert "Whether its first weights have learned from what it is measured on is not known." in card
+    assert "tokens (" not in card and "Validation loss" not in card and "it took" not in card
