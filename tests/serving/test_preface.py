@@ -20,11 +20,11 @@ from tasks.serving.config import ServeConfig
 from tasks.serving.guardrails import Guard
 from tasks.serving.judge import Judge
 from tasks.serving.metrics import Metrics
-from tasks.serving.policy import Policy
+from tasks.serving.policy import Policy, load_policy
 from tasks.serving.preface import Preface, SystemPrompt, fingerprint, taken_apart
 from tasks.serving.prompts import Prompt
-from tasks.serving.request_log import Told
-from tasks.serving.requests import ChatRequest
+from tasks.serving.request_log import RequestLog, Told
+from tasks.serving.requests import ChatRequest, misread, wanted
 from tasks.serving.votes import WORDING, VoteStore
 
 from .made_server import Gateway, make_model, running, served, until
@@ -144,8 +144,8 @@ def test_its_words_are_kept_from_answers_and_a_clients_own_are_not() -> None:
     told: list[str] = []
     own = [{"role": "system", "content": SECRET}, *ASKED]
     for messages in (ASKED, own):  # what the gateway has judged: its own prompt, or none
-        wanted = ChatRequest.model_validate({"model": "tiny", "messages": messages})
-        found = SystemPrompt(Registry(), {"verb": "read"}, Metrics()).of(one.role for one in wanted.messages)
+        asked = ChatRequest.model_validate({"model": "tiny", "messages": messages})
+        found = SystemPrompt(Registry(), {"verb": "read"}, Metrics()).of(one.role for one in asked.messages)
         told.append(found.text if found else "")
     assert told == [SECRET, ""]
 
@@ -224,3 +224,39 @@ def test_a_client_that_reads_nothing_holds_no_place(folder: str, tmp_path: Path)
         until(lambda: gateway.metric("gristmill_in_flight") == 1, 20)
         until(lambda: gateway.metric("gristmill_in_flight") == 0, 20)
         assert not gateway.lines()  # the request is not over
+
+
+def test_many_short_messages_are_judged_while_others_are_served() -> None:
+    """Each costs a millisecond; the loop that serves all others must go on meanwhile."""
+    asked = ChatRequest.model_validate({"model": "m", "messages": [{"role": "user", "content": ""}] * 300})
+
+    async def served_meanwhile() -> int:
+        judging = asyncio.create_task(judge.asked(wanted(asked, ServeConfig()), Told("r", "/")))
+        turns = 0
+        while not judging.done():
+            await asyncio.sleep(0.001)
+            turns += 1
+        return turns
+
+    judge = Judge(Guard(load_policy("default")), Metrics())
+    assert asyncio.run(served_meanwhile()) > 3
+
+
+def test_an_unknown_field_is_named_however_it_is_called() -> None:
+    for name in ("tools", "top-k", "a b"):
+        refused = misread([{"type": "extra_forbidden", "loc": ("body", name), "msg": ""}])
+        assert refused.message.startswith(f"{name}: this server does not support it") and refused.param == name
+
+
+def test_a_line_that_cannot_be_kept_takes_no_answer_back(gateway: Gateway) -> None:
+    """A folder in the log's place stands for a disk that takes nothing."""
+    path, aside = gateway.log, gateway.log.with_suffix(".aside")
+    path.rename(aside)
+    path.mkdir()
+    try:
+        assert said(ask(gateway, ASKED))
+        assert gateway.metric("gristmill_unwritten_lines_total") == 1
+    finally:
+        path.rmdir()
+        aside.rename(path)
+    assert RequestLog(path).path == path and said(ask(gateway, ASKED))
