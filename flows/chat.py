@@ -25,6 +25,7 @@ from rich.console import Console
 
 from infra.errors import InputError
 from infra.settings import PROJECT, child_environment, settings
+from tasks.serving.votes import printable
 
 HELP = (
     "/up [why]  /down [why]  judge the last answer · /new  a new conversation · /system [text]  the system prompt · /quit\n"
@@ -82,7 +83,7 @@ class Chat:
         try:
             for piece in self._pieces(asked):
                 said += piece
-                self._say(printable(piece), end="")
+                self._say(piece, end="")
             self._say("")
         except KeyboardInterrupt:
             self._say("\nstopped; the question and half an answer are left out of the conversation", style="dim")
@@ -159,7 +160,7 @@ class Chat:
         return True
 
     def _say(self, text: str, *, end: str = "\n", style: str | None = None) -> None:
-        self.console.print(text, end=end, style=style, markup=False, highlight=False, soft_wrap=True)
+        self.console.print(printable(text), end=end, style=style, markup=False, highlight=False, soft_wrap=True)
 
 
 def chat(url: str, model: str, console: Console, read: Read = input) -> None:
@@ -188,7 +189,7 @@ def _at(base: str, model: str, console: Console, read: Read) -> None:
         if not names:
             raise InputError(f"{base}: serves no model")
         talk = Chat(client, http, model or names[0], console, read, Person.here())
-        console.print(f"{talk.model} at {base}\n{HELP}", style="dim", markup=False, highlight=False, soft_wrap=True)
+        console.print(printable(f"{talk.model} at {base}\n{HELP}"), style="dim", markup=False, highlight=False, soft_wrap=True)
         _talk(talk)
 
 
@@ -209,7 +210,9 @@ def _talk(talk: Chat) -> None:
             talk.console.print()
             return
         except (InputError, httpx.HTTPError) as error:
-            talk.console.print(str(error) or type(error).__name__, style="red", markup=False, highlight=False, soft_wrap=True)
+            talk.console.print(
+                printable(str(error)) or type(error).__name__, style="red", markup=False, highlight=False, soft_wrap=True
+            )
 
 
 def _served(base: str) -> list[str]:
@@ -295,8 +298,3 @@ def _in_words(error: openai.APIError) -> str:
     if isinstance(error, openai.AuthenticationError):
         return f"{words}; put your key into GRISTMILL_API_KEY"
     return words
-
-
-def printable(text: str) -> str:
-    """Without control characters; line breaks and tabs stay."""
-    return "".join(one for one in text if one in "\n\t" or (one >= " " and not "\x7f" <= one <= "\x9f"))

@@ -9,7 +9,8 @@ from rich.markup import escape
 from rich.table import Table
 
 from infra import tracking
-from infra.errors import InputError
+from infra.errors import GristmillError, InputError
+from infra.settings import settings
 from tasks.serving.prompts import SUFFIXES, Prompt, Reference, from_file, reference, variables
 
 LATEST = "latest"
@@ -33,9 +34,16 @@ def load(wanted: Reference) -> Prompt:
     """A prompt of the registry.
 
     Raises:
-        InputError: there is no registry, or it does not have it.
+        GristmillError: there is no registry, it does not answer, or it does not have it.
     """
-    found = tracking.prompt_version(wanted.name, wanted.which)
+    if settings().mlflow_url.startswith("http") and not tracking.reachable():
+        raise InputError(f"prompt {wanted.name!r}: the MLflow registry does not answer at {settings().mlflow_url}")
+    try:
+        found = tracking.prompt_version(wanted.name, wanted.which)
+    except GristmillError:
+        raise
+    except tracking.failures() as error:
+        raise InputError(f"prompt {wanted.name!r}: the MLflow registry has no answer: {error}") from error
     return Prompt(found.template, found.name, found.version)
 
 

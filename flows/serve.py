@@ -2,7 +2,7 @@
 
 A folder is served as it is. A version is one of the store whose schema is `model`. Any other name is looked for in the MLflow registry,
 with its alias or version; its tags say which version of the store has its weights. While serving only the registry is asked, each `poll_s`;
-the store is read when the answer has changed.
+the store is read when the answer has changed. A system prompt is asked for in the same way.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import contextlib
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from flows import registered
+from flows import prompting, registered
 from infra import storage
 from infra.dataset import MANIFEST, ShardSet, folder_of, open_version
 from infra.errors import InputError
@@ -21,6 +21,8 @@ from infra.settings import settings
 from infra.storage import StorageError
 from tasks.learn.config import MODEL
 from tasks.serving.config import Resolve, ServeConfig, Served
+from tasks.serving.preface import PromptNow
+from tasks.serving.prompts import reference
 from tasks.serving.server import Server, serve
 
 
@@ -41,7 +43,7 @@ def run(models: Sequence[str], config: ServeConfig, tell: Callable[[str], None])
             tell(f"serving {', '.join(resolves)} on {url}; try:")
             tell(example(url, next(iter(resolves))))
 
-        asyncio.run(serve(resolves, config, announce))
+        asyncio.run(serve(resolves, config, announce, _prompter(config.system_prompt)))
 
 
 def example(url: str, model: str) -> str:
@@ -77,6 +79,19 @@ def _resolver(name: str, what: str, copies: contextlib.ExitStack) -> Resolve:
         return last[0]
 
     return resolve
+
+
+def _prompter(given: str) -> PromptNow | None:
+    """What says what the system prompt is now; only the registry is asked more than once."""
+    if not given:
+        return None
+    if reference(given) is not None:
+        return lambda: prompting.resolve(given)
+    try:
+        prompt = prompting.resolve(given)
+    except InputError as error:
+        raise InputError(f"system_prompt: {error}") from error
+    return lambda: prompt
 
 
 def _keep(last: list[Served], served: Served) -> Served:

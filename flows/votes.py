@@ -16,7 +16,7 @@ from infra.settings import settings
 from tasks.serving.pairs import REASONS, Rows, as_lines, liked_answers, preference_pairs
 from tasks.serving.ratings import Agreement, Interval
 from tasks.serving.scoreboard import scoreboard
-from tasks.serving.votes import FILE, Vote, VoteStore
+from tasks.serving.votes import FILE, Vote, VoteStore, printable
 
 FORMS = {"pairs": preference_pairs, "conversations": liked_answers}
 """What can be exported: rows for `prefer`, and rows for `instruct`."""
@@ -41,7 +41,14 @@ def show(votes: list[Vote], console: Console, num: int) -> None:
     for vote in votes[-num:] if num else []:
         question = vote.messages[-1].content if vote.messages else "(not kept)"
         models = " | ".join(one.label for one in vote.models)
-        cells = (vote.time[:16].replace("T", " "), vote.rater[:8], vote.vote, models, _short(question), _short(vote.text or ""))
+        cells = (
+            vote.time[:16].replace("T", " "),
+            vote.rater[:8],
+            vote.vote,
+            printable(models),
+            _short(question),
+            _short(vote.text or ""),
+        )
         table.add_row(*map(escape, cells))
     console.print(table)
     kept = sum(vote.is_whole and vote.consent.training for vote in votes)
@@ -142,5 +149,5 @@ def _percent(share: Interval) -> str:
 
 
 def _short(text: str) -> str:
-    line = " ".join(text.split())
+    line = " ".join(printable(text).split())
     return line if len(line) <= SHOWN_CHARS else line[: SHOWN_CHARS - 1] + "…"

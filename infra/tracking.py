@@ -10,7 +10,7 @@ import json
 import logging
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from contextvars import ContextVar
 from dataclasses import dataclass
 from pathlib import Path
@@ -414,6 +414,14 @@ def prompt_version(name: str, which: str) -> PromptVersion:
     Raises:
         GristmillError: no MLflow is named, or it has no such prompt.
     """
+    from mlflow.exceptions import MlflowException
+
+    client = _registry()
+    if which != "latest":  # a server asks again and again; only where there is none the others are listed
+        asked = client.get_prompt_version if which.isdigit() else client.get_prompt_version_by_alias
+        with suppress(MlflowException):
+            if (direct := asked(name, which)) is not None:
+                return _prompt(direct)
     known = {one.version: one for one in prompt_versions(name)}
     named = {alias: one for one in known.values() for alias in one.aliases}
     found = list(known.values())[-1:] if which == "latest" else [one for one in (known.get(which), named.get(which)) if one]

@@ -8,6 +8,7 @@ from contextlib import aclosing
 
 from tasks.serving.fleet import Fleet
 from tasks.serving.judge import FILTERED, Judge
+from tasks.serving.preface import Preface, fingerprint
 from tasks.serving.replies import DONE, Reply, Usage, failure
 from tasks.serving.request_log import Told
 from tasks.serving.requests import ChatRequest, CompletionRequest, Refused, Wanted
@@ -21,9 +22,15 @@ class Answering:
     """The choices of one request."""
 
     def __init__(
-        self, fleet: Fleet, judge: Judge, asked: ChatRequest | CompletionRequest, wanted: list[Wanted], told: Told
+        self,
+        fleet: Fleet,
+        judge: Judge,
+        asked: ChatRequest | CompletionRequest,
+        wanted: list[Wanted],
+        told: Told,
+        preface: Preface | None,
     ) -> None:
-        self._fleet, self._judge, self._asked, self._told = fleet, judge, asked, told
+        self._fleet, self._judge, self._asked, self._told, self._preface = fleet, judge, asked, told, preface
         self._texts, self._ended = [""] * len(wanted), [""] * len(wanted)
         self.refusal = ""
         """Said in place of every choice, without asking the model."""
@@ -82,13 +89,15 @@ class Answering:
             self._told.first_token_seconds = first.first_token_s - first.arrived_s
         if texts:
             chat = isinstance(self._asked, ChatRequest)
-            self._told.prompt = list(first.wanted.messages or ()) if chat else [one.wanted.prompt for one in self.tickets]
+            messages = list(first.wanted.messages or ())[1 if self._preface else 0 :]
+            self._told.prompt = messages if chat else [one.wanted.prompt for one in self.tickets]
             self._told.answers = self._texts
 
     def _reply(self) -> Reply:
         now = self._fleet.models[self._asked.model].served.version
         self._told.version = next((one.version for one in self.tickets if one.version), now)
-        return Reply(isinstance(self._asked, ChatRequest), self._asked.model, self._told.version, self._asked.with_usage)
+        told = fingerprint(self._told.version, self._preface)
+        return Reply(isinstance(self._asked, ChatRequest), self._asked.model, told, self._asked.with_usage)
 
     async def _pieces(self) -> AsyncGenerator[Piece]:
         """Of all choices, as they come."""
@@ -128,4 +137,4 @@ class Answering:
             queue.put_nowait(error)
 
     def _written(self, ticket: Ticket) -> AsyncGenerator[tuple[str, str]]:
-        return self._judge.answer(ticket.wanted, self._fleet.answer(ticket), self._told)
+        return self._judge.answer(self._fleet.answer(ticket), self._told, self._preface.text if self._preface else "")

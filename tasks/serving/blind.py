@@ -38,6 +38,8 @@ class BlindPair:
     """Whether both answers are whole."""
     copied_from: str | None = None
     """Id of the vote that judged them first."""
+    template: str = ""
+    """The system prompt that both were asked with."""
     pair_id: str = field(default_factory=lambda: uuid.uuid4().hex)
     since_s: float = 0.0
 

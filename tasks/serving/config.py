@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
@@ -88,6 +88,11 @@ class ServeConfig(BaseModel):
     """Seconds that running requests have to end in when the gateway is asked to stop."""
     guard: str = "default"
     """Policy of the guardrails that judge what is asked and answered: default, strict, off, or a YAML file (docs/guardrails.md)."""
+    system_prompt: str = ""
+    """Put before conversations whose client gives no system message of its own: NAME@ALIAS or NAME:VERSION of MLflow's prompt registry, a
+    .txt or .md file, or the text itself (docs/serving.md). Empty: nothing. An alias is followed; a file is read once, at the start."""
+    system_prompt_values: dict[str, Annotated[str, Field(coerce_numbers_to_str=True)]] = {}
+    """Of the variables in it, by their names: each of them, and no other."""
     keys_file: Path | None = None
     """File with the keys of those who may ask. None: `serving/keys.json` below GRISTMILL_HOME."""
     log_file: Path | None = None
@@ -112,4 +117,6 @@ class ServeConfig(BaseModel):
     def _fits(self) -> ServeConfig:
         if self.silent_after_s >= self.dead_after_s:
             raise ValueError(f"dead_after_s: must be more than silent_after_s (got {self.dead_after_s}, {self.silent_after_s})")
+        if self.system_prompt_values and not self.system_prompt:
+            raise ValueError(f"system_prompt_values: there is no system_prompt with {', '.join(self.system_prompt_values)}")
         return self

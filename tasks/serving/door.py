@@ -6,6 +6,7 @@ Plain ASGI around the app, so that streams pass through untouched. Costs some 20
 from __future__ import annotations
 
 import asyncio
+import logging
 import secrets
 import sys
 import time
@@ -23,6 +24,7 @@ from tasks.serving.metrics import Metrics
 from tasks.serving.request_log import RequestLog, Told
 from tasks.serving.requests import Refused
 
+logger = logging.getLogger("gristmill")
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
 GUARDED = ("/v1/", "/metrics")
 """What only those with a key may ask, where there are keys, besides all that is posted."""
@@ -87,7 +89,11 @@ class Door:
         if told.model:
             self._metrics.seconds.labels(told.route, told.model).observe(told.seconds)
         if told.route.startswith("/v1/") or told.error:
-            self._log.write(datetime.now(UTC).isoformat(timespec="milliseconds"), told)
+            try:
+                self._log.write(datetime.now(UTC).isoformat(timespec="milliseconds"), told)
+            except OSError as error:  # the answer is given; a full disk must not take it back
+                self._metrics.unwritten.inc()
+                logger.error("%s: the line of request %s is not kept: %s", self._log.path, told.request, error)
 
 
 class _Answer:

@@ -185,6 +185,8 @@ class Fleet:
             ticket.prompt_tokens = event.prompt_tokens
         elif isinstance(event, Wrote):
             ticket.write(event.tokens, event.text, event.ended, event.num_tokens)
+            if event.ended:  # its place is free, though its reader may take its time, or read nothing any more
+                self._do(self._balancer.leave(ticket.name))
         else:
             ticket.fail(Refused(400, event.words, event.code, param="messages" if ticket.wanted.messages else "prompt"))
 

@@ -25,8 +25,9 @@ from tasks.serving.limits import Limit, Meter
 from tasks.serving.metrics import CONTENT_TYPE, Metrics
 from tasks.serving.people import listen
 from tasks.serving.policy import load_policy
+from tasks.serving.preface import Preface, SystemPrompt
 from tasks.serving.request_log import RequestLog, Told
-from tasks.serving.requests import ChatRequest, CompletionRequest, Refused, Wanted, misread, wanted
+from tasks.serving.requests import SHOWN_CHARS, ChatRequest, CompletionRequest, Refused, Wanted, misread, wanted
 from tasks.serving.votes import VoteStore
 
 logger = logging.getLogger("gristmill")
@@ -55,7 +56,7 @@ def _responses(*statuses: int) -> dict[int | str, dict[str, Any]]:
 
 
 STREAMED: dict[int | str, dict[str, Any]] = {
-    200: {"content": {"text/event-stream": {"schema": {"type": "string"}}, "application/json": {"schema": {"type": "object"}}}}
+    200: {"content": {"text/event-stream": {}, "application/json": {"schema": {"type": "object"}}}}
 }
 ANSWERS = {**_responses(400, 404, 413, 422, 429, 502, 503, 504), **STREAMED}
 
@@ -63,8 +64,8 @@ ANSWERS = {**_responses(400, 404, 413, 422, 429, 502, 503, 504), **STREAMED}
 class Gateway:
     """What the routes ask."""
 
-    def __init__(self, fleet: Fleet, config: ServeConfig, judge: Judge) -> None:
-        self.fleet, self._config, self._judge = fleet, config, judge
+    def __init__(self, fleet: Fleet, config: ServeConfig, judge: Judge, prompt: SystemPrompt) -> None:
+        self.fleet, self.prompt, self._config, self._judge = fleet, prompt, config, judge
         self._meters: dict[str, Meter] = {}
 
     async def answer(self, asked: ChatRequest | CompletionRequest, request: Request, route: str) -> Response:
@@ -80,8 +81,10 @@ class Gateway:
         if self.fleet.stopping:
             raise Refused(503, "The server is stopping", "stopping", retry_after_s=self._config.stop_s)
         answers, refusal = await self._judge.asked(wanted(asked, self._config), told)
+        if (preface := self._preface(asked)) is not None:
+            answers, told.system_prompt = [preface.put_before(one) for one in answers], preface.as_json()
         settle = self.count(request.state.key, [] if refusal else answers)
-        answering = Answering(self.fleet, self._judge, asked, answers, told)
+        answering = Answering(self.fleet, self._judge, asked, answers, told, preface)
         answering.refusal = refusal
 
         def over() -> None:
@@ -94,6 +97,11 @@ class Gateway:
             return JSONResponse(await _unless_gone(answering.whole(), request))
         finally:
             over()
+
+    def _preface(self, asked: ChatRequest | CompletionRequest) -> Preface | None:
+        if isinstance(asked, CompletionRequest):
+            return None
+        return self.prompt.of(one.plain()["role"] for one in asked.messages)
 
     def models(self) -> list[dict[str, Any]]:
         """The models, as OpenAI lists them, with their versions."""
@@ -113,7 +121,9 @@ class Gateway:
     def _known(self, name: str) -> None:
         if name not in self.fleet.models:
             there = ", ".join(self.fleet.models)
-            raise Refused(404, f"The model `{name}` does not exist; these do: {there}", "model_not_found", param="model")
+            raise Refused(
+                404, f"The model `{name[:SHOWN_CHARS]}` does not exist; these do: {there}", "model_not_found", param="model"
+            )
 
     def count(self, key: Key, answers: list[Wanted]) -> Any:
         """Count a request against its key's limits; gives what to tell the tokens that it needed.
@@ -144,14 +154,14 @@ class Gateway:
 
 
 def build(
-    fleet: Fleet, config: ServeConfig, keys: Keys, metrics: Metrics, log: RequestLog, store: VoteStore | None = None
+    fleet: Fleet, config: ServeConfig, keys: Keys, metrics: Metrics, log: RequestLog, prompt: SystemPrompt, store: VoteStore
 ) -> FastAPI:
     """The app."""
     told: dict[str, Any] = {"title": "Gristmill", "version": "1", "responses": _responses(400, 404, 413)}
     app = FastAPI(**told, redirect_slashes=False, docs_url=None, redoc_url=None)  # their pages would load scripts from elsewhere
     app.add_middleware(Door, config=config, keys=keys, metrics=metrics, log=log)
     _tell_errors(app, config)
-    gateway = Gateway(fleet, config, Judge(Guard(load_policy(config.guard)), metrics))
+    gateway = Gateway(fleet, config, Judge(Guard(load_policy(config.guard)), metrics), prompt)
 
     @app.post(CHAT, responses=ANSWERS, response_class=JSONResponse)
     async def chat(asked: ChatRequest, request: Request) -> Response:
@@ -182,7 +192,9 @@ def build(
         state = fleet.state()
         good = all(one["ready"] for one in state.values()) and not fleet.stopping
         word = "stopping" if fleet.stopping else "ok" if good else "unhealthy"
-        told = {"status": word} if request.state.key is STRANGER else {"status": word, "models": state}
+        told: dict[str, Any] = {"status": word}
+        if request.state.key is not STRANGER:
+            told |= {"models": state, **({"system_prompt": said} if (said := prompt.state()) else {})}
         return JSONResponse(told, 200 if good else 503)
 
     @app.get("/metrics", response_class=Response, responses={200: {"content": {"text/plain": {}}}})
@@ -192,8 +204,7 @@ def build(
         fleet.show_load()
         return Response(metrics.page(), media_type=CONTENT_TYPE)
 
-    if store is not None:
-        listen(app, gateway, store)
+    listen(app, gateway, store)
     return app
 
 

@@ -19,6 +19,8 @@ FILTERED = "content_filter"
 """Why an answer is over that was refused, in OpenAI's words."""
 LONG_BYTES = 20_000
 """What is longer is judged in a thread of its own, while others are served."""
+BYTES_PER_MESSAGE = 2000
+"""A message costs as much as so many bytes of text, however short it is: 1 ms."""
 Parts = AsyncGenerator[tuple[str, str]]
 """Text, and why the answer is over with it."""
 
@@ -36,7 +38,7 @@ class Judge:
             messages = one.messages if one.messages is not None else ({"role": "user", "content": one.prompt},)
             key = tuple(said for message in messages for said in message.values())
             if key not in judged:  # several answers to one prompt
-                judged[key] = await self._before(messages, one.num_bytes)
+                judged[key] = await self._before(messages, one.num_bytes + BYTES_PER_MESSAGE * len(messages))
                 self._note("before", judged[key], told)
             decision = judged[key]
             if decision.action == "refuse":
@@ -46,10 +48,13 @@ class Judge:
             changed.append(replace(one, prompt=plain[0]["content"]) if one.messages is None else replace(one, messages=plain))
         return changed, ""
 
-    async def answer(self, wanted: Wanted, parts: Parts, told: Told) -> Parts:
-        """An answer as it may be sent; it ends where a rule refuses, with the words that say so."""
-        system = "\n".join(one["content"] for one in wanted.messages or () if one["role"] == "system")
-        stream, sent = self._guard.stream(system), False
+    async def answer(self, parts: Parts, told: Told, system_prompt: str) -> Parts:
+        """An answer as it may be sent; it ends where a rule refuses, with the words that say so.
+
+        Args:
+            system_prompt: the gateway's own, whose words must not be in it. What a client sent is no secret from it.
+        """
+        stream, sent = self._guard.stream(system_prompt), False
         async with aclosing(parts):
             async for text, ended in parts:
                 text = stream.feed(text)
@@ -66,8 +71,8 @@ class Judge:
                     sent = True
                     yield text, ""
 
-    async def _before(self, messages: Sequence[dict[str, str]], num_bytes: int) -> Decision:
-        if num_bytes > LONG_BYTES:
+    async def _before(self, messages: Sequence[dict[str, str]], cost_bytes: int) -> Decision:
+        if cost_bytes > LONG_BYTES:
             return await asyncio.to_thread(self._guard.before, messages)
         return self._guard.before(messages)
 

@@ -80,7 +80,7 @@ class Keys:
         Raises:
             InputError: there is one of this name, or this is no name.
         """
-        if not re.match(NAME, name):
+        if not re.fullmatch(NAME, name):
             raise InputError(f"{name!r}: no name for a key; letters, digits and . _ @ -, at most 64, a letter or digit first")
         secret = PREFIX + secrets.token_urlsafe(32)
         now = datetime.now(UTC).isoformat(timespec="seconds")

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import json
 import random
+import re
 import sqlite3
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, TypeVar
@@ -22,6 +23,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from starlette.concurrency import run_in_threadpool
 
 from tasks.serving.blind import SIDES, BlindPair, Pending, drawn, together
+from tasks.serving.preface import taken_apart
 from tasks.serving.requests import Refused
 from tasks.serving.scoreboard import scoreboard
 from tasks.serving.votes import RATER, WORDING, WORDINGS, Consent, Message, Speaker, Vote, VoteError, VoteStore
@@ -31,6 +33,7 @@ FILES = {"talk.js": "text/javascript", "chat.js": "text/javascript", "ab.js": "t
 MAX_BODY_BYTES = 1 << 20
 RETRY_S = 30.0
 ID = r"^[0-9a-f]{32}$"
+VERSION = re.compile(r"[\w .:/()@+,#=~-]{0,200}")
 POLICY = (
     "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; img-src 'self' data:; "
     "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
@@ -52,7 +55,7 @@ ERRORS: dict[int | str, dict[str, Any]] = {
     429: {"description": "too many requests for now"},
     503: {"description": "no room on the disk"},
 }
-STREAM: dict[int | str, dict[str, Any]] = {200: {"content": {"text/event-stream": {"schema": {"type": "string"}}}}}
+STREAM: dict[int | str, dict[str, Any]] = {200: {"content": {"text/event-stream": {}}}}
 """What the OpenAPI page says of answers."""
 
 
@@ -66,8 +69,8 @@ class Backend:
     """The answer of a model to a conversation, in pieces, as `/v1/chat/completions` would give it; it may raise Refused."""
     admit: Callable[[Request], Awaitable[None]]
     """Raises Refused (401, 429) for who may not ask, or not now."""
-    template: Callable[[str], str] = lambda model: ""
-    """Version of the prompt template that a model is asked with."""
+    template: Callable[[Iterable[str]], str]
+    """The system prompt that the gateway puts before messages of these roles; empty: none."""
 
 
 class _Body(BaseModel):
@@ -75,6 +78,8 @@ class _Body(BaseModel):
 
 
 Body = TypeVar("Body", bound=_Body)
+Given = TypeVar("Given")
+Result = TypeVar("Result")
 
 
 class Feedback(_Body):
@@ -83,8 +88,8 @@ class Feedback(_Body):
     vote_id: str = Field(pattern=ID)
     rater: str = Field(pattern=RATER)
     model: str = Field(max_length=200)
-    version: str = Field("", max_length=200)
-    """Of the model that gave the answer, where its answer told it (`system_fingerprint`)."""
+    version: str = Field("", max_length=500)
+    """Of the model that gave the answer, and its system prompt's, where its answer told them (`system_fingerprint`)."""
     vote: Literal["up", "down", "corrected"]
     messages: tuple[Message, ...] = Field(min_length=1)
     answer: str
@@ -173,13 +178,16 @@ def _add_feedback(router: APIRouter, store: VoteStore, backend: Backend) -> None
         corrected = said.vote == "corrected"
         if corrected != (said.correction is not None):
             raise _unfit("correction: the corrected answer belongs to the vote `corrected`, and only to it")
+        version, template = taken_apart(said.version)
+        if not said.version:
+            template = backend.template(one.role for one in said.messages)
         vote = _vote(
             vote_id=said.vote_id,
             rater=said.rater,
             kind="correction" if corrected else "thumb",
             vote=said.vote,
-            models=(_speaker(backend.models(), said.model, said.version),),
-            template=backend.template(said.model),
+            models=(_speaker(backend.models(), said.model, version),),
+            template=_plain(template),
             messages=said.messages,
             answers=(said.answer, *([said.correction] if said.correction is not None else [])),
             text=said.text or None,
@@ -191,7 +199,7 @@ def _add_feedback(router: APIRouter, store: VoteStore, backend: Backend) -> None
     async def forget(request: Request) -> Response:
         """Remove all votes of a rater."""
         asked = await _admitted(request, backend, Rater)
-        forgotten = await run_in_threadpool(store.forget, asked.rater)
+        forgotten = await _in_store(store.forget, asked.rater)
         return JSONResponse({"votes": forgotten.votes, "exported_before": len(forgotten.exports)}, headers=HEADERS)
 
 
@@ -206,7 +214,8 @@ def _add_comparison(router: APIRouter, store: VoteStore, backend: Backend, chanc
             raise _unfit("messages: the last turn must be the user's")
         if sum(len(one.content) for one in asked.messages) > store.config.max_chars:
             raise Refused(413, f"messages: more than {store.config.max_chars} characters cannot be compared", "too_long")
-        pair = BlindPair(asked.rater, asked.messages, drawn(backend.models(), chance))
+        template = backend.template(one.role for one in asked.messages)
+        pair = BlindPair(asked.rater, asked.messages, drawn(backend.models(), chance), template=template)
         pending.add(pair)
         return StreamingResponse(_events(request, backend, pair), media_type="text/event-stream", headers=HEADERS)
 
@@ -214,13 +223,15 @@ def _add_comparison(router: APIRouter, store: VoteStore, backend: Backend, chanc
     async def again(request: Request) -> Response:
         """Two answers that somebody else has judged, to see whether people agree."""
         asked = await _admitted(request, backend, Rater)
-        first = await run_in_threadpool(store.to_judge_again, asked.rater)
+        first = await _in_store(store.to_judge_again, asked.rater)
         if first is None or first.messages is None or first.answers is None:
             words = "there is no pair that somebody else has judged and agreed to show, and that you have not judged"
             raise Refused(404, words, "nothing_to_judge")
         order = chance.sample((0, 1), 2)
         left, right = (first.models[place] for place in order)
-        pair = BlindPair(asked.rater, first.messages, (left, right), ended=True, copied_from=first.vote_id)
+        pair = BlindPair(
+            asked.rater, first.messages, (left, right), ended=True, copied_from=first.vote_id, template=first.template
+        )
         pair.answers = {side: first.answers[place] for side, place in zip(SIDES, order, strict=True)}
         pending.add(pair)
         turns = [one.model_dump() for one in pair.messages]
@@ -238,7 +249,7 @@ def _add_comparison(router: APIRouter, store: VoteStore, backend: Backend, chanc
             kind="choice",
             vote=said.vote,
             models=pair.models,
-            template=backend.template(left.name),
+            template=pair.template,
             messages=pair.messages,
             answers=tuple(pair.answers[side] for side in SIDES),
             text=said.text or None,
@@ -319,7 +330,14 @@ def _speaker(models: Sequence[Speaker], name: str, version: str) -> Speaker:
     found = next((one for one in models if one.name == name), None)
     if found is None:
         raise _unfit(f"model {name!r} is not served here; these are: {', '.join(one.name for one in models)}")
-    return found if version in ("", found.version) else Speaker(name=name, version=version)
+    return found if version in ("", found.version) else Speaker(name=name, version=_plain(version))
+
+
+def _plain(version: str) -> str:
+    """A version that the client told, unless it is a text: bare votes keep it, and pages and terminals show it."""
+    if not VERSION.fullmatch(version):
+        raise _unfit("version: no version looks like this; send an answer's system_fingerprint, or leave it out")
+    return version
 
 
 def _vote(**fields: Any) -> Vote:
@@ -331,11 +349,17 @@ def _vote(**fields: Any) -> Vote:
 
 async def _keep(store: VoteStore, vote: Vote) -> Vote:
     try:
-        return await run_in_threadpool(store.keep, vote)
+        return await _in_store(store.keep, vote)
     except VoteError as error:
         raise _unfit(str(error)) from error
+
+
+async def _in_store(work: Callable[[Given], Result], given: Given) -> Result:
+    try:
+        return await run_in_threadpool(work, given)
     except sqlite3.OperationalError as error:
-        raise Refused(503, f"votes cannot be kept now ({error}); try again later", "no_room", retry_after_s=RETRY_S) from error
+        words = f"the store of votes cannot be used now ({error}); try again later"
+        raise Refused(503, words, "no_room", retry_after_s=RETRY_S) from error
 
 
 def _kept(vote: Vote) -> dict[str, Any]:

@@ -51,6 +51,10 @@ class Metrics:
         self.reloads = Counter(
             "gristmill_reloads", "Versions that took the place of another.", ["model", "outcome"], registry=named
         )
+        self.prompt_reloads = Counter(
+            "gristmill_prompt_reloads", "System prompts that took the place of another.", ["outcome"], registry=named
+        )
+        self.unwritten = Counter("gristmill_unwritten_lines", "Lines that the request log could not keep.", registry=named)
         self.decisions = Counter(
             "gristmill_guardrail_decisions", "What guardrails did.", ["side", "action", "rule"], registry=named
         )

@@ -6,7 +6,7 @@ An answer for a comparison goes the way of `/v1/chat/completions`, limits and al
 from __future__ import annotations
 
 import json
-from collections.abc import AsyncGenerator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from fastapi import Depends, FastAPI, Request
@@ -47,7 +47,11 @@ def listen(app: FastAPI, gateway: Gateway, store: VoteStore) -> None:
     def noted(request: Request) -> None:
         request.state.told.route = request.scope["route"].path
 
-    app.include_router(routes(store, Backend(models, complete, admit)), dependencies=[Depends(noted)])
+    def template(roles: Iterable[str]) -> str:
+        said = gateway.prompt.of(roles)
+        return said.label if said is not None else ""
+
+    app.include_router(routes(store, Backend(models, complete, admit, template)), dependencies=[Depends(noted)])
 
 
 async def _events(answer: StreamingResponse) -> AsyncGenerator[dict[str, list[dict[str, dict[str, str]]]]]:

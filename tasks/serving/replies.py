@@ -40,7 +40,7 @@ class Reply:
     chat: bool
     model: str
     version: str
-    """Sent as `system_fingerprint`: which version answered."""
+    """Sent as `system_fingerprint`: which version answered, and with which system prompt of the gateway."""
     with_usage: bool = False
     """Whether every event of a stream has the field `usage`, as OpenAI's have where it was asked for."""
     number: str = field(default_factory=lambda: secrets.token_hex(12))

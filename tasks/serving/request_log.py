@@ -31,6 +31,8 @@ class Told:
     seconds: float = 0.0
     queue_seconds: float = 0.0
     first_token_seconds: float = 0.0
+    system_prompt: dict[str, str] = field(default_factory=dict)
+    """What the gateway put before the conversation: name, version, digest."""
     decisions: list[dict[str, Any]] = field(default_factory=list)
     """Of guardrails: side, action, rules."""
     prompt: Any = None
@@ -48,7 +50,7 @@ class RequestLog:
 
     def write(self, at: str, told: Told) -> None:
         """Append a request that is over."""
-        row = {"at": at, **{key: value for key, value in asdict(told).items() if value not in (None, "", [])}}
+        row = {"at": at, **{key: value for key, value in asdict(told).items() if value not in (None, "", [], {})}}
         for name in ("seconds", "queue_seconds", "first_token_seconds"):
             row[name] = round(row.get(name, 0.0), 6)
         line = json.dumps(row, ensure_ascii=False, separators=(",", ":")).encode("utf-8", "replace") + b"\n"

@@ -28,6 +28,8 @@ Text = Annotated[str, Strict(), AfterValidator(_whole_characters)]
 Whole = Annotated[int, Field(strict=True)]
 Stop = Annotated[Text, Field(min_length=1, max_length=1000)]
 MAX_STOPS = 4
+SHOWN_CHARS = 200
+"""Of what a client said, in an error."""
 SEEDS = 2**63
 DEFAULT_COMPLETION_TOKENS = 16
 """Of OpenAI's API, where `max_tokens` is not given."""
@@ -219,6 +221,7 @@ def misread(problems: Sequence[Mapping[str, Any]]) -> Refused:
     names = [str(one) for one in first["loc"] if isinstance(one, int) or (one.isidentifier() and one not in ("body", "str"))]
     param = ".".join(names) or None
     if first["type"] == "extra_forbidden":
+        param = param or str(first["loc"][-1])[:SHOWN_CHARS]
         return Refused(400, f"{param}: this server does not support it; leave it out", "unsupported_parameter", param=param)
     if first["type"] == "missing":
         return Refused(400, f"{param or 'a JSON object'} is missing", "missing_required_parameter", param=param)

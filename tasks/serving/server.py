@@ -24,6 +24,7 @@ from tasks.serving.fleet import Fleet
 from tasks.serving.gateway import build
 from tasks.serving.keys import Keys
 from tasks.serving.metrics import Metrics
+from tasks.serving.preface import PromptNow, SystemPrompt
 from tasks.serving.process import Replica
 from tasks.serving.request_log import RequestLog
 from tasks.serving.votes import VoteStore
@@ -46,15 +47,23 @@ class Server(uvicorn.Server):
         timer.cancel()
 
 
-async def serve(resolves: Mapping[str, Resolve], config: ServeConfig, announce: Callable[[str, Server], None]) -> None:
+async def serve(
+    resolves: Mapping[str, Resolve],
+    config: ServeConfig,
+    announce: Callable[[str, Server], None],
+    prompt_now: PromptNow | None = None,
+) -> None:
     """Serve models until asked to stop.
 
     Args:
         announce: called once the address is open, with it.
+        prompt_now: what `config.system_prompt` means; None where there is none.
 
     Raises:
-        InputError: the port is taken, an address is open to others while there are no keys, or a model does not start.
+        InputError: the port is taken, an address is open to others while there are no keys, or a model or the system prompt is not
+            what it must be.
     """
+    assert (prompt_now is None) == (not config.system_prompt)
     keys = Keys(keys_file(config))
     if config.host not in LOOPBACK and not keys:
         raise InputError(
@@ -64,9 +73,11 @@ async def serve(resolves: Mapping[str, Resolve], config: ServeConfig, announce: 
         vllm.require()
     with _bound(config) as listening:
         metrics = Metrics()
+        prompt = await asyncio.to_thread(SystemPrompt, prompt_now, config.system_prompt_values, metrics)
         fleet = Fleet(resolves, config, _maker(config, len(resolves)), metrics)
         store = VoteStore(settings().votes, config.votes)
-        app = build(fleet, config, keys, metrics, RequestLog(log_file(config)), store)
+        app = build(fleet, config, keys, metrics, RequestLog(log_file(config)), prompt, store)
+        following = asyncio.create_task(prompt.follow(config.poll_s))
         try:
             await fleet.start()
             listening.listen(BACKLOG)
@@ -88,6 +99,7 @@ async def serve(resolves: Mapping[str, Resolve], config: ServeConfig, announce: 
             announce(f"http://{f'[{host}]' if ':' in host else host}:{port}", server)
             await server.serve(sockets=[listening])
         finally:
+            following.cancel()
             await fleet.stop()
             store.close()
 
@@ -122,7 +134,7 @@ def _maker(config: ServeConfig, num_models: int) -> Callable[[Served, int], Work
     """What makes a replica; each start has a name of its own."""
     threads = config.threads or max(1, (_cpus() - 1) // (config.replicas * num_models))
     folder = settings().home / "serving" / "logs"
-    folder.mkdir(parents=True, exist_ok=True)
+    folder.mkdir(parents=True, exist_ok=True, mode=0o700)  # an engine's log may repeat what it was asked
     numbers, code = itertools.count(), code_version()
 
     def make(served: Served, place: int) -> Worker:

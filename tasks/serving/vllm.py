@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import secrets
 import shutil
 import socket
 import sys
@@ -62,6 +63,7 @@ class Vllm:
             ReplicaFailed: it ended, or did not answer in time.
         """
         self._hear, port = hear, _free_port()
+        key = secrets.token_urlsafe(32)  # else whoever is on this machine could ask it, past our keys and guardrails
         self._leash, theirs = socket.socketpair()
         command = [
             "vllm",
@@ -80,7 +82,7 @@ class Vllm:
         with theirs, self._log.open("wb") as log:
             self._process = await asyncio.create_subprocess_exec(
                 *(sys.executable, "-m", "tasks.serving.leash", str(theirs.fileno()), *command),
-                env=child_environment(HF_HUB_OFFLINE="1"),
+                env=child_environment(HF_HUB_OFFLINE="1", VLLM_API_KEY=key),
                 cwd=PROJECT,
                 pass_fds=(theirs.fileno(),),
                 stdin=asyncio.subprocess.DEVNULL,
@@ -89,7 +91,11 @@ class Vllm:
                 start_new_session=True,
             )
         self._client = httpx.AsyncClient(
-            base_url=f"http://127.0.0.1:{port}", timeout=None, trust_env=False, limits=httpx.Limits()
+            base_url=f"http://127.0.0.1:{port}",
+            headers={"Authorization": f"Bearer {key}"},
+            timeout=None,
+            trust_env=False,
+            limits=httpx.Limits(),
         )
         end_s = time.monotonic() + self._config.start_timeout_s
         while not await self._healthy():

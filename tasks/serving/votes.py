@@ -165,6 +165,11 @@ WORDINGS = {
 WORDING = "2026-11"
 
 
+def printable(text: str) -> str:
+    """Without control characters, which could move a terminal's cursor or write into its clipboard; line breaks and tabs stay."""
+    return "".join(one for one in text if one in "\n\t" or (one >= " " and not "\x7f" <= one <= "\x9f"))
+
+
 def mask_personal(texts: Sequence[str]) -> tuple[list[str], dict[str, int]]:
     """Personal data and secrets masked, as the guard's rules of these kinds find them, and how many of each kind."""
     decisions = [_guard().after(text) for text in texts]

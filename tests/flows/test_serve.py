@@ -85,12 +85,12 @@ def test_an_alias_is_followed_and_only_looked_up_in_the_store_when_it_moves(
     rows[0]["aliases"], rows[1]["aliases"] = ["champion"], ["challenger"]
     asked: list[str] = []
 
-    def rows(name: str) -> list[Mapping[str, Any]]:
+    def rows_of(name: str) -> list[Mapping[str, Any]]:
         asked.append(name)
         return [one for one in rows if one["name"] == name]
 
     monkeypatch.setattr(tracking, "reachable", lambda: True)
-    monkeypatch.setattr(tracking, "registered_models", rows)
+    monkeypatch.setattr(tracking, "registered_models", rows_of)
     with contextlib.ExitStack() as copies:
         champion = serve._resolver("m", "m", copies)
         first = champion()
@@ -100,7 +100,7 @@ def test_an_alias_is_followed_and_only_looked_up_in_the_store_when_it_moves(
         monkeypatch.undo()
         monkeypatch.setenv("GRISTMILL_HOME", str(home))
         monkeypatch.setattr(tracking, "reachable", lambda: True)
-        monkeypatch.setattr(tracking, "registered_models", rows)
+        monkeypatch.setattr(tracking, "registered_models", rows_of)
         rows[0]["aliases"], rows[1]["aliases"] = [], ["champion", "challenger"]
         assert champion().folder == f"{made[1].folder}/model"
         assert serve._resolver("m", "m:1", copies)().digest == made[0].digest

@@ -45,6 +45,12 @@ def test_votes_are_listed_and_scored(store: VoteStore) -> None:
     assert "67% (21% to 94%)" in scores  # 2 of 3 thumbs of the old one
 
 
+def test_what_raters_wrote_cannot_steer_the_terminal(home: Path) -> None:
+    VoteStore(settings().votes).keep(said("thumb", "up", ("a",), "\x1b]52;c;cm0=\x07 which\x9b2J?", text="\x1b[2Jgood"))
+    listed = run("list")
+    assert "which" in listed and "good" in listed and not [one for one in listed if one in "\x1b\x07\x9b"]
+
+
 def test_an_export_has_its_rows_its_digest_and_a_count_for_each_reason(store: VoteStore, tmp_path: Path) -> None:
     file = tmp_path / "deep" / "pairs.jsonl"
     told = run("export", "--output", str(file))

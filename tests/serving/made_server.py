@@ -21,6 +21,7 @@ from models import presets, tokeniser
 from models.presets import ModelConfig
 from models.tokeniser import TokeniserConfig
 from tasks.serving.config import Resolve, ServeConfig, Served
+from tasks.serving.preface import PromptNow
 from tasks.serving.server import Server, serve
 
 WORDS = ["read", "write", "open", "close", "file", "folder", "error", "value", "returns", "list", "of", "the", "a", "key"]
@@ -87,7 +88,7 @@ def served(folder: str, name: str = "tiny", version: str = "v1") -> Served:
 
 
 @contextlib.contextmanager
-def running(resolves: Mapping[str, Resolve], home: Path, **config: Any) -> Iterator[Gateway]:
+def running(resolves: Mapping[str, Resolve], home: Path, prompt_now: PromptNow | None = None, **config: Any) -> Iterator[Gateway]:
     """A gateway in a thread of this process; it is stopped at the end."""
     own = {"keys_file": home / "keys.json", "log_file": home / "requests.jsonl", "guard": "off"}
     made = ServeConfig.model_validate({"port": 0, "threads": 1, "slots": 8, **own, **config})
@@ -101,7 +102,7 @@ def running(resolves: Mapping[str, Resolve], home: Path, **config: Any) -> Itera
 
     def work() -> None:
         try:
-            asyncio.run(serve(resolves, made, announce))
+            asyncio.run(serve(resolves, made, announce, prompt_now))
         except BaseException as error:  # noqa: BLE001 - told by the thread that waits
             failed.append(error)
         ready.set()

@@ -56,3 +56,9 @@ def test_what_cannot_be_is_told(tmp_path: Path) -> None:
     keys.path.write_text(json.dumps({"keys": [{"name": "x"}]}))
     with pytest.raises(InputError, match="is no file of keys"):
         Keys(keys.path).all()
+
+
+@pytest.mark.parametrize("name", ["ann\n", "", "a b", "-a", "a" * 65])
+def test_what_is_no_name_is_refused(name: str, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="no name for a key"):
+        Keys(tmp_path / "keys.json").add(name, 0, 0)

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import random
 import re
+import sqlite3
 from collections.abc import AsyncGenerator, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -282,6 +284,16 @@ def test_a_vote_for_which_there_is_no_room_is_not_acknowledged_and_the_next_one_
     assert (full.status_code, full.headers["retry-after"]) == (503, "30") and "full" in full.json()["error"]["message"]
     assert ask.post("/feedback", thumb(vote_id=f"{3:032x}")).status_code == 201
     assert {vote.vote_id for vote in store.votes()} == {f"{1:032x}", f"{3:032x}"}
+
+
+def test_a_store_that_cannot_be_used_now_is_no_fault_of_the_server(ask: Asker, store: VoteStore) -> None:
+    store._base.execute("PRAGMA busy_timeout=1")
+    with contextlib.closing(sqlite3.connect(store.path, isolation_level=None)) as other:
+        other.execute("BEGIN IMMEDIATE")
+        answer = ask.post("/feedback/forget", {"rater": rater(1)})
+        assert answer.status_code == 503 and answer.json()["error"]["code"] == "no_room" and answer.headers["retry-after"]
+        other.execute("ROLLBACK")
+    assert ask.post("/feedback/forget", {"rater": rater(1)}).status_code == 200
 
 
 def test_a_question_longer_than_what_can_be_kept_is_not_compared(ask: Asker) -> None:

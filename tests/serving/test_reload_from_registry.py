@@ -82,7 +82,11 @@ def test_the_champion_answers_and_the_next_one_takes_over_when_the_alias_moves(r
     models = [make_model(tmp_path / str(seed), seed=seed) for seed in (2, 3)]
     versions = [stored(model, step) for model, step in zip(models, ("sft", "dpo"), strict=True)]
     assert [register(version, model) for version, model in zip(versions, models, strict=True)] == ["1", "2"]
+    for text in ("Speak {{language}}.", "Speak {{language}}, briefly."):
+        tracking.register_prompt("library", text)
+    tracking.set_prompt_alias("library", "live", "1")
     command = [sys.executable, "-m", "flows", "serve", "mine", "mine@challenger", "--port", "0", "--set", "poll_s=0.5"]
+    command += ["--set", "system_prompt=library@live", "--set", "system_prompt_values.language=English"]
     environment = child_environment(OMP_NUM_THREADS="1")
     process = subprocess.Popen(command, env=environment, cwd=PROJECT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     try:
@@ -93,6 +97,10 @@ def test_the_champion_answers_and_the_next_one_takes_over_when_the_alias_moves(r
 
         def told() -> list[str]:
             return [one["version"] for one in httpx.get(f"{url}/v1/models", timeout=30, trust_env=False).json()["data"]]
+
+        def prompt() -> tuple[str, ...]:
+            said = httpx.get(f"{url}/health", timeout=30, trust_env=False).json()["system_prompt"]
+            return said["prompt"], said["prompt_version"], said["note"]
 
         def ask(model: str) -> str:
             body = {"model": model, "prompt": "read the file", "max_tokens": 20, "temperature": 0}
@@ -116,6 +124,9 @@ def test_the_champion_answers_and_the_next_one_takes_over_when_the_alias_moves(r
         until(lambda: told()[0] == f"mine:2 (dpo/{versions[1].version})", 300)
         end.set()
         asking.join()
+        assert prompt() == ("library", "1", "")
+        tracking.set_prompt_alias("library", "live", "2")
+        until(lambda: prompt() == ("library", "2", ""), 60)
         assert ask("mine") == challenger and set(found) <= {champion, challenger}
     finally:
         process.terminate()

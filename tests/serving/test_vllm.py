@@ -19,12 +19,16 @@ from .made_server import alive, make_model, running, served, until
 
 pytestmark = [pytest.mark.soak, pytest.mark.timeout(900)]
 STAND_IN = """#!{python}
-import os, sys
+import hashlib, json, os, pathlib, sys
 words = sys.argv[1:]
 assert words[0] == "serve", words
 given = dict(zip(words[2::2], words[3::2]))
 command = ["-m", "flows", "serve", given["--served-model-name"] + "=" + words[1], "--port", given["--port"]]
 command += ["--set", "slots=" + given["--max-num-seqs"], "--set", "guard=off"]
+key = hashlib.sha256(os.environ["VLLM_API_KEY"].encode()).hexdigest()  # as vLLM does, it answers to this key alone
+folder = pathlib.Path({home!r}, "serving")
+folder.mkdir(parents=True, exist_ok=True)
+(folder / "keys.json").write_text(json.dumps(dict(keys=[dict(name="gateway", digest=key)])))
 os.environ["PYTHONPATH"] = {project!r}
 os.environ["GRISTMILL_HOME"] = {home!r}
 os.execv(sys.executable, [sys.executable, *command])
