@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from prefect import flow
 
+from flows.align import tokens_of
 from flows.config import RunConfig
 from infra import ledger
 from infra import lineage as made_from
@@ -28,7 +29,7 @@ def evaluate(
     """
     with tracked_flow("evaluate", config, lineage):
         trained = named(model or ledger.newest(config.name, "tokenise", "pretrain")["pretrain"])
-        shards = named(tokens) if tokens else opened(trained.manifest().recipe["inputs"]["tokens"])
+        shards = named(tokens) if tokens else tokens_of(trained, "evaluate")
         made = {"evaluate": evaluate_model(trained, shards, config=config.evaluate)}
         if config.benchmark:
             dataset = opened(shards.manifest().recipe["inputs"]["dataset"])
