@@ -189,7 +189,7 @@ def test_an_empty_corpus_says_where_the_documents_went(tried: Tried) -> None:
         ("missing", "nowhere: no such file or folder"),
         (
             "no_step",
-            "step 'deduplicate': there is none of that name; these are: ablate, audit, augment, benchmark, compare, crawl,",
+            "step 'deduplicate': there is none of that name; these are: ablate, adopt, audit, augment, benchmark, compare, contrast,",
         ),
         ("no_input", "step redact: takes 1 --input (documents; got 0)"),
     ],

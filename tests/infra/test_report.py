@@ -12,6 +12,7 @@ from infra import scores_page
 from infra.leaderboard import Row, Shown
 from infra.report import (
     Audit,
+    BeforeAfter,
     Classifier,
     ClassRow,
     Cluster,
@@ -36,6 +37,7 @@ from infra.report import (
     StepCount,
     TokenGroup,
     Tokenisation,
+    Tuned,
     Validation,
     ValidationRow,
     render_report,
@@ -84,6 +86,7 @@ SECTIONS = {
     "clusters": "duplicates",
     "tokenisation": "tokens",
     "training": "training",
+    "tuned": "tuning",
     "evaluation": "evaluation",
     "generations": "evaluation",
     "scores": "scores",
@@ -224,6 +227,14 @@ def realistic() -> ReportFacts:
             ),
         ),
         scores=SCORES,
+        tuned=(
+            Tuned("sft", "tuned on conversations (`instruct/0123`)", [BeforeAfter("loss", 5.25, 4.5)]),
+            Tuned(
+                "dpo",
+                "aligned with preferences <b>",
+                [BeforeAfter("preference.accuracy", 0.5, 0.96875, "0.891 to 1", 64), BeforeAfter("length.cut", 0.25, 0.125)],
+            ),
+        ),
         training=Training(
             [
                 {"step": int(at), "train_loss": float(value), "valid_loss": float(value) + 0.11 if at % 60 == 0 else None}
@@ -339,7 +350,7 @@ def test_figures_and_tables_say_what_they_are(html: str) -> None:
     assert len(figures) == 13
     assert all(attrs.get("role") == "img" and attrs.get("aria-label") for attrs in figures)
     tags = [tag for tag, _ in page.elements]
-    assert tags.count("caption") == tags.count("table") == 20
+    assert tags.count("caption") == tags.count("table") == 21
     headings = [int(tag[1]) for tag in tags if re.fullmatch(r"h[1-6]", tag)]
     assert headings[0] == 1 and headings.count(1) == 1
     assert all(below - above <= 1 for above, below in itertools.pairwise(headings))
@@ -425,6 +436,12 @@ def test_a_classifier_is_shown_with_intervals_and_with_what_it_does_not_show(htm
     assert "none 0 – – –" in text and "en/age_old (3)" in text
     assert "What this does not show. It has learned the judgement" in text
     assert "share of positives" in text and text.count("as fastText gives it") == 1  # the other one has no reliability
+
+
+def test_what_later_steps_changed_is_told_before_and_after(html: str) -> None:
+    text = Page(html).text
+    assert "sft tuned on conversations (`instruct/0123`) loss 5.25 4.5 – –" in text
+    assert "preference.accuracy 0.5 0.9688 0.891 to 1 64" in text and "length.cut 0.25 0.125" in text
 
 
 def test_energy_is_called_estimated_and_summed_over_what_is_known(html: str) -> None:
