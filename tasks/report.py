@@ -620,7 +620,7 @@ def _tuned(versions: Sequence[ShardSet]) -> list[Tuned]:
             for one in tuning_told.changes_of(version.step, manifest.facts | _run(version))
         ]
         if rows:
-            found.append(Tuned(version.step, tuning_told.story([manifest]), rows))
+            found.append(Tuned(version.step, tuning_told.story([manifest]).replace("`", ""), rows))
     return found
 
 

@@ -22,6 +22,8 @@ DONE = {
 """What a step did to the model, by the step."""
 LEARNT_FROM = ("conversations", "preferences", "problems", "tokens")
 """Inputs that a step learns from or measures on; the first that it has is told."""
+COUNT = "tokens"
+"""What was measured on, equal before and after: no change."""
 BEFORE, AFTER, ENDS = "before.", "after.", (".low", ".high", ".n")
 
 
@@ -54,7 +56,7 @@ def changes_of(step: str, facts: Mapping[str, Any]) -> list[Change]:
     return [
         Change(step, name, facts[BEFORE + name], facts[AFTER + name], *(facts.get(f"{AFTER}{name}{end}") for end in ENDS))
         for name in names
-        if isinstance(facts[AFTER + name], int | float) and isinstance(facts.get(BEFORE + name), int | float)
+        if name != COUNT and all(isinstance(facts.get(end + name), int | float) for end in (BEFORE, AFTER))
     ]
 
 
