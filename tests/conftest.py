@@ -27,6 +27,8 @@ LONGEST = (
     *("text/test_minhash", "infra/test_locks", "flows/test_classifiers", "flows/test_decontaminate", "flows/test_sweep"),
     *("flows/test_augment", "learn/test_parallel", "flows/test_audit", "flows/test_read_by", "flows/test_probe"),
     *("text/test_hostile_bytes", "text/test_repeats", "learn/test_asked_models", "learn/test_bias", "web/test_crawler"),
+    *("learn/test_align", "learn/test_sft", "flows/test_compress", "serving/test_gateway", "learn/test_distillation"),
+    *("flows/test_tune", "flows/test_align", "serving/test_preface", "serving/test_votes", "serving/test_ratings"),
     *("learn/test_memorisation", "flows/test_evaluate", "flows/test_crawl", "flows/test_bad_input", "infra/test_report"),
 )
 

