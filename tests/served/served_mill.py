@@ -294,6 +294,7 @@ def tiny_config(folder: Path, demo_port: int, **changes: Any) -> Path:
     }
     # minutes of every run here; the demo has them
     raw |= dict.fromkeys(("question", "contrast", "quantise", "smoke", "benchmark", "probe"))
+    del raw["sft"], raw["dpo"]  # their lengths are those of the demo's model
     for step, values in changes.items():
         raw[step] = {**raw.get(step, {}), **values}
     path = folder / "tiny.yaml"
