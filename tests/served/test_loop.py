@@ -170,7 +170,7 @@ def learned_and_compared(made: Mapping[str, Any]) -> None:
     given, learned = made["prefer"]["counts"], made["dpo"]["facts"]
     # so small a model also writes blanks and broken characters, which are no answers to learn from
     assert given["total"] == NUM_QUESTIONS and given["kept"] >= 20 and given["dropped"].keys() <= {"no_rejected", "broken_text"}
-    assert learned["rows"] + learned["held_rows"] == given["kept"] and learned["held_rows"] >= 3
+    assert learned["rows"] + learned["rows_heldout"] == given["kept"] and learned["rows_heldout"] >= 3
     assert learned["after.preference.accuracy"] > 0.9
     assert made["compare"]["facts"]["gate"] == "passed"
 
