@@ -12,6 +12,7 @@ from flows.prepare import prepare
 from flows.publish import publish
 from flows.release import release
 from infra.dataset import ShardSet
+from infra.errors import InputError
 from infra.orchestration import tracked_flow
 from tasks.report import report
 
@@ -28,6 +29,11 @@ def pipeline(config: RunConfig) -> ShardSet:
     Args:
         config: the whole run's configuration.
     """
+    if config.adopt.checkpoint:
+        raise InputError(
+            "adopt.checkpoint: the pipeline trains a model of its own; begin with another maker's by `gristmill run align`, or train on "
+            "from it (pretrain.model.from_checkpoint)"
+        )
     with tracked_flow("pipeline", config) as lineage:
         prepared = prepare(config, lineage)
         approve(prepared.checks, config)

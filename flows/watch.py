@@ -119,7 +119,7 @@ def summary(run: Any, console: Console) -> None:
         model = next(entry for entry in entries if entry.step == "pretrain").shards()
         console.print(training_told.line(trained, storage.read_json(model.file(RUN))), highlight=False, soft_wrap=True)
     for one in tuning_told.changes(manifests):
-        told = f"{one.step}: {one.name} {tuning_told.number(one.before)} → {tuning_told.number(one.after)}"
+        told = f"{one.step}: {one.name} {one.was} → {tuning_told.number(one.after)}"
         console.print(f"{told} ({one.interval})" if one.interval else told, highlight=False)
     console.print(f"Prefect run  {flow_run_url(str(run.id))}", soft_wrap=True, highlight=False)
     if track := tracking.find_run(str(run.id)):

@@ -356,7 +356,8 @@ class BeforeAfter:
     """One figure on held-out rows before and after a step that changed the model; the interval (95 %) is of the one after it."""
 
     name: str
-    before: float
+    before: float | None
+    """None: there is no such thing before the step."""
     after: float
     interval: str = ""
     num_items: int | None = None

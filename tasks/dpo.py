@@ -19,6 +19,7 @@ from tasks.learn.comparison import figure_of
 from tasks.learn.config import HISTORY, ITEMS, LEFT_OUT, MODEL, SCORES, SPEED
 from tasks.learn.figures import table
 from tasks.learn.posttrain import Method
+from tasks.learn.tuning_told import AFTER, ENDS
 
 if TYPE_CHECKING:
     # what the process runs that trains is code of this step; nothing of it is imported here
@@ -68,4 +69,5 @@ def align(method: Method, models: Mapping[str, ShardSet], rows: Mapping[str, Sha
     figures: list[Any] = storage.read_json(storage.join(out.folder, SCORES))["figures"]
     scores = table(map(figure_of, figures))
     out.receipts = [write_shard(out.folder, 0, Outcome(scores))]
+    out.facts |= {f"{one['name']}{end}": one[end[1:]] for one in figures if one["name"].startswith(AFTER) for end in ENDS}
     out.facts |= judged(method, scores, out.facts, config.suite)

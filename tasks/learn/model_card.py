@@ -127,7 +127,7 @@ def _beginning(told: CardFacts) -> str:
 def _tuning(tuned: Sequence[Manifest]) -> str:
     """What each later step changed, in a table; empty where there was none."""
     rows = "".join(
-        f"| {one.step} | {one.name} | {number(one.before)} | {number(one.after)} | {one.interval or '–'} | "
+        f"| {one.step} | {one.name} | {one.was} | {number(one.after)} | {one.interval or '–'} | "
         f"{'–' if one.num_items is None else f'{one.num_items:,}'} |\n"
         for one in tuning_told.changes(tuned)
     )

@@ -32,12 +32,18 @@ class Change(NamedTuple):
 
     step: str
     name: str
-    before: float
+    before: float | None
+    """None: there is no such thing before the step, as of what compares both models."""
     after: float
     low: float | None
     high: float | None
     """Ends of the 95 % interval of `after`; None: not known."""
     num_items: int | None
+
+    @property
+    def was(self) -> str:
+        """The figure before, in words."""
+        return "–" if self.before is None else number(self.before)
 
     @property
     def interval(self) -> str:
@@ -46,7 +52,7 @@ class Change(NamedTuple):
 
 
 def changes(made: Sequence[Manifest]) -> list[Change]:
-    """All figures that these steps measured twice, in their order."""
+    """All figures that these steps measured after what they did, in their order."""
     return [change for one in made for change in changes_of(one.step, one.facts)]
 
 
@@ -54,9 +60,9 @@ def changes_of(step: str, facts: Mapping[str, Any]) -> list[Change]:
     """Those of one step, by its facts, or by what the clock said, which `run.json` has."""
     names = [name.removeprefix(AFTER) for name in facts if name.startswith(AFTER) and not name.endswith(ENDS)]
     return [
-        Change(step, name, facts[BEFORE + name], facts[AFTER + name], *(facts.get(f"{AFTER}{name}{end}") for end in ENDS))
+        Change(step, name, facts.get(BEFORE + name), facts[AFTER + name], *(facts.get(f"{AFTER}{name}{end}") for end in ENDS))
         for name in names
-        if name != COUNT and all(isinstance(facts.get(end + name), int | float) for end in (BEFORE, AFTER))
+        if name != COUNT and all(isinstance(facts.get(when + name, 0), int | float) for when in (BEFORE, AFTER))
     ]
 
 

@@ -30,7 +30,7 @@ from infra.settings import child_environment
 from infra.versions import code_version
 from models.chat import stops
 from tasks.dpo import dpo as dpo_step
-from tasks.learn import aligning, answers, dpo, posttrain, posttraining, reinforce, reward, tuning
+from tasks.learn import aligning, answers, dpo, posttrain, posttraining, reinforce, reward, tuning, tuning_told
 from tasks.learn.align_config import AlignConfig, DpoConfig, ReinforceConfig, RewardConfig
 from tasks.learn.answers import Answer
 from tasks.learn.comparison import measured
@@ -121,7 +121,15 @@ def test_dpo_prefers_what_was_preferred_on_pairs_it_has_not_seen_and_its_version
     assert scored.figures["after.preference.accuracy"].value > 0.9  # type: ignore[operator]
     assert scored.figures["after.preference.margin"].low > 0  # type: ignore[operator]
     assert scored.figures["after.kl.per_token"].value > 0  # type: ignore[operator]
-    assert manifest.facts["after.preference.accuracy"] == scored.figures["after.preference.accuracy"].value
+    accuracy = scored.figures["after.preference.accuracy"]
+    told = next(one for one in tuning_told.changes_of("dpo", manifest.facts) if one.name == "preference.accuracy")
+    assert (told.before, told.after, told.low, told.high, told.num_items) == (
+        None,
+        accuracy.value,
+        accuracy.low,
+        accuracy.high,
+        accuracy.n,
+    )
     assert (manifest.facts["objective"], manifest.facts["suite"]) == ("causal", "aligned")
     test = sum(row["split"] == "test" for row in rows)
     assert (manifest.facts["rows_heldout"], manifest.facts["rows_heldout_left_out"]) == (test - 1, 1)

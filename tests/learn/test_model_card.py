@@ -185,6 +185,7 @@ def test_a_tuned_model_tells_its_line_and_what_each_step_changed() -> None:
         "| step | figure | before | after | 95 % interval | n |",
         "| --- | --- | ---: | ---: | ---: | ---: |",
         "| sft | loss | 3.123 | 2.5 | 2.4 to 2.6 | 1,200 |",
+        "| dpo | preference.accuracy | – | 1 | – | – |",
         "| dpo | preference.likelier | 0.41 | 0.93 | 0.85 to 0.97 | 51 |",
         "| dpo | loss | 2.5 | 2.25 | – | – |",
     ]

@@ -13,10 +13,11 @@ from .tuned_manifests import DPO_FACTS, made
 
 def test_a_figure_measured_twice_is_a_change_with_its_interval() -> None:
     assert changes_of("dpo", DPO_FACTS) == [
+        Change("dpo", "preference.accuracy", None, 1.0, None, None, None),
         Change("dpo", "preference.likelier", 0.41, 0.93, 0.85, 0.97, 51),
         Change("dpo", "loss", 2.5, 2.25, None, None, None),
     ]
-    with_interval, without = changes_of("dpo", DPO_FACTS)
+    _, with_interval, without = changes_of("dpo", DPO_FACTS)
     assert (with_interval.interval, without.interval) == ("0.85 to 0.97", "")
 
 
@@ -24,7 +25,6 @@ def test_a_figure_measured_twice_is_a_change_with_its_interval() -> None:
     "facts",
     [
         {},
-        {"after.preference.accuracy": 0.9},  # there was no such thing before
         {"before.loss": 2.5},
         {"before.loss": None, "after.loss": 2.5},
         {"before.loss": 2.5, "after.loss": None},
@@ -36,10 +36,16 @@ def test_what_was_not_measured_twice_is_no_change(facts: dict[str, Any]) -> None
     assert changes_of("dpo", facts) == []
 
 
+def test_what_compares_both_models_has_no_figure_before() -> None:
+    [one] = changes_of("dpo", {"after.preference.accuracy": 0.9})
+    assert (one.before, one.was, one.after) == (None, "–", 0.9)
+
+
 def test_changes_are_in_the_order_of_the_steps() -> None:
     tuned = [made("sft", {"before.loss": 3.0, "after.loss": 2.5}), made("quantise", {"loss": 1}), made("dpo", DPO_FACTS)]
     assert [(one.step, one.name) for one in changes(tuned)] == [
         ("sft", "loss"),
+        ("dpo", "preference.accuracy"),
         ("dpo", "preference.likelier"),
         ("dpo", "loss"),
     ]
