@@ -5,13 +5,12 @@ Every figure has its number of items, its 95 % interval and its control; docs/pr
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from expectations.figures import judged, suite_file
-from infra import dataset, storage, tracking
+from infra import dataset, scratch, storage, tracking
 from infra.dataset import Counts, Outcome, ShardSet
 from infra.errors import InputError
 from infra.ids import payload_digest
@@ -125,7 +124,7 @@ def _memory(scorer: Scorer, shards: Splits, config: ProbeConfig, findings: Findi
 def _classifier(version: ShardSet) -> Classifier:
     from tasks.text.classifier import NEEDED, load
 
-    with tempfile.TemporaryDirectory(prefix="gristmill-classifier-") as local:
+    with scratch.folder("classifier") as local:
         for name in NEEDED:
             Path(local, name).write_bytes(version.read_file(name))
         return load(local)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import queue
 import statistics
-import tempfile
 import threading
 import time
 from collections.abc import Iterator
@@ -17,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from pydantic import BaseModel, ConfigDict, Field
 
 from expectations.verdict import GateFailed
-from infra import storage
+from infra import scratch, storage
 from infra.dataset import Counts, ShardSet
 from infra.errors import GristmillError
 from infra.steps import BESIDE, Output, step
@@ -55,7 +54,7 @@ def smoke(model: ShardSet, config: SmokeConfig, out: Output) -> None:
     """
     with (
         storage.local_folder(model.file(MODEL)) as folder,
-        tempfile.TemporaryDirectory(prefix="gristmill-") as own,
+        scratch.folder("smoke") as own,
         _served(folder, model, Path(own)) as (url, start_s),
     ):
         began = time.monotonic()

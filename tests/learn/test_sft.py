@@ -74,6 +74,7 @@ def test_a_mapping_is_learnt_and_said_until_the_end_of_the_turn(learnt: dict[str
     assert said == [f"{COLOURS[thing]}<|im_end|>" for thing in list(COLOURS) * 4]
 
 
+@pytest.mark.soak
 def test_shuffled_answers_teach_nothing_that_holds_for_other_questions(model: str, tmp_path: Path) -> None:
     said = [COLOURS[thing] for thing in list(COLOURS) * 10]
     random.Random(3).shuffle(said)
