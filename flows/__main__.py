@@ -1062,6 +1062,33 @@ def serve(
     serving.run(models, overrides_of(ServeConfig, given), lambda line: _write(line, None))
 
 
+@app.command("drift")
+def drift_of_traffic(
+    log: Annotated[Path | None, typer.Option("--log", help="Log of requests; by default that of `serve`.")] = None,
+    output: Annotated[Path | None, typer.Option("--output", "-o", help="Write a page to this file, too.")] = None,
+    form: Annotated[TableFormat, typer.Option("--format", "-f", help="How to show it.")] = TableFormat.table,
+    overrides: SetOption = None,
+) -> None:
+    """Say whether what served models are asked, and what they answer, is as it was; exit code 3 if it has drifted.
+
+    The last 24 hours are compared with the 28 days before them: --set window_hours=…, reference_days=…, min_distance=… (docs/serving.md).
+    """
+    from flows import drift
+    from flows.keys import overrides_of
+    from tasks.serving.config import DriftConfig
+
+    config = overrides_of(DriftConfig, overrides or [])
+    found = drift.judge(log, config)
+    if form == TableFormat.table:
+        drift.show(found, out)
+    else:
+        _write(json.dumps(drift.as_json(found), indent=1, ensure_ascii=False), None)
+    if output is not None:
+        _write(drift.page(found, log, config), output)
+    if found.drifted:
+        raise typer.Exit(EXIT_WARNING)
+
+
 keys_app = typer.Typer(help="Who may ask the models that are served.", no_args_is_help=True)
 app.add_typer(keys_app, name="keys")
 KeysFileOption = Annotated[Path | None, typer.Option("--file", help="By default that of `serve`.")]

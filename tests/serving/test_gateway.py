@@ -368,6 +368,14 @@ def test_the_log_and_the_metrics_count_what_the_client_was_told(client: openai.O
     assert (line["status"], line["key"], line["version"], line["stream"]) == (200, "anybody", "v1", False)
     assert 0 < line["first_token_seconds"] <= line["seconds"] and "prompt" not in line and "answers" not in line
     assert answer.headers["x-model-version"] == "v1"
+    assert line["asked"]["chars"] == len(MESSAGES[-1]["content"]) and line["said"]["ended"] == "length"
+    assert line["said"]["chars"] == len(answer.parse().choices[0].message.content or "")
+    with client.chat.completions.with_streaming_response.create(
+        model="tiny", messages=MESSAGES, max_tokens=7, seed=1, stream=True
+    ) as streamed:
+        streamed.read()
+    again = next(one for one in gateway.lines() if one["request"] == streamed.headers["x-request-id"])
+    assert (again["stream"], again["asked"], again["said"]) == (True, line["asked"], line["said"])
 
 
 def test_keys_are_asked_for_as_soon_as_there_are_any_and_have_limits(gateway: Gateway) -> None:
