@@ -19,6 +19,7 @@ from infra.errors import InputError
 from models.chat import stops
 from tasks.learn import aligning, answers, tuning
 from tasks.learn.align_config import ReinforceConfig
+from tasks.learn.chats import unfit
 from tasks.learn.posttrain import PostJob
 from tasks.learn.rewarded import USED, judge_of
 from tasks.learn.tuning import OnLog, OnStep
@@ -37,7 +38,7 @@ def train(job: PostJob, on_log: OnLog, on_step: OnStep) -> dict[str, Any]:
     room = tuning.context_length(model, config.max_length) - max(config.max_new_tokens, config.write.max_new_tokens)
     rows = sorted(tuning.rows_of(job, "problems"), key=lambda row: str(row["row_id"]))
     prompts, all_left_out = answers.prompts_of(rows, words, room)
-    learnt, held, left_out = aligning.by_split(rows, prompts, all_left_out)
+    learnt, held, left_out, held_left_out = aligning.by_split(rows, prompts, all_left_out)
     rewards = judge_of(job, config)
     rewards.check([*learnt, *held])
     if not learnt:
@@ -80,7 +81,7 @@ def train(job: PostJob, on_log: OnLog, on_step: OnStep) -> dict[str, Any]:
     start, now = (aligning.ready(folder, config)[0] for folder in (job.models["model"], result["model_folder"]))
     measured = aligning.written_by_both(start, now, words, held, config.write, rewards.of_said)
     told = aligning.kept(measured, job)
-    rows_told = {"rows": len(learnt), "rows_heldout": len(held), "rows_heldout_left_out": len(all_left_out) - len(left_out)}
+    rows_told = {"rows": len(learnt), "rows_heldout": len(held), **unfit(held_left_out)}
     result["facts"] = {**rows_told, "method": config.method, **told}
     return {**result, "left_out": [one._asdict() for one in left_out]}
 

@@ -30,7 +30,7 @@ from infra.settings import child_environment
 from infra.versions import code_version
 from models.chat import stops
 from tasks.dpo import dpo as dpo_step
-from tasks.learn import aligning, answers, dpo, posttrain, posttraining, reinforce, reward, tuning, tuning_told
+from tasks.learn import aligning, answers, dpo, posttrain, posttraining, reinforce, reward, rewarded, tuning, tuning_told
 from tasks.learn.align_config import AlignConfig, DpoConfig, ReinforceConfig, RewardConfig
 from tasks.learn.answers import Answer
 from tasks.learn.comparison import measured
@@ -43,7 +43,7 @@ from . import chatty
 SCHEMAS = {"preferences": PREFERENCES, "problems": PROBLEMS}
 COMMON: Mapping[str, Any] = {"device": "cpu", "num_threads": 1, "precision": "fp32", "learning_rate": 1e-3}
 WRITE = {"prompts": 40, "num_samples": 4, "max_new_tokens": 4}
-FAST_DPO = DpoConfig(**COMMON, max_steps=16, write={"prompts": 4, "num_samples": 1, "max_new_tokens": 4})
+FAST_DPO = DpoConfig(**COMMON, max_steps=16, write={"prompts": 4, "num_samples": 1, "max_new_tokens": 6})
 FAST_REWARD = RewardConfig(**COMMON, max_steps=16)
 FAST_GRPO = ReinforceConfig(**COMMON, max_steps=12, batch_size=32, num_generations=4, max_new_tokens=4, write=WRITE, beta=0.02)
 
@@ -110,6 +110,8 @@ def test_dpo_prefers_what_was_preferred_on_pairs_it_has_not_seen_and_its_version
     rows = chatty.pairs("good")
     rows[0] |= {"chosen": "yes " * 80, "split": "train"}
     rows[1] |= {"chosen": "yes " * 80, "split": "test"}
+    rows[2] |= {"chosen": "yes<|im_end|>", "split": "test"}
+    rows[3] |= {"prompt": [{"role": "user", "content": "the lamp " * 13}], "split": "test"}
     inputs = [chatty.model_version(tmp_path / "model", model), chatty.rows_version(tmp_path / "rows", "preferences", rows)]
     version = dpo_step.run(inputs, FAST_DPO, str(tmp_path / "out")).shards
     manifest = version.manifest()
@@ -132,7 +134,9 @@ def test_dpo_prefers_what_was_preferred_on_pairs_it_has_not_seen_and_its_version
     )
     assert (manifest.facts["objective"], manifest.facts["suite"]) == ("causal", "aligned")
     test = sum(row["split"] == "test" for row in rows)
-    assert (manifest.facts["rows_heldout"], manifest.facts["rows_heldout_left_out"]) == (test - 1, 1)
+    assert (manifest.facts["rows_heldout"], manifest.facts["rows_heldout_left_out"]) == (test - 2, 2)
+    assert manifest.facts["rows_heldout_left_out.too_long"] == manifest.facts["rows_heldout_left_out.special_token"] == 1
+    assert (manifest.facts["prompts_asked"], manifest.facts["prompts_left_out.no_room"]) == (4, 1)
     history = json.loads(version.read_file(HISTORY))
     assert history[-1]["rewards/accuracies"] > 0.9  # TRL's own, of its last batches
     assert "seconds" not in history[0]
@@ -224,6 +228,20 @@ def test_problems_without_a_check_need_a_reward_model(model: Path, tmp_path: Pat
     rows = [{**row, "check": "none", "answer": ""} for row in chatty.problems("good")]
     with pytest.raises(InputError, match="no reward model"):
         trained(job_of(tmp_path, model, "reinforce", FAST_GRPO, rows))
+
+
+def test_a_reward_model_that_does_not_see_a_whole_answer_is_refused(model: Path) -> None:
+    judge, words, rows = reward.judge(str(model)), tuning.tokeniser_of(str(model)), chatty.problems("good")[:4]
+    longest = max(len(answers.answered(words, row["prompt"], "").prompt) for row in rows)
+    judge.config.max_position_embeddings = longest + 1 + FAST_GRPO.max_new_tokens
+    with pytest.raises(InputError, match=rf"sees {longest + 5} tokens at most \(got {longest + 6}: a prompt takes {longest + 2}"):
+        rewarded.Judge(FAST_GRPO, judge, words).check(rows)
+    judge.config.max_position_embeddings += 1
+    able = rewarded.Judge(FAST_GRPO, judge, words)
+    able.check(rows)
+    assert len(able.told(rows, ["yes"] * 4)["reward.model"]) == 4
+    with pytest.raises(InputError, match="its tokeniser makes more tokens of an answer"):
+        able.told(rows, ["yes sure " * 8] * 4)
 
 
 def test_a_step_learns_from_whole_groups_only() -> None:
