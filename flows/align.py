@@ -10,10 +10,12 @@ from infra.cluster import pool
 from infra.dataset import ShardSet, line_of, name_of, named, opened
 from infra.errors import InputError
 from infra.orchestration import Lineage, tracked_flow
+from models.tokeniser import TokeniserConfig
 from tasks.adopt import adopt
 from tasks.contrast import contrast
 from tasks.dpo import dpo
 from tasks.instruct import instruct
+from tasks.learn.config import MODEL
 from tasks.pose import pose
 from tasks.prefer import prefer
 from tasks.quantise import quantise
@@ -22,6 +24,7 @@ from tasks.reinforce import reinforce
 from tasks.reward import reward
 from tasks.sft import sft
 from tasks.smoke import smoke
+from tasks.tokenise import tokenise
 
 LAST = ("reinforce", "dpo", "sft", "adopt", "pretrain")
 """Steps that make the model that the flow ends with, the last one first; what is made smaller of it is another model."""
@@ -48,10 +51,15 @@ def align(
             made |= _rows(config, dataset)
         made |= _tuned(config, made)
         if config.quantise:
-            made["quantise"] = quantise(last(made), tokens_of(made["model"], "quantise"), config=config.quantise)
+            made["quantise"] = quantise(last(made), tokens_for(made["model"], config, dataset), config=config.quantise)
         if config.smoke:
             made["smoke"] = smoke(made.get("quantise", last(made)), config=config.smoke)
         return {one.step: one for one in made.values()}
+
+
+def models_in(run: str) -> dict[str, ShardSet]:
+    """The models that a run made and another one may go on from, by step."""
+    return {entry.step: entry.shards() for entry in ledger.entries(run) if entry.step in LAST}
 
 
 def last(made: dict[str, ShardSet]) -> ShardSet:
@@ -105,8 +113,19 @@ def _tuned(config: RunConfig, made: dict[str, ShardSet]) -> dict[str, ShardSet]:
     return models
 
 
+def tokens_for(model: ShardSet, config: RunConfig, dataset: ShardSet | str | None = None) -> ShardSet:
+    """The token shards whose test split a model is measured on: those that it learned from in the beginning, or, of one that was adopted,
+    a dataset by its own tokeniser; by default what the corpus published last."""
+    first = line_of(model)[0]
+    if "tokens" in first.manifest().recipe["inputs"]:
+        return tokens_of(model, "evaluate")
+    documents = named(dataset or ledger.newest(config.name, "publish")["publish"])
+    with pool(config.dask):
+        return tokenise(documents, config=TokeniserConfig(tokeniser=first.file(MODEL)))
+
+
 def tokens_of(model: ShardSet, why: str) -> ShardSet:
-    """The token shards that a model learned from in the beginning, whose test split it is measured on; `why`: who asks.
+    """The token shards that a model learned from in the beginning; `why`: who asks.
 
     Raises:
         InputError: it was adopted.

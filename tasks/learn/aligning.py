@@ -86,7 +86,8 @@ def by_split(
     those that `fit`."""
     learnt, held = ([row for row in rows if row["split"] == side and row["row_id"] in fit] for side in ("train", "test"))
     side_of = {row["row_id"]: row["split"] for row in rows}
-    return learnt, held, *([one for one in left_out if side_of[one.row_id] == side] for side in ("train", "test"))
+    of_training, of_test = ([one for one in left_out if side_of[one.row_id] == side] for side in ("train", "test"))
+    return learnt, held, of_training, of_test
 
 
 def as_messages(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
