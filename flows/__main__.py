@@ -909,6 +909,7 @@ class ExportForm(StrEnum):
 
     pairs = "pairs"
     conversations = "conversations"
+    ratings = "ratings"
 
 
 @votes_app.command("list")
@@ -939,7 +940,11 @@ def forget_votes(rater: Annotated[str, typer.Argument(help="A rater's id, or its
 def export_votes(
     output: Annotated[Path, typer.Option("--output", "-o", help="A JSONL file.", dir_okay=False)],
     form: Annotated[
-        ExportForm, typer.Option("--form", help="pairs: chosen and rejected answers; conversations: liked and corrected ones.")
+        ExportForm,
+        typer.Option(
+            "--form",
+            help="pairs: chosen and rejected answers; conversations: liked and corrected ones; ratings: single ones with thumbs.",
+        ),
     ] = ExportForm.pairs,
 ) -> None:
     """Write votes as rows for training: only with consent, a majority's where raters differ; every vote left out has its reason."""

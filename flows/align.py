@@ -15,18 +15,20 @@ from tasks.adopt import adopt
 from tasks.contrast import contrast
 from tasks.dpo import dpo
 from tasks.instruct import instruct
+from tasks.kto import kto
 from tasks.learn.config import MODEL
 from tasks.pose import pose
 from tasks.prefer import prefer
 from tasks.quantise import quantise
 from tasks.question import question
+from tasks.rate import rate
 from tasks.reinforce import reinforce
 from tasks.reward import reward
 from tasks.sft import sft
 from tasks.smoke import smoke
 from tasks.tokenise import tokenise
 
-LAST = ("reinforce", "dpo", "sft", "adopt", "pretrain")
+LAST = ("reinforce", "kto", "dpo", "sft", "adopt", "pretrain")
 """Steps that make the model that the flow ends with, the last one first; what is made smaller of it is another model."""
 
 
@@ -37,7 +39,7 @@ def align(
     dataset: ShardSet | str | None = None,
     lineage: Lineage | None = None,
 ) -> dict[str, ShardSet]:
-    """Do what is configured of: adopt, sft, dpo, reward, reinforce, quantise, smoke; gives what was made, by step.
+    """Do what is configured of: adopt, sft, dpo, reward, kto, reinforce, quantise, smoke; gives what was made, by step.
 
     Args:
         config: the whole run's configuration.
@@ -89,6 +91,8 @@ def _rows(config: RunConfig, dataset: ShardSet | str | None) -> dict[str, ShardS
         made["preferences"] = prefer(config=config.prefer)
     elif config.contrast and documents:
         made["preferences"] = contrast(documents, config=config.contrast)
+    if config.rate.sources:
+        made["ratings"] = rate(config=config.rate)
     if config.reinforce:
         made["problems"] = pose(config=config.pose)
     return made
@@ -107,6 +111,8 @@ def _tuned(config: RunConfig, made: dict[str, ShardSet]) -> dict[str, ShardSet]:
         models["reward"] = reward(newest(), made["preferences"], config=config.reward)
     elif "preferences" in made:
         models["dpo"] = dpo(newest(), made["preferences"], config=config.dpo)
+    if "ratings" in made:
+        models["kto"] = kto(newest(), made["ratings"], config=config.kto)
     if config.reinforce and "problems" in made:
         judge = [models["reward"]] if "reward" in models else []
         models["reinforce"] = reinforce(newest(), made["problems"], judge, config=config.reinforce)

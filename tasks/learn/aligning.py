@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import random
 from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -88,6 +90,32 @@ def by_split(
     side_of = {row["row_id"]: row["split"] for row in rows}
     of_training, of_test = ([one for one in left_out if side_of[one.row_id] == side] for side in ("train", "test"))
     return learnt, held, of_training, of_test
+
+
+def beside(
+    learnt: list[dict[str, Any]],
+    held: Sequence[dict[str, Any]],
+    tokens: Mapping[str, Answer],
+    left_out: list[LeftOut],
+    held_left_out: Sequence[LeftOut],
+) -> Pairs:
+    """Held-out good answers, each beside a bad one, both in the order of their ids, which are hashes; what is over has no counterpart."""
+    good, bad = ([row for row in held if row["good"] == way] for way in (True, False))
+    rows = [{**one, "row_id": f"{one['row_id']}:{two['row_id']}"} for one, two in zip(good, bad, strict=False)]
+    both = zip(rows, good, bad, strict=False)
+    paired = {row["row_id"]: (tokens[one["row_id"]], tokens[two["row_id"]]) for row, one, two in both}
+    over = [LeftOut(row["row_id"], "no_counterpart", None, None) for row in (*good[len(rows) :], *bad[len(rows) :])]
+    return Pairs(learnt, rows, paired, left_out, [*held_left_out, *over])
+
+
+def order(num_rows: int, per_step: int, config: AlignConfig) -> list[int]:
+    """Rows in the order in which they are taken: passes over all of them, each shuffled by the seed, cut to whole steps of so many."""
+    steps = config.max_steps or max(1, math.floor(config.epochs * num_rows / per_step))
+    chance = random.Random(config.seed)
+    found: list[int] = []
+    while len(found) < steps * per_step:
+        found += chance.sample(range(num_rows), num_rows)
+    return found[: steps * per_step]
 
 
 def as_messages(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:

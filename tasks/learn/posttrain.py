@@ -19,7 +19,7 @@ from tasks.learn.costs import cost
 from tasks.learn.job import Work
 from tasks.learn.tuning_config import TuningConfig
 
-Method = Literal["sft", "dpo", "reward", "reinforce"]
+Method = Literal["sft", "dpo", "kto", "reward", "reinforce"]
 """Each is a module of `tasks.learn` with `train(job, on_log, on_step)`."""
 VOLATILE = ("seconds", "peak_bytes", "step_time")
 """What of a line of history the clock decides."""
@@ -36,7 +36,7 @@ class PostJob(Work):
     models: dict[str, str]
     """Folders of models by what they are for: `model` is the one that is trained; `reward_model`."""
     rows: dict[str, list[str]]
-    """Parquet files of rows (expectations/schemas.py) by what they hold: `conversations`, `preferences`, `problems`."""
+    """Parquet files of rows (expectations/schemas.py) by what they hold: `conversations`, `preferences`, `ratings`, `problems`."""
     config: dict[str, Any]
     """The method's own configuration, as JSON."""
 

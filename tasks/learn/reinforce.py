@@ -6,9 +6,6 @@ each optimiser step and a checkpoint lies between two steps, so a resumed traini
 
 from __future__ import annotations
 
-import math
-import random
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -46,7 +43,7 @@ def train(job: PostJob, on_log: OnLog, on_step: OnStep) -> dict[str, Any]:
             f"reinforce: no problem of the training split fits the model: a prompt may have {room:,} tokens, which is what is left beside "
             "max_new_tokens and write.max_new_tokens; lower these, or give other problems"
         )
-    order = _order(len(learnt), config)
+    order = aligning.order(len(learnt), config.answers_per_step // config.num_generations, config)
     made, kind, own = (
         (GRPOTrainer, GRPOConfig, _of_grpo(config)) if config.method == "grpo" else (RLOOTrainer, RLOOConfig, OF_RLOO)
     )
@@ -97,14 +94,3 @@ def _of_grpo(config: ReinforceConfig) -> dict[str, Any]:
         "use_bias_correction_kl": True,
         "cast_lm_head_to_fp32": False,
     }
-
-
-def _order(num_rows: int, config: ReinforceConfig) -> Sequence[int]:
-    """Rows in the order in which they are asked: passes over all of them, each shuffled by the seed, cut to whole steps."""
-    per_step = config.answers_per_step // config.num_generations
-    steps = config.max_steps or max(1, math.floor(config.epochs * num_rows / per_step))
-    chance = random.Random(config.seed)
-    order: list[int] = []
-    while len(order) < steps * per_step:
-        order += chance.sample(range(num_rows), num_rows)
-    return order[: steps * per_step]
