@@ -29,7 +29,7 @@ from tasks.learn.model_card import CardFacts, Scores, base_of, headline, model_c
 from tasks.text.classifier_card import summary
 
 CARD, FACTS = "README.md", "model.json"
-ROWS = ("conversations", "preferences", "problems")
+ROWS = ("conversations", "preferences", "ratings", "problems")
 """Schemas of what a model is tuned on."""
 MIXED = ("audit", "trim", "rebalance", "augment")
 """Steps that decide what of the world the data shows, in their order; the card has a paragraph for each."""
@@ -122,7 +122,7 @@ def register(model: ShardSet, dataset: ShardSet, scores: list[ShardSet], config:
 
 
 def opened_rows(tuned: ShardSet) -> list[ShardSet]:
-    """What a later step learned from: conversations, preference pairs, problems."""
+    """What a later step learned from: conversations, preference pairs, rated answers, problems."""
     return [one for one in inputs_there(tuned) if one.schema_name in ROWS]
 
 

@@ -21,6 +21,7 @@ from infra.dataset import Counts, ShardSet
 from infra.errors import GristmillError
 from infra.steps import BESIDE, Output, step
 from tasks.learn.config import MODEL
+from tasks.serving import policy as policies
 from tasks.serving.config import ServeConfig, Served
 
 if TYPE_CHECKING:
@@ -44,7 +45,12 @@ class SmokeConfig(BaseModel):
     """Tokens of an answer at most."""
 
 
-@step(schema="smoke")
+def files_read(config: SmokeConfig) -> dict[str, str]:
+    """The guard's policy, by which what is asked and answered here is judged, is part of the recipe."""
+    return policies.policy_files(ServeConfig().guard)
+
+
+@step(schema="smoke", fingerprint=files_read)
 def smoke(model: ShardSet, config: SmokeConfig, out: Output) -> None:
     """Start a replica and the gateway, ask all prompts side by side in streams, and stop them; every prompt must be answered.
 

@@ -18,7 +18,7 @@ from trl.data_utils import pack_dataset
 
 from infra.errors import InputError
 from tasks.learn import heldout_chats, packed, tuning
-from tasks.learn.chats import Chat, chats
+from tasks.learn.chats import Chat, chats, unfit
 from tasks.learn.packed import SideBySide
 from tasks.learn.posttrain import PostJob
 from tasks.learn.sft_config import SftConfig
@@ -33,7 +33,7 @@ def train(job: PostJob, on_log: OnLog, on_step: OnStep) -> dict[str, Any]:
     length = tuning.context_length(model, config.max_length)
     learnt, left_out = chats(tuning.rows_of(job, "conversations", "train"), words, length, config.too_long)
     held_rows = sorted(tuning.rows_of(job, "conversations", "test"), key=lambda row: str(row["row_id"]))
-    fitting, unfit = chats(held_rows, words, length, config.too_long)
+    fitting, held_left_out = chats(held_rows, words, length, config.too_long)
     held = list(fitting.values())[: config.heldout_rows]
     if not learnt:
         why = ", ".join(f"{rule} {count:,}" for rule, count in Counter(one.rule for one in left_out).items())
@@ -49,7 +49,7 @@ def train(job: PostJob, on_log: OnLog, on_step: OnStep) -> dict[str, Any]:
         **{f"after.{name}": value for name, value in after.items()},
         "rows": len(learnt),
         "rows_heldout": len(held),
-        "rows_heldout_left_out": len(unfit),
+        **unfit(held_left_out),
         "tokens": sum(len(one.ids) for one in learnt.values()),
         "learnt_tokens": sum(label >= 0 for one in learnt.values() for label in one.labels),
     }

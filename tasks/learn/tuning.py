@@ -12,7 +12,7 @@ import logging
 import shutil
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -32,6 +32,11 @@ from tasks.learn.tuning_config import LoraConfig, TuningConfig
 from tasks.learn.watch import Finished, Watch, line_of
 from tasks.learn.watch import OnLog as OnLog
 from tasks.learn.watch import OnStep as OnStep
+
+if TYPE_CHECKING:
+    # transformers' Trainer works by the one and writes by the other, so what is trained follows from them, too
+    import accelerate  # noqa: F401
+    import safetensors  # noqa: F401
 
 logger = logging.getLogger(__name__)
 
