@@ -26,6 +26,7 @@ from tasks.serving.keys import Keys
 from tasks.serving.metrics import Metrics
 from tasks.serving.preface import PromptNow, SystemPrompt
 from tasks.serving.process import Replica
+from tasks.serving.replica_logs import ReplicaLogs
 from tasks.serving.request_log import RequestLog
 from tasks.serving.votes import VoteStore
 
@@ -133,13 +134,12 @@ def _cpus() -> int:
 def _maker(config: ServeConfig, num_models: int) -> Callable[[Served, int], Worker]:
     """What makes a replica; each start has a name of its own."""
     threads = config.threads or max(1, (_cpus() - 1) // (config.replicas * num_models))
-    folder = settings().home / "serving" / "logs"
-    folder.mkdir(parents=True, exist_ok=True, mode=0o700)  # an engine's log may repeat what it was asked
-    numbers, code = itertools.count(), code_version()
+    logs, numbers, code = ReplicaLogs(settings().home / "serving" / "logs"), itertools.count(), code_version()
 
     def make(served: Served, place: int) -> Worker:
-        name = f"{served.name} {served.version} {place} #{next(numbers)}"
-        log = folder / f"{''.join(char if char.isalnum() else '-' for char in served.name)}-{place}.log"
+        number = next(numbers)
+        name = f"{served.name} {served.version} {place} #{number}"
+        log = logs.path(f"{served.name}-{place}", number)
         if config.engine == "vllm":
             return vllm.Vllm(name, served, config, log)
         return Replica(name, served, config, threads, log, code)
