@@ -6,6 +6,7 @@ What a model writes is shown without control characters: it could move the curso
 from __future__ import annotations
 
 import contextlib
+import ipaddress
 import json
 import re
 import secrets
@@ -18,6 +19,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
+from urllib.parse import urlsplit
 
 import httpx
 import openai
@@ -182,9 +184,17 @@ def _at(base: str, model: str, console: Console, read: Read) -> None:
     """Talk to what a gateway serves."""
     key = settings().api_key
     headers = {"Authorization": f"Bearer {key}"} if key else {}
-    with httpx.Client(base_url=base, headers=headers, timeout=TIMEOUT_S) as http:
+    proxied = not _on_this_machine(base)
+    with (
+        httpx.Client(base_url=base, headers=headers, timeout=TIMEOUT_S, trust_env=proxied) as http,
         # a program that asks for the tenth time does so at once, a person is told
-        client = openai.OpenAI(base_url=f"{base}/v1", api_key=key or "none", max_retries=0)
+        openai.OpenAI(
+            base_url=f"{base}/v1",
+            api_key=key or "none",
+            max_retries=0,
+            http_client=openai.DefaultHttpxClient(trust_env=proxied),
+        ) as client,
+    ):
         names = [one["id"] for one in _models(http, base)]
         if not names:
             raise InputError(f"{base}: serves no model")
@@ -222,11 +232,21 @@ def _served(base: str) -> list[str]:
         InputError: it refuses to say.
     """
     key = settings().api_key
+    headers = {"Authorization": f"Bearer {key}"} if key else {}
     try:
-        with httpx.Client(base_url=base, headers={"Authorization": f"Bearer {key}"} if key else {}, timeout=TIMEOUT_S) as http:
+        with httpx.Client(base_url=base, headers=headers, timeout=TIMEOUT_S, trust_env=not _on_this_machine(base)) as http:
             return [one["id"] for one in _body(http.get("/v1/models"))["data"]]
     except httpx.HTTPError:
         return []
+
+
+def _on_this_machine(base: str) -> bool:
+    """Whether an address means this machine: a proxy would look for the gateway on its own."""
+    host = urlsplit(base).hostname or ""
+    try:
+        return host == "localhost" or ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
 
 
 @contextlib.contextmanager

@@ -45,38 +45,47 @@ class BlindPair:
 
 
 class Pending:
-    """The pairs that wait: at most `max_pending`, none longer than `keep_s` seconds."""
+    """The pairs that wait, of each key its own, so that nobody throws out another's: at most `max_pending`, none longer than `keep_s` s."""
 
     def __init__(
         self, max_pending: int = MAX_PENDING, keep_s: float = KEEP_S, clock: Callable[[], float] = time.monotonic
     ) -> None:
         self.max_pending, self.keep_s, self._clock = max_pending, keep_s, clock
-        self._pairs: OrderedDict[str, BlindPair] = OrderedDict()
+        self._pairs: dict[str, OrderedDict[str, BlindPair]] = {}
 
-    def add(self, pair: BlindPair) -> None:
-        """Let it wait; the oldest ones make room."""
+    def add(self, pair: BlindPair, key: str) -> None:
+        """Let it wait; the oldest ones of this key make room, and all that are too old."""
         pair.since_s = self._clock()
-        self._pairs[pair.pair_id] = pair
-        while len(self._pairs) > self.max_pending or next(iter(self._pairs.values())).since_s + self.keep_s < self._clock():
-            self._pairs.popitem(last=False)
+        own = self._pairs.setdefault(key, OrderedDict())
+        own[pair.pair_id] = pair
+        if len(own) > self.max_pending:
+            own.popitem(last=False)
+        for name, pairs in list(self._pairs.items()):
+            while pairs and next(iter(pairs.values())).since_s + self.keep_s < self._clock():
+                pairs.popitem(last=False)
+            if not pairs:
+                del self._pairs[name]
 
-    def take(self, pair_id: str, rater: str) -> BlindPair:
+    def take(self, pair_id: str, rater: str, key: str) -> BlindPair:
         """The pair, which waits no longer.
 
         Raises:
             Refused: it is not there, another person's, or still being written.
         """
-        pair = self._pairs.get(pair_id)
+        own = self._pairs.get(key, OrderedDict())
+        pair = own.get(pair_id)
         if pair is None or pair.rater != rater or pair.since_s + self.keep_s < self._clock():
             words = "this pair was voted on already, or it is too old, or the server was started again: ask anew"
             raise Refused(410, words, "pair_is_gone")
         if not pair.ended:
             raise Refused(409, "both answers must have ended before a vote", "answers_not_ended")
-        return self._pairs.pop(pair_id)
+        return own.pop(pair_id)
 
-    def put_back(self, pair: BlindPair) -> None:
-        """It waits again: its vote could not be kept."""
-        self._pairs[pair.pair_id] = pair
+    def put_back(self, pair: BlindPair, key: str) -> None:
+        """It waits again, before all others: its vote could not be kept."""
+        own = self._pairs.setdefault(key, OrderedDict())
+        own[pair.pair_id] = pair
+        own.move_to_end(pair.pair_id, last=False)
 
 
 def drawn(models: Sequence[Speaker], chance: random.Random) -> tuple[Speaker, Speaker]:

@@ -26,7 +26,7 @@ from tasks.serving.requests import Refused
 
 logger = logging.getLogger("gristmill")
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
-GUARDED = ("/v1/", "/metrics")
+GUARDED = ("/v1/", "/metrics", "/ab/scores")
 """What only those with a key may ask, where there are keys, besides all that is posted."""
 ANYBODY, STRANGER = Key(name="anybody", digest=""), Key(name="stranger", digest="")
 """Whoever asks where there are no keys; and who has none where there are."""
@@ -59,7 +59,7 @@ class Door:
             if not told.status:  # nothing was sent: the client went away, or the app has a fault
                 told.status = 499 if isinstance(sys.exception(), asyncio.CancelledError) else 500
             told.seconds = time.monotonic() - began_s
-            self._note(told)
+            self._note(told, known=scope["state"].get("key", STRANGER) is not STRANGER)
 
     def _let_in(self, scope: Scope) -> Key:
         """Whose request it is.
@@ -82,13 +82,14 @@ class Door:
             raise Refused(401, f"{words}. `gristmill keys add NAME` makes one", "invalid_api_key")
         return key
 
-    def _note(self, told: Told) -> None:
+    def _note(self, told: Told, *, known: bool) -> None:
+        """Count a request; those of who may ask have a line each, while strangers could fill the disk with theirs."""
         if told.error:
             self._metrics.refused.labels(told.error).inc()
         self._metrics.requests.labels(told.route, told.model, str(told.status)).inc()
         if told.model:
             self._metrics.seconds.labels(told.route, told.model).observe(told.seconds)
-        if told.route.startswith("/v1/") or told.error:
+        if known and (told.route.startswith("/v1/") or told.error):
             try:
                 self._log.write(datetime.now(UTC).isoformat(timespec="milliseconds"), told)
             except OSError as error:  # the answer is given; a full disk must not take it back

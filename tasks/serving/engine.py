@@ -21,6 +21,7 @@ from models.loading import load_causal
 from models.tokeniser import TURN_END
 from tasks.learn import device
 from tasks.serving import sampling
+from tasks.serving.delivery import Delivery
 from tasks.serving.wire import Job
 
 PAGE_TOKENS = 16
@@ -68,7 +69,8 @@ class Engine:
         self.ends = _ends(model.generation_config, self._tokeniser)
         plain = GenerationConfig(do_sample=False, eos_token_id=sorted(self.ends) or -1)
         self._manager = model.to(name).init_continuous_batching(plain, config)
-        self._manager.logit_processor = sampling.processors()
+        self._manager.logit_processor = sampling.Processors()
+        self._manager.output_router = self._delivery = Delivery()
         self._manager.start()
         self._warm_up()
         self.facts = {"context_length": self._context, "device": name, "chat": self._tokeniser.chat_template is not None}
@@ -91,9 +93,10 @@ class Engine:
             )
         return Prompt(ids, wanted)
 
-    def start(self, request: str, prompt: Prompt, asked: dict[str, Any], written: Callable[[Any], None]) -> None:
-        """Begin an answer, or go on with one; `written` is called in this loop with each token and all before it."""
+    def start(self, request: str, prompt: Prompt, asked: dict[str, Any], every: int, written: Callable[[Any], None]) -> None:
+        """Begin an answer, or go on with one; `written` is called in this loop with every so many tokens and all before them."""
         resumed: list[int] = asked["resume"]
+        self._delivery.expect(request, every)
         self._manager.register_result_handler(request, written)
         self._manager.add_request(
             [*prompt.ids, *resumed],
@@ -109,7 +112,7 @@ class Engine:
     def cancel(self, request: str) -> None:
         """Nobody waits for it any more."""
         self._manager.cancel_request(request)
-        self._manager.output_router.result_handlers.pop(request, None)
+        self._delivery.forget(request)
 
     def fault(self) -> str:
         """Why the engine writes no more; empty while it does."""
@@ -148,7 +151,8 @@ class Engine:
     def _warm_up(self) -> None:
         """The first step allocates and compiles what all others use."""
         given = {"temperature": 1.0, "top_p": 0.9, "seed": 0, "prompt_tokens": 4}
-        self._manager.add_request([0] * min(4, self._context - 2), max_new_tokens=2, **given)
+        self._delivery.expect("warm-up", 1)
+        self._manager.add_request([0] * min(4, self._context - 2), request_id="warm-up", max_new_tokens=2, **given)
         if self._manager.get_result(timeout=120.0) is None:
             raise InputError(f"the engine wrote nothing in its first two minutes: {self.fault() or 'it is still at it'}")
 

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import asyncio
 import logging
 import time
-from collections.abc import AsyncIterator
 from typing import Any
 
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from pydantic import BaseModel
 from starlette.exceptions import HTTPException
-from starlette.responses import JSONResponse, Response, StreamingResponse
+from starlette.responses import JSONResponse, Response
 
 from infra.settings import settings
 from tasks.serving.answering import Answering
@@ -29,6 +27,7 @@ from tasks.serving.policy import load_policy
 from tasks.serving.preface import Preface, SystemPrompt
 from tasks.serving.request_log import RequestLog, Told
 from tasks.serving.requests import SHOWN_CHARS, ChatRequest, CompletionRequest, Refused, Wanted, misread, wanted
+from tasks.serving.streaming import streamed, unless_gone
 from tasks.serving.traits import Traits
 from tasks.serving.votes import VoteStore
 
@@ -95,9 +94,9 @@ class Gateway:
             settle(answering.usage.total_tokens)
 
         if asked.stream:
-            return await _streamed(answering, over, request)
+            return await streamed(answering.stream(), over, request)
         try:
-            return JSONResponse(await _unless_gone(answering.whole(), request))
+            return JSONResponse(await unless_gone(answering.whole(), request))
         finally:
             over()
 
@@ -243,48 +242,3 @@ def _tell_errors(app: FastAPI, config: ServeConfig) -> None:
     app.add_exception_handler(Refused, refused)
     app.add_exception_handler(RequestValidationError, unreadable)
     app.add_exception_handler(HTTPException, other)
-
-
-async def _streamed(answering: Answering, over: Any, request: Request) -> Response:
-    """A stream whose first event is there already: what goes wrong before it has a status of its own."""
-    events = answering.stream()
-    try:
-        first = await _unless_gone(anext(events), request)
-    except BaseException:
-        await events.aclose()
-        over()
-        raise
-
-    async def all_events() -> AsyncIterator[bytes]:
-        try:
-            yield first
-            async for event in events:
-                yield event
-        finally:
-            await events.aclose()
-            over()
-
-    return StreamingResponse(all_events(), media_type="text/event-stream", headers={"Cache-Control": "no-cache"})
-
-
-async def _unless_gone(work: Any, request: Request) -> Any:
-    """Wait for an answer as long as the client does."""
-    task, gone = asyncio.create_task(_awaited(work)), asyncio.create_task(_gone(request))
-    try:
-        await asyncio.wait((task, gone), return_when=asyncio.FIRST_COMPLETED)
-        if not task.done():
-            raise Refused(499, "The client went away", "client_gone")
-        return task.result()
-    finally:
-        for one in (task, gone):
-            one.cancel()
-        await asyncio.gather(task, gone, return_exceptions=True)
-
-
-async def _awaited(work: Any) -> Any:
-    return await work  # what `anext` gives is no coroutine, and only these become tasks
-
-
-async def _gone(request: Request) -> None:
-    while (await request.receive())["type"] != "http.disconnect":
-        pass

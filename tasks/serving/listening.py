@@ -29,7 +29,8 @@ from tasks.serving.scoreboard import scoreboard
 from tasks.serving.votes import RATER, WORDING, WORDINGS, Consent, Message, Speaker, Vote, VoteError, VoteStore
 
 PAGES = Path(__file__).parent / "pages"
-FILES = {"talk.js": "text/javascript", "chat.js": "text/javascript", "ab.js": "text/javascript", "style.css": "text/css"}
+HTML = {"/": "chat.html", "/ab": "ab.html", "/scores": "scores.html"}
+FILES = {**dict.fromkeys(("talk.js", "chat.js", "ab.js", "scores.js"), "text/javascript"), "style.css": "text/css"}
 MAX_BODY_BYTES = 1 << 20
 RETRY_S = 30.0
 ID = r"^[0-9a-f]{32}$"
@@ -38,11 +39,9 @@ POLICY = (
     "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; img-src 'self' data:; "
     "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
 )
-# matplotlib writes colours into style attributes; this page has no script that could be talked into anything
-SCORES_POLICY = (
-    "default-src 'none'; style-src 'self' 'unsafe-inline'; img-src data:; "
-    "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
-)
+# matplotlib writes colours into style attributes
+SCORES_POLICY = POLICY.replace("style-src 'self'", "style-src 'self' 'unsafe-inline'")
+BOARD_POLICY = SCORES_POLICY.replace("script-src 'self'; ", "").replace("connect-src 'self'; ", "")
 HEADERS = {"X-Content-Type-Options": "nosniff", "Referrer-Policy": "no-referrer", "Cache-Control": "no-cache"}
 
 
@@ -67,8 +66,8 @@ class Backend:
     """The models that are served now, each by the name that requests have."""
     complete: Callable[[Request, str, Sequence[dict[str, str]]], AsyncGenerator[str]]
     """The answer of a model to a conversation, in pieces, as `/v1/chat/completions` would give it; it may raise Refused."""
-    admit: Callable[[Request], Awaitable[None]]
-    """Raises Refused (401, 429) for who may not ask, or not now."""
+    admit: Callable[[Request], Awaitable[str]]
+    """The name of the key that asks; raises Refused (401, 429) for who may not ask, or not now."""
     template: Callable[[Iterable[str]], str]
     """The system prompt that the gateway puts before messages of these roles; empty: none."""
 
@@ -122,22 +121,24 @@ class Choice(Rater):
 def routes(store: VoteStore, backend: Backend, chance: random.Random | None = None) -> APIRouter:
     """The pages and what they post; `chance` decides which models are compared, and on which side."""
     router = APIRouter()
-    _add_pages(router, store)
+    _add_pages(router)
+    _add_scores(router, store, backend)
     _add_feedback(router, store, backend)
     _add_comparison(router, store, backend, chance or random.SystemRandom())
     return router
 
 
-def _add_pages(router: APIRouter, store: VoteStore) -> None:
-    # autoescape: models' names are the operator's, and still no HTML
-    shelf = Environment(loader=FileSystemLoader(PAGES), autoescape=True, undefined=StrictUndefined)
-    html = {path: (PAGES / name).read_text("utf-8") for path, name in (("/", "chat.html"), ("/ab", "ab.html"))}
+def _add_pages(router: APIRouter) -> None:
+    html = {path: (PAGES / name).read_text("utf-8") for path, name in HTML.items()}
     files = {name: (PAGES / name).read_bytes() for name in FILES}
 
     @router.get("/", include_in_schema=False)
     @router.get("/ab", include_in_schema=False)
+    @router.get("/scores", include_in_schema=False)
     async def page(request: Request) -> Response:
-        return HTMLResponse(html[request.scope["route"].path], headers={**HEADERS, "Content-Security-Policy": POLICY})
+        path = request.scope["route"].path
+        policy = SCORES_POLICY if path == "/scores" else POLICY
+        return HTMLResponse(html[path], headers={**HEADERS, "Content-Security-Policy": policy})
 
     @router.get("/pages/{name}", include_in_schema=False)
     async def file(name: str) -> Response:
@@ -145,6 +146,10 @@ def _add_pages(router: APIRouter, store: VoteStore) -> None:
             raise Refused(404, f"no page has a file {name!r}", "not_found")
         return Response(files[name], media_type=FILES[name], headers=HEADERS)
 
+
+def _add_scores(router: APIRouter, store: VoteStore, backend: Backend) -> None:
+    # autoescape: models' names are the operator's, and still no HTML
+    shelf = Environment(loader=FileSystemLoader(PAGES), autoescape=True, undefined=StrictUndefined)
     drawn_of: dict[tuple[int, int], str] = {}  # the newest page alone
 
     def scores_page() -> str:
@@ -152,15 +157,16 @@ def _add_pages(router: APIRouter, store: VoteStore) -> None:
         shown = drawn_of.get(state)
         if shown is None:
             board = scoreboard(store.votes())
-            shown = shelf.get_template("scores.html").render(board=board, plot=board.plot())
+            shown = shelf.get_template("board.html").render(board=board, plot=board.plot())
             drawn_of.clear()
             drawn_of[state] = shown
         return shown
 
     @router.get("/ab/scores", include_in_schema=False)
-    async def scores() -> Response:
+    async def scores(request: Request) -> Response:
+        await backend.admit(request)
         shown = await run_in_threadpool(scores_page)
-        return HTMLResponse(shown, headers={**HEADERS, "Content-Security-Policy": SCORES_POLICY})
+        return HTMLResponse(shown, headers={**HEADERS, "Content-Security-Policy": BOARD_POLICY})
 
 
 def _add_feedback(router: APIRouter, store: VoteStore, backend: Backend) -> None:
@@ -174,7 +180,7 @@ def _add_feedback(router: APIRouter, store: VoteStore, backend: Backend) -> None
     @router.post("/feedback", status_code=201, responses=ERRORS, openapi_extra=_takes(Feedback))
     async def feedback(request: Request) -> Response:
         """Keep a thumb or a corrected answer."""
-        said = await _admitted(request, backend, Feedback)
+        said, _ = await _admitted(request, backend, Feedback)
         corrected = said.vote == "corrected"
         if corrected != (said.correction is not None):
             raise _unfit("correction: the corrected answer belongs to the vote `corrected`, and only to it")
@@ -198,7 +204,7 @@ def _add_feedback(router: APIRouter, store: VoteStore, backend: Backend) -> None
     @router.post("/feedback/forget", responses=ERRORS, openapi_extra=_takes(Rater))
     async def forget(request: Request) -> Response:
         """Remove all votes of a rater."""
-        asked = await _admitted(request, backend, Rater)
+        asked, _ = await _admitted(request, backend, Rater)
         forgotten = await _in_store(store.forget, asked.rater)
         return JSONResponse({"votes": forgotten.votes, "exported_before": len(forgotten.exports)}, headers=HEADERS)
 
@@ -209,20 +215,20 @@ def _add_comparison(router: APIRouter, store: VoteStore, backend: Backend, chanc
     @router.post("/ab/answer", responses={**ERRORS, **STREAM, **_also(409)}, openapi_extra=_takes(Question))
     async def answer(request: Request) -> Response:
         """Two answers by two models that are not named, as server-sent events."""
-        asked = await _admitted(request, backend, Question)
+        asked, key = await _admitted(request, backend, Question)
         if asked.messages[-1].role != "user":
             raise _unfit("messages: the last turn must be the user's")
         if sum(len(one.content) for one in asked.messages) > store.config.max_chars:
             raise Refused(413, f"messages: more than {store.config.max_chars} characters cannot be compared", "too_long")
         template = backend.template(one.role for one in asked.messages)
         pair = BlindPair(asked.rater, asked.messages, drawn(backend.models(), chance), template=template)
-        pending.add(pair)
+        pending.add(pair, key)
         return StreamingResponse(_events(request, backend, pair), media_type="text/event-stream", headers=HEADERS)
 
     @router.post("/ab/again", responses={**ERRORS, **_also(404)}, openapi_extra=_takes(Rater))
     async def again(request: Request) -> Response:
         """Two answers that somebody else has judged, to see whether people agree."""
-        asked = await _admitted(request, backend, Rater)
+        asked, key = await _admitted(request, backend, Rater)
         first = await _in_store(store.to_judge_again, asked.rater)
         if first is None or first.messages is None or first.answers is None:
             words = "there is no pair that somebody else has judged and agreed to show, and that you have not judged"
@@ -233,15 +239,15 @@ def _add_comparison(router: APIRouter, store: VoteStore, backend: Backend, chanc
             asked.rater, first.messages, (left, right), ended=True, copied_from=first.vote_id, template=first.template
         )
         pair.answers = {side: first.answers[place] for side, place in zip(SIDES, order, strict=True)}
-        pending.add(pair)
+        pending.add(pair, key)
         turns = [one.model_dump() for one in pair.messages]
         return JSONResponse({"pair": pair.pair_id, "messages": turns, **pair.answers}, headers=HEADERS)
 
     @router.post("/ab/vote", status_code=201, responses={**ERRORS, **_also(409, 410)}, openapi_extra=_takes(Choice))
     async def vote(request: Request) -> Response:
         """Keep a choice, then tell which model was which."""
-        said = await _admitted(request, backend, Choice)
-        pair = pending.take(said.pair, said.rater)
+        said, key = await _admitted(request, backend, Choice)
+        pair = pending.take(said.pair, said.rater, key)
         left, right = pair.models
         given = _vote(
             vote_id=pair.pair_id,
@@ -259,7 +265,7 @@ def _add_comparison(router: APIRouter, store: VoteStore, backend: Backend, chanc
         try:
             kept = await _keep(store, given)
         except Refused:
-            pending.put_back(pair)
+            pending.put_back(pair, key)
             raise
         return JSONResponse({**_kept(kept), "left": left.label, "right": right.label}, 201, HEADERS)
 
@@ -283,14 +289,14 @@ def _event(content: dict[str, Any]) -> bytes:
     return b"data: " + json.dumps(content, ensure_ascii=False).encode() + b"\n\n"
 
 
-async def _admitted(request: Request, backend: Backend, kind: type[Body]) -> Body:
-    """The body of a request that may be answered.
+async def _admitted(request: Request, backend: Backend, kind: type[Body]) -> tuple[Body, str]:
+    """The body of a request that may be answered, and the name of its key.
 
     Raises:
         Refused: it comes from elsewhere, from nobody we know, or says nothing that we understand.
     """
     _same_origin(request)
-    await backend.admit(request)
+    key = await backend.admit(request)
     if request.headers.get("content-type", "").split(";")[0].strip().lower() != "application/json":
         raise Refused(415, "the body must be JSON: send Content-Type: application/json", "wrong_content_type")
     body = bytearray()
@@ -299,7 +305,7 @@ async def _admitted(request: Request, backend: Backend, kind: type[Body]) -> Bod
         if len(body) > MAX_BODY_BYTES:
             raise Refused(413, f"the body is longer than {MAX_BODY_BYTES} bytes", "body_too_large")
     try:
-        return kind.model_validate_json(bytes(body))
+        return kind.model_validate_json(bytes(body)), key
     except ValidationError as error:
         raise _unfit(_problem(error)) from error
 

@@ -10,11 +10,11 @@ from collections.abc import AsyncGenerator, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from fastapi import Depends, FastAPI, Request
-from starlette.responses import StreamingResponse
 
 from tasks.serving.listening import Backend, routes
 from tasks.serving.request_log import Told
 from tasks.serving.requests import ChatRequest, Refused
+from tasks.serving.streaming import Stream
 from tasks.serving.votes import Speaker, VoteStore
 
 if TYPE_CHECKING:
@@ -30,8 +30,9 @@ def listen(app: FastAPI, gateway: Gateway, store: VoteStore) -> None:
         served = [model.served for model in gateway.fleet.models.values()]
         return [Speaker(name=one.name[:200], version=one.version[:200], digest=one.digest[:200]) for one in served]
 
-    async def admit(request: Request) -> None:
+    async def admit(request: Request) -> str:
         gateway.count(request.state.key, [])(0)  # a request without tokens
+        return str(request.state.key.name)
 
     async def complete(request: Request, model: str, messages: Sequence[Mapping[str, str]]) -> AsyncGenerator[str]:
         asked = ChatRequest.model_validate({"model": model, "messages": messages, "stream": True})
@@ -39,7 +40,7 @@ def listen(app: FastAPI, gateway: Gateway, store: VoteStore) -> None:
         state = {"told": Told(request=request.state.told.request, route="unknown"), "key": request.state.key}
         own = Request({**request.scope, "state": state}, request.receive)
         answer = await gateway.answer(asked, own, request.url.path)
-        assert isinstance(answer, StreamingResponse)
+        assert isinstance(answer, Stream)
         async for event in _events(answer):
             for choice in event["choices"]:
                 yield choice["delta"].get("content") or ""
@@ -54,7 +55,7 @@ def listen(app: FastAPI, gateway: Gateway, store: VoteStore) -> None:
     app.include_router(routes(store, Backend(models, complete, admit, template)), dependencies=[Depends(noted)])
 
 
-async def _events(answer: StreamingResponse) -> AsyncGenerator[dict[str, list[dict[str, dict[str, str]]]]]:
+async def _events(answer: Stream) -> AsyncGenerator[dict[str, list[dict[str, dict[str, str]]]]]:
     """The events of a stream.
 
     Raises:
@@ -73,6 +74,4 @@ async def _events(answer: StreamingResponse) -> AsyncGenerator[dict[str, list[di
                     raise Refused(502, error["message"], error["code"] or "broken")
                 yield found
     finally:
-        close = getattr(answer.body_iterator, "aclose", None)
-        if close is not None:
-            await close()
+        await answer.aclose()

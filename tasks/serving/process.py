@@ -22,6 +22,7 @@ from typing import Any
 from infra.errors import GristmillError
 from infra.settings import PROJECT, child_environment
 from tasks.serving.config import ServeConfig, Served
+from tasks.serving.replica_logs import opened
 from tasks.serving.requests import Wanted
 from tasks.serving.wire import MAX_LINE_BYTES, Job, read_line, write_line
 
@@ -106,7 +107,7 @@ class Replica:
         command = (sys.executable, "-m", MODULE, json.dumps(dataclasses.asdict(job)))
         offline = {"HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": str(self._threads)}
         try:
-            with theirs, self._log.open("wb") as log:
+            with theirs, opened(self._log) as log:
                 self._process = await asyncio.create_subprocess_exec(
                     *command,
                     env=child_environment(**offline),

@@ -33,16 +33,14 @@ TOLD_TOKENS = 16
 class Answer:
     """An answer that is being written."""
 
-    def __init__(self, request: str, pieces: Pieces, ends: frozenset[int], resumed: list[int], every: int) -> None:
-        self.request, self.pieces, self._ends, self._every = request, pieces, ends, every
+    def __init__(self, request: str, pieces: Pieces, ends: frozenset[int], resumed: list[int]) -> None:
+        self.request, self.pieces, self._ends = request, pieces, ends
         self._told = 0
         pieces.feed(resumed)  # that much was sent by a replica that is no more
 
-    def more(self, written: list[int], *, over: bool) -> list[Any] | None:
-        """What to tell of all tokens so far: new tokens, text, and why it is over, if it is; None: nothing yet."""
+    def more(self, written: list[int], *, over: bool) -> list[Any]:
+        """What to tell of all tokens so far: new tokens, text, and why it is over, if it is."""
         new = written[self._told :]
-        if not over and self._told and len(new) < self._every:
-            return None
         self._told += len(new)
         met_end = bool(new) and new[-1] in self._ends
         text = self.pieces.feed([one for one in new if one not in self._ends])
@@ -124,11 +122,11 @@ class Replica:
         self._say({"began": [request, len(prompt.ids)]})
         pieces = Pieces(engine.decode, message["stop"])
         every = 1 if message["stream"] or message["stop"] else TOLD_TOKENS
-        self._answers[request] = Answer(request, pieces, engine.ends, message["resume"], every)
-        engine.start(request, prompt, message, self._written)
+        self._answers[request] = Answer(request, pieces, engine.ends, message["resume"])
+        engine.start(request, prompt, message, every, self._written)
 
     def _written(self, output: Any) -> None:
-        """Called in the loop for every new token of every answer."""
+        """Called in the loop with what is to be told of an answer."""
         answer = self._answers.get(output.request_id)
         if answer is None:
             return  # cancelled
@@ -136,8 +134,6 @@ class Replica:
             self._say_and_end({"fatal": f"the engine failed: {output.error}"})
             return
         told = answer.more(output.generated_tokens, over=output.is_finished())
-        if told is None:
-            return
         if told[-1]:
             del self._answers[output.request_id]
             if not output.is_finished():  # a stop string, which the engine does not know

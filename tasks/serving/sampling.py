@@ -26,12 +26,23 @@ GREEDY = -1.0
 NEVER = float("-inf")
 
 
-def processors() -> ContinuousBatchingLogitsProcessorList:
-    """What the scores of every step go through; behind it the one score that is left is the highest."""
-    own = LogitsProcessorList([Temperature(), TopP(), Draw()])
-    made = ContinuousBatchingLogitsProcessorList(own, per_request_processors=True)
-    made.tensors_required = len(own)
-    return made
+class Processors(ContinuousBatchingLogitsProcessorList):  # type: ignore[misc]
+    """What the scores of every step go through; behind it the highest one is the next token's."""
+
+    def __init__(self) -> None:
+        own = LogitsProcessorList([Temperature(), TopP(), Draw()])
+        super().__init__(own, per_request_processors=True)
+        self.tensors_required = len(own)
+        self._some_are_drawn = True
+
+    def prepare_tensor_args(self, requests_in_batch: list[Any], arg_storage: torch.Tensor) -> torch.Tensor:
+        """The numbers of the answers of the next step; none where each takes the likeliest token, whose score is the highest already."""
+        self._some_are_drawn = any(one.state.logit_processor_kwargs["temperature"] for one in requests_in_batch)
+        return super().prepare_tensor_args(requests_in_batch, arg_storage) if self._some_are_drawn else arg_storage
+
+    def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor, logits_processor_args: torch.Tensor) -> torch.Tensor:
+        """The scores of that step."""
+        return super().__call__(input_ids, scores, logits_processor_args) if self._some_are_drawn else scores
 
 
 class _PerAnswer(ContinuousBatchingLogitsProcessor):  # type: ignore[misc]

@@ -26,6 +26,7 @@ from tasks.serving.keys import Keys
 from tasks.serving.metrics import Metrics
 from tasks.serving.preface import PromptNow, SystemPrompt
 from tasks.serving.process import Replica
+from tasks.serving.replica_logs import ReplicaLogs
 from tasks.serving.request_log import RequestLog
 from tasks.serving.votes import VoteStore
 
@@ -120,7 +121,8 @@ def log_file(config: ServeConfig) -> Path:
 
 def _bound(config: ServeConfig) -> socket.socket:
     family = socket.AF_INET6 if ":" in config.host else socket.AF_INET
-    listening = socket.socket(family, socket.SOCK_STREAM)
+    # with its protocol named, as asyncio looks at it: else the body of each answer waits 40 ms until the client acknowledges the head
+    listening = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
     listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
         listening.bind((config.host, config.port))
@@ -137,13 +139,12 @@ def _cpus() -> int:
 def _maker(config: ServeConfig, num_models: int) -> Callable[[Served, int], Worker]:
     """What makes a replica; each start has a name of its own."""
     threads = config.threads or max(1, (_cpus() - 1) // (config.replicas * num_models))
-    folder = settings().home / "serving" / "logs"
-    folder.mkdir(parents=True, exist_ok=True, mode=0o700)  # an engine's log may repeat what it was asked
-    numbers, code = itertools.count(), code_version()
+    logs, numbers, code = ReplicaLogs(settings().home / "serving" / "logs"), itertools.count(), code_version()
 
     def make(served: Served, place: int) -> Worker:
-        name = f"{served.name} {served.version} {place} #{next(numbers)}"
-        log = folder / f"{''.join(char if char.isalnum() else '-' for char in served.name)}-{place}.log"
+        number = next(numbers)
+        name = f"{served.name} {served.version} {place} #{number}"
+        log = logs.path(f"{served.name}-{place}", number)
         if config.engine == "vllm":
             return vllm.Vllm(name, served, config, log)
         return Replica(name, served, config, threads, log, code)

@@ -23,6 +23,7 @@ from infra.errors import InputError
 from infra.settings import PROJECT, child_environment
 from tasks.serving.config import ServeConfig, Served
 from tasks.serving.process import Began, Event, ReplicaFailed, Unfit, Wrote
+from tasks.serving.replica_logs import opened
 from tasks.serving.requests import Wanted
 
 POLL_S = 0.5
@@ -79,7 +80,7 @@ class Vllm:
         command += ["--max-num-seqs", str(self._config.slots)]
         if self._config.context_length:
             command += ["--max-model-len", str(self._config.context_length)]
-        with theirs, self._log.open("wb") as log:
+        with theirs, opened(self._log) as log:
             self._process = await asyncio.create_subprocess_exec(
                 *(sys.executable, "-m", "tasks.serving.leash", str(theirs.fileno()), *command),
                 env=child_environment(HF_HUB_OFFLINE="1", VLLM_API_KEY=key),

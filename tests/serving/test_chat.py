@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from flows.chat import chat, printable
+from flows.chat import _on_this_machine, chat, printable
 from infra.errors import InputError
 from infra.settings import settings
 from tasks.learn.scorer import Scorer
@@ -86,6 +86,24 @@ def test_errors_say_what_to_do(model: Scorer, store: VoteStore, monkeypatch: pyt
         assert not store.votes()
     with pytest.raises(InputError, match=r"no gateway answers there.*gristmill serve"):
         talk(url)
+
+
+def test_a_gateway_on_this_machine_is_asked_without_the_proxy_of_others(
+    model: Scorer, store: VoteStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("HTTP_PROXY", "http_proxy", "ALL_PROXY", "all_proxy"):
+        monkeypatch.setenv(name, "http://127.0.0.1:9")
+    for name in ("NO_PROXY", "no_proxy"):
+        monkeypatch.delenv(name, raising=False)
+    with Running(TinyGateway({"mill": model}, store).app) as url:
+        shown = talk(url, "Which grain?", "/up", "n", model="mill")
+    assert "Rye, ground at" in shown and "kept without any text" in shown
+
+
+def test_only_this_machine_is_asked_without_a_proxy() -> None:
+    near = {"http://127.0.0.1:8080", "http://127.9.9.9", "http://localhost:1", "http://[::1]:8080"}
+    far = {"http://mill.example:8080", "http://10.0.0.1", "http://localhost.example", "http://127.0.0.1.example"}
+    assert {one for one in near | far if _on_this_machine(one)} == near
 
 
 def test_control_characters_of_a_model_do_not_reach_the_terminal() -> None:

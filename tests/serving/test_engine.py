@@ -39,7 +39,7 @@ def written(engine: Engine, asked: list[dict[str, Any]]) -> list[tuple[list[int]
         made = []
         for number, one in enumerate(asked):
             over = asyncio.get_running_loop().create_future()
-            answer = Answer(f"r{number}", Pieces(engine.decode, one["stop"]), engine.ends, one["resume"], 1)
+            answer = Answer(f"r{number}", Pieces(engine.decode, one["stop"]), engine.ends, one["resume"])
             tokens, texts = list[int](), list[str]()
 
             def hear(output: Any, answer: Any = answer, tokens: Any = tokens, texts: Any = texts, over: Any = over) -> None:
@@ -49,7 +49,7 @@ def written(engine: Engine, asked: list[dict[str, Any]]) -> list[tuple[list[int]
                 if told[3]:
                     over.set_result((tokens, texts, told[3]))
 
-            engine.start(f"r{number}", engine.prompt(one), one, hear)
+            engine.start(f"r{number}", engine.prompt(one), one, 1, hear)
             made.append(over)
         return list(await asyncio.wait_for(asyncio.gather(*made), 60))
 
@@ -78,6 +78,50 @@ def test_an_answer_goes_on_where_another_replica_stopped(engine: tuple[Engine, s
         for (_, (tokens, texts, ended)), (more, more_texts, more_ended) in zip(begun, rest, strict=True):
             assert tokens[:cut] + more == tokens and more_ended == ended
             assert "".join(texts[:cut] + more_texts) == "".join(texts)
+
+
+def test_only_what_somebody_waits_for_wakes_the_event_loop(engine: tuple[Engine, str]) -> None:
+    """Of an answer that is wanted as a whole: its first token, then each 16th, and its end; of a stream each one."""
+
+    async def told(every: int) -> tuple[list[int], list[int]]:
+        over, numbers, loop = asyncio.get_running_loop().create_future(), list[int](), asyncio.get_running_loop()
+        wakes = list[int]()
+        wake = loop.call_soon_threadsafe
+
+        def counted(*args: Any, **kwargs: Any) -> Any:
+            wakes.append(1)
+            return wake(*args, **kwargs)
+
+        def hear(output: Any) -> None:
+            numbers.append(len(output.generated_tokens))
+            if output.is_finished():
+                over.set_result(None)
+
+        loop.call_soon_threadsafe = counted  # type: ignore[method-assign]
+        asked = {**GIVEN, "temperature": 0.0, "new_tokens": 30}
+        engine[0].start(f"every {every}", engine[0].prompt(asked), asked, every, hear)
+        await asyncio.wait_for(over, 60)
+        return numbers, wakes
+
+    for every in (1, 16):
+        numbers, wakes = asyncio.run(told(every))
+        num = numbers[-1]
+        assert numbers == [one for one in range(1, num + 1) if one in (1, num) or one % every == 0]
+        assert num > 16 and len(wakes) == len(numbers)
+    assert engine[0]._delivery._every == {}
+
+
+def test_of_a_cancelled_answer_nothing_is_kept(engine: tuple[Engine, str]) -> None:
+    async def work() -> None:
+        first = asyncio.get_running_loop().create_future()
+        asked = {**GIVEN, "new_tokens": 100}
+        engine[0].start("gone", engine[0].prompt(asked), asked, 1, lambda output: first.done() or first.set_result(None))
+        await asyncio.wait_for(first, 60)
+        engine[0].cancel("gone")
+
+    asyncio.run(work())
+    written(engine[0], [GIVEN])  # its steps are later
+    assert engine[0]._delivery._every == {} and engine[0]._delivery.output_queue.empty()
 
 
 def test_what_does_not_fit_is_told(engine: tuple[Engine, str]) -> None:

@@ -49,8 +49,8 @@ class Asker:
     def __init__(self, gateway: TinyGateway) -> None:
         self.gateway = gateway
 
-    def get(self, path: str) -> httpx.Response:
-        return asyncio.run(self._send("GET", path))
+    def get(self, path: str, **headers: str) -> httpx.Response:
+        return asyncio.run(self._send("GET", path, headers=headers))
 
     def post(self, path: str, body: Mapping[str, Any] | bytes, **headers: str) -> httpx.Response:
         content = body if isinstance(body, bytes) else json.dumps(body).encode()
@@ -171,6 +171,14 @@ def test_who_has_no_key_or_asks_too_often_is_told_so(talkers: dict[str, Scorer],
     assert ask.post("/feedback", thumb(), **known).status_code == 201
     late = ask.post("/feedback", thumb(), **known)
     assert (late.status_code, late.headers["retry-after"], late.json()["error"]["type"]) == (429, "7", "rate_limit_error")
+
+
+def test_scores_are_told_to_who_has_a_key_and_their_page_to_all(talkers: dict[str, Scorer], store: VoteStore) -> None:
+    ask = Asker(TinyGateway(talkers, store, key="secret"))
+    refused = ask.get("/ab/scores")
+    assert refused.status_code == 401 and "<h2>" not in refused.text
+    assert "<h2>" in ask.get("/ab/scores", authorization="Bearer secret").text
+    assert ask.get("/scores").status_code == 200
 
 
 def test_a_choice_is_blind_until_it_is_kept(ask: Asker, store: VoteStore) -> None:
@@ -302,10 +310,11 @@ def test_a_question_longer_than_what_can_be_kept_is_not_compared(ask: Asker) -> 
 
 
 def test_pages_run_only_their_own_scripts_and_load_nothing_from_elsewhere(ask: Asker) -> None:
-    for path in ("/", "/ab"):
+    for path in ("/", "/ab", "/scores"):
         page = ask.get(path)
         policy = page.headers["content-security-policy"]
-        assert page.status_code == 200 and "unsafe" not in policy
+        styled = path == "/scores"  # what it shows has colours in attributes
+        assert page.status_code == 200 and policy.count("unsafe") == policy.count("style-src 'self' 'unsafe-inline'") == styled
         assert all(
             part in policy for part in ("default-src 'none'", "script-src 'self'", "frame-ancestors 'none'", "base-uri 'none'")
         )
@@ -378,13 +387,40 @@ def test_pending_pairs_are_bounded_in_number_and_time() -> None:
     speakers = (Speaker(name="a"), Speaker(name="b"))
     pairs = [BlindPair(rater(1), (Message(role="user", content="q"),), speakers, ended=True) for _ in range(4)]
     for pair in pairs:
-        pending.add(pair)
+        pending.add(pair, "ann")
     with pytest.raises(Refused):
-        pending.take(pairs[0].pair_id, rater(1))
-    assert pending.take(pairs[1].pair_id, rater(1)) is pairs[1]
+        pending.take(pairs[0].pair_id, rater(1), "ann")
+    assert pending.take(pairs[1].pair_id, rater(1), "ann") is pairs[1]
     now[0] = 11
     with pytest.raises(Refused):
-        pending.take(pairs[2].pair_id, rater(1))
+        pending.take(pairs[2].pair_id, rater(1), "ann")
+    pending.add(BlindPair(rater(1), pairs[0].messages, speakers, ended=True), "bob")
+    assert list(pending._pairs) == ["bob"]  # nothing is kept of who asks no more
+
+
+def test_one_key_throws_out_no_pair_of_another_and_votes_on_none() -> None:
+    pending = Pending(max_pending=3)
+    made = [
+        BlindPair(rater(1), (Message(role="user", content="q"),), (Speaker(name="a"), Speaker(name="b")), ended=True)
+        for _ in range(9)
+    ]
+    first, *others = made
+    pending.add(first, "ann")
+    for pair in others:
+        pending.add(pair, "bob")
+    with pytest.raises(Refused, match="ask anew"):
+        pending.take(first.pair_id, rater(1), "bob")
+    assert pending.take(first.pair_id, rater(1), "ann") is first
+    pending.put_back(first, "ann")
+    assert pending.take(first.pair_id, rater(1), "ann") is first
+
+
+def test_pairs_wait_by_the_key_that_asked_for_them(ask: Asker, store: VoteStore) -> None:
+    body = {"rater": rater(1), "messages": [{"role": "user", "content": QUESTION}]}
+    pair = json.loads(ask.post("/ab/answer", body, **{"x-who": "ann"}).text.split("\n")[0].removeprefix("data: "))["pair"]
+    vote = {"rater": rater(1), "pair": pair, "vote": "left"}
+    assert ask.post("/ab/vote", vote, **{"x-who": "bob"}).status_code == 410
+    assert ask.post("/ab/vote", vote, **{"x-who": "ann"}).status_code == 201
 
 
 def test_equal_models_under_two_names_are_no_comparison() -> None:

@@ -233,6 +233,23 @@ def test_errors_on_the_page_say_what_to_do_and_the_key_stays_in_the_tab(
         expect(other.get_by_role("alert")).to_contain_text("API key")
 
 
+def test_scores_are_shown_to_who_has_a_key_and_run_nothing(talkers: dict[str, Scorer], store: VoteStore, page: Page) -> None:
+    evil = "<img src=x onerror=\"document.title='owned'\">"
+    for number in range(9):
+        store.keep(said("choice", "left", ("a", str(number)), by=number, models=("good", evil)))
+    with Running(TinyGateway(talkers, store, key="secret").app) as url:
+        page.goto(f"{url}/scores")
+        expect(page.get_by_role("alert")).to_contain_text("gristmill keys add")
+        assert page.get_by_role("img").count() == 0
+        page.get_by_label("API key").fill("secret")
+        page.get_by_label("API key").blur()
+        expect(page.get_by_role("img", name="Bradley-Terry scores of the models")).to_be_visible()
+        expect(page.get_by_role("alert")).to_be_hidden()
+        expect(page.get_by_role("cell", name=evil).first).to_be_visible()
+        page.wait_for_timeout(300)
+        assert page.title() == "Gristmill: scores" and page.locator("main img").count() == 0
+
+
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_pages_read_on_a_phone_in_light_and_dark_and_by_keyboard(
     talkers: dict[str, Scorer], store: VoteStore, browser: Browser, tmp_path: Path, scheme: str
@@ -242,7 +259,7 @@ def test_pages_read_on_a_phone_in_light_and_dark_and_by_keyboard(
     context = browser.new_context(viewport={"width": 390, "height": 800}, color_scheme=scheme)  # type: ignore[arg-type]
     page = context.new_page()
     with Running(TinyGateway(talkers, store).app) as url:
-        for path, name in (("/", "chat"), ("/ab", "compare"), ("/ab/scores", "scores")):
+        for path, name in (("/", "chat"), ("/ab", "compare"), ("/scores", "scores")):
             page.goto(url + path)
             if path == "/":
                 ask(page, QUESTION, OLD)

@@ -56,7 +56,7 @@ def compared(gateway: Gateway, by: int, **headers: str) -> tuple[str, list[dict[
 
 
 def test_the_pages_are_served_and_noted_by_their_routes(gateway: Gateway) -> None:
-    for path in ("/", "/ab", "/ab/scores", "/pages/chat.js", "/feedback"):
+    for path in ("/", "/ab", "/scores", "/ab/scores", "/pages/chat.js", "/feedback"):
         assert httpx.get(f"{gateway.url}{path}", timeout=30, trust_env=False).status_code == 200, path
     page = httpx.get(f"{gateway.url}/metrics", timeout=30, trust_env=False).text
     assert 'route="/ab/scores"' in page and 'route="/pages/{name}"' in page
@@ -107,7 +107,10 @@ def test_with_keys_all_that_is_posted_needs_one_and_its_limits_hold(tmp_path: Pa
     with running(resolves, tmp_path, default_new_tokens=4) as gateway:
         for path in ("/feedback", "/feedback/forget", "/ab/answer", "/ab/again", "/ab/vote"):
             assert post(gateway, path, {"rater": rater(1)}).status_code == 401, path
-        assert httpx.get(f"{gateway.url}/", timeout=30, trust_env=False).status_code == 200
+        open_to_all = {"/": 200, "/scores": 200, "/ab/scores": 401}
+        assert {
+            path: httpx.get(f"{gateway.url}{path}", timeout=30, trust_env=False).status_code for path in open_to_all
+        } == open_to_all
         known = {"authorization": f"Bearer {key}"}
         assert [post(gateway, "/feedback/forget", {"rater": rater(1)}, **known).status_code for _ in range(3)] == [200, 200, 429]
 

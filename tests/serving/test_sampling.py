@@ -24,13 +24,14 @@ def asked(place: int = 0, **more: Any) -> Any:
 
 def chosen(scores: torch.Tensor, requests: list[Any]) -> list[int]:
     """The tokens that are left after all processors."""
-    made = sampling.processors()
+    made = sampling.Processors()
     storage = torch.zeros((made.tensors_required, len(requests) + 2), dtype=torch.int32)
     made.fill_defaults(storage)
     for one in requests:
         one.has_new_token = True
     left = made(torch.zeros(0), scores, made.prepare_tensor_args(requests, storage))
-    assert ((left == 0).sum(-1) == 1).all() and (left[left != 0] == float("-inf")).all()
+    if any(one.state.logit_processor_kwargs["temperature"] for one in requests):
+        assert ((left == 0).sum(-1) == 1).all() and (left[left != 0] == float("-inf")).all()
     return left.argmax(-1).tolist()
 
 
@@ -63,6 +64,18 @@ def test_an_answer_among_others_is_drawn_as_alone() -> None:
     together = chosen(scores, requests)
     assert together == [chosen(scores[row : row + 1], [requests[row]])[0] for row in range(30)]
     assert together[0::3] == scores[0::3].argmax(-1).tolist()
+
+
+def test_where_each_takes_the_likeliest_token_the_scores_stay_as_they_are() -> None:
+    made, scores = sampling.Processors(), torch.randn((2, 50), generator=torch.Generator().manual_seed(3))
+    storage = torch.full((made.tensors_required, 4), 7, dtype=torch.int32)
+    greedy, drawn = asked(temperature=0.0), asked(temperature=1.0)
+    for one in (greedy, drawn):
+        one.has_new_token = True
+    assert made(torch.zeros(0), scores, made.prepare_tensor_args([greedy, greedy], storage)) is scores
+    assert bool((storage == 7).all())
+    left = made(torch.zeros(0), scores, made.prepare_tensor_args([greedy, drawn], storage))
+    assert left[0].argmax() == scores[0].argmax() and bool(left[1].isinf().any())  # one that draws, and all go through it
 
 
 def test_what_was_written_elsewhere_counts_as_written() -> None:

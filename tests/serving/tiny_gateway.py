@@ -53,12 +53,13 @@ class TinyGateway:
         self.app.get("/v1/models")(self.list_models)
         self.app.post("/v1/chat/completions")(self.chat)
 
-    async def admit(self, request: Request) -> None:
+    async def admit(self, request: Request) -> str:
         if self.key and request.headers.get("authorization") != f"Bearer {self.key}":
             raise Refused(401, "No such key.", "invalid_api_key")
         self.left -= 1
         if self.left < 0:
             raise Refused(429, "That was one request too many.", "rate_limit_exceeded", retry_after_s=6.7)
+        return request.headers.get("x-who", "anybody")
 
     async def complete(self, request: Request, model: str, messages: Sequence[Mapping[str, str]]) -> AsyncGenerator[str]:
         if messages[-1]["content"] == "be busy":
