@@ -85,6 +85,14 @@ class RewardConfig(AlignConfig):
     center: float = Field(0.01, ge=0)
     """Weight of (sum of both rewards)^2, which keeps rewards around 0 (Eisenstein et al. 2023); 0: none."""
 
+    @model_validator(mode="after")
+    def _whole(self) -> RewardConfig:
+        if self.lora is not None and self.lora.base != "fp32":
+            raise ValueError(
+                f"lora.base: a reward model is trained on whole weights, for its head is new (got {self.lora.base!r})"
+            )
+        return self
+
 
 class ReinforceConfig(AlignConfig):
     """Reinforcement on the rewards of what the model writes: RLOO (Ahmadian et al. 2024) or GRPO (Shao et al. 2024), by TRL."""

@@ -32,7 +32,7 @@ def train(job: PostJob, on_log: OnLog, on_step: OnStep) -> dict[str, Any]:
     """
     config = KtoConfig.model_validate(job.config)
     args = tuning.arguments(config, Path(job.folder))
-    model, words = tuning.causal(job.models["model"])
+    model, words = tuning.causal(job.models["model"], config)
     length = tuning.context_length(model, config.max_length)
     rows = sorted(tuning.rows_of(job, "ratings"), key=lambda row: str(row["row_id"]))
     tokens, all_left_out = answers.answers_of(rows, words, length)

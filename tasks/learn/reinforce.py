@@ -30,7 +30,7 @@ def train(job: PostJob, on_log: OnLog, on_step: OnStep) -> dict[str, Any]:
     """
     config = ReinforceConfig.model_validate(job.config)
     args = tuning.arguments(config, Path(job.folder))
-    model, words = tuning.causal(job.models["model"])
+    model, words = tuning.causal(job.models["model"], config)
     model.generation_config.eos_token_id = stops(words, model.generation_config.eos_token_id)
     room = tuning.context_length(model, config.max_length) - max(config.max_new_tokens, config.write.max_new_tokens)
     rows = sorted(tuning.rows_of(job, "problems"), key=lambda row: str(row["row_id"]))

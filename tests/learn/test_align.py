@@ -289,6 +289,7 @@ SLOW: Mapping[str, AlignConfig] = {
     "dpo sigmoid_norm": DpoConfig(**COMMON, epochs=3, write=WRITE, loss="sigmoid_norm"),
     "dpo ipo": DpoConfig(**COMMON, epochs=3, write=WRITE, loss="ipo"),
     "dpo lora": DpoConfig(**{**COMMON, "learning_rate": 1e-2}, epochs=3, write=WRITE, lora=LORA),
+    "dpo qlora": DpoConfig(**{**COMMON, "learning_rate": 1e-2}, epochs=3, write=WRITE, lora={**LORA, "base": "nf4"}),
     "kto": KtoConfig(**COMMON, epochs=6, batch_size=16, write=WRITE),
     "kto lora": KtoConfig(**{**COMMON, "learning_rate": 1e-2}, epochs=6, batch_size=16, write=WRITE, lora=LORA),
     "reward": RewardConfig(**COMMON, epochs=3),
@@ -302,6 +303,15 @@ SLOW: Mapping[str, AlignConfig] = {
         max_new_tokens=4,
         write=WRITE,
         lora=LORA,
+    ),
+    "grpo qlora": ReinforceConfig(
+        **{**COMMON, "learning_rate": 1e-2},
+        max_steps=60,
+        batch_size=32,
+        num_generations=4,
+        max_new_tokens=4,
+        write=WRITE,
+        lora={**LORA, "base": "nf4"},
     ),
     "rloo": FAST_GRPO.model_copy(update={"max_steps": 60, "method": "rloo"}),
 }

@@ -363,7 +363,12 @@ def test_the_log_and_the_metrics_count_what_the_client_was_told(client: openai.O
     assert usage is not None
     now = [gateway.metric(name) for name in names]
     assert [one - other for one, other in zip(now, before, strict=True)] == [usage.prompt_tokens, usage.completion_tokens, 1]
-    line = next(one for one in gateway.lines() if one["request"] == answer.headers["x-request-id"])
+
+    def noted(request: str) -> dict[str, Any]:
+        [line] = until(lambda: [one for one in gateway.lines() if one["request"] == request], 5)
+        return line
+
+    line = noted(answer.headers["x-request-id"])
     assert (line["prompt_tokens"], line["completion_tokens"]) == (usage.prompt_tokens, usage.completion_tokens)
     assert (line["status"], line["key"], line["version"], line["stream"]) == (200, "anybody", "v1", False)
     assert 0 < line["first_token_seconds"] <= line["seconds"] and "prompt" not in line and "answers" not in line
@@ -374,7 +379,7 @@ def test_the_log_and_the_metrics_count_what_the_client_was_told(client: openai.O
         model="tiny", messages=MESSAGES, max_tokens=7, seed=1, stream=True
     ) as streamed:
         streamed.read()
-    again = next(one for one in gateway.lines() if one["request"] == streamed.headers["x-request-id"])
+    again = noted(streamed.headers["x-request-id"])
     assert (again["stream"], again["asked"], again["said"]) == (True, line["asked"], line["said"])
 
 
