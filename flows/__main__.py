@@ -8,7 +8,6 @@ import json
 import logging
 import os
 import sys
-from collections.abc import Sequence
 from datetime import UTC, datetime
 from enum import StrEnum
 from pathlib import Path
@@ -98,7 +97,9 @@ def run(
     _start_servers()
     from flows import deployments
 
-    submitted = deployments.submit(flow, loaded, **_flow_inputs(flow, source_run, adopts=bool(loaded.adopt.checkpoint)))
+    submitted = deployments.submit(
+        flow, loaded, **_flow_inputs(flow, source_run, loaded.name, adopts=bool(loaded.adopt.checkpoint))
+    )
     out.print(f"{flow}: flow run {submitted.name} ({submitted.id})", highlight=False)
     if not detach:
         _follow(flow, submitted.id)
@@ -1266,19 +1267,19 @@ def _adopt_servers() -> None:
     servers.adopt()
 
 
-def _flow_inputs(flow: str, source_run: str, *, adopts: bool = False) -> dict[str, Any]:
+def _flow_inputs(flow: str, source_run: str, corpus: str, *, adopts: bool = False) -> dict[str, Any]:
     """The versions of an earlier run that a flow takes; none where it begins with a model of another maker."""
     from infra import ledger
 
+    if flow == "evaluate":
+        return {"model": _evaluated(source_run, corpus)}
     wanted = {
         "train": {"dataset": "publish"},
         "align": {} if adopts else {"model": "pretrain", "dataset": "publish"},
     }.get(flow, {})
-    if not wanted and flow != "evaluate":
+    if not wanted:
         return {}
     names = list(reversed(ledger.runs())) if source_run == "latest" else [ledger.find_run(source_run)]
-    if flow == "evaluate":
-        return {"model": _ended_with(names, source_run)}
     # of `latest` the newest run that has what is wanted: a run of `train` alone published nothing
     name = next((one for one in names if set(wanted.values()) <= {entry.step for entry in ledger.entries(one)}), source_run)
     made = {entry.step: entry.shards() for entry in ledger.entries(name)}
@@ -1287,14 +1288,17 @@ def _flow_inputs(flow: str, source_run: str, *, adopts: bool = False) -> dict[st
     return {parameter: made[step] for parameter, step in wanted.items()}
 
 
-def _ended_with(runs: Sequence[str], asked: str) -> ShardSet:
-    """The model that the first of these runs ended with that has one, pre-trained, adopted or tuned."""
-    from flows.align import last, models_in
+def _evaluated(source_run: str, corpus: str) -> ShardSet:
+    """The model that a run ended with, pre-trained, adopted or tuned; of `latest` the newest run of the corpus that has one."""
+    from flows.align import last, models_in, newest_model
+    from infra import ledger
 
-    for name in runs:
-        if made := models_in(name):
-            return last(made)
-    raise _UsageError(f"run {asked}: has no model; run `train` or `align` before it, or name another run with --from")
+    if source_run == "latest":
+        return newest_model(corpus)
+    name = ledger.find_run(source_run)
+    if not (made := models_in(name)):
+        raise _UsageError(f"run {name}: has no model; run `train` or `align` before it, or name another run with --from")
+    return last(made)
 
 
 def main() -> None:

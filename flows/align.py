@@ -64,6 +64,19 @@ def models_in(run: str) -> dict[str, ShardSet]:
     return {entry.step: entry.shards() for entry in ledger.entries(run) if entry.step in LAST}
 
 
+def newest_model(corpus: str) -> ShardSet:
+    """What the newest run of a corpus ended with that has a model, trained, adopted or tuned.
+
+    Raises:
+        InputError: no run has.
+    """
+    for run in reversed(ledger.runs()):
+        known = ledger.about(run)
+        if known and known.corpus == corpus and (made := models_in(run)):
+            return last(made)
+    raise InputError(f"corpus {corpus}: no run of it has a model yet; run `train` or `align` before it, or name a version")
+
+
 def last(made: dict[str, ShardSet]) -> ShardSet:
     """Of what was made, by step, the model that it ended with: none of the others was made from it."""
     models = [made[step] for step in LAST if step in made] or [made["model"]]

@@ -4,12 +4,10 @@ from __future__ import annotations
 
 from prefect import flow
 
-from flows.align import last, models_in, tokens_for
+from flows.align import newest_model, tokens_for
 from flows.config import RunConfig
-from infra import ledger
 from infra import lineage as made_from
 from infra.dataset import ShardSet, named, opened
-from infra.errors import InputError
 from infra.orchestration import Lineage, tracked_flow
 from tasks.benchmark import benchmark
 from tasks.evaluate import evaluate as evaluate_model
@@ -30,7 +28,7 @@ def evaluate(
         lineage: given by a flow that this one runs for.
     """
     with tracked_flow("evaluate", config, lineage):
-        trained = named(model or _newest(config.name))
+        trained = named(model or newest_model(config.name))
         shards = named(tokens) if tokens else tokens_for(trained, config)
         made = {"evaluate": evaluate_model(trained, shards, config=config.evaluate)}
         if config.benchmark:
@@ -39,16 +37,6 @@ def evaluate(
         if config.probe:
             made["probe"] = probe(trained, shards, _classifiers(shards), config=config.probe)
         return made
-
-
-def _newest(corpus: str) -> ShardSet:
-    for run in reversed(ledger.runs()):
-        known = ledger.about(run)
-        if known and known.corpus == corpus and (made := models_in(run)):
-            return last(made)
-    raise InputError(
-        f"evaluate: corpus {corpus}: no run of it has a model yet; run `train` or `align` before it, or name a version"
-    )
 
 
 def _classifiers(tokens: ShardSet) -> list[ShardSet]:

@@ -13,6 +13,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
+import hypothesis
 import psutil
 import pytest
 
@@ -41,6 +42,8 @@ def pytest_configure(config: pytest.Config) -> None:
     # what tests write lives for seconds: to have a disk keep it takes longer than to write it
     if MEMORY.exists() and min(shutil.disk_usage(MEMORY).free, psutil.virtual_memory().available) >= MIN_FREE_BYTES:
         os.environ.setdefault("PYTEST_DEBUG_TEMPROOT", str(MEMORY))
+    hypothesis.settings.register_profile("untimed", deadline=None)  # how long an example takes hangs on what else runs here
+    hypothesis.settings.load_profile("untimed")
     os.environ["MLFLOW_DISABLE_TELEMETRY"] = "true"  # its thread changes the environment while others read that
     os.environ.setdefault("OMP_NUM_THREADS", "1")  # threads that wait for their turn would burn what other tests could use
     if hasattr(config.option, "loadscopereorder"):

@@ -282,10 +282,12 @@ def test_a_run_is_evaluated_by_the_model_that_it_ended_with_though_it_adopted_it
     ledger.begin("begun with theirs", "align", "mine", {})
     with ledger.run("begun with theirs"):
         adopted = adopt(config=AdoptConfig(checkpoint=made.fresh.file("model")))
-    assert _flow_inputs("evaluate", "begun") == _flow_inputs("evaluate", "latest") == {"model": adopted}
-    assert _flow_inputs("evaluate", "trained") == {"model": made.overfitted}
+    assert _flow_inputs("evaluate", "begun", "mine") == _flow_inputs("evaluate", "latest", "mine") == {"model": adopted}
+    assert _flow_inputs("evaluate", "trained", "mine") == {"model": made.overfitted}
     with pytest.raises(Exception, match="run curated: has no model; run `train` or `align` before it"):
-        _flow_inputs("evaluate", "curated")
+        _flow_inputs("evaluate", "curated", "mine")
+    with pytest.raises(InputError, match="corpus others: no run of it has a model yet"):
+        _flow_inputs("evaluate", "latest", "others")
     plain = CONFIG.model_copy(update={"max_documents": 3, "suite": None, "robustness": RobustnessConfig(perturbations=())})
     config = RunConfig(name="mine", dask=DaskConfig(kind="none"), evaluate=plain, benchmark=None, probe=None)
     scores = evaluate_flow.fn(config)["evaluate"]
