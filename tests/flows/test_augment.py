@@ -293,6 +293,7 @@ def test_what_cannot_be_made_is_refused_with_what_to_do(home: Path) -> None:
 GERMAN = "Der alte Bote sagte gestern, dass he und man hier keine englischen Wörter sind, sondern Nummer {} von vielen."
 
 
+@pytest.mark.soak
 def test_the_command_augments_what_the_command_split(home: Path) -> None:
     home.mkdir(parents=True, exist_ok=True)
     source, folders = home / "rows.jsonl", [str(home / name) for name in ("split", "augment", "publish")]

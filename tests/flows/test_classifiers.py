@@ -198,6 +198,7 @@ def by_text(version: ShardSet) -> dict[str, tuple[float, ...]]:
     return dict(zip(table["content_id"].to_pylist(), zip(*columns, strict=True), strict=True))
 
 
+@pytest.mark.soak
 def test_scores_and_percentiles_are_the_same_for_any_shards_order_and_workers(
     judged: tuple[Path, list[ShardSet], list[ShardSet]], monkeypatch: pytest.MonkeyPatch, two_workers: DaskConfig
 ) -> None:

@@ -281,7 +281,7 @@ def version_of_texts(folder: Path, texts: list[str], split: list[str] | None) ->
     return open_version(str(folder))
 
 
-@pytest.mark.parametrize("tested", [True, False])
+@pytest.mark.parametrize("tested", [True, pytest.param(False, marks=pytest.mark.soak)])
 def test_the_certificate_goes_with_the_dataset_to_the_mlflow_run_and_the_cards_of_the_model(
     home: Path, mlflow_store: Any, tested: bool
 ) -> None:

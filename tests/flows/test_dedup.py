@@ -471,14 +471,8 @@ def half_done(store: Path, step: str, phase: str) -> list[Path]:
     return [folder for folder in found if len(receipts(folder / phase)) >= 2]
 
 
-@pytest.mark.parametrize(
-    "phases",
-    [[("forget", "edges")], pytest.param(PHASES, marks=pytest.mark.soak)],
-    ids=["a kill", "a kill in every phase"],
-)
-def test_killed_in_the_middle_of_its_phases_it_ends_with_the_same_bytes(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, phases: list[tuple[str, str]]
-) -> None:
+@pytest.mark.soak
+def test_killed_in_the_middle_of_its_phases_it_ends_with_the_same_bytes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     dealt = edits.crawls(edits.crowded(30, 60), 2, 30)
     job = {
         "index": SMALL_PARTS.model_dump(mode="json"),
@@ -492,7 +486,7 @@ def test_killed_in_the_middle_of_its_phases_it_ends_with_the_same_bytes(
             chained(job)
     store, script = tmp_path / "killed" / "store", Path(__file__).parent / "deduplicating.py"
     (tmp_path / "job.json").write_text(json.dumps(job))
-    for at in phases:
+    for at in PHASES:
         process = start(tmp_path / "killed", str(script), str(tmp_path / "job.json"))
         kill_when(process, partial(half_done, store, *at), timeout_s=120)
         [folder] = half_done(store, *at)

@@ -57,7 +57,7 @@ def test_the_fewest_edges_reach_the_same(graph: Graph) -> None:
         assert not any(one in graph.up([other]) for one in direct for other in direct if one != other)
 
 
-@settings(deadline=None)
+@settings(deadline=None, max_examples=40)
 @given(graphs(), st.randoms(use_true_random=False))
 def test_equal_graphs_give_equal_pages_in_whatever_order_they_were_read(graph: Graph, chance: random.Random) -> None:
     names, edges = list(graph.nodes), list(graph.edges)

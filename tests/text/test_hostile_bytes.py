@@ -150,7 +150,7 @@ def digest_of_signals(raw: bytes) -> str:
     return hashlib.sha256(repr([column.to_pylist() for column in columns]).encode()).hexdigest()
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(RAW)
 def test_no_kernel_is_moved_by_what_stands_before_and_behind_a_text_or_says_another_thing_the_next_time(raw: bytes) -> None:
     alone = digest_of(raw)
@@ -178,7 +178,7 @@ def test_no_kernel_reads_beyond_its_arrays() -> None:
     assert done.stdout.split() == [digest(raw) for raw in BROKEN for digest in (digest_of, digest_of_signals)]
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(st.lists(RAW, min_size=1, max_size=3))
 def test_bytes_that_are_no_utf8_measure_as_what_python_reads_of_them(raw: list[bytes]) -> None:
     languages = pa.array(["en"] * len(raw))
