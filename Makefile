@@ -51,7 +51,7 @@ $(READY): pyproject.toml constraints.txt
 	@echo "making $(VENV): about 5 minutes with a warm package cache"
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt torch==2.13.0
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[demo,s3,postgres,openlineage,auth,slurm,kubernetes,dev]'
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[demo,s3,postgres,openlineage,auth,slurm,kubernetes,qlora,dev]'
 	$(BIN)/gristmill setup
 	touch $@
 

@@ -18,7 +18,7 @@ from packaging.utils import canonicalize_name
 
 ROOT = Path(__file__).resolve().parent.parent
 TARGET = ROOT / "docs" / "licences.md"
-EXTRAS = ("demo", "s3", "postgres", "auth", "slurm", "kubernetes")
+EXTRAS = ("demo", "s3", "postgres", "auth", "slurm", "kubernetes", "qlora")
 BUILDERS = {"setuptools"}
 """Tools that an environment has before anything is installed; not pinned."""
 # what a classifier or a free text says, as SPDX has it; the first that fits counts

@@ -232,6 +232,9 @@ CONVERSATIONS = pa.schema([*_ROW, ("messages", MESSAGES)])
 PREFERENCES = pa.schema([*_ROW, ("prompt", MESSAGES), ("chosen", pa.string()), ("rejected", pa.string())])
 """Two answers to a prompt whose last turn is the user's, and which of them was preferred."""
 
+RATINGS = pa.schema([*_ROW, ("prompt", MESSAGES), ("answer", pa.string()), ("good", pa.bool_())])
+"""An answer to a prompt whose last turn is the user's, and whether it was called good, or bad."""
+
 PROBLEMS = pa.schema([*_ROW, ("prompt", MESSAGES), ("check", pa.string()), ("answer", pa.string())])
 """A prompt whose answers can be checked: `check` says how (number, exact, regex, json_schema), `answer` against what."""
 
@@ -253,6 +256,7 @@ SCHEMAS: dict[str, pa.Schema] = {
     "scores": SCORES,
     "conversations": CONVERSATIONS,
     "preferences": PREFERENCES,
+    "ratings": RATINGS,
     "problems": PROBLEMS,
     "aligned": SCORES,
 }

@@ -8,10 +8,11 @@ import json
 import logging
 import os
 import sys
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
@@ -22,6 +23,9 @@ from infra.errors import GristmillError
 from infra.garbage import collect_seldom
 from infra.settings import adopt_quiet_environment, settings
 from tasks import STEP_NAMES
+
+if TYPE_CHECKING:
+    from infra.dataset import ShardSet
 
 app = typer.Typer(
     name="gristmill",
@@ -905,6 +909,7 @@ class ExportForm(StrEnum):
 
     pairs = "pairs"
     conversations = "conversations"
+    ratings = "ratings"
 
 
 @votes_app.command("list")
@@ -935,7 +940,11 @@ def forget_votes(rater: Annotated[str, typer.Argument(help="A rater's id, or its
 def export_votes(
     output: Annotated[Path, typer.Option("--output", "-o", help="A JSONL file.", dir_okay=False)],
     form: Annotated[
-        ExportForm, typer.Option("--form", help="pairs: chosen and rejected answers; conversations: liked and corrected ones.")
+        ExportForm,
+        typer.Option(
+            "--form",
+            help="pairs: chosen and rejected answers; conversations: liked and corrected ones; ratings: single ones with thumbs.",
+        ),
     ] = ExportForm.pairs,
 ) -> None:
     """Write votes as rows for training: only with consent, a majority's where raters differ; every vote left out has its reason."""
@@ -1060,6 +1069,33 @@ def serve(
     given = [*(overrides or []), *(f"{key}={value}" for key, value in short.items() if value is not None)]
     logging.getLogger("gristmill").setLevel(logging.INFO)
     serving.run(models, overrides_of(ServeConfig, given), lambda line: _write(line, None))
+
+
+@app.command("drift")
+def drift_of_traffic(
+    log: Annotated[Path | None, typer.Option("--log", help="Log of requests; by default that of `serve`.")] = None,
+    output: Annotated[Path | None, typer.Option("--output", "-o", help="Write a page to this file, too.")] = None,
+    form: Annotated[TableFormat, typer.Option("--format", "-f", help="How to show it.")] = TableFormat.table,
+    overrides: SetOption = None,
+) -> None:
+    """Say whether what served models are asked, and what they answer, is as it was; exit code 3 if it has drifted.
+
+    The last 24 hours are compared with the 28 days before them: --set window_hours=…, reference_days=…, min_distance=… (docs/serving.md).
+    """
+    from flows import drift
+    from flows.keys import overrides_of
+    from tasks.serving.config import DriftConfig
+
+    config = overrides_of(DriftConfig, overrides or [])
+    found = drift.judge(log, config)
+    if form == TableFormat.table:
+        drift.show(found, out)
+    else:
+        _write(json.dumps(drift.as_json(found), indent=1, ensure_ascii=False), None)
+    if output is not None:
+        _write(drift.page(found, log, config), output)
+    if found.drifted:
+        raise typer.Exit(EXIT_WARNING)
 
 
 keys_app = typer.Typer(help="Who may ask the models that are served.", no_args_is_help=True)
@@ -1237,21 +1273,28 @@ def _flow_inputs(flow: str, source_run: str, *, adopts: bool = False) -> dict[st
     wanted = {
         "train": {"dataset": "publish"},
         "align": {} if adopts else {"model": "pretrain", "dataset": "publish"},
-        "evaluate": {"model": "pretrain", "tokens": "tokenise"},
     }.get(flow, {})
-    if not wanted:
+    if not wanted and flow != "evaluate":
         return {}
     names = list(reversed(ledger.runs())) if source_run == "latest" else [ledger.find_run(source_run)]
+    if flow == "evaluate":
+        return {"model": _ended_with(names, source_run)}
     # of `latest` the newest run that has what is wanted: a run of `train` alone published nothing
     name = next((one for one in names if set(wanted.values()) <= {entry.step for entry in ledger.entries(one)}), source_run)
     made = {entry.step: entry.shards() for entry in ledger.entries(name)}
     if missing := [step for step in wanted.values() if step not in made]:
         raise _UsageError(f"run {name}: has no {', '.join(missing)}; run the flow before it, or name another run with --from")
-    if flow == "evaluate":
-        from flows.align import last
-
-        return {"model": last(made), "tokens": made["tokenise"]}
     return {parameter: made[step] for parameter, step in wanted.items()}
+
+
+def _ended_with(runs: Sequence[str], asked: str) -> ShardSet:
+    """The model that the first of these runs ended with that has one, pre-trained, adopted or tuned."""
+    from flows.align import last, models_in
+
+    for name in runs:
+        if made := models_in(name):
+            return last(made)
+    raise _UsageError(f"run {asked}: has no model; run `train` or `align` before it, or name another run with --from")
 
 
 def main() -> None:

@@ -10,20 +10,25 @@ from infra.cluster import pool
 from infra.dataset import ShardSet, line_of, name_of, named, opened
 from infra.errors import InputError
 from infra.orchestration import Lineage, tracked_flow
+from models.tokeniser import TokeniserConfig
 from tasks.adopt import adopt
 from tasks.contrast import contrast
 from tasks.dpo import dpo
 from tasks.instruct import instruct
+from tasks.kto import kto
+from tasks.learn.config import MODEL
 from tasks.pose import pose
 from tasks.prefer import prefer
 from tasks.quantise import quantise
 from tasks.question import question
+from tasks.rate import rate
 from tasks.reinforce import reinforce
 from tasks.reward import reward
 from tasks.sft import sft
 from tasks.smoke import smoke
+from tasks.tokenise import tokenise
 
-LAST = ("reinforce", "dpo", "sft", "adopt", "pretrain")
+LAST = ("reinforce", "kto", "dpo", "sft", "adopt", "pretrain")
 """Steps that make the model that the flow ends with, the last one first; what is made smaller of it is another model."""
 
 
@@ -34,7 +39,7 @@ def align(
     dataset: ShardSet | str | None = None,
     lineage: Lineage | None = None,
 ) -> dict[str, ShardSet]:
-    """Do what is configured of: adopt, sft, dpo, reward, reinforce, quantise, smoke; gives what was made, by step.
+    """Do what is configured of: adopt, sft, dpo, reward, kto, reinforce, quantise, smoke; gives what was made, by step.
 
     Args:
         config: the whole run's configuration.
@@ -48,10 +53,15 @@ def align(
             made |= _rows(config, dataset)
         made |= _tuned(config, made)
         if config.quantise:
-            made["quantise"] = quantise(last(made), tokens_of(made["model"], "quantise"), config=config.quantise)
+            made["quantise"] = quantise(last(made), tokens_for(made["model"], config, dataset), config=config.quantise)
         if config.smoke:
             made["smoke"] = smoke(made.get("quantise", last(made)), config=config.smoke)
         return {one.step: one for one in made.values()}
+
+
+def models_in(run: str) -> dict[str, ShardSet]:
+    """The models that a run made and another one may go on from, by step."""
+    return {entry.step: entry.shards() for entry in ledger.entries(run) if entry.step in LAST}
 
 
 def last(made: dict[str, ShardSet]) -> ShardSet:
@@ -81,6 +91,8 @@ def _rows(config: RunConfig, dataset: ShardSet | str | None) -> dict[str, ShardS
         made["preferences"] = prefer(config=config.prefer)
     elif config.contrast and documents:
         made["preferences"] = contrast(documents, config=config.contrast)
+    if config.rate.sources:
+        made["ratings"] = rate(config=config.rate)
     if config.reinforce:
         made["problems"] = pose(config=config.pose)
     return made
@@ -99,14 +111,27 @@ def _tuned(config: RunConfig, made: dict[str, ShardSet]) -> dict[str, ShardSet]:
         models["reward"] = reward(newest(), made["preferences"], config=config.reward)
     elif "preferences" in made:
         models["dpo"] = dpo(newest(), made["preferences"], config=config.dpo)
+    if "ratings" in made:
+        models["kto"] = kto(newest(), made["ratings"], config=config.kto)
     if config.reinforce and "problems" in made:
         judge = [models["reward"]] if "reward" in models else []
         models["reinforce"] = reinforce(newest(), made["problems"], judge, config=config.reinforce)
     return models
 
 
+def tokens_for(model: ShardSet, config: RunConfig, dataset: ShardSet | str | None = None) -> ShardSet:
+    """The token shards whose test split a model is measured on: those that it learned from in the beginning, or, of one that was adopted,
+    a dataset by its own tokeniser; by default what the corpus published last."""
+    first = line_of(model)[0]
+    if "tokens" in first.manifest().recipe["inputs"]:
+        return tokens_of(model, "evaluate")
+    documents = named(dataset or ledger.newest(config.name, "publish")["publish"])
+    with pool(config.dask):
+        return tokenise(documents, config=TokeniserConfig(tokeniser=first.file(MODEL)))
+
+
 def tokens_of(model: ShardSet, why: str) -> ShardSet:
-    """The token shards that a model learned from in the beginning, whose test split it is measured on; `why`: who asks.
+    """The token shards that a model learned from in the beginning; `why`: who asks.
 
     Raises:
         InputError: it was adopted.

@@ -29,7 +29,7 @@ from tasks.dedup import DedupConfig
 from tasks.enrol import EnrolConfig
 from tasks.forget import ForgetConfig
 from tasks.index import EARLIER
-from tasks.learn.align_config import DpoConfig, ReinforceConfig, RewardConfig
+from tasks.learn.align_config import DpoConfig, KtoConfig, ReinforceConfig, RewardConfig
 from tasks.learn.benchmark_config import BenchmarkConfig
 from tasks.learn.compress_config import QuantiseConfig
 from tasks.learn.config import EvaluateConfig, GateConfig, TrainConfig
@@ -50,6 +50,7 @@ from tasks.text.contamination import DecontaminateConfig
 from tasks.text.conversations import InstructConfig
 from tasks.text.pii import RedactConfig
 from tasks.text.preferences import PreferConfig
+from tasks.text.rated import RateConfig
 from tasks.text.readers import IngestConfig
 from tasks.text.rules import LANGUAGE, FilterConfig
 from tasks.text.signals import SCORE_NAMES
@@ -149,6 +150,10 @@ class RunConfig(BaseModel):
     """How it is aligned by the pairs themselves."""
     reward: RewardConfig | None = None
     """A reward model of the pairs, in place of `dpo`, for `reinforce`; null: none."""
+    rate: RateConfig = RateConfig()
+    """Single answers called good or bad that it is aligned by, behind the pairs."""
+    kto: KtoConfig = KtoConfig()
+    """How it is aligned by them."""
     pose: PoseConfig = PoseConfig()
     """Problems that it is reinforced on."""
     reinforce: ReinforceConfig | None = None
@@ -210,7 +215,7 @@ class RunConfig(BaseModel):
     @property
     def aligns(self) -> bool:
         """Whether anything is to be done with a model behind its training."""
-        rows = (self.instruct.sources, self.question, self.prefer.sources, self.contrast, self.reinforce)
+        rows = (self.instruct.sources, self.question, self.prefer.sources, self.contrast, self.rate.sources, self.reinforce)
         return any(rows) or self.quantise is not None or self.smoke is not None
 
     @model_validator(mode="before")
@@ -358,6 +363,7 @@ def require_sources(config: RunConfig, *, evaluation: bool = False) -> None:
             ("decontaminate.sets", config.decontaminate.sets),
             ("instruct.sources", config.instruct.sources),
             ("prefer.sources", config.prefer.sources),
+            ("rate.sources", config.rate.sources),
             ("pose.sources", config.pose.sources),
         )
         for number, source in enumerate(sources)

@@ -7,7 +7,6 @@ capped memory, spilling to disk: a million documents a side took 12 s on two loa
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
@@ -20,7 +19,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from expectations.schemas import AUGMENTED
-from infra import dataset, ledger, lineage
+from infra import dataset, ledger, lineage, scratch
 from infra.dataset import folder_of
 from infra.errors import InputError
 from infra.lineage import Record
@@ -98,7 +97,7 @@ def compare(older: Record, newer: Record) -> Difference:
     """
     chains = {"older": _chain(older), "newer": _chain(newer)}
     with ExitStack() as stack:
-        spill = stack.enter_context(tempfile.TemporaryDirectory(prefix="gristmill-diff-"))
+        spill = stack.enter_context(scratch.folder("diff"))
         connection = stack.enter_context(_connect(spill))
         for name, record in (("older", older), ("newer", newer)):
             connection.register(f"{name}_rows", _documents(record))

@@ -8,7 +8,6 @@ import importlib.metadata
 import shutil
 import subprocess
 import sys
-import tempfile
 import time
 import zipfile
 from collections.abc import Callable, Iterator
@@ -19,7 +18,7 @@ from pathlib import Path
 
 import psutil
 
-from infra import servers
+from infra import scratch, servers
 from infra.errors import GristmillError
 from infra.settings import PROJECT, settings
 
@@ -78,7 +77,7 @@ def unpack_language_model(tell: Callable[[str], None]) -> None:
     target = settings().language_model
     if target.exists():
         return
-    with tempfile.TemporaryDirectory(prefix="gristmill-setup-") as folder:
+    with scratch.folder("setup") as folder:
         command = [
             sys.executable,
             "-m",

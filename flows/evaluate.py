@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from prefect import flow
 
-from flows.align import tokens_of
+from flows.align import last, models_in, tokens_for
 from flows.config import RunConfig
 from infra import ledger
 from infra import lineage as made_from
 from infra.dataset import ShardSet, named, opened
+from infra.errors import InputError
 from infra.orchestration import Lineage, tracked_flow
 from tasks.benchmark import benchmark
 from tasks.evaluate import evaluate as evaluate_model
@@ -23,13 +24,14 @@ def evaluate(
 
     Args:
         config: the whole run's configuration.
-        model: what `train` made, or its path below the storage root; by default the newest of this corpus.
-        tokens: the token shards it was trained on, whose test split is scored; by default its own.
+        model: what `train` or `align` made, or its path below the storage root; by default what the newest run of this corpus ended with
+            that has a model.
+        tokens: the token shards whose test split is scored; by default its own, or, of an adopted model, what the corpus published last.
         lineage: given by a flow that this one runs for.
     """
     with tracked_flow("evaluate", config, lineage):
-        trained = named(model or ledger.newest(config.name, "tokenise", "pretrain")["pretrain"])
-        shards = named(tokens) if tokens else tokens_of(trained, "evaluate")
+        trained = named(model or _newest(config.name))
+        shards = named(tokens) if tokens else tokens_for(trained, config)
         made = {"evaluate": evaluate_model(trained, shards, config=config.evaluate)}
         if config.benchmark:
             dataset = opened(shards.manifest().recipe["inputs"]["dataset"])
@@ -37,6 +39,16 @@ def evaluate(
         if config.probe:
             made["probe"] = probe(trained, shards, _classifiers(shards), config=config.probe)
         return made
+
+
+def _newest(corpus: str) -> ShardSet:
+    for run in reversed(ledger.runs()):
+        known = ledger.about(run)
+        if known and known.corpus == corpus and (made := models_in(run)):
+            return last(made)
+    raise InputError(
+        f"evaluate: corpus {corpus}: no run of it has a model yet; run `train` or `align` before it, or name a version"
+    )
 
 
 def _classifiers(tokens: ShardSet) -> list[ShardSet]:

@@ -22,7 +22,7 @@ def improve(config: RunConfig, model: ShardSet | str | None = None) -> ShardSet:
     """Align a model that was trained here, evaluate it, register it, and write the page of all that.
 
     Args:
-        config: the whole run's configuration; `prefer.sources` names what people preferred (`gristmill votes export`).
+        config: the whole run's configuration; `prefer.sources` or `rate.sources` name what people said (`gristmill votes export`).
         model: what is tuned, or its path below the storage root; by default the champion of `register.name`.
     """
     with tracked_flow("improve", config) as lineage:
@@ -33,7 +33,8 @@ def improve(config: RunConfig, model: ShardSet | str | None = None) -> ShardSet:
         tuned = last({"model": base, **made})
         if tuned == base:
             raise InputError(
-                "improve: nothing is configured that changes the model; name rows in instruct.sources, prefer.sources or pose.sources"
+                "improve: nothing is configured that changes the model; name rows in instruct.sources, prefer.sources, rate.sources or "
+                "pose.sources"
             )
         made = run_elsewhere("evaluate", config, lineage, model=tuned, tokens=tokens)
         made = {step: version for step, version in made.items() if step not in AFTER}

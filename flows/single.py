@@ -42,6 +42,7 @@ MAKERS = {
     "reward_model": "reward",
     "conversations": "instruct",
     "preferences": "prefer",
+    "ratings": "rate",
     "problems": "pose",
     "tokens": "tokenise",
     "scores": "evaluate",
@@ -53,12 +54,12 @@ MAKERS = {
 }
 MADE_BY = {
     **{"signals": "signals", "forgotten": "index", "scores": "evaluate"},
-    **{"conversations": "instruct", "preferences": "prefer", "problems": "pose"},
+    **{"conversations": "instruct", "preferences": "prefer", "ratings": "rate", "problems": "pose"},
 }
 """The step that stands for whatever writes a schema."""
 MODELS = ("model", "teacher")
 """Parameters that any model serves as: pre-trained, adopted, tuned, made smaller."""
-ROWS = ("conversations", "preferences", "problems")
+ROWS = ("conversations", "preferences", "ratings", "problems")
 """Parameters that are rows of a shape of their own, which no plain file is taken for."""
 HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+")
 # parameters that may have none
@@ -249,7 +250,7 @@ def _with_sources(step: Step, config: Any, inputs: Sequence[str]) -> Any:
         return config.model_copy(update={"checkpoint": given})
     if step.name == "instruct":
         added = [{"kind": "folder", "path": path, "format": guessed(path)} for path in map(_full, inputs)]
-    elif step.name in ("ingest", "toxicity", "prefer", "pose", "guard"):
+    elif step.name in ("ingest", "toxicity", "prefer", "rate", "pose", "guard"):
         added = [{"kind": "folder", "path": path} for path in map(_full, inputs)]
     else:
         added = [_crawl_source(path) for path in inputs]

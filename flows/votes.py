@@ -13,13 +13,13 @@ from rich.table import Table
 from infra.errors import InputError
 from infra.ids import payload_digest
 from infra.settings import settings
-from tasks.serving.pairs import REASONS, Rows, as_lines, liked_answers, preference_pairs
+from tasks.serving.pairs import REASONS, Rows, as_lines, liked_answers, preference_pairs, rated_answers
 from tasks.serving.ratings import Agreement, Interval
 from tasks.serving.scoreboard import scoreboard
 from tasks.serving.votes import FILE, Vote, VoteStore, printable
 
-FORMS = {"pairs": preference_pairs, "conversations": liked_answers}
-"""What can be exported: rows for `prefer`, and rows for `instruct`."""
+FORMS = {"pairs": preference_pairs, "conversations": liked_answers, "ratings": rated_answers}
+"""What can be exported: rows for `prefer`, for `instruct`, and for `rate`."""
 SHOWN_CHARS = 60
 
 

@@ -11,7 +11,6 @@ import json
 import logging
 import os
 import socket
-import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC, datetime
@@ -21,7 +20,7 @@ from uuid import UUID
 
 from pydantic import BaseModel, ConfigDict
 
-from infra import ledger, lineage_page, openlineage_events, storage, tracking
+from infra import ledger, lineage_page, openlineage_events, scratch, storage, tracking
 from infra import lineage as lineage_graph
 from infra.dataset import RUN, ShardSet, flattened
 from infra.mending import verified_loads
@@ -232,7 +231,7 @@ def _leave_lineage(track: tracking.Track, root: str) -> None:
     """Draw what the run made, also of one that failed; a drawing that cannot be kept does not decide how a run ends."""
     try:
         graph = lineage_graph.of_run(root)
-        with tempfile.TemporaryDirectory(prefix="gristmill-lineage-") as folder:
+        with scratch.folder("lineage") as folder:
             page, data = Path(folder, "lineage.html"), Path(folder, "lineage.json")
             page.write_text(lineage_page.render(graph, f"Run {root}"), encoding="utf-8")
             data.write_text(json.dumps(graph.to_json(), indent=1, ensure_ascii=False), encoding="utf-8")

@@ -78,6 +78,22 @@ def bars(labels: Sequence[str], values: Sequence[float], title: str) -> str:
     return parts[0]
 
 
+def pairs(labels: Sequence[str], before: Sequence[float], after: Sequence[float], names: tuple[str, str], title: str) -> str:
+    """Two horizontal bars for each label, first label on top: shares (0 to 1) of `before` above those of `after`."""
+    with _figure(title, 0.9 + 0.44 * max(len(labels), 1)) as (axes, parts):
+        places = np.arange(len(labels))
+        for values, name, shift, colour in ((before, names[0], -0.2, SERIES[1]), (after, names[1], 0.2, SERIES[0])):
+            drawn = axes.barh(places + shift, values, color=colour, height=0.36, label=name)
+            axes.bar_label(drawn, labels=[f"{value:.1%}" for value in values], padding=4, color=MUTED, fontsize=9)
+        axes.set_yticks(places, [label.replace("$", r"\$") for label in labels])
+        axes.invert_yaxis()
+        axes.set_xticks([])
+        axes.margins(x=0.14)
+        axes.spines["bottom"].set_visible(False)
+        axes.legend(frameon=False, labelcolor=INK, loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=2)
+    return parts[0]
+
+
 def intervals(
     labels: Sequence[str],
     middles: Sequence[float],

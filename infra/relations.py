@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import atexit
 import os
-import tempfile
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from functools import cache
 from typing import Any, NamedTuple
 
@@ -13,7 +13,7 @@ import duckdb
 import pyarrow as pa
 import pyarrow.dataset as pads
 
-from infra import storage
+from infra import scratch, storage
 from infra.dataset import of_files
 
 MEMORY_BYTES = 1_000_000_000
@@ -41,8 +41,7 @@ def connected(memory_bytes: int = MEMORY_BYTES, **tables: pads.Dataset | pa.Tabl
 
     The connections of a process that ask for the same memory share it; what one makes as TEMP is seen by no other.
     """
-    database, _ = _database(memory_bytes, os.getpid())
-    with database.cursor() as connection:
+    with _database(memory_bytes, os.getpid()).cursor() as connection:
         for name, table in tables.items():
             if isinstance(table, Files) and all(storage.is_local(path) for path in table.paths):
                 names = ", ".join("'" + storage.locate(path)[1].replace("'", "''") + "'" for path in table.paths)
@@ -55,19 +54,20 @@ def connected(memory_bytes: int = MEMORY_BYTES, **tables: pads.Dataset | pa.Tabl
 
 
 @cache
-def _database(memory_bytes: int, _process: int) -> tuple[duckdb.DuckDBPyConnection, tempfile.TemporaryDirectory[str]]:
-    """One for all connections of a process with this memory, for its making takes 20 ms; and the folder that goes with it at the end."""
-    spill = tempfile.TemporaryDirectory(prefix="gristmill-sql-")
+def _database(memory_bytes: int, _process: int) -> duckdb.DuckDBPyConnection:
+    """One for all connections of a process with this memory, for its making takes 20 ms; where it spills goes with the process."""
+    until_the_end = ExitStack()
+    atexit.register(until_the_end.close)
     config = {
         "memory_limit": f"{memory_bytes // 1_000_000}MB",
-        "temp_directory": spill.name,
+        "temp_directory": until_the_end.enter_context(scratch.folder("sql")),
         "preserve_insertion_order": False,
         "threads": max(1, min(os.cpu_count() or 1, memory_bytes // BYTES_PER_THREAD)),
         "autoinstall_known_extensions": False,
         "autoload_known_extensions": False,
         "enable_external_file_cache": False,  # else what was read stays in memory behind the last connection
     }
-    return duckdb.connect(config=config), spill
+    return duckdb.connect(config=config)
 
 
 def batches(connection: Any, query: str) -> Iterator[pa.Table]:

@@ -11,7 +11,6 @@ import json
 import os
 import posixpath
 import shutil
-import tempfile
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -23,6 +22,7 @@ from typing import Annotated, Any, BinaryIO, cast
 import fsspec
 from pydantic import AfterValidator
 
+from infra import scratch
 from infra.errors import GristmillError
 
 LOCAL_PROTOCOLS = ("file", "local")
@@ -186,7 +186,7 @@ def open_write(path: str) -> Iterator[BinaryIO]:
     system, name = locate(path)
     if not is_local(path):
         # closing an object store's handle commits what was written so far, after an error too: so the whole file is made first
-        with tempfile.NamedTemporaryFile(prefix="gristmill-") as whole:
+        with scratch.folder("upload") as folder, open(f"{folder}/whole", "wb") as whole:  # noqa: PTH123
             yield cast(BinaryIO, whole)
             whole.flush()
             with asking(path):
@@ -236,7 +236,7 @@ def local_folder(path: str) -> Iterator[str]:
     if is_local(path):
         yield path
         return
-    with tempfile.TemporaryDirectory(prefix="gristmill-") as folder:
+    with scratch.folder("copy") as folder:
         for name in list_folder(path):
             write_bytes(join(folder, name), read_bytes(join(path, name)))
         yield folder

@@ -67,6 +67,23 @@ def keep_model(trained: Path, folder: str, out: Output) -> None:
         out.keep_file(name)
 
 
+def keep_result(
+    result: Mapping[str, Any],
+    work: Path,
+    out: Output,
+    *,
+    model: str,
+    history: tuple[str, str],
+    left_out: str,
+    volatile: Sequence[str],
+) -> None:
+    """What a training on from a model leaves, under these names: the model, the lines of its history, its curves, and what it left out."""
+    keep_model(Path(result["model_folder"]), model, out)
+    keep_history(result["history"], history, volatile, out)
+    keep_curves(work, out)
+    keep_json(left_out, result["left_out"], out)
+
+
 def keep_json(name: str, value: Any, out: Output) -> None:
     """A file of the version."""
     storage.write_json(storage.join(out.folder, name), value)

@@ -19,7 +19,7 @@ from infra.settings import PROJECT
 
 FIRST_PARTY = ("flows", "tasks", "models", "expectations", "infra")
 # of infra, only what decides the bytes of a version; servers, progress and tracking do not
-BYTES_OF_INFRA = ("infra.ids", "infra.dataset")
+BYTES_OF_INFRA = ("infra.ids", "infra.dataset", "infra.trainings")
 # these say beforehand what a step will need
 ESTIMATES = ("tasks.text.likeness", "tasks.text.need", "tasks.text.room")
 # these move data or draw pages about it and never decide a byte of a shard

@@ -12,12 +12,15 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from fnmatch import fnmatch
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from infra import storage
 from infra.dataset import file_entry
 from infra.errors import InputError
 from models import chat, given_model, given_tokeniser
+
+if TYPE_CHECKING:
+    import gguf  # noqa: F401 - transformers reads such files by it
 
 KEY = "adopt.checkpoint"
 GGUF = ".gguf"

@@ -8,12 +8,16 @@ price: in plain words a user can write a line that looks like a turn.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import Any, Literal
 
 from models.tokeniser import CHAT_TEMPLATE, TURN_END, TURN_START
 
 Kind = Literal["own", "chatml", "plain"]
+
+MARK = re.compile(r"\{%([-+]?)\s*(?:end)?generation\s*([-+]?)%\}")
+"""In a template, where the assistant's words begin and end, as transformers knows it; with how white space around it is eaten."""
 
 PLAIN = (
     "{% for message in messages %}"

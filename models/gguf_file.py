@@ -19,6 +19,7 @@ from gguf import GGMLQuantizationType, LlamaFileType, TokenType
 from safetensors import safe_open
 
 from infra.errors import InputError
+from models import chat
 from models.loading import read_config
 from models.tokeniser import WORD_PATTERN
 
@@ -51,8 +52,8 @@ BLOCKS = "model.layers."
 # how llama.cpp calls word splits; the regular expressions are those of the tokenizer.json of Llama 3 and Qwen 2
 SPLITS = {WORD_PATTERN: "llama-bpe", WORD_PATTERN.replace(r"\p{N}{1,3}", r"\p{N}"): "qwen2"}
 GPT2_SPLIT = "gpt-2"
-MARKS = ("{% generation %}", "{% endgeneration %}")
-"""Of a chat template, for trainers; other programs do not know them."""
+NOTHING = r"{#\1 \2#}"
+"""Takes the place of marks for trainers, which other programs do not know: a comment eats the same white space around it."""
 
 
 def write(folder: Path | str, path: Path | str, dtype: Dtype, name: str) -> None:
@@ -176,10 +177,7 @@ def _add_tokeniser(writer: gguf.GGUFWriter, folder: Path | str, told: Mapping[st
         if number is not None:
             add(number)
     if words.chat_template:
-        template = words.chat_template
-        for mark in MARKS:
-            template = template.replace(mark, "")
-        writer.add_chat_template(template)
+        writer.add_chat_template(chat.MARK.sub(NOTHING, words.chat_template))
 
 
 def _tensors(folder: Path | str, config: Mapping[str, Any]) -> Iterator[tuple[str, npt.NDArray[np.float32]]]:

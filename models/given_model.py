@@ -8,7 +8,6 @@ is read without torch.
 from __future__ import annotations
 
 import logging
-import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from fnmatch import fnmatch
@@ -18,7 +17,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import tokenizers
 
-from infra import storage
+from infra import scratch, storage
 from infra.dataset import file_entry, folder_of
 from infra.errors import InputError
 from infra.storage import StorageError
@@ -331,7 +330,7 @@ def _tokeniser_of(given: str) -> Iterator[str]:
             logger.warning("%s: its tokeniser cannot be compared with the data's: %s", given, error)
             yield ""
             return
-        with tempfile.TemporaryDirectory(prefix="gristmill-") as copy:
+        with scratch.folder("model") as copy:
             for name, data in files.items():
                 (Path(copy) / name).write_bytes(data)
             yield copy

@@ -7,14 +7,13 @@ seconds. No code that comes with a tokeniser is run (trust_remote_code stays off
 from __future__ import annotations
 
 import json
-import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import tokenizers
 
-from infra import storage
+from infra import scratch, storage
 from infra.dataset import bytes_digest
 from infra.errors import InputError
 from models import tokeniser
@@ -42,7 +41,7 @@ def adopt(given: str, folder: str) -> list[str]:
         InputError: as `files_of`, or it has no token that closes a document.
     """
     files = files_of(given)
-    with tempfile.TemporaryDirectory(prefix="gristmill-") as copy:
+    with scratch.folder("tokeniser") as copy:
         for name, data in files.items():
             (Path(copy) / name).write_bytes(data)
         words = loaded(copy, given)
@@ -98,7 +97,7 @@ def _is_path(given: str) -> bool:
 def _converted(name: str, given: str) -> dict[str, bytes]:
     """What transformers makes of a tokeniser whose own files may be of any kind."""
     words = loaded(name, given)
-    with tempfile.TemporaryDirectory(prefix="gristmill-") as folder:
+    with scratch.folder("tokeniser") as folder:
         words.save_pretrained(folder)
         files = {path.name: path.read_bytes() for path in sorted(Path(folder).iterdir()) if path.name in FILES}
     config = json.loads(files["tokenizer_config.json"])

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, field_validator
 
-from infra import trainings
+from infra import scratch, trainings
 from infra.dataset import Counts
 from infra.errors import InputError
 from infra.steps import Output, step
@@ -41,7 +40,7 @@ def files_read(config: AdoptConfig) -> Mapping[str, str]:
 @step(schema="model", fingerprint=files_read)
 def adopt(config: AdoptConfig, out: Output) -> None:
     """Take in a causal model: safetensors as they are, a GGUF file in float32, with a chat template where it has none."""
-    with tempfile.TemporaryDirectory(prefix="gristmill-") as folder:
+    with scratch.folder("model") as folder:
         out.facts = adopted.adopt(config.checkpoint, Path(folder))
         trainings.keep_model(Path(folder), MODEL, out)
     out.counts = Counts(total=1, kept=1)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -13,7 +12,7 @@ import pyarrow.compute as pc
 from expectations.figures import judged, suite_file
 from expectations.schemas import AUGMENTED
 from infra import dataset as versions
-from infra import storage, tracking
+from infra import scratch, storage, tracking
 from infra.dataset import Counts, Outcome, ShardRef, ShardSet
 from infra.errors import InputError
 from infra.steps import Output, step
@@ -77,7 +76,7 @@ def _asked_to_write(scorer: Scorer, dataset: ShardSet, config: BenchmarkConfig) 
     if config.tasks:
         from tasks.learn import lm_tasks
 
-        with tempfile.TemporaryDirectory(prefix="gristmill-") as work:
+        with scratch.folder("tasks") as work:
             measured.add(lm_tasks.run(scorer, config.tasks, Path(work)))
     return measured
 

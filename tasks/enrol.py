@@ -6,13 +6,12 @@ when one is there, and a new name trains nothing anew. Without MLflow only the f
 
 from __future__ import annotations
 
-import tempfile
 from pathlib import Path
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from infra import ledger, storage, tracking
+from infra import ledger, scratch, storage, tracking
 from infra.dataset import Counts, ShardSet
 from infra.errors import InputError
 from infra.settings import settings
@@ -68,7 +67,7 @@ def enrol(classifiers: list[ShardSet], config: EnrolConfig, out: Output) -> None
 def _register(name: str, classifier: ShardSet) -> dict[str, str]:
     manifest = classifier.manifest()
     numbers = {key: value for key, value in manifest.facts.items() if isinstance(value, int | float)}
-    with tempfile.TemporaryDirectory(prefix="gristmill-classifier-") as folder:
+    with scratch.folder("classifier") as folder:
         for entry in manifest.files:
             Path(folder, entry.name).write_bytes(storage.read_bytes(classifier.file(entry.name)))
         return tracking.register_model(

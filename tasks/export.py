@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import tempfile
 from pathlib import Path
 
-from infra import storage, trainings
+from infra import scratch, storage, trainings
 from infra.dataset import Counts, ShardSet
 from infra.errors import GristmillError, InputError
 from infra.steps import Output, step
@@ -35,7 +34,7 @@ def export(model: ShardSet, config: ExportConfig, out: Output) -> None:
     from models.loading import load_causal, read_config
     from tasks.learn import compression
 
-    with storage.local_folder(model.file(MODEL)) as folder, tempfile.TemporaryDirectory(prefix="gristmill-") as temporary:
+    with storage.local_folder(model.file(MODEL)) as folder, scratch.folder("model") as temporary:
         work = Path(temporary)
         original, words = load_causal(folder)
         if int8.is_int8(read_config(folder)):

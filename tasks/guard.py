@@ -14,12 +14,9 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from expectations.figures import judged as judged_by
 from expectations.figures import suite_file
-from infra import dataset
-from infra.dataset import Counts, Outcome
 from infra.errors import InputError
 from infra.ids import payload_digest
 from infra.steps import Output, step
-from tasks.learn import figures
 from tasks.learn.findings import Findings
 from tasks.serving import policy as policies
 from tasks.serving.measuring import HARMLESS, PRESIDIO, TEMPLATES, Row, judge, measure, milliseconds, spans_of
@@ -108,7 +105,8 @@ def guard(config: GuardConfig, out: Output) -> None:
     judged, findings = judge(policy, rows, config.side), Findings(config.examples, config.seed)
     measure(judged, policy, config.side, config.term_lists, config.span_kinds, findings)
     findings.notes |= {f"not read: {reason}": str(count) for reason, count in rejected.items()}
-    _keep(findings, config, out)
+    table = findings.keep(out)
+    out.facts |= judged_by("guard", table, out.facts, config.suite)
     out.facts |= {"policy": policy.name, "num_texts": len(rows), "num_rejected": sum(rejected.values())}
     out.volatile = {"milliseconds": milliseconds(judged)}
 
@@ -157,16 +155,3 @@ def _templates() -> list[Row]:
                     text = sentence(lists.trait_sentences[number % len(lists.trait_sentences)], who=phrase, trait=good)
                     rows.append(Row(f"{TEMPLATES}:{group}:{phrase}:{good}", text, TEMPLATES, HARMLESS, group, None))
     return rows
-
-
-def _keep(findings: Findings, config: GuardConfig, out: Output) -> None:
-    """Write figures, items and texts to read, and hold the figures against the suite."""
-    told = {"notes": findings.notes, "examples": findings.examples}
-    for name in figures.write(out.folder, findings.figures, findings.tables, told):
-        out.keep_file(name)
-    table = figures.table(findings.figures)
-    out.receipts = [dataset.write_shard(out.folder, 0, Outcome(table))]
-    num = sum(one.n for one in findings.figures)
-    out.counts = Counts(total=num, kept=num)
-    out.facts = {one.name: one.value for one in figures.headline(findings.figures) if one.value is not None}
-    out.facts |= judged_by("guard", table, out.facts, config.suite)

@@ -5,14 +5,13 @@ Every figure has its number of items, its 95 % interval and its control; docs/pr
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from expectations.figures import judged, suite_file
-from infra import dataset, storage, tracking
-from infra.dataset import Counts, Outcome, ShardSet
+from infra import scratch, storage, tracking
+from infra.dataset import ShardSet
 from infra.errors import InputError
 from infra.ids import payload_digest
 from infra.steps import Output, step
@@ -73,7 +72,8 @@ def probe(model: ShardSet, tokens: ShardSet, toxicity: list[ShardSet], config: P
     else:
         _toxicity(scorer, toxicity, config, findings)
         _memory(scorer, shards, config, findings)
-    _keep(findings, config, out)
+    table = findings.keep(out)
+    out.facts |= judged("probe", table, out.facts, config.suite)
     out.volatile = {"device": scorer.device, "device_reason": scorer.device_reason}
     if (track := tracking.current()) is not None:
         track.dataset(tokens, "evaluation")
@@ -125,22 +125,7 @@ def _memory(scorer: Scorer, shards: Splits, config: ProbeConfig, findings: Findi
 def _classifier(version: ShardSet) -> Classifier:
     from tasks.text.classifier import NEEDED, load
 
-    with tempfile.TemporaryDirectory(prefix="gristmill-classifier-") as local:
+    with scratch.folder("classifier") as local:
         for name in NEEDED:
             Path(local, name).write_bytes(version.read_file(name))
         return load(local)
-
-
-def _keep(findings: Findings, config: ProbeConfig, out: Output) -> None:
-    """Write figures, items and rows to read, and hold the figures against the suite."""
-    from tasks.learn import figures
-
-    told = {"notes": findings.notes, "examples": findings.examples}
-    for name in figures.write(out.folder, findings.figures, findings.tables, told):
-        out.keep_file(name)
-    table = figures.table(findings.figures)
-    out.receipts = [dataset.write_shard(out.folder, 0, Outcome(table))]
-    num = sum(one.n for one in findings.figures)
-    out.counts = Counts(total=num, kept=num)
-    out.facts = {one.name: one.value for one in figures.headline(findings.figures) if one.value is not None}
-    out.facts |= judged("probe", table, out.facts, config.suite)

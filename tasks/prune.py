@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import copy
-import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from infra import storage, trainings
+from infra import scratch, storage, trainings
 from infra.dataset import Counts, ShardSet
 from infra.errors import InputError
 from infra.orchestration import show_table
@@ -40,7 +39,7 @@ def prune(model: ShardSet, tokens: ShardSet, config: PruneConfig, out: Output) -
 
     check_tokeniser("prune", model, tokens)
     shards = compression.held_out(tokens)
-    with storage.local_folder(model.file(MODEL)) as folder, tempfile.TemporaryDirectory(prefix="gristmill-") as temporary:
+    with storage.local_folder(model.file(MODEL)) as folder, scratch.folder("model") as temporary:
         work, scorer = Path(temporary), Scorer(folder, config.held_out)
         if not pruning.matrices(scorer.model):
             raise InputError("prune: the model has no matrices of float weights; give the one that an int8 model was made of")

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import tempfile
 from pathlib import Path
 
 from expectations.verdict import GateFailed
-from infra import storage, trainings
+from infra import scratch, storage, trainings
 from infra.dataset import Counts, ShardSet
 from infra.steps import Output, step
 from tasks.learn.compress_config import QuantiseConfig
@@ -30,7 +29,7 @@ def quantise(model: ShardSet, tokens: ShardSet, config: QuantiseConfig, out: Out
 
     check_tokeniser("quantise", model, tokens)
     shards, scoring = compression.held_out(tokens), config.held_out
-    with storage.local_folder(model.file(MODEL)) as folder, tempfile.TemporaryDirectory(prefix="gristmill-") as temporary:
+    with storage.local_folder(model.file(MODEL)) as folder, scratch.folder("model") as temporary:
         work, before = Path(temporary), Scorer(folder, scoring)
         num_int8 = int8.write(before.model, work)
         compression.carry_tokeniser(folder, work)

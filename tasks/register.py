@@ -7,7 +7,6 @@ digest names, has only what follows from the recipe.
 from __future__ import annotations
 
 import json
-import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -17,7 +16,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from expectations.cards import certificate_files
 from expectations.croissant import sources_told
 from expectations.schemas import CERTIFICATE, CERTIFICATE_FOLDER
-from infra import leaderboard, ledger, lineage, storage, tracking
+from infra import leaderboard, ledger, lineage, scratch, storage, tracking
 from infra.dataset import RUN, Counts, Manifest, ShardSet, bytes_digest, inputs_there, line_of, name_of
 from infra.errors import InputError
 from infra.leaderboard import FIGURES_TAG, SCORES_TAG
@@ -30,7 +29,7 @@ from tasks.learn.model_card import CardFacts, Scores, base_of, headline, model_c
 from tasks.text.classifier_card import summary
 
 CARD, FACTS = "README.md", "model.json"
-ROWS = ("conversations", "preferences", "problems")
+ROWS = ("conversations", "preferences", "ratings", "problems")
 """Schemas of what a model is tuned on."""
 MIXED = ("audit", "trim", "rebalance", "augment")
 """Steps that decide what of the world the data shows, in their order; the card has a paragraph for each."""
@@ -83,7 +82,7 @@ def register(model: ShardSet, dataset: ShardSet, scores: list[ShardSet], config:
     out.counts = Counts(total=1, kept=1)
     if (track := tracking.current()) is None:
         return
-    with tempfile.TemporaryDirectory(prefix="gristmill-model-") as folder:
+    with scratch.folder("model") as folder:
         for entry in own.files:
             if entry.name.startswith(f"{MODEL}/"):
                 Path(folder, Path(entry.name).name).write_bytes(storage.read_bytes(model.file(entry.name)))
@@ -123,7 +122,7 @@ def register(model: ShardSet, dataset: ShardSet, scores: list[ShardSet], config:
 
 
 def opened_rows(tuned: ShardSet) -> list[ShardSet]:
-    """What a later step learned from: conversations, preference pairs, problems."""
+    """What a later step learned from: conversations, preference pairs, rated answers, problems."""
     return [one for one in inputs_there(tuned) if one.schema_name in ROWS]
 
 

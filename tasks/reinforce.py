@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING
 
-from expectations.figures import suite_file
+from expectations.figures import judged, suite_file
+from infra import trainings
 from infra.dataset import ShardSet
 from infra.errors import InputError
 from infra.steps import Output, step
-from tasks.dpo import align
+from tasks.learn import aligned, posttrain
 from tasks.learn.align_config import ReinforceConfig
 
 if TYPE_CHECKING:
@@ -36,4 +38,10 @@ def reinforce(model: ShardSet, problems: ShardSet, reward_model: list[ShardSet],
         if one.schema_name != "reward_model":
             raise InputError(f"reinforce: {one.folder}: is no reward model but {one.schema_name}; make one with step reward")
     judges = dict(zip(["reward_model"], reward_model, strict=False))
-    align("reinforce", {"model": model, **judges}, {"problems": problems}, config, out)
+    work = trainings.work_folder(out)
+    job = posttrain.post_job("reinforce", config, work, models={"model": model, **judges}, rows={"problems": problems})
+    result = trainings.followed(partial(posttrain.run, job), work, posttrain.in_words)
+    trainings.keep_result(result, work, out, **posttrain.KEPT)
+    scores = aligned.keep(result, work, out)
+    trainings.keep_used(posttrain.used(config, result), out)
+    out.facts |= judged("reinforce", scores, out.facts, config.suite)

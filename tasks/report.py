@@ -79,8 +79,8 @@ PAGE, DIMENSIONS = "report.html", "dimensions.json"
 UNITS = {
     "crawl": "pages",
     "pretrain": "tokens",
-    **dict.fromkeys(("instruct", "prefer", "pose"), "rows"),
-    **{"sft": "conversations", "dpo": "pairs", "reward": "pairs", "reinforce": "problems"},
+    **dict.fromkeys(("instruct", "prefer", "rate", "pose"), "rows"),
+    **{"sft": "conversations", "dpo": "pairs", "kto": "rated answers", "reward": "pairs", "reinforce": "problems"},
     **{"quantise": "models", "smoke": "requests"},
     "quality": "references",
     "toxicity": "references",

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING
 
-from expectations.figures import suite_file
+from expectations.figures import judged, suite_file
+from infra import trainings
 from infra.dataset import ShardSet
 from infra.steps import Output, step
-from tasks.dpo import align
+from tasks.learn import aligned, posttrain
 from tasks.learn.align_config import RewardConfig
 
 if TYPE_CHECKING:
@@ -29,4 +31,10 @@ def reward(model: ShardSet, preferences: ShardSet, config: RewardConfig, out: Ou
         InputError: no pair fits the model.
         GateFailed: the figures are not what the suite asks for.
     """
-    align("reward", {"model": model}, {"preferences": preferences}, config, out)
+    work = trainings.work_folder(out)
+    job = posttrain.post_job("reward", config, work, models={"model": model}, rows={"preferences": preferences})
+    result = trainings.followed(partial(posttrain.run, job), work, posttrain.in_words)
+    trainings.keep_result(result, work, out, **posttrain.KEPT)
+    scores = aligned.keep(result, work, out)
+    trainings.keep_used(posttrain.used(config, result), out)
+    out.facts |= judged("reward", scores, out.facts, config.suite)

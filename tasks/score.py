@@ -7,7 +7,6 @@ same model gives the same score to the same text, whatever the corpus; the perce
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Mapping, Sequence
 from functools import lru_cache, partial
 from pathlib import Path
@@ -18,7 +17,7 @@ import numpy.typing as npt
 import pyarrow as pa
 from pydantic import BaseModel, ConfigDict, field_validator
 
-from infra import storage
+from infra import scratch, storage
 from infra.dataset import Outcome, ShardRef, ShardSet
 from infra.errors import InputError
 from infra.steps import Output, step
@@ -130,7 +129,7 @@ def join_shard(pair: tuple[ShardRef, ShardRef], below: npt.NDArray[np.float32] |
 @lru_cache(maxsize=2)
 def _classifier(folder: str, digest: str) -> Classifier:
     """Loaded once per process and version, from local copies of its files: fastText opens nothing else."""
-    with tempfile.TemporaryDirectory(prefix="gristmill-classifier-") as local:
+    with scratch.folder("classifier") as local:
         for name in NEEDED:
             Path(local, name).write_bytes(storage.read_bytes(storage.join(folder, name)))
         return load(local)

@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from functools import partial
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from infra import trainings
-from infra.dataset import Counts, ShardSet
+from infra.dataset import ShardSet
 from infra.steps import Output, step
 from tasks.learn import posttrain
-from tasks.learn.config import HISTORY, LEFT_OUT, MODEL, SPEED
 from tasks.learn.sft_config import SftConfig
 
 if TYPE_CHECKING:
@@ -26,12 +23,7 @@ def sft(model: ShardSet, conversations: ShardSet, config: SftConfig, out: Output
     work = trainings.work_folder(out)
     job = posttrain.post_job("sft", config, work, models={"model": model}, rows={"conversations": conversations})
     result = trainings.followed(partial(posttrain.run, job), work, posttrain.in_words)
-    trainings.keep_model(Path(result["model_folder"]), MODEL, out)
-    trainings.keep_history(result["history"], (HISTORY, SPEED), posttrain.VOLATILE, out)
-    trainings.keep_curves(work, out)
-    trainings.keep_json(LEFT_OUT, result["left_out"], out)
-    dropped = Counter(one["rule"] for one in result["left_out"])
-    rows = result["facts"]["rows"]
-    out.counts = Counts(total=rows + dropped.total(), kept=rows, dropped=dict(sorted(dropped.items())))
+    trainings.keep_result(result, work, out, **posttrain.KEPT)
+    out.counts = posttrain.counts(result)
     out.facts = posttrain.facts(result)
     trainings.keep_used(posttrain.used(config, result), out)

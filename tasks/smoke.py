@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import queue
 import statistics
-import tempfile
 import threading
 import time
 from collections.abc import Iterator
@@ -17,11 +16,12 @@ from typing import TYPE_CHECKING, Any
 from pydantic import BaseModel, ConfigDict, Field
 
 from expectations.verdict import GateFailed
-from infra import storage
+from infra import scratch, storage
 from infra.dataset import Counts, ShardSet
 from infra.errors import GristmillError
 from infra.steps import BESIDE, Output, step
 from tasks.learn.config import MODEL
+from tasks.serving import policy as policies
 from tasks.serving.config import ServeConfig, Served
 
 if TYPE_CHECKING:
@@ -45,7 +45,12 @@ class SmokeConfig(BaseModel):
     """Tokens of an answer at most."""
 
 
-@step(schema="smoke")
+def files_read(config: SmokeConfig) -> dict[str, str]:
+    """The guard's policy, by which what is asked and answered here is judged, is part of the recipe."""
+    return policies.policy_files(ServeConfig().guard)
+
+
+@step(schema="smoke", fingerprint=files_read)
 def smoke(model: ShardSet, config: SmokeConfig, out: Output) -> None:
     """Start a replica and the gateway, ask all prompts side by side in streams, and stop them; every prompt must be answered.
 
@@ -55,7 +60,7 @@ def smoke(model: ShardSet, config: SmokeConfig, out: Output) -> None:
     """
     with (
         storage.local_folder(model.file(MODEL)) as folder,
-        tempfile.TemporaryDirectory(prefix="gristmill-") as own,
+        scratch.folder("smoke") as own,
         _served(folder, model, Path(own)) as (url, start_s),
     ):
         began = time.monotonic()

@@ -41,6 +41,7 @@ def pytest_configure(config: pytest.Config) -> None:
     # what tests write lives for seconds: to have a disk keep it takes longer than to write it
     if MEMORY.exists() and min(shutil.disk_usage(MEMORY).free, psutil.virtual_memory().available) >= MIN_FREE_BYTES:
         os.environ.setdefault("PYTEST_DEBUG_TEMPROOT", str(MEMORY))
+    os.environ["MLFLOW_DISABLE_TELEMETRY"] = "true"  # its thread changes the environment while others read that
     os.environ.setdefault("OMP_NUM_THREADS", "1")  # threads that wait for their turn would burn what other tests could use
     if hasattr(config.option, "loadscopereorder"):
         config.option.loadscopereorder = False  # else files of many tests begin first, however short these are

@@ -62,6 +62,19 @@ class DpoConfig(AlignConfig):
     """sigmoid: the paper's. sigmoid_norm: likelihoods are per token, so length earns nothing. ipo: bounded (Azar et al. 2023)."""
 
 
+class KtoConfig(AlignConfig):
+    """Kahneman-Tversky optimisation (Ethayarajh et al. 2024) by TRL's KTOTrainer, of answers that are each good or bad."""
+
+    learning_rate: float = Field(1e-6, gt=0)
+    """Highest learning rate. 1e-6 for billions of parameters (TRL's own); small models take 1e-5 to 1e-3."""
+    epochs: float = Field(1.0, gt=0)
+    """Passes over the training rows."""
+    batch_size: int = Field(8, ge=2)
+    """Answers in one forward pass. How far the model has gone is estimated in each: few say it badly, one alone not at all."""
+    beta: float = Field(0.1, gt=0)
+    """How strongly the model is held to where it began: the larger, the nearer it stays."""
+
+
 class RewardConfig(AlignConfig):
     """A reward model (Bradley-Terry loss) by TRL's RewardTrainer."""
 
@@ -71,6 +84,14 @@ class RewardConfig(AlignConfig):
     """Passes over the training pairs; reward models overfit after one or two."""
     center: float = Field(0.01, ge=0)
     """Weight of (sum of both rewards)^2, which keeps rewards around 0 (Eisenstein et al. 2023); 0: none."""
+
+    @model_validator(mode="after")
+    def _whole(self) -> RewardConfig:
+        if self.lora is not None and self.lora.base != "fp32":
+            raise ValueError(
+                f"lora.base: a reward model is trained on whole weights, for its head is new (got {self.lora.base!r})"
+            )
+        return self
 
 
 class ReinforceConfig(AlignConfig):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import random
 from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -15,7 +17,7 @@ from models.chat import stops
 from tasks.learn import answers, device, figures, reward_hacking, tuning
 from tasks.learn.align_config import FIGURES, AlignConfig, WriteConfig
 from tasks.learn.answers import Answer, Said
-from tasks.learn.chats import LeftOut
+from tasks.learn.chats import LeftOut, unfit
 from tasks.learn.figures import Measured
 from tasks.learn.posttrain import PostJob
 from tasks.learn.reward_hacking import Values, Written
@@ -35,13 +37,13 @@ class Pairs(NamedTuple):
     """(preferred, other) by row_id."""
     left_out: list[LeftOut]
     """Of the training split."""
-    num_unfit: int
-    """Of the test split: pairs that are left out."""
+    held_left_out: list[LeftOut]
+    """Of the test split."""
 
     @property
     def facts(self) -> dict[str, int]:
         """How many are learnt, held out, and left out of these."""
-        return {"rows": len(self.learnt), "rows_heldout": len(self.held), "rows_heldout_left_out": self.num_unfit}
+        return {"rows": len(self.learnt), "rows_heldout": len(self.held), **unfit(self.held_left_out)}
 
     @property
     def held_answers(self) -> list[Answer]:
@@ -73,19 +75,47 @@ def pairs(job: PostJob, words: PreTrainedTokenizerBase, length: int, config: Ali
     """
     rows = sorted(tuning.rows_of(job, "preferences"), key=lambda row: str(row["row_id"]))
     tokens, all_left_out = answers.pairs_of(rows, words, length)
-    learnt, held, left_out = by_split(rows, tokens, all_left_out)
+    learnt, held, left_out, held_left_out = by_split(rows, tokens, all_left_out)
     if not learnt:
         raise InputError(f"{job.method}: no pair of the training split can be learnt from ({len(left_out):,} are left out)")
-    return Pairs(learnt, held[: config.heldout_rows], tokens, left_out, len(all_left_out) - len(left_out))
+    return Pairs(learnt, held[: config.heldout_rows], tokens, left_out, held_left_out)
 
 
 def by_split(
     rows: Sequence[dict[str, Any]], fit: Collection[str], left_out: Sequence[LeftOut]
-) -> tuple[list[dict[str, Any]], list[dict[str, Any]], list[LeftOut]]:
-    """(rows that are learnt, rows that are held out, what of the training split is left out) by the row_ids of those that `fit`."""
+) -> tuple[list[dict[str, Any]], list[dict[str, Any]], list[LeftOut], list[LeftOut]]:
+    """(rows that are learnt, rows that are held out, what of the training split is left out, what of the test split) by the row_ids of
+    those that `fit`."""
     learnt, held = ([row for row in rows if row["split"] == side and row["row_id"] in fit] for side in ("train", "test"))
-    training = {row["row_id"] for row in rows if row["split"] == "train"}
-    return learnt, held, [one for one in left_out if one.row_id in training]
+    side_of = {row["row_id"]: row["split"] for row in rows}
+    of_training, of_test = ([one for one in left_out if side_of[one.row_id] == side] for side in ("train", "test"))
+    return learnt, held, of_training, of_test
+
+
+def beside(
+    learnt: list[dict[str, Any]],
+    held: Sequence[dict[str, Any]],
+    tokens: Mapping[str, Answer],
+    left_out: list[LeftOut],
+    held_left_out: Sequence[LeftOut],
+) -> Pairs:
+    """Held-out good answers, each beside a bad one, both in the order of their ids, which are hashes; what is over has no counterpart."""
+    good, bad = ([row for row in held if row["good"] == way] for way in (True, False))
+    rows = [{**one, "row_id": f"{one['row_id']}:{two['row_id']}"} for one, two in zip(good, bad, strict=False)]
+    both = zip(rows, good, bad, strict=False)
+    paired = {row["row_id"]: (tokens[one["row_id"]], tokens[two["row_id"]]) for row, one, two in both}
+    over = [LeftOut(row["row_id"], "no_counterpart", None, None) for row in (*good[len(rows) :], *bad[len(rows) :])]
+    return Pairs(learnt, rows, paired, left_out, [*held_left_out, *over])
+
+
+def order(num_rows: int, per_step: int, config: AlignConfig) -> list[int]:
+    """Rows in the order in which they are taken: passes over all of them, each shuffled by the seed, cut to whole steps of so many."""
+    steps = config.max_steps or max(1, math.floor(config.epochs * num_rows / per_step))
+    chance = random.Random(config.seed)
+    found: list[int] = []
+    while len(found) < steps * per_step:
+        found += chance.sample(range(num_rows), num_rows)
+    return found[: steps * per_step]
 
 
 def as_messages(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
@@ -109,12 +139,17 @@ def written_by_both(
 ) -> Measured:
     """What a model writes to the first of some rows before and after, what that is worth, and how far the two models are apart.
 
-    Rows whose prompt leaves no room for an answer are passed over.
+    Rows whose prompt leaves no room for an answer are passed over, and counted in the settings.
     """
-    room = tuning.context_length(start, None) - config.max_new_tokens
-    asked = [(row, ids) for row in rows if len(ids := answers.opened(words, row["prompt"])) <= room][: config.prompts]
-    if not asked:
+    if not config.prompts:
         return Measured()
+    room = tuning.context_length(start, None) - config.max_new_tokens
+    opened = [(row, answers.opened(words, row["prompt"])) for row in rows]
+    asked = [(row, ids) for row, ids in opened if len(ids) <= room]
+    counted = {"prompts_left_out.no_room": len(opened) - len(asked), "prompts_asked": len(asked[: config.prompts])}
+    if not asked:
+        return Measured(settings=counted)
+    asked = asked[: config.prompts]
     rows, prompts = [row for row, _ in asked], [ids for _, ids in asked]
     values = []
     for model in (start, now):
@@ -124,7 +159,9 @@ def written_by_both(
         values.append(reward_hacking.values_of(Written(prompt, ids, texts, cut, scores(rows, said)), len(prompts)))
     before, after = values
     after |= divergence(now, start, said, prompts, words)
-    return reward_hacking.told(before, after, [row["row_id"] for row in rows])
+    measured = reward_hacking.told(before, after, [row["row_id"] for row in rows])
+    measured.settings |= counted
+    return measured
 
 
 def divergence(
@@ -148,8 +185,8 @@ def divergence(
 
 
 def kept(measured: Measured, job: PostJob) -> dict[str, Any]:
-    """Write figures and items into the job's folder; what a result says of them."""
+    """Write figures and items into the job's folder; what a result says of them, and what the settings count."""
     folder = Path(job.folder, FIGURES)
     folder.mkdir(exist_ok=True)
     figures.write(str(folder), measured.figures, measured.items, measured.settings)
-    return {one.name: one.value for one in figures.headline(measured.figures) if one.value is not None}
+    return measured.settings | {one.name: one.value for one in figures.headline(measured.figures) if one.value is not None}

@@ -89,6 +89,25 @@ def pairs_of(
     return found, left_out
 
 
+def answers_of(
+    rows: Sequence[Mapping[str, Any]], words: PreTrainedTokenizerBase, max_length: int
+) -> tuple[dict[str, Answer], list[LeftOut]]:
+    """Rows of RATINGS as answers by row_id, in their order, and what is left out."""
+    found: dict[str, Answer] = {}
+    left_out: list[LeftOut] = []
+    special = specials(words)
+    for row in rows:
+        answer = answered(words, row["prompt"], row["answer"])
+        length = len(answer.prompt) + len(answer.ids)
+        if forged(special, [*(turn["content"] for turn in row["prompt"]), row["answer"]]):
+            left_out.append(LeftOut(row["row_id"], "special_token", None, None))
+        elif length > max_length:
+            left_out.append(LeftOut(row["row_id"], "too_long", length, max_length))
+        else:
+            found[row["row_id"]] = answer
+    return found, left_out
+
+
 def prompts_of(
     rows: Sequence[Mapping[str, Any]], words: PreTrainedTokenizerBase, max_length: int
 ) -> tuple[dict[str, list[int]], list[LeftOut]]:

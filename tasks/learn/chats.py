@@ -7,16 +7,17 @@ one that does is refused. A text that prints one of the tokeniser's special toke
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from transformers import PreTrainedTokenizerBase
 
 from infra.errors import InputError
+from models.chat import MARK
 
 IGNORED = -100
 """Label of a token that is not learnt."""
-MARK = "{% generation %}"
 Messages = Sequence[Mapping[str, str]]
 
 
@@ -37,6 +38,12 @@ class LeftOut(NamedTuple):
     threshold: float | None
 
 
+def unfit(left_out: Sequence[LeftOut]) -> dict[str, int]:
+    """How many held-out rows are not measured, all and by the rule, as facts of a training."""
+    name, rules = "rows_heldout_left_out", Counter(one.rule for one in left_out)
+    return {name: len(left_out), **{f"{name}.{rule}": count for rule, count in sorted(rules.items())}}
+
+
 def encode(words: PreTrainedTokenizerBase, messages: Messages) -> Chat:
     """A conversation as the tokeniser's chat template writes it.
 
@@ -46,7 +53,7 @@ def encode(words: PreTrainedTokenizerBase, messages: Messages) -> Chat:
     if not words.chat_template:
         raise InputError("the model has no chat template; give it one with step adopt")
     turns = [dict(one) for one in messages]
-    if MARK in words.chat_template.replace("{%- ", "{% ").replace(" -%}", " %}"):
+    if MARK.search(words.chat_template):
         given: Any = words.apply_chat_template(turns, tokenize=True, return_dict=True, return_assistant_tokens_mask=True)
         said = [bool(one) for one in given["assistant_masks"]]
         ids = list(given["input_ids"])

@@ -23,7 +23,7 @@ def train(job: PostJob, on_log: OnLog, on_step: OnStep) -> dict[str, Any]:
     """Align the job's model; the result of `tuning.trained`, with figures before and after, and what was left out."""
     config = DpoConfig.model_validate(job.config)
     args = tuning.arguments(config, Path(job.folder))
-    model, words = tuning.causal(job.models["model"])
+    model, words = tuning.causal(job.models["model"], config)
     length = tuning.context_length(model, config.max_length)
     pairs = aligning.pairs(job, words, length, config)
     trainer = DPOTrainer(

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -17,7 +17,7 @@ import pyarrow as pa
 
 from expectations.schemas import ITEMS, SCORES
 from infra import storage
-from infra.dataset import write_table
+from infra.dataset import Counts, Receipt, write_table
 from tasks.learn import config
 
 Floats = npt.NDArray[np.float64]
@@ -35,6 +35,18 @@ Z_95 = 1.959964
 """Normal quantile of a two-sided interval of 95 %."""
 GROUPED = frozenset({"source", "language", "half", "group", "level", "type", "copies"})
 """A name with one of these between its second part and its last, which is the group's, is of one group."""
+
+
+class StepOutput(Protocol):
+    """What of `infra.steps.Output` is used."""
+
+    folder: str
+    receipts: list[Receipt]
+    counts: Counts | None
+    facts: dict[str, Any]
+
+    def keep_file(self, name: str) -> None:
+        """Count a file as part of the version."""
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,9 @@ from typing import Any
 import pyarrow as pa
 
 from expectations.schemas import ITEMS
-from tasks.learn.figures import Better, Figure, Floats, Form, figure, items
+from infra.dataset import Counts, Outcome, write_shard
+from tasks.learn import figures
+from tasks.learn.figures import Better, Figure, Floats, Form, StepOutput, figure, items
 
 
 class Findings:
@@ -54,3 +56,14 @@ class Findings:
     def items(self) -> pa.Table:
         """ITEMS of all figures."""
         return pa.concat_tables([ITEMS.empty_table(), *self.tables])
+
+    def keep(self, out: StepOutput) -> pa.Table:
+        """Write figures, items and rows to read as a step's version, whose facts are the figures; they as SCORES, to be judged."""
+        for name in figures.write(out.folder, self.figures, self.tables, {"notes": self.notes, "examples": self.examples}):
+            out.keep_file(name)
+        table = figures.table(self.figures)
+        out.receipts = [write_shard(out.folder, 0, Outcome(table))]
+        num = sum(one.n for one in self.figures)
+        out.counts = Counts(total=num, kept=num)
+        out.facts = {one.name: one.value for one in figures.headline(self.figures) if one.value is not None}
+        return table

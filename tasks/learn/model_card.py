@@ -37,7 +37,7 @@ FAMILIES = {
 """What may be measured: the part of a figure's name before the first dot, and its heading, in the order of the card."""
 ADOPT = "adopt"
 """The step that takes in a model of others."""
-ANSWERING = {"sft", "dpo", "reinforce"}
+ANSWERING = {"sft", "dpo", "kto", "reinforce"}
 """Steps that teach a model to answer."""
 MAX_FIGURES = 40
 """Of one family on the card; all are in the version of scores."""

@@ -3,25 +3,28 @@
 from __future__ import annotations
 
 import os
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
 from infra import storage
-from infra.dataset import ShardCorrupt, ShardSet, is_sound
+from infra.dataset import Counts, ShardCorrupt, ShardSet, is_sound
 from infra.errors import InputError
 from infra.settings import child_environment, settings
 from infra.versions import code_version
 from tasks.learn import job
-from tasks.learn.config import MODEL
+from tasks.learn.config import HISTORY, LEFT_OUT, MODEL, SPEED
 from tasks.learn.costs import cost
 from tasks.learn.job import Work
 from tasks.learn.tuning_config import TuningConfig
 
-Method = Literal["sft", "dpo", "reward", "reinforce"]
+Method = Literal["sft", "dpo", "kto", "reward", "reinforce"]
 """Each is a module of `tasks.learn` with `train(job, on_log, on_step)`."""
 VOLATILE = ("seconds", "peak_bytes", "step_time")
 """What of a line of history the clock decides."""
+KEPT: Mapping[str, Any] = {"model": MODEL, "history": (HISTORY, SPEED), "left_out": LEFT_OUT, "volatile": VOLATILE}
+"""How `infra.trainings.keep_result` names what it keeps."""
 
 
 class PostJob(Work):
@@ -33,7 +36,7 @@ class PostJob(Work):
     models: dict[str, str]
     """Folders of models by what they are for: `model` is the one that is trained; `reward_model`."""
     rows: dict[str, list[str]]
-    """Parquet files of rows (expectations/schemas.py) by what they hold: `conversations`, `preferences`, `problems`."""
+    """Parquet files of rows (expectations/schemas.py) by what they hold: `conversations`, `preferences`, `ratings`, `problems`."""
     config: dict[str, Any]
     """The method's own configuration, as JSON."""
 
@@ -96,6 +99,12 @@ def used(config: TuningConfig, result: Mapping[str, Any]) -> dict[str, Any]:
         "training_joules_estimated": round(result["energy_joules_estimated"], 1),
         **cost(result["seconds"], result["energy_joules_estimated"], config.costs),
     }
+
+
+def counts(result: Mapping[str, Any]) -> Counts:
+    """Rows of the training split, learnt and left out."""
+    dropped, learnt = Counter(one["rule"] for one in result["left_out"]), result["facts"]["rows"]
+    return Counts(total=learnt + dropped.total(), kept=learnt, dropped=dict(sorted(dropped.items())))
 
 
 def facts(result: Mapping[str, Any]) -> dict[str, Any]:

@@ -6,9 +6,6 @@ each optimiser step and a checkpoint lies between two steps, so a resumed traini
 
 from __future__ import annotations
 
-import math
-import random
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +16,7 @@ from infra.errors import InputError
 from models.chat import stops
 from tasks.learn import aligning, answers, tuning
 from tasks.learn.align_config import ReinforceConfig
+from tasks.learn.chats import unfit
 from tasks.learn.posttrain import PostJob
 from tasks.learn.rewarded import USED, judge_of
 from tasks.learn.tuning import OnLog, OnStep
@@ -32,12 +30,12 @@ def train(job: PostJob, on_log: OnLog, on_step: OnStep) -> dict[str, Any]:
     """
     config = ReinforceConfig.model_validate(job.config)
     args = tuning.arguments(config, Path(job.folder))
-    model, words = tuning.causal(job.models["model"])
+    model, words = tuning.causal(job.models["model"], config)
     model.generation_config.eos_token_id = stops(words, model.generation_config.eos_token_id)
     room = tuning.context_length(model, config.max_length) - max(config.max_new_tokens, config.write.max_new_tokens)
     rows = sorted(tuning.rows_of(job, "problems"), key=lambda row: str(row["row_id"]))
     prompts, all_left_out = answers.prompts_of(rows, words, room)
-    learnt, held, left_out = aligning.by_split(rows, prompts, all_left_out)
+    learnt, held, left_out, held_left_out = aligning.by_split(rows, prompts, all_left_out)
     rewards = judge_of(job, config)
     rewards.check([*learnt, *held])
     if not learnt:
@@ -45,7 +43,7 @@ def train(job: PostJob, on_log: OnLog, on_step: OnStep) -> dict[str, Any]:
             f"reinforce: no problem of the training split fits the model: a prompt may have {room:,} tokens, which is what is left beside "
             "max_new_tokens and write.max_new_tokens; lower these, or give other problems"
         )
-    order = _order(len(learnt), config)
+    order = aligning.order(len(learnt), config.answers_per_step // config.num_generations, config)
     made, kind, own = (
         (GRPOTrainer, GRPOConfig, _of_grpo(config)) if config.method == "grpo" else (RLOOTrainer, RLOOConfig, OF_RLOO)
     )
@@ -80,7 +78,7 @@ def train(job: PostJob, on_log: OnLog, on_step: OnStep) -> dict[str, Any]:
     start, now = (aligning.ready(folder, config)[0] for folder in (job.models["model"], result["model_folder"]))
     measured = aligning.written_by_both(start, now, words, held, config.write, rewards.of_said)
     told = aligning.kept(measured, job)
-    rows_told = {"rows": len(learnt), "rows_heldout": len(held), "rows_heldout_left_out": len(all_left_out) - len(left_out)}
+    rows_told = {"rows": len(learnt), "rows_heldout": len(held), **unfit(held_left_out)}
     result["facts"] = {**rows_told, "method": config.method, **told}
     return {**result, "left_out": [one._asdict() for one in left_out]}
 
@@ -96,14 +94,3 @@ def _of_grpo(config: ReinforceConfig) -> dict[str, Any]:
         "use_bias_correction_kl": True,
         "cast_lm_head_to_fp32": False,
     }
-
-
-def _order(num_rows: int, config: ReinforceConfig) -> Sequence[int]:
-    """Rows in the order in which they are asked: passes over all of them, each shuffled by the seed, cut to whole steps."""
-    per_step = config.answers_per_step // config.num_generations
-    steps = config.max_steps or max(1, math.floor(config.epochs * num_rows / per_step))
-    chance = random.Random(config.seed)
-    order: list[int] = []
-    while len(order) < steps * per_step:
-        order += chance.sample(range(num_rows), num_rows)
-    return order[: steps * per_step]

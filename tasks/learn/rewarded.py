@@ -12,7 +12,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from infra.errors import InputError
 from tasks.learn import answers, device, tuning, verifiers
 from tasks.learn.align_config import ReinforceConfig
-from tasks.learn.answers import Said
+from tasks.learn.answers import Answer, Said
 from tasks.learn.posttrain import PostJob
 from tasks.learn.reward import judge
 
@@ -29,16 +29,22 @@ class Judge:
         self.config, self.model, self.words = config, model, words
 
     def check(self, rows: Sequence[Row]) -> None:
-        """Say where nothing would ever be rewarded.
+        """Say where nothing would ever be rewarded, or not all of it seen.
 
         Raises:
-            InputError: rows without a check, and no reward model.
+            InputError: rows without a check, and no reward model; or one that does not see a prompt with its answer.
         """
         unchecked = sum(row["check"] == "none" for row in rows)
         if unchecked and self.model is None:
             raise InputError(
                 f"reinforce: {unchecked:,} problems have no check, and no reward model is given to judge them; give one "
                 "(step reward), or other problems"
+            )
+        if self.model is not None and self.words is not None:
+            longest = max((_length(answers.answered(self.words, row["prompt"], "")) for row in rows), default=0)
+            most_new = max(self.config.max_new_tokens, self.config.write.max_new_tokens)
+            self._sees(
+                longest + most_new, f"a prompt takes {longest:,}, its answer {most_new:,} (max_new_tokens, write.max_new_tokens)"
             )
 
     def told(self, rows: Sequence[Row], texts: Sequence[str]) -> dict[str, Floats]:
@@ -57,9 +63,20 @@ class Judge:
             total = total + config.format_weight * formed
         if self.model is not None and self.words is not None:
             whole = [answers.answered(self.words, row["prompt"], text) for row, text in _both(rows, texts)]
+            longest = max(map(_length, whole), default=0)
+            self._sees(longest, "its tokeniser makes more tokens of an answer than the one of the model that wrote it")
             found["reward.model"] = answers.rewards(self.model, whole)
             total = total + config.model_weight * found["reward.model"]
         return {"reward.mean": total, **found}
+
+    def _sees(self, num_tokens: int, why: str) -> None:
+        """Refuse what is longer than the reward model was made for: what it would say of that means nothing, and nobody would see it."""
+        most: int | None = getattr(self.model.config, "max_position_embeddings", None) if self.model else None
+        if most is not None and num_tokens > most:
+            raise InputError(
+                f"reinforce: the reward model sees {most:,} tokens at most (got {num_tokens:,}: {why}); lower max_length, max_new_tokens "
+                "or write.max_new_tokens, or give a reward model made of a model that sees more"
+            )
 
     def of_said(self, rows: Sequence[Row], said: Sequence[Said]) -> dict[str, Floats]:
         """The same for answers that were written to these rows."""
@@ -81,6 +98,10 @@ def judge_of(job: PostJob, config: ReinforceConfig) -> Judge:
     if folder is None:
         return Judge(config, None, None)
     return Judge(config, judge(folder).to(device.resolve(config.device)[0]), tuning.tokeniser_of(folder))
+
+
+def _length(answer: Answer) -> int:
+    return len(answer.prompt) + len(answer.ids)
 
 
 def _both(rows: Sequence[Row], texts: Sequence[str]) -> Any:

@@ -18,7 +18,7 @@ from trl.data_utils import pack_dataset
 
 from infra.errors import InputError
 from tasks.learn import heldout_chats, packed, tuning
-from tasks.learn.chats import Chat, chats
+from tasks.learn.chats import Chat, chats, unfit
 from tasks.learn.packed import SideBySide
 from tasks.learn.posttrain import PostJob
 from tasks.learn.sft_config import SftConfig
@@ -29,11 +29,11 @@ def train(job: PostJob, on_log: OnLog, on_step: OnStep) -> dict[str, Any]:
     """Tune the job's model; the result of `tuning.trained`, with held-out figures before and after, and what was left out."""
     config = SftConfig.model_validate(job.config)
     args = tuning.arguments(config, Path(job.folder))
-    model, words = tuning.causal(job.models["model"])
+    model, words = tuning.causal(job.models["model"], config)
     length = tuning.context_length(model, config.max_length)
     learnt, left_out = chats(tuning.rows_of(job, "conversations", "train"), words, length, config.too_long)
     held_rows = sorted(tuning.rows_of(job, "conversations", "test"), key=lambda row: str(row["row_id"]))
-    fitting, unfit = chats(held_rows, words, length, config.too_long)
+    fitting, held_left_out = chats(held_rows, words, length, config.too_long)
     held = list(fitting.values())[: config.heldout_rows]
     if not learnt:
         why = ", ".join(f"{rule} {count:,}" for rule, count in Counter(one.rule for one in left_out).items())
@@ -41,19 +41,24 @@ def train(job: PostJob, on_log: OnLog, on_step: OnStep) -> dict[str, Any]:
     if config.packing:
         packed.check(model)
     trainer = trainer_of(model, words, list(learnt.values()), config, args, length)
-    before = heldout_chats.score(trainer.model, held)
+    before = heldout_chats.score(_whole(trainer.model, job.models["model"], config), held)
     result = tuning.trained(trainer, job, config, on_log, on_step)
-    after = heldout_chats.score(trainer.model, held)
+    after = heldout_chats.score(_whole(trainer.model, result["model_folder"], config), held)
     result["facts"] = {
         **{f"before.{name}": value for name, value in before.items()},
         **{f"after.{name}": value for name, value in after.items()},
         "rows": len(learnt),
         "rows_heldout": len(held),
-        "rows_heldout_left_out": len(unfit),
+        **unfit(held_left_out),
         "tokens": sum(len(one.ids) for one in learnt.values()),
         "learnt_tokens": sum(label >= 0 for one in learnt.values() for label in one.labels),
     }
     return {**result, "left_out": [one._asdict() for one in left_out]}
+
+
+def _whole(model: Any, folder: str, config: SftConfig) -> Any:
+    """What is in the folder: the model itself, or read from there, where training has it in four bits."""
+    return tuning.causal(folder)[0] if tuning.is_quantised(config) else model
 
 
 def trainer_of(

@@ -7,19 +7,27 @@ torch.save (optimiser, schedule, random numbers) it loads with weights_only=True
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import logging
 import shutil
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
 from peft import LoraConfig as PeftConfig
-from peft import PeftModel
-from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase, Trainer
+from peft import PeftModel, get_peft_model, get_peft_model_state_dict, set_peft_model_state_dict
+from transformers import (
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    BitsAndBytesConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+    Trainer,
+)
 
 from infra import storage
 from infra.dataset import guards
@@ -32,6 +40,12 @@ from tasks.learn.tuning_config import LoraConfig, TuningConfig
 from tasks.learn.watch import Finished, Watch, line_of
 from tasks.learn.watch import OnLog as OnLog
 from tasks.learn.watch import OnStep as OnStep
+
+if TYPE_CHECKING:
+    # transformers' Trainer works by the first, holds weights in four bits by the second and writes by the third
+    import accelerate  # noqa: F401
+    import bitsandbytes  # noqa: F401
+    import safetensors  # noqa: F401
 
 logger = logging.getLogger(__name__)
 
@@ -103,17 +117,47 @@ def adapters(config: LoraConfig | None, task: str = "CAUSAL_LM") -> PeftConfig |
     )
 
 
-def causal(folder: str) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-    """The model in float32 and its tokeniser, from a Hugging Face folder of a version."""
+def causal(folder: str, config: TuningConfig | None = None) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    """The model in float32, or as `config.lora.base` says, and its tokeniser, from a Hugging Face folder of a version.
+
+    Raises:
+        InputError: four bits are asked for and bitsandbytes is not here.
+    """
     model = AutoModelForCausalLM.from_pretrained(
         folder,
         dtype=torch.float32,
+        **(_four_bits(config) if config is not None and is_quantised(config) else {}),
         attn_implementation="sdpa",
         use_safetensors=True,
         trust_remote_code=False,
         local_files_only=True,
     )
+    for layer in model.modules():
+        # bitsandbytes packs a layer anew when it is first used without gradients, for sizes that divide by 32, and computes otherwise then
+        if hasattr(layer, "support_avx512bf16_for_cpu"):
+            layer.support_avx512bf16_for_cpu = False
     return model, tokeniser_of(folder)
+
+
+def is_quantised(config: TuningConfig) -> bool:
+    """Whether the weights under the adapters are held in four bits."""
+    return config.lora is not None and config.lora.base == "nf4"
+
+
+def _four_bits(config: TuningConfig) -> dict[str, Any]:
+    """Arguments of from_pretrained. The output head stays whole, as transformers has it."""
+    if importlib.util.find_spec("bitsandbytes") is None:
+        raise InputError("lora.base: nf4 needs bitsandbytes, which is not installed: pip install 'gristmill[qlora]'")
+    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # it tells of kernels that it would fetch from the hub
+    name, _ = device.resolve(config.device)
+    precision, _ = device.resolve_precision(config.precision, name)
+    scheme = BitsAndBytesConfig(
+        load_in_4bit=True,
+        bnb_4bit_quant_type="nf4",
+        bnb_4bit_use_double_quant=True,
+        bnb_4bit_compute_dtype=torch.bfloat16 if precision == "bf16" else torch.float32,
+    )
+    return {"quantization_config": scheme, "device_map": {"": name}}
 
 
 def tokeniser_of(folder: str) -> PreTrainedTokenizerBase:
@@ -154,6 +198,10 @@ def trained(trainer: Trainer, job: PostJob, config: TuningConfig, on_log: OnLog,
     watch = Watch(folder, _identity(job, config), on_log, on_step)
     newest = watch.newest()
     trainer.add_callback(watch)
+    if is_quantised(config):
+        for one in trainer.model.parameters():
+            if one.requires_grad:  # TRL makes them bf16, and a resumed training has them in float32
+                one.data = one.data.float()
     if newest:
         logger.info("training goes on from %s", newest)
     with suppress(Finished):
@@ -180,7 +228,14 @@ def trained(trainer: Trainer, job: PostJob, config: TuningConfig, on_log: OnLog,
 
 
 def export(model: Any, source: str, folder: Path) -> PreTrainedModel:
-    """Write the model, adapters merged, as a Hugging Face folder in safetensors with the tokeniser and chat template of `source`."""
+    """Write the model, adapters merged, as a Hugging Face folder in safetensors with the tokeniser and chat template of `source`.
+
+    Adapters over weights in four bits are merged into the weights of `source`, which lost nothing.
+    """
+    if isinstance(model, PeftModel) and getattr(model, "is_loaded_in_4bit", False):
+        full = get_peft_model(causal(source)[0], model.peft_config["default"])
+        set_peft_model_state_dict(full, get_peft_model_state_dict(model))
+        model = full
     whole: PreTrainedModel = model.merge_and_unload() if isinstance(model, PeftModel) else model
     whole = whole.cpu()
     whole.config.use_cache = True

@@ -19,6 +19,9 @@ class LoraConfig(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
+    base: Literal["fp32", "nf4"] = "fp32"
+    """How the model's own weights are held while adapters learn. nf4: in four bits, with scales in eight (QLoRA, Dettmers et al. 2023), an
+    eighth of the memory; the adapters are then merged into the weights as they came. Needs `pip install 'gristmill[qlora]'`."""
     rank: int = Field(16, ge=1)
     """Width of the two matrices beside each one: trained weights and memory of the optimiser grow with it."""
     alpha: float = Field(32.0, gt=0)

@@ -14,13 +14,14 @@ from infra.dataset import Manifest
 DONE = {
     "sft": "tuned on conversations",
     "dpo": "aligned with preferences (DPO)",
+    "kto": "aligned with rated answers (KTO)",
     "reinforce": "reinforced by rewards",
     "distil": "distilled into a smaller one",
     "prune": "pruned",
     "quantise": "its weights rounded to int8",
 }
 """What a step did to the model, by the step."""
-LEARNT_FROM = ("conversations", "preferences", "problems", "tokens")
+LEARNT_FROM = ("conversations", "preferences", "ratings", "problems", "tokens")
 """Inputs that a step learns from or measures on; the first that it has is told."""
 COUNT = "tokens"
 """What was measured on, equal before and after: no change."""

@@ -13,6 +13,7 @@ from tasks.serving.replies import DONE, Reply, Usage, failure
 from tasks.serving.request_log import Told
 from tasks.serving.requests import ChatRequest, CompletionRequest, Refused, Wanted
 from tasks.serving.ticket import Ticket
+from tasks.serving.traits import Traits
 
 Piece = tuple[int, str, str]
 """Which choice, more text of it, and why it is over or nothing."""
@@ -65,6 +66,7 @@ class Answering:
             async with aclosing(self._pieces()) as pieces:
                 async for choice, text, ended in pieces:
                     self._texts[choice] += text
+                    self._ended[choice] = ended
                     reply = reply or self._reply()
                     event = b"" if choice in opened else reply.opening(choice)
                     opened.add(choice)
@@ -79,7 +81,7 @@ class Answering:
         assert reply is not None
         yield (reply.counted(self.usage) if self._asked.with_usage else b"") + DONE
 
-    def settle(self, *, texts: bool) -> None:
+    def settle(self, traits: Traits, *, texts: bool) -> None:
         """Note in the log's line what is known at the end."""
         first, usage = self.tickets[0], self.usage
         self._told.prompt_tokens, self._told.completion_tokens = usage.prompt_tokens, usage.completion_tokens
@@ -87,6 +89,8 @@ class Answering:
             self._told.queue_seconds = first.begun_s - first.arrived_s
         if first.first_token_s:
             self._told.first_token_seconds = first.first_token_s - first.arrived_s
+        asked = first.wanted.messages[-1]["content"] if first.wanted.messages else first.wanted.prompt
+        self._told.asked, self._told.said = traits.of(asked, self._texts[0], self._ended[0])
         if texts:
             chat = isinstance(self._asked, ChatRequest)
             messages = list(first.wanted.messages or ())[1 if self._preface else 0 :]

@@ -32,6 +32,25 @@ Resolve = Callable[[], Served]
 """What a name or an alias means now; asked again while serving."""
 
 
+class DriftConfig(BaseModel):
+    """When what is asked and answered counts as no longer what it was."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    window_hours: float = Field(24.0, gt=0)
+    """The span that is judged: the last so many hours. Whole days or weeks, for nights and Sundays differ from other times."""
+    reference_days: float = Field(28.0, gt=0)
+    """The span before it that it is judged by."""
+    min_requests: int = Field(200, ge=2)
+    """Requests that both spans must have; of fewer nothing is said."""
+    min_distance: float = Field(0.1, gt=0, le=1)
+    """Share of requests that must have moved to another kind."""
+    max_p: float = Field(0.001, gt=0, lt=1)
+    """How often chance alone may give as much, of one feature; at least 0.0005, for so many times is drawn."""
+    every_s: float = Field(3600.0, ge=0)
+    """Seconds between two looks of a gateway at its log, for its metrics; 0: it never looks."""
+
+
 class ServeConfig(BaseModel):
     """How the gateway and its replicas work."""
 
@@ -100,6 +119,8 @@ class ServeConfig(BaseModel):
     log_texts: bool = False
     """Whether prompts and answers are written there, too. They are what people said: decide it with care."""
 
+    drift: DriftConfig = DriftConfig()
+    """When traffic counts as drifted, which `/metrics` tells (docs/serving.md)."""
     votes: VotesConfig = VotesConfig()
     """How much of what people say of answers is kept, and for how long."""
 

@@ -12,6 +12,7 @@ from pydantic import BaseModel
 from starlette.exceptions import HTTPException
 from starlette.responses import JSONResponse, Response
 
+from infra.settings import settings
 from tasks.serving.answering import Answering
 from tasks.serving.config import ServeConfig
 from tasks.serving.door import STRANGER, Door, refusal, too_large
@@ -27,6 +28,7 @@ from tasks.serving.preface import Preface, SystemPrompt
 from tasks.serving.request_log import RequestLog, Told
 from tasks.serving.requests import SHOWN_CHARS, ChatRequest, CompletionRequest, Refused, Wanted, misread, wanted
 from tasks.serving.streaming import streamed, unless_gone
+from tasks.serving.traits import Traits
 from tasks.serving.votes import VoteStore
 
 logger = logging.getLogger("gristmill")
@@ -65,6 +67,7 @@ class Gateway:
 
     def __init__(self, fleet: Fleet, config: ServeConfig, judge: Judge, prompt: SystemPrompt) -> None:
         self.fleet, self.prompt, self._config, self._judge = fleet, prompt, config, judge
+        self._traits = Traits(settings().language_model)
         self._meters: dict[str, Meter] = {}
 
     async def answer(self, asked: ChatRequest | CompletionRequest, request: Request, route: str) -> Response:
@@ -87,7 +90,7 @@ class Gateway:
         answering.refusal = refusal
 
         def over() -> None:
-            answering.settle(texts=self._config.log_texts)
+            answering.settle(self._traits, texts=self._config.log_texts)
             settle(answering.usage.total_tokens)
 
         if asked.stream:

@@ -59,6 +59,16 @@ class Metrics:
             "gristmill_guardrail_decisions", "What guardrails did.", ["side", "action", "rule"], registry=named
         )
 
+        self.drift = Gauge(
+            "gristmill_traffic_distance",
+            "Total variation distance of the last hours from the days before, 0 to 1.",
+            ["model", "feature"],
+            registry=named,
+        )
+        self.drifted = Gauge(
+            "gristmill_traffic_drifted", "1: it is far from what it was, and not by chance.", ["model", "feature"], registry=named
+        )
+
     def page(self) -> bytes:
         """All of it in Prometheus' text format."""
         return generate_latest(self._registry)

@@ -1,4 +1,4 @@
-"""From votes to rows for training: preference pairs, and liked or corrected answers as conversations.
+"""From votes to rows for training: preference pairs, liked or corrected answers as conversations, and single answers with their thumbs.
 
 Every vote has a fate: `used`, or the reason why not, so used and dropped add up to all votes. A rater counts once for each pair of
 answers, with what was said last; raters who contradict each other are resolved by majority, and a draw is dropped. Equal votes give
@@ -100,6 +100,24 @@ def liked_answers(votes: Iterable[Vote]) -> Rows:
         fates |= {vote.vote_id: USED for vote in given}
         _add_conversation(rows, given, _answers(given[0])[0], given[0].models[0])
     return Rows([rows[key] for key in sorted(rows)], fates)
+
+
+def rated_answers(votes: Iterable[Vote]) -> Rows:
+    """prompt, answer, and whether most raters liked it: thumbs alone, which need no counterpart."""
+    fates: dict[str, str] = {}
+    thumbs: list[Vote] = []
+    for vote in _last_said(votes, fates):
+        if vote.kind == "thumb":
+            thumbs.append(vote)
+        else:
+            fates[vote.vote_id] = "only compared"
+    rows = []
+    for given in _judged(thumbs, fates):
+        fates |= {vote.vote_id: USED for vote in given}
+        said = {"prompt": _prompt(given[0]), "answer": _answers(given[0])[0], "good": given[0].vote == "up"}
+        by = {"raters": len(given), "model": given[0].models[0].model_dump()}
+        rows.append({**said, **_origin(sorted(vote.vote_id for vote in given)), **by})
+    return Rows(rows, fates)
 
 
 def _add_conversation(rows: dict[tuple[str, str], dict[str, Any]], votes: Sequence[Vote], answer: str, model: Speaker) -> None:

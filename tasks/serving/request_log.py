@@ -33,6 +33,9 @@ class Told:
     first_token_seconds: float = 0.0
     system_prompt: dict[str, str] = field(default_factory=dict)
     """What the gateway put before the conversation: name, version, digest."""
+    asked: dict[str, Any] = field(default_factory=dict)
+    said: dict[str, Any] = field(default_factory=dict)
+    """Question and answer in numbers (traits.py)."""
     decisions: list[dict[str, Any]] = field(default_factory=list)
     """Of guardrails: side, action, rules."""
     prompt: Any = None

@@ -16,7 +16,7 @@ import uvicorn
 from infra.errors import InputError
 from infra.settings import settings
 from infra.versions import code_version
-from tasks.serving import vllm
+from tasks.serving import drift, vllm
 from tasks.serving.config import Resolve, ServeConfig, Served
 from tasks.serving.crew import Worker
 from tasks.serving.door import LOOPBACK
@@ -78,7 +78,10 @@ async def serve(
         fleet = Fleet(resolves, config, _maker(config, len(resolves)), metrics)
         store = VoteStore(settings().votes, config.votes)
         app = build(fleet, config, keys, metrics, RequestLog(log_file(config)), prompt, store)
-        following = asyncio.create_task(prompt.follow(config.poll_s))
+        following = [
+            asyncio.create_task(prompt.follow(config.poll_s)),
+            asyncio.create_task(drift.follow(log_file(config), config.drift, metrics)),
+        ]
         try:
             await fleet.start()
             listening.listen(BACKLOG)
@@ -100,7 +103,8 @@ async def serve(
             announce(f"http://{f'[{host}]' if ':' in host else host}:{port}", server)
             await server.serve(sockets=[listening])
         finally:
-            following.cancel()
+            for one in following:
+                one.cancel()
             await fleet.stop()
             store.close()
 

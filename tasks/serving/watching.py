@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import tempfile
 from collections.abc import Callable, Sequence
 from functools import lru_cache
 from pathlib import Path
@@ -11,7 +10,7 @@ from typing import TYPE_CHECKING, Literal
 
 import pyarrow as pa
 
-from infra import dataset
+from infra import dataset, scratch
 from tasks.serving import patterns
 from tasks.serving.checks import decoded
 from tasks.serving.detectors import MAX_WORD, Detector, LinearPattern, Lines, Phrases
@@ -126,7 +125,7 @@ def _classifier(given: str) -> Classifier:
     if Path(given).is_dir():
         return load(given)
     version = dataset.named(given)
-    with tempfile.TemporaryDirectory(prefix="gristmill-classifier-") as local:
+    with scratch.folder("classifier") as local:
         for name in NEEDED:
             Path(local, name).write_bytes(version.read_file(name))
         return load(local)

@@ -13,7 +13,6 @@ import functools
 import hashlib
 import json
 import re
-import tempfile
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,6 +26,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from infra import scratch
 from infra.errors import InputError
 from tasks.text.accuracy import class_figures, flag_figures, group_figures, ranking_figures, roc_auc
 from tasks.text.terms import ListNames, count_terms, load_lists
@@ -300,7 +300,7 @@ def _require_skill(odds: Floats, actual: npt.NDArray[np.bool_], name: str) -> No
 
 def _train(lines: Sequence[str], labels: Sequence[str], training: TrainingConfig) -> tuple[Any, bytes]:
     """(model, its file's bytes); one thread, or the order of updates would be left to chance."""
-    with tempfile.TemporaryDirectory(prefix="gristmill-classifier-") as folder:
+    with scratch.folder("classifier") as folder:
         examples, saved = Path(folder, "train.txt"), Path(folder, MODEL)
         with examples.open("w", encoding="utf-8", newline="\n") as file:
             file.writelines(f"{_PREFIX}{label} {line}\n" for label, line in zip(labels, lines, strict=True))

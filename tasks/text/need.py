@@ -5,14 +5,13 @@ No part of a step's recipe (`infra.versions.ESTIMATES`): whatever is told, the i
 
 from __future__ import annotations
 
-import tempfile
 import time
 
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from infra import dataset, storage
+from infra import dataset, scratch, storage
 from infra.storage import byte_words
 from tasks.text import likeness, minhash, room
 from tasks.text.generations import Chain, sql_bytes
@@ -93,7 +92,7 @@ def _file_bytes(rows: pa.Table, keys: NDArray[np.uint64], config: IndexConfig) -
     seconds = time.perf_counter() - began
     beside = len(dataset.encoded(numbers))
     began = time.perf_counter()
-    with tempfile.TemporaryDirectory(prefix="gristmill-probe-") as folder:
+    with scratch.folder("probe") as folder:
         for file in range(PROBE_FILES):
             storage.write_bytes(storage.join(folder, str(file)), b"probe")
     seconds_per_file = (time.perf_counter() - began) / PROBE_FILES

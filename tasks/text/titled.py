@@ -7,7 +7,7 @@ validation split none. A title that a training document has, too, asks no test q
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any, Literal
 
 import pyarrow as pa
@@ -22,6 +22,8 @@ TASK = "title"
 READ = ["doc_id", "source", "url", "title", "text"]
 SIDES = {"train": "train", "test": "test"}
 """Splits of a dataset whose documents make rows, and the side of these."""
+Asked = Mapping[str, Any]
+"""A document with its `title`, `question` and `answer`."""
 
 
 class TitledConfig(BaseModel):
@@ -94,9 +96,7 @@ def pairs(job: tuple[ShardRef, str], config: ContrastConfig, in_training: Collec
     found = list(_asked(shard, side, config, in_training))
     usable = [one for one in found if "rule" not in one]
     rows, rejects = [], [one for one in found if "rule" in one]
-    for place, one in enumerate(usable):
-        others = (usable[(place + step) % len(usable)] for step in range(1, len(usable)))
-        other = next((two for two in others if two["answer"] != one["answer"] and two["title"] != one["title"]), None)
+    for one, other in zip(usable, _others(usable), strict=True):
         if other is None:
             rejects.append({**one, "rule": "no_other_answer", "detail": "no other document of its shard answers otherwise"})
             continue
@@ -104,6 +104,38 @@ def pairs(job: tuple[ShardRef, str], config: ContrastConfig, in_training: Collec
         row = {**_named(one, side, one["answer"], worse), "prompt": [{"role": "user", "content": one["question"]}]}
         rows.append({**row, "chosen": one["answer"], "rejected": worse})
     return _outcome(rows, rejects, side, PREFERENCES)
+
+
+def _others(asked: Sequence[Asked]) -> list[Asked | None]:
+    """For each the next one, round the whole list, with another title and another answer.
+
+    Costs one pass backwards, twice round, with the few ahead that can matter (`_enough`).
+    """
+    found: list[Asked | None] = []
+    near: list[Asked] = []
+    for one in [*reversed(asked), *reversed(asked)]:
+        found.append(next((two for two in near if _differs(one, two)), None))
+        near = _enough([one, *near])
+    return found[: len(asked) - 1 : -1]
+
+
+def _enough(near: Sequence[Asked]) -> list[Asked]:
+    """Those of the next ones, the nearest first, of which the first that differs from any document is the first of all that does.
+
+    Of two with the same title and two answers one differs wherever a third with that title would, and so it is with answers; a document has
+    the title of two of these and the answer of two, at most, so the fifth always differs.
+    """
+    kept: list[Asked] = []
+    for one in near:
+        titles = [two["answer"] for two in kept if two["title"] == one["title"]]
+        answers = sum(two["answer"] == one["answer"] for two in kept)
+        if len(titles) < 2 and answers < 2 and one["answer"] not in titles:
+            kept.append(one)
+    return kept[:5]
+
+
+def _differs(one: Asked, two: Asked) -> bool:
+    return bool(one["answer"] != two["answer"] and one["title"] != two["title"])
 
 
 def _asked(shard: ShardRef, side: str, config: TitledConfig, in_training: Collection[str]) -> Iterator[dict[str, Any]]:

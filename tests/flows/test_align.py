@@ -10,9 +10,11 @@ from typing import Any
 import pytest
 
 from expectations.verdict import GateFailed
-from flows.align import last
+from flows.align import align, last
+from flows.config import RunConfig
 from flows.single import _bind, find_step
 from infra import dataset
+from infra.cluster import DaskConfig
 from infra.dataset import ShardSet
 from infra.errors import InputError
 from tasks.dpo import dpo
@@ -58,6 +60,24 @@ def test_a_reward_model_judges_what_reinforce_writes(model: ShardSet, rows: dict
         dpo.run([judge, rows["preferences"]], DpoConfig(**COMMON), str(tmp_path / "wrong"))
     with pytest.raises(InputError, match="is no reward model but model"):
         reinforce.run([model, rows["problems"], [model]], config, str(tmp_path / "wrong too"))
+
+
+@pytest.mark.soak
+def test_a_flow_aligns_by_single_thumbs_where_they_are_configured(
+    model: ShardSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("GRISTMILL_HOME", str(tmp_path / "home"))
+    thumbs = [{name: row[name] for name in ("prompt", "answer", "good")} for row in chatty.ratings("good")]
+    (tmp_path / "thumbs.jsonl").write_text("".join(json.dumps(row) + "\n" for row in thumbs))
+    config = RunConfig(
+        dask=DaskConfig(kind="none"),
+        rate={"sources": [{"kind": "folder", "path": str(tmp_path / "thumbs.jsonl")}], "test_share": 0.3},
+        kto={**COMMON, "max_steps": 16, "batch_size": 16, "write": WRITE},
+    )
+    assert config.aligns
+    made = align.fn(config, model=model)
+    assert last(made) == made["kto"] and made["kto"].manifest().facts["after.preference.accuracy"] > 0.9
+    assert dataset.opened_inputs(made["kto"]) == {"model": model, "ratings": made["rate"]}
 
 
 @pytest.mark.soak
@@ -107,5 +127,7 @@ def test_the_command_binds_models_rows_and_a_reward_model_in_any_order(rows: dic
     step = find_step("reinforce")
     assert _bind(step, [rows["problems"], model]) == [model, rows["problems"], []]
     assert _bind(step, [judge, rows["problems"], model]) == [model, rows["problems"], [judge]]
+    rated = rows["problems"].model_copy(update={"step": "rate", "schema_name": "ratings"})
+    assert _bind(find_step("kto"), [rated, model]) == [model, rated]
     with pytest.raises(InputError, match=r"preferences, which `gristmill step prefer` writes"):
         _bind(find_step("dpo"), [model, rows["problems"]])

@@ -228,7 +228,7 @@ def test_every_shard_has_the_columns_of_the_schema_that_its_manifest_names(story
         "references",
         "forgotten",
         "scores",
-        *("conversations", "preferences", "problems", "aligned"),
+        *("conversations", "preferences", "ratings", "problems", "aligned"),
     }
 
 

@@ -21,12 +21,17 @@ from transformers import LlamaConfig, LlamaForCausalLM
 from expectations.schemas import CERTIFICATE, PUBLISHED
 from expectations.verdict import GateFailed
 from flows import compare_models, promotion
+from flows.__main__ import _flow_inputs
+from flows.config import RunConfig
+from flows.evaluate import evaluate as evaluate_flow
 from flows.validation import validate_path
-from infra import dataset, ids, storage
+from infra import dataset, ids, ledger, storage
+from infra.cluster import DaskConfig
 from infra.dataset import Outcome, ShardSet
 from infra.errors import InputError
 from infra.leaderboard import SCORES_TAG
 from models.tokeniser import TokeniserConfig
+from tasks.adopt import AdoptConfig, adopt
 from tasks.compare import COMPARISON, compare
 from tasks.evaluate import evaluate
 from tasks.learn import metrics
@@ -265,6 +270,27 @@ def test_a_promotion_is_held_beside_the_champion_by_the_tags_of_both(made: Made)
     assert "names no kept scores" in promotion.held_beside(worse, row("1", None), GateConfig()).note
     assert "has no kept scores to compare" in promotion.held_beside(row("2", None), champion, GateConfig()).refusals[0]
     assert "not all in the store" in promotion.held_beside(worse, row("1", "evaluate/gone"), GateConfig()).refusals[0]
+
+
+def test_a_run_is_evaluated_by_the_model_that_it_ended_with_though_it_adopted_it(made: Made) -> None:
+    documents = dataset.opened_inputs(made.tokens)["dataset"]
+    for name, versions in (("curated", [documents]), ("trained", [made.tokens, made.overfitted])):
+        ledger.begin(name, "curate", "mine", {})
+        with ledger.run(name):
+            for version in versions:
+                ledger.enter(ledger.Entry.of(version, loaded=False, seconds=0.0))
+    ledger.begin("begun with theirs", "align", "mine", {})
+    with ledger.run("begun with theirs"):
+        adopted = adopt(config=AdoptConfig(checkpoint=made.fresh.file("model")))
+    assert _flow_inputs("evaluate", "begun") == _flow_inputs("evaluate", "latest") == {"model": adopted}
+    assert _flow_inputs("evaluate", "trained") == {"model": made.overfitted}
+    with pytest.raises(Exception, match="run curated: has no model; run `train` or `align` before it"):
+        _flow_inputs("evaluate", "curated")
+    plain = CONFIG.model_copy(update={"max_documents": 3, "suite": None, "robustness": RobustnessConfig(perturbations=())})
+    config = RunConfig(name="mine", dask=DaskConfig(kind="none"), evaluate=plain, benchmark=None, probe=None)
+    scores = evaluate_flow.fn(config)["evaluate"]
+    read = dataset.opened_inputs(scores)
+    assert (read["model"], read["tokens"].digest) == (adopted, made.tokens.digest)
 
 
 def test_models_are_compared_by_any_name_of_theirs(made: Made) -> None:

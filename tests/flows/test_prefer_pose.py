@@ -16,7 +16,7 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
 from expectations import gate
-from expectations.schemas import PREFERENCES, PROBLEMS
+from expectations.schemas import PREFERENCES, PROBLEMS, RATINGS
 from infra import dataset
 from infra.cluster import DaskConfig, pool
 from infra.dataset import ShardSet
@@ -24,7 +24,9 @@ from infra.errors import InputError
 from tasks.learn.problems import PoseConfig
 from tasks.pose import pose
 from tasks.prefer import prefer
+from tasks.rate import rate
 from tasks.text.preferences import PreferConfig
+from tasks.text.rated import RateConfig
 
 SHAREGPT = Path(__file__).parents[3] / "shared" / "data" / "tuning" / "dpo_en_demo.json"
 GSM8K = Path(__file__).parents[3] / "shared" / "data" / "tasks" / "gsm8k_test.jsonl"
@@ -195,6 +197,40 @@ def test_nothing_to_read_and_nothing_of_use_are_errors_that_say_what_to_do(tmp_p
         preferred(write(tmp_path / "rows.jsonl", [{"text": "x"}]), tmp_path / "useless")
     with pytest.raises(InputError, match=r"pose\.sources"):
         pose.run([], PoseConfig(), str(tmp_path / "no problems"))
+
+
+def test_rated_answers_are_read_decided_and_every_bad_row_has_its_reason(tmp_path: Path) -> None:
+    rows: list[Any] = [
+        {"prompt": "Why?", "completion": "So.", "label": True},
+        {"prompt": user("Why?"), "completion": [said("No.")], "label": False},
+        {"prompt": "Who?", "completion": "Me.", "label": "up", "source": "votes", "origin": "vote 17"},
+        *({"prompt": "Who?", "completion": "You.", "label": way, "id": f"{n}"} for n, way in enumerate((1, 0, 0))),
+        *({"prompt": "Who?", "completion": "They.", "label": way} for way in (True, False)),
+        {"prompt": "Whose?", "completion": "Mine.", "label": "so-so"},
+        {"prompt": "Whose?", "completion": "Mine."},
+        {"prompt": "Whose?", "completion": " ", "label": True},
+        {"completion": "Mine.", "label": True},
+        '{"prompt": ',
+    ]
+    fields = {"text": "completion", "good": "label"}
+    source = {"kind": "folder", "name": "thumbs", "path": str(write(tmp_path / "rows.jsonl", rows)), "fields": fields}
+    version = rate.run([], RateConfig.model_validate({"sources": [source], "test_share": 0.5}), str(tmp_path / "out")).shards
+    found = {(row["prompt"][0]["content"], row["answer"]): row for row in kept(version)}
+    assert {key: row["good"] for key, row in found.items()} == {
+        **{("Why?", "So."): True, ("Why?", "No."): False},
+        **{("Who?", "Me."): True, ("Who?", "You."): False},
+    }
+    assert (found["Who?", "Me."]["source"], found["Who?", "Me."]["origin"]) == ("votes", "vote 17")
+    assert found["Why?", "So."]["split"] == found["Why?", "No."]["split"]
+    whys = {"outvoted": 1, "duplicate": 1, "contradicted": 2, "no_rating": 2, "no_answer": 1, "no_prompt": 1, "broken_json": 1}
+    assert version.counts.dropped == whys and version.counts.total == len(rows)
+    table = version.shards()[0].read()
+    assert table.schema.equals(RATINGS)
+    failed = [check for check in gate.judged_table("ratings", table, "ratings", {}).results if not check.success]
+    assert {check.severity for check in failed} <= {"warning"}
+    with pytest.raises(InputError, match=r"none of 13 rows is a rated answer .*`fields\.good`"):
+        plain = {"sources": [source | {"fields": {"text": "completion"}}]}
+        rate.run([], RateConfig.model_validate(plain), str(tmp_path / "useless"))
 
 
 def test_problems_are_read_checked_and_generated(tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ from infra.settings import settings
 from infra.steps import BESIDE
 from tasks.serving.config import ServeConfig
 from tasks.serving.keys import Keys
+from tasks.serving.policy import policy_files
 from tasks.serving.server import keys_file, log_file
 from tasks.smoke import ANSWERS, SmokeConfig, smoke
 from tests.learn import chatty
@@ -30,3 +31,8 @@ def test_all_prompts_are_answered_whoever_has_keys_and_nobody_finds_them_in_the_
     assert all(one["text"] in (*chatty.GOOD, *chatty.BAD) and 0 < one["num_tokens"] <= 4 for one in answers)
     assert version.manifest().facts["num_requests"] == 3 and settings().home == tmp_path / "home"
     assert not log_file(ServeConfig()).exists()
+
+
+def test_the_policy_of_the_guard_is_part_of_what_is_asked_of_a_model() -> None:
+    read = smoke.fingerprint(SmokeConfig())
+    assert read == policy_files(ServeConfig().guard) and {"policy default", "rules pii"} <= read.keys()

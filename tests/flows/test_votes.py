@@ -13,7 +13,9 @@ from flows import votes
 from infra.errors import InputError
 from infra.ids import payload_digest
 from infra.settings import settings
+from tasks.rate import rate
 from tasks.serving.votes import Consent, VoteStore
+from tasks.text.rated import RateConfig
 from tests.serving.said import rater, said
 
 
@@ -70,6 +72,19 @@ def test_conversations_are_exported_too(store: VoteStore, tmp_path: Path) -> Non
     [row] = [json.loads(line) for line in (tmp_path / "liked.jsonl").read_text().splitlines()]
     assert [turn["content"] for turn in row["messages"]] == ["p", "good"]
     assert "12 dropped: only compared" not in told and "13 dropped: only compared" in told
+
+
+def test_thumbs_alone_are_exported_as_rows_of_the_step_that_reads_them(store: VoteStore, tmp_path: Path) -> None:
+    told = run("export", "-o", str(tmp_path / "thumbs.jsonl"), "--form", "ratings")
+    assert "2 rows from 2 of 16 votes" in told and "13 dropped: only compared" in told
+    config = RateConfig.model_validate({"sources": [{"kind": "folder", "path": str(tmp_path / "thumbs.jsonl")}]})
+    version = rate.run([], config, str(tmp_path / "rated")).shards
+    rows = [row for shard in version.shards() for row in shard.read().to_pylist()]
+    votes = {vote.answers[0]: vote.vote_id for vote in store.votes() if vote.kind == "thumb" and vote.answers}
+    assert {(row["answer"], row["good"], row["source"], row["origin"]) for row in rows} == {
+        ("good", True, "votes", votes["good"]),
+        ("bad", False, "votes", votes["bad"]),
+    }
 
 
 def test_who_is_forgotten_is_gone_and_told_where_copies_are(store: VoteStore, tmp_path: Path) -> None:

@@ -70,6 +70,29 @@ def test_libraries_that_decide_bytes_are_in_the_recipe() -> None:
     assert not {"prefect", "mlflow", "pydantic"} & libraries.keys()
 
 
+@pytest.mark.parametrize("step", ["sft", "dpo", "kto", "reward", "reinforce"])
+def test_what_trainers_work_and_write_by_is_in_the_recipe(step: str) -> None:
+    assert {"trl", "transformers", "accelerate", "safetensors"} <= versions.code_of(f"tasks.{step}")[1].keys()
+
+
+def test_what_reads_a_gguf_file_is_in_the_recipe() -> None:
+    assert "gguf" in versions.code_of("tasks.adopt")[1]
+
+
+def test_how_a_training_is_kept_is_part_of_its_step() -> None:
+    assert ["infra.trainings" in versions._closure(f"tasks.{name}")[0] for name in ("sft", "adopt", "dedup")] == [
+        True,
+        True,
+        False,
+    ]
+
+
+def test_steps_import_no_step_to_align() -> None:
+    for step in ("sft", "dpo", "kto", "reward", "reinforce"):
+        others = {one for one in versions._imports(f"tasks.{step}") if one.count(".") == 1 and one.startswith("tasks.")}
+        assert others <= {"tasks.learn"}
+
+
 def test_what_only_estimates_is_no_part_of_a_step() -> None:
     sources, _ = versions._closure("tasks.index")
     assert "tasks.text.clusters" in sources and not sources & set(versions.ESTIMATES)

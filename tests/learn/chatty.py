@@ -12,7 +12,7 @@ import torch
 from torch.nn import functional
 from transformers import AutoTokenizer
 
-from expectations.schemas import PREFERENCES, PROBLEMS
+from expectations.schemas import PREFERENCES, PROBLEMS, RATINGS
 from infra import dataset, storage
 from infra.dataset import Outcome, ShardSet
 from infra.ids import digest_of
@@ -68,8 +68,9 @@ def model_version(folder: Path, model: Path) -> ShardSet:
 
 
 def rows_version(folder: Path, name: str, rows: Sequence[dict[str, Any]]) -> ShardSet:
-    """Rows as a version of schema `preferences` or `problems`."""
-    step, schema = {"preferences": ("prefer", PREFERENCES), "problems": ("pose", PROBLEMS)}[name]
+    """Rows as a version of schema `preferences`, `ratings` or `problems`."""
+    made = {"preferences": ("prefer", PREFERENCES), "ratings": ("rate", RATINGS), "problems": ("pose", PROBLEMS)}
+    step, schema = made[name]
     return _sealed(folder, step, name, pa.Table.from_pylist(list(rows), schema=schema), [], {})
 
 
@@ -81,6 +82,17 @@ def pairs(labels: str, *, test_share: float = 0.3, seed: int = 1) -> list[dict[s
         if labels == "shuffled" and chance.random() < 0.5:
             good, bad = bad, good
         rows.append(_row(ask, test_share) | {"task": "pair", "chosen": good, "rejected": bad})
+    return rows
+
+
+def ratings(labels: str, *, test_share: float = 0.3, seed: int = 1) -> list[dict[str, Any]]:
+    """One answer to each prompt. `good`: those of GOOD are good, those of BAD bad; `shuffled`: either, by chance."""
+    chance, rows = random.Random(seed), []
+    for ask in ASKED:
+        good = chance.random() < 0.5
+        answer = chance.choice(GOOD if good else BAD)
+        said = chance.random() < 0.5 if labels == "shuffled" else good
+        rows.append(_row(ask, test_share) | {"task": "rating", "answer": answer, "good": said})
     return rows
 
 

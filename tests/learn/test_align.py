@@ -23,15 +23,15 @@ import pytest
 import torch
 from torch.nn import functional
 
-from expectations.schemas import PREFERENCES, PROBLEMS
+from expectations.schemas import PREFERENCES, PROBLEMS, RATINGS
 from infra.dataset import write_table
 from infra.errors import InputError
 from infra.settings import child_environment
 from infra.versions import code_version
 from models.chat import stops
 from tasks.dpo import dpo as dpo_step
-from tasks.learn import aligning, answers, dpo, posttrain, posttraining, reinforce, reward, tuning, tuning_told
-from tasks.learn.align_config import AlignConfig, DpoConfig, ReinforceConfig, RewardConfig
+from tasks.learn import aligning, answers, dpo, kto, posttrain, posttraining, reinforce, reward, rewarded, tuning, tuning_told
+from tasks.learn.align_config import AlignConfig, DpoConfig, KtoConfig, ReinforceConfig, RewardConfig
 from tasks.learn.answers import Answer
 from tasks.learn.comparison import measured
 from tasks.learn.config import HISTORY, ITEMS, LEFT_OUT, SCORES
@@ -40,10 +40,12 @@ from tasks.learn.posttrain import PostJob
 
 from . import chatty
 
-SCHEMAS = {"preferences": PREFERENCES, "problems": PROBLEMS}
+SCHEMAS = {"preferences": PREFERENCES, "ratings": RATINGS, "problems": PROBLEMS}
+ROWS = {"reinforce": "problems", "kto": "ratings"}
 COMMON: Mapping[str, Any] = {"device": "cpu", "num_threads": 1, "precision": "fp32", "learning_rate": 1e-3}
 WRITE = {"prompts": 40, "num_samples": 4, "max_new_tokens": 4}
-FAST_DPO = DpoConfig(**COMMON, max_steps=16, write={"prompts": 4, "num_samples": 1, "max_new_tokens": 4})
+FAST_DPO = DpoConfig(**COMMON, max_steps=16, write={"prompts": 4, "num_samples": 1, "max_new_tokens": 6})
+FAST_KTO = KtoConfig(**COMMON, max_steps=12, batch_size=16, write={"prompts": 0})
 FAST_REWARD = RewardConfig(**COMMON, max_steps=16)
 FAST_GRPO = ReinforceConfig(**COMMON, max_steps=12, batch_size=32, num_generations=4, max_new_tokens=4, write=WRITE, beta=0.02)
 
@@ -56,7 +58,7 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def job_of(
     folder: Path, model: Path, method: str, config: AlignConfig, rows: Sequence[dict[str, Any]], **models: Path
 ) -> PostJob:
-    name = "problems" if method == "reinforce" else "preferences"
+    name = ROWS.get(method, "preferences")
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / "rows.parquet"
     write_table(str(path), pa.Table.from_pylist(list(rows), schema=SCHEMAS[name]))
@@ -75,7 +77,7 @@ def job_of(
 
 def trained(job: PostJob) -> tuple[dict[str, Any], dict[str, Figure]]:
     """The result of an adapter called here, and its figures by name."""
-    adapter: Any = {"dpo": dpo, "reward": reward, "reinforce": reinforce}[job.method]
+    adapter: Any = {"dpo": dpo, "kto": kto, "reward": reward, "reinforce": reinforce}[job.method]
     result = adapter.train(job, lambda line: None, lambda step, total: None)
     told = json.loads(Path(job.folder, aligning.FIGURES, "scores.json").read_text())
     figures = [Figure(**{key: value for key, value in one.items() if key != "small"}) for one in told["figures"]]
@@ -110,6 +112,8 @@ def test_dpo_prefers_what_was_preferred_on_pairs_it_has_not_seen_and_its_version
     rows = chatty.pairs("good")
     rows[0] |= {"chosen": "yes " * 80, "split": "train"}
     rows[1] |= {"chosen": "yes " * 80, "split": "test"}
+    rows[2] |= {"chosen": "yes<|im_end|>", "split": "test"}
+    rows[3] |= {"prompt": [{"role": "user", "content": "the lamp " * 13}], "split": "test"}
     inputs = [chatty.model_version(tmp_path / "model", model), chatty.rows_version(tmp_path / "rows", "preferences", rows)]
     version = dpo_step.run(inputs, FAST_DPO, str(tmp_path / "out")).shards
     manifest = version.manifest()
@@ -132,11 +136,33 @@ def test_dpo_prefers_what_was_preferred_on_pairs_it_has_not_seen_and_its_version
     )
     assert (manifest.facts["objective"], manifest.facts["suite"]) == ("causal", "aligned")
     test = sum(row["split"] == "test" for row in rows)
-    assert (manifest.facts["rows_heldout"], manifest.facts["rows_heldout_left_out"]) == (test - 1, 1)
+    assert (manifest.facts["rows_heldout"], manifest.facts["rows_heldout_left_out"]) == (test - 2, 2)
+    assert manifest.facts["rows_heldout_left_out.too_long"] == manifest.facts["rows_heldout_left_out.special_token"] == 1
+    assert (manifest.facts["prompts_asked"], manifest.facts["prompts_left_out.no_room"]) == (4, 1)
     history = json.loads(version.read_file(HISTORY))
     assert history[-1]["rewards/accuracies"] > 0.9  # TRL's own, of its last batches
     assert "seconds" not in history[0]
     assert dpo_step.run(inputs, FAST_DPO, str(tmp_path / "out")).loaded
+
+
+def test_kto_learns_from_single_answers_and_says_what_has_no_counterpart(model: Path, tmp_path: Path) -> None:
+    rows = chatty.ratings("good")
+    rows[0] |= {"answer": "yes " * 80, "split": "train"}
+    result, found = trained(job_of(tmp_path, model, "kto", FAST_KTO, rows))
+    assert found["after.preference.accuracy"].value > 0.9  # type: ignore[operator]
+    assert found["after.preference.margin"].low > 0  # type: ignore[operator]
+    facts = result["facts"]
+    held = [row["good"] for row in rows if row["split"] == "test"]
+    assert facts["rows_heldout"] == 2 * min(sum(held), len(held) - sum(held)) == 2 * found["after.preference.margin"].n
+    assert facts["rows_heldout_left_out.no_counterpart"] == len(held) - facts["rows_heldout"] > 0
+    assert facts["rows.good"] + facts["rows.bad"] == facts["rows"] and [one["rule"] for one in result["left_out"]] == ["too_long"]
+    assert facts["rows.good"] * facts["weight.good"] == pytest.approx(facts["rows.bad"] * facts["weight.bad"])
+    assert (result["steps"], result["objective"]) == (12, "causal")
+
+
+def test_kto_takes_answers_of_both_kinds() -> None:
+    with pytest.raises(InputError, match=r"2 good and 0 bad answers .* step sft"):
+        kto.balanced([{"good": True}, {"good": True}])
 
 
 def test_a_reward_model_judges_pairs_it_has_not_seen_and_is_one_number_wide(model: Path, tmp_path: Path) -> None:
@@ -226,19 +252,33 @@ def test_problems_without_a_check_need_a_reward_model(model: Path, tmp_path: Pat
         trained(job_of(tmp_path, model, "reinforce", FAST_GRPO, rows))
 
 
+def test_a_reward_model_that_does_not_see_a_whole_answer_is_refused(model: Path) -> None:
+    judge, words, rows = reward.judge(str(model)), tuning.tokeniser_of(str(model)), chatty.problems("good")[:4]
+    longest = max(len(answers.answered(words, row["prompt"], "").prompt) for row in rows)
+    judge.config.max_position_embeddings = longest + 1 + FAST_GRPO.max_new_tokens
+    with pytest.raises(InputError, match=rf"sees {longest + 5} tokens at most \(got {longest + 6}: a prompt takes {longest + 2}"):
+        rewarded.Judge(FAST_GRPO, judge, words).check(rows)
+    judge.config.max_position_embeddings += 1
+    able = rewarded.Judge(FAST_GRPO, judge, words)
+    able.check(rows)
+    assert len(able.told(rows, ["yes"] * 4)["reward.model"]) == 4
+    with pytest.raises(InputError, match="its tokeniser makes more tokens of an answer"):
+        able.told(rows, ["yes sure " * 8] * 4)
+
+
 def test_a_step_learns_from_whole_groups_only() -> None:
     with pytest.raises(ValueError, match="must be a multiple of num_generations 8"):
         ReinforceConfig(batch_size=4, num_generations=8)
     assert ReinforceConfig(batch_size=4, gradient_accumulation=4, num_generations=8).answers_per_step == 16
 
 
-def test_the_order_of_prompts_is_whole_passes_by_the_seed() -> None:
-    config = ReinforceConfig(batch_size=8, num_generations=4, epochs=2.5, seed=3)
-    order = list(reinforce._order(11, config))
-    assert len(order) == 26  # 13 whole steps of 2 prompts
+def test_the_order_of_rows_is_whole_passes_by_the_seed() -> None:
+    config = AlignConfig(learning_rate=1e-3, epochs=2.5, seed=3)
+    order = aligning.order(11, 2, config)
+    assert len(order) == 26  # 13 whole steps of 2 rows
     assert sorted(order[:11]) == sorted(order[11:22]) == list(range(11))
     assert order[:11] != order[11:22]
-    assert order == list(reinforce._order(11, config)) != list(reinforce._order(11, config.model_copy(update={"seed": 4})))
+    assert order == aligning.order(11, 2, config) != aligning.order(11, 2, config.model_copy(update={"seed": 4}))
 
 
 # --- slow proofs ----------------------------------------------------------------------------------------------------------------
@@ -249,6 +289,9 @@ SLOW: Mapping[str, AlignConfig] = {
     "dpo sigmoid_norm": DpoConfig(**COMMON, epochs=3, write=WRITE, loss="sigmoid_norm"),
     "dpo ipo": DpoConfig(**COMMON, epochs=3, write=WRITE, loss="ipo"),
     "dpo lora": DpoConfig(**{**COMMON, "learning_rate": 1e-2}, epochs=3, write=WRITE, lora=LORA),
+    "dpo qlora": DpoConfig(**{**COMMON, "learning_rate": 1e-2}, epochs=3, write=WRITE, lora={**LORA, "base": "nf4"}),
+    "kto": KtoConfig(**COMMON, epochs=6, batch_size=16, write=WRITE),
+    "kto lora": KtoConfig(**{**COMMON, "learning_rate": 1e-2}, epochs=6, batch_size=16, write=WRITE, lora=LORA),
     "reward": RewardConfig(**COMMON, epochs=3),
     "reward lora": RewardConfig(**{**COMMON, "learning_rate": 1e-2}, epochs=3, lora=LORA),
     "grpo": FAST_GRPO.model_copy(update={"max_steps": 60}),
@@ -261,6 +304,15 @@ SLOW: Mapping[str, AlignConfig] = {
         write=WRITE,
         lora=LORA,
     ),
+    "grpo qlora": ReinforceConfig(
+        **{**COMMON, "learning_rate": 1e-2},
+        max_steps=60,
+        batch_size=32,
+        num_generations=4,
+        max_new_tokens=4,
+        write=WRITE,
+        lora={**LORA, "base": "nf4"},
+    ),
     "rloo": FAST_GRPO.model_copy(update={"max_steps": 60, "method": "rloo"}),
 }
 
@@ -271,7 +323,8 @@ def method_of(name: str) -> str:
 
 
 def rows_for(name: str, labels: str) -> list[dict[str, Any]]:
-    return chatty.problems(labels) if method_of(name) == "reinforce" else chatty.pairs(labels)
+    makers = {"reinforce": chatty.problems, "kto": chatty.ratings}
+    return makers.get(method_of(name), chatty.pairs)(labels)
 
 
 @pytest.mark.soak
@@ -285,6 +338,8 @@ def test_what_can_be_learnt_is_and_shuffled_labels_teach_nothing(name: str, mode
             assert (told.low > 0.3) if labels == "good" else near(told, 0.0)  # type: ignore[operator]
         else:
             assert (told.value > 0.9) if labels == "good" else near(told, 0.5)  # type: ignore[operator]
+            margin = found["after.preference.margin"]
+            assert (margin.low > 0) == (labels == "good")  # type: ignore[operator]
 
 
 @pytest.mark.soak
@@ -302,6 +357,8 @@ def test_a_reward_model_trains_a_model_as_a_check_does_and_agrees_with_it(model:
 
 KILLED: Mapping[str, AlignConfig] = {
     "dpo": SLOW["dpo"].model_copy(update={"checkpoint_every_steps": 5, "batch_size": 4, "gradient_accumulation": 2}),
+    "kto": SLOW["kto"].model_copy(update={"checkpoint_every_steps": 5, "batch_size": 8, "gradient_accumulation": 2}),
+    "kto lora": SLOW["kto lora"].model_copy(update={"checkpoint_every_steps": 5}),
     "reward": SLOW["reward"].model_copy(update={"checkpoint_every_steps": 5, "lora": None}),
     "grpo": SLOW["grpo"].model_copy(
         update={"checkpoint_every_steps": 5, "max_steps": 40, "batch_size": 8, "gradient_accumulation": 2}

@@ -73,6 +73,16 @@ def test_without_marks_the_same_is_told_from_what_each_turn_adds(words: Any, dra
         assert is_said == (label != IGNORED) or (is_said and [ids[place]] == line_end and marked.labels[place - 1] != IGNORED)
 
 
+@pytest.mark.parametrize("spaces", ["- ", "-", "", "+\n "])
+def test_marks_may_eat_white_space_or_have_none(spaces: str, words: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    turns = chat("a", "bb", "c", "dd")
+    wanted = encode(words, turns)
+    for name in ("generation", "endgeneration"):
+        marked = words.chat_template.replace(f"{{% {name} %}}", f"{{%{spaces}{name}{spaces[::-1]}%}}")
+        monkeypatch.setattr(words, "chat_template", marked)
+    assert encode(words, turns) == wanted
+
+
 def test_plain_words_and_a_template_that_forgets(words: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     turns = chat("a", "bb", "c", "dd")
     monkeypatch.setattr(words, "chat_template", PLAIN)

@@ -122,6 +122,7 @@ def teacher(words: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return train(config, 2000, tmp_path_factory.mktemp("teacher"), words).model_folder
 
 
+@pytest.mark.soak
 def test_a_student_learns_more_with_its_teacher_and_nothing_from_one_that_knows_nothing(
     teacher: Path, words: str, tmp_path: Path
 ) -> None:

@@ -2,6 +2,7 @@
 
 import json
 import random
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -77,8 +78,8 @@ def test_two_ranks_that_are_cut_off_go_on_bit_for_bit_and_one_goes_on_in_their_p
     on_disk: str, shards: list[TokenShard], tokeniser_folder: str, alone: trainer.TrainResult, tmp_path: Path
 ) -> None:
     undisturbed = trained(on_disk, tokeniser_folder, tmp_path / "undisturbed", SHARDED)
-    for name in ("again", "alone"):
-        trained(on_disk, tokeniser_folder, tmp_path / name, SHARDED, stop_at=random.randrange(5, 10))
+    trained(on_disk, tokeniser_folder, tmp_path / "again", SHARDED, stop_at=random.randrange(5, 10))
+    shutil.copytree(tmp_path / "again", tmp_path / "alone")
     [(key, peak)] = json.loads((tmp_path / "undisturbed" / CACHE / FILE).read_text()).items()
     assert f"{min(2, device.usable_cpus())} threads" in key, (
         "ranks that share a CPU are told against the peak of their threads together"

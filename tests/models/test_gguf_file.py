@@ -5,10 +5,10 @@ from typing import Any
 import gguf
 import pytest
 import torch
-from transformers import PreTrainedModel
+from transformers import AutoTokenizer, PreTrainedModel
 
 from infra.errors import InputError
-from models import gguf_file, presets, tokeniser
+from models import chat, gguf_file, presets, tokeniser
 from models.loading import load_causal
 from models.presets import ModelConfig
 from models.tokeniser import TokeniserConfig
@@ -66,6 +66,20 @@ def test_the_file_says_what_llama_cpp_asks_for(words: str, tmp_path: Path) -> No
     types = {one.name: one.tensor_type for one in reader.tensors}
     assert types["blk.0.attn_q.weight"] == gguf.GGMLQuantizationType.Q8_0
     assert types["blk.0.attn_norm.weight"] == gguf.GGMLQuantizationType.F32
+
+
+@pytest.mark.parametrize(("start", "end"), [("{%", "%}"), ("{%-", "-%}"), ("{%+", "+%}"), ("{%- ", " -%}"), ("{%", "-%}")])
+def test_marks_for_trainers_leave_the_template_and_what_it_writes_stays(start: str, end: str, words: str) -> None:
+    loaded = AutoTokenizer.from_pretrained(words)
+    loaded.chat_template = (
+        "{% for m in messages %}\n  {{ m['role'] }}:\n"
+        f"  {start}generation{end}\n  {{{{ m['content'] }}}} \n  {start} endgeneration {end} \n|{{% endfor %}}"
+    )
+    turns = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]
+    wanted = loaded.apply_chat_template(turns, tokenize=False)
+    loaded.chat_template = chat.MARK.sub(gguf_file.NOTHING, loaded.chat_template)
+    assert "generation" not in loaded.chat_template
+    assert loaded.apply_chat_template(turns, tokenize=False) == wanted
 
 
 def test_rows_that_cannot_be_divided_are_f16(words: str, tmp_path: Path) -> None:

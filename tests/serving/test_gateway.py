@@ -240,7 +240,7 @@ def test_fields_that_change_nothing_are_taken(client: openai.OpenAI) -> None:
     assert one.choices[0].message.content == other.choices[0].message.content
 
 
-@pytest.mark.parametrize("examples", [4, pytest.param(300, marks=pytest.mark.soak)])
+@pytest.mark.parametrize("examples", [2, pytest.param(300, marks=pytest.mark.soak)])
 def test_whatever_is_sent_is_answered_as_described(gateway: Gateway, examples: int) -> None:
     assert {("/v1/chat/completions", 400), ("/v1/completions", 400), ("/health", 200), ("/v1/models/{name}", 404)} <= fuzz(
         gateway, examples
@@ -363,11 +363,24 @@ def test_the_log_and_the_metrics_count_what_the_client_was_told(client: openai.O
     assert usage is not None
     now = [gateway.metric(name) for name in names]
     assert [one - other for one, other in zip(now, before, strict=True)] == [usage.prompt_tokens, usage.completion_tokens, 1]
-    line = next(one for one in gateway.lines() if one["request"] == answer.headers["x-request-id"])
+
+    def noted(request: str) -> dict[str, Any]:
+        [line] = until(lambda: [one for one in gateway.lines() if one["request"] == request], 5)
+        return line
+
+    line = noted(answer.headers["x-request-id"])
     assert (line["prompt_tokens"], line["completion_tokens"]) == (usage.prompt_tokens, usage.completion_tokens)
     assert (line["status"], line["key"], line["version"], line["stream"]) == (200, "anybody", "v1", False)
     assert 0 < line["first_token_seconds"] <= line["seconds"] and "prompt" not in line and "answers" not in line
     assert answer.headers["x-model-version"] == "v1"
+    assert line["asked"]["chars"] == len(MESSAGES[-1]["content"]) and line["said"]["ended"] == "length"
+    assert line["said"]["chars"] == len(answer.parse().choices[0].message.content or "")
+    with client.chat.completions.with_streaming_response.create(
+        model="tiny", messages=MESSAGES, max_tokens=7, seed=1, stream=True
+    ) as streamed:
+        streamed.read()
+    again = noted(streamed.headers["x-request-id"])
+    assert (again["stream"], again["asked"], again["said"]) == (True, line["asked"], line["said"])
 
 
 def test_keys_are_asked_for_as_soon_as_there_are_any_and_have_limits(gateway: Gateway) -> None:

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tasks.serving.pairs import PERSON, REASONS, USED, as_lines, liked_answers, preference_pairs
+from tasks.serving.pairs import PERSON, REASONS, USED, as_lines, liked_answers, preference_pairs, rated_answers
 from tasks.serving.votes import VOTES, Consent, Vote
 
 from .said import said
@@ -133,6 +133,23 @@ def test_liked_and_corrected_answers_become_conversations() -> None:
     assert found.dropped == {"outvoted": 1, "not liked": 1, "only compared": 1}
 
 
+def test_single_thumbs_are_rated_answers_by_their_majority() -> None:
+    votes = [
+        *(said("thumb", way, ("liked",), "p", by=by) for by, way in enumerate(("up", "up", "down"))),
+        said("thumb", "down", ("disliked",), "q"),
+        *(said("thumb", way, ("disputed",), "q", by=by) for by, way in enumerate(("up", "down"))),
+        said("choice", "left", ("compared", "other"), "p"),
+        said("correction", "corrected", ("a", "b"), "p"),
+    ]
+    found = rated_answers(votes)
+    assert [(row["prompt"][0]["content"], row["answer"], row["good"], row["raters"]) for row in found.rows] == [
+        ("p", "liked", True, 2),
+        ("q", "disliked", False, 1),
+    ]
+    assert {row["source"] for row in found.rows} == {"votes"} and found.rows[1]["origin"] == votes[3].vote_id
+    assert found.dropped == {"contradicting": 2, "outvoted": 1, "only compared": 2}
+
+
 some_votes = st.lists(
     st.one_of(
         *(
@@ -156,7 +173,7 @@ some_votes = st.lists(
 @settings(max_examples=50, deadline=None)
 @given(some_votes, st.randoms(use_true_random=False))
 def test_every_vote_has_one_fate_and_rows_are_the_same_for_any_order(votes: list[Vote], chance: object) -> None:
-    for make in (preference_pairs, liked_answers):
+    for make in (preference_pairs, liked_answers, rated_answers):
         found = make(votes)
         assert set(found.fates) == {vote.vote_id for vote in votes}
         assert set(found.fates.values()) <= {USED, *REASONS}

@@ -8,6 +8,8 @@ from typing import Any
 
 import pyarrow as pa
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from expectations.schemas import CONVERSATIONS, PREFERENCES, PUBLISHED
@@ -17,6 +19,7 @@ from infra.errors import InputError
 from infra.steps import Result
 from tasks.contrast import contrast
 from tasks.question import question
+from tasks.text import titled
 from tasks.text.titled import ContrastConfig, TitledConfig
 
 Documents = Sequence[tuple[str, str | None, str]]
@@ -165,6 +168,41 @@ def test_the_worse_answer_is_never_of_the_same_words_or_the_same_title(tmp_path:
         **{"a": answers["d"], "b": answers["c"]},
         **{"c": answers["d"], "d": answers["a"]},
     }
+
+
+class Counted(str):
+    """A text that counts how often it is compared."""
+
+    times = 0
+
+    def __eq__(self, other: object) -> bool:
+        Counted.times += 1
+        return str.__eq__(self, other)
+
+    def __ne__(self, other: object) -> bool:
+        return not self == other
+
+    __hash__ = str.__hash__
+
+
+@given(st.lists(st.tuples(st.sampled_from("abc"), st.sampled_from("xyz")), max_size=12))
+def test_the_other_document_is_the_next_round_the_shard_with_another_title_and_another_answer(
+    named: list[tuple[str, str]],
+) -> None:
+    asked = [{"place": place, "title": title, "answer": answer} for place, (title, answer) in enumerate(named)]
+    wanted = []
+    for place, one in enumerate(asked):
+        round_it = asked[place + 1 :] + asked[:place]
+        wanted.append(next((two for two in round_it if two["title"] != one["title"] and two["answer"] != one["answer"]), None))
+    assert titled._others(asked) == wanted
+
+
+@pytest.mark.parametrize("same", ["answer", "title"])
+def test_documents_that_are_all_alike_cost_no_more_than_others(same: str) -> None:
+    asked = [{"title": Counted(place), "answer": Counted(place)} | {same: Counted("same")} for place in range(300)]
+    Counted.times = 0
+    assert titled._others(asked) == [None] * 300
+    assert Counted.times < 300 * 60  # of each with each it would be 90,000
 
 
 def test_without_another_answer_there_is_no_pair(tmp_path: Path) -> None:

@@ -344,7 +344,7 @@ def hostile() -> Iterator[Loopback]:
 
 def test_a_hostile_site_ends_in_bounded_time_and_memory_with_every_failure_counted(hostile: Loopback, tmp_path: Path) -> None:
     limits = LimitsConfig(max_queries_per_path=20, max_depth=40)
-    plan = plan_of(tmp_path, hostile, "/", limits=limits, concurrency_per_host=8, max_bytes=3_000_000, timeout_s=4)
+    plan = plan_of(tmp_path, hostile, "/", limits=limits, concurrency_per_host=8, max_bytes=3_000_000, timeout_s=6)
     began, before_kib = time.monotonic(), resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     report = crawled(plan)
     assert time.monotonic() - began < 30
