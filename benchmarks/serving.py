@@ -1,12 +1,12 @@
 """Served models under load, beside `transformers serve --continuous-batching` asked directly, in one run.
 
-    python -m benchmarks.serving [--preset micro] [--seconds 6] [--rounds 3] [--peer transformers]
+    python -m benchmarks.serving [--preset micro] [--seconds 3] [--rounds 8]
 
 A model with random weights answers each client's next request as soon as it has the one before: 1, 8 and 32 clients, each for so many
-seconds, a prompt of some 20 tokens and 32 tokens to write, greedy, whole answers. Servers run one after the other, all of them once in each
-round; figures are medians over the rounds, ratios those of the same round. The client is one process of plain sockets. Every process that
-computes has one thread. The peer's first request, which takes it seconds, is not counted; nor is anybody's start, which is
-shown by itself.
+seconds, a prompt of some 20 tokens and 32 tokens to write, greedy, whole answers. All servers are up and are asked in turn, within
+seconds of one another, each first in its turn, so that other work on the machine meets all alike; figures are medians over the rounds,
+ratios those of one turn. The client is one process of plain sockets. Every process that computes has one thread. The first round is not
+counted, for the peer's first request takes it seconds; nor is anybody's start, which is shown by itself.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -61,28 +61,26 @@ def main() -> None:
     """Print the table."""
     parser = argparse.ArgumentParser()
     parser.add_argument("--preset", default="micro", choices=["nano", "micro", "small"])
-    parser.add_argument("--seconds", type=float, default=6.0)
-    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--seconds", type=float, default=3.0)
+    parser.add_argument("--rounds", type=int, default=8)
     given = parser.parse_args()
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory() as folder, ExitStack() as all_up:
         model = make_model(Path(folder), given.preset)
-        servers = {
+        commands = {
             "transformers serve": peer_command(model),
             "gristmill, 1 replica": our_command(model, 1),
             "gristmill, 2 replicas": our_command(model, 2),
         }
-        found: dict[tuple[str, int], list[Load]] = {}
-        starts: dict[str, list[float]] = {}
-        for _ in range(given.rounds):
-            for name, command in servers.items():
-                with running(command, Path(folder)) as (port, tree, start_s):
-                    starts.setdefault(name, []).append(start_s)
+        servers = {name: all_up.enter_context(running(command, Path(folder, name))) for name, command in commands.items()}
+        found: dict[tuple[str, int], list[Load]] = {(name, clients): [] for name in servers for clients in CLIENTS}
+        for place in range(-1, given.rounds):
+            for clients in CLIENTS:
+                for name in [*servers][place % len(servers) :] + [*servers][: place % len(servers)]:
+                    port, tree, _ = servers[name]
                     called = model if name.startswith("transformers") else "mine"
-                    asyncio.run(load(port, tree, called, 1, 0.5))
-                    for clients in CLIENTS:
-                        found.setdefault((name, clients), []).append(
-                            asyncio.run(load(port, tree, called, clients, given.seconds))
-                        )
+                    one = asyncio.run(load(port, tree, called, clients, given.seconds if place >= 0 else 0.5))
+                    found[name, clients] += [one] if place >= 0 else []  # the first round warms up
+        starts = {name: start_s for name, (_, _, start_s) in servers.items()}
     show(found, starts)
 
 
@@ -117,7 +115,7 @@ def running(command: Sequence[str], folder: Path) -> Iterator[tuple[int, list[ps
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    (folder / "hub").mkdir(exist_ok=True)
+    (folder / "hub").mkdir(parents=True)
     extra = {"GRISTMILL_HOME": str(folder / "home"), "HF_HUB_OFFLINE": "1", "HF_HUB_CACHE": str(folder / "hub")}
     began = time.monotonic()
     with (folder / "server.log").open("wb") as log:
@@ -190,12 +188,14 @@ async def read_answer(reader: asyncio.StreamReader) -> dict[str, dict[str, int]]
     return body
 
 
-def show(found: dict[tuple[str, int], list[Load]], starts: dict[str, list[float]]) -> None:
+def show(found: dict[tuple[str, int], list[Load]], starts: dict[str, float]) -> None:
     """The table, and the load of the machine meanwhile."""
     peer = next(iter(starts))
-    print(f"load average {os.getloadavg()[1]:.1f} on {len(os.sched_getaffinity(0))} CPUs; medians of {len(starts[peer])} rounds")
+    print(
+        f"load average {os.getloadavg()[1]:.1f} on {len(os.sched_getaffinity(0))} CPUs; medians of {len(found[peer, 1])} rounds"
+    )
     for name, seconds in starts.items():
-        print(f"start of {name}: {statistics.median(seconds):.1f} s")
+        print(f"start of {name}: {seconds:.1f} s")
     print("| server | clients | requests/s | tokens/s | p50 ms | p95 ms | p99 ms | CPU ms | requests/s by the peer's |")
     print("| --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: |")
     for (name, clients), loads in found.items():
