@@ -135,12 +135,11 @@ def _tuned(config: RunConfig, made: dict[str, ShardSet]) -> dict[str, ShardSet]:
 def tokens_for(model: ShardSet, config: RunConfig, dataset: ShardSet | str | None = None) -> ShardSet:
     """The token shards whose test split a model is measured on: those that it learned from in the beginning, or, of one that was adopted,
     a dataset by its own tokeniser; by default what the corpus published last."""
-    first = line_of(model)[0]
-    if "tokens" in first.manifest().recipe["inputs"]:
-        return tokens_of(model, "evaluate")
+    if (learned := _learned_from(model)) is not None:
+        return learned
     documents = named(dataset or ledger.newest(config.name, "publish")["publish"])
     with pool(config.dask):
-        return tokenise(documents, config=TokeniserConfig(tokeniser=first.file(MODEL)))
+        return tokenise(documents, config=TokeniserConfig(tokeniser=line_of(model)[0].file(MODEL)))
 
 
 def tokens_of(model: ShardSet, why: str) -> ShardSet:
@@ -149,11 +148,16 @@ def tokens_of(model: ShardSet, why: str) -> ShardSet:
     Raises:
         InputError: it was adopted.
     """
-    first = line_of(model)[0]
-    if "tokens" not in first.manifest().recipe["inputs"]:
+    if (learned := _learned_from(model)) is None:
+        first = line_of(model)[0]
         raise InputError(
             f"{why}: {first.step}/{first.version} did not learn from token shards of ours, so nothing is there to measure its loss on; "
             f"make some with its tokeniser (tokenise.tokeniser), and run single steps on them, as `gristmill step evaluate`"
         )
-    tokens: ShardSet = opened(first.manifest().recipe["inputs"]["tokens"])
-    return tokens
+    return learned
+
+
+def _learned_from(model: ShardSet) -> ShardSet | None:
+    """The token shards that a model learned from in the beginning; None of one that was adopted."""
+    found = line_of(model)[0].manifest().recipe["inputs"].get("tokens")
+    return opened(found) if found else None

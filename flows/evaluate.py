@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+
 from prefect import flow
 
 from flows.align import newest_model, tokens_for
@@ -12,6 +14,8 @@ from infra.orchestration import Lineage, tracked_flow
 from tasks.benchmark import benchmark
 from tasks.evaluate import evaluate as evaluate_model
 from tasks.probe import probe
+
+log = logging.getLogger("gristmill")
 
 
 @flow(name="evaluate", description=__doc__, persist_result=False)
@@ -29,6 +33,7 @@ def evaluate(
     """
     with tracked_flow("evaluate", config, lineage):
         trained = named(model or newest_model(config.name))
+        log.info("evaluated is %s/%s", trained.step, trained.version)
         shards = named(tokens) if tokens else tokens_for(trained, config)
         made = {"evaluate": evaluate_model(trained, shards, config=config.evaluate)}
         if config.benchmark:

@@ -29,9 +29,9 @@ class Feature:
     @property
     def figure(self) -> str:
         """Its values: numbers in their order, others with those of most requests first; what is rarer is put together."""
-        values = sorted({*self.before, *self.now}, key=lambda one: -max(self.before.get(one, 0), self.now.get(one, 0)))
+        values = sorted({*self.before, *self.now}, key=lambda one: (-max(self.before.get(one, 0), self.now.get(one, 0)), one))
         shown, rest = values[:MOST_BARS], values[MOST_BARS:]
-        if not rest and all(one[0].isdigit() for one in shown):
+        if not rest and all(one[:1].isdigit() for one in shown):
             shown.sort(key=lambda one: float(one.partition("-")[0]))
         before, now = ([side.get(value, 0.0) for value in shown] for side in (self.before, self.now))
         if rest:

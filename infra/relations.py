@@ -35,6 +35,10 @@ class Files(NamedTuple):
         return found
 
 
+SqlError = duckdb.Error
+"""What reading or computing here raises."""
+
+
 @contextmanager
 def connected(memory_bytes: int = MEMORY_BYTES, **tables: pads.Dataset | pa.Table | Files) -> Iterator[Any]:
     """A DuckDB connection that knows these tables by name, fetches nothing, and beyond this memory spills to a temporary folder.

@@ -19,8 +19,8 @@ if TYPE_CHECKING:
 
 
 def files_read(config: KtoConfig) -> dict[str, str]:
-    """The suite is part of the recipe."""
-    return suite_file(config.suite)
+    """The suite is part of the recipe, and what holds weights in four bits."""
+    return suite_file(config.suite) | posttrain.quantiser(config)
 
 
 @step(schema="model", fingerprint=files_read)

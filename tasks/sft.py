@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from tasks.learn import sft as adapter  # noqa: F401
 
 
-@step(schema="model")
+@step(schema="model", fingerprint=posttrain.quantiser)
 def sft(model: ShardSet, conversations: ShardSet, config: SftConfig, out: Output) -> None:
     """Learn the assistant's words of the training split, and say how likely those of the test split were before and are after."""
     work = trainings.work_folder(out)

@@ -123,7 +123,12 @@ def _asked(url: str, prompt: str, config: SmokeConfig) -> dict[str, Any]:
 
     began, first_token_s, text, num_tokens = time.monotonic(), 0.0, "", 0
     try:
-        with openai.OpenAI(base_url=f"{url}/v1", api_key="none", timeout=TIMEOUT_S, max_retries=0) as client:
+        with openai.OpenAI(
+            base_url=f"{url}/v1",
+            api_key="none",
+            max_retries=0,
+            http_client=openai.DefaultHttpxClient(trust_env=False, timeout=TIMEOUT_S),
+        ) as client:
             chunks = client.chat.completions.create(
                 model=NAME,
                 messages=[{"role": "user", "content": prompt}],

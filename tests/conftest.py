@@ -42,8 +42,10 @@ def pytest_configure(config: pytest.Config) -> None:
     # what tests write lives for seconds: to have a disk keep it takes longer than to write it
     if MEMORY.exists() and min(shutil.disk_usage(MEMORY).free, psutil.virtual_memory().available) >= MIN_FREE_BYTES:
         os.environ.setdefault("PYTEST_DEBUG_TEMPROOT", str(MEMORY))
-    hypothesis.settings.register_profile("untimed", deadline=None)  # how long an example takes hangs on what else runs here
-    hypothesis.settings.load_profile("untimed")
+    # how long an example takes hangs on what else runs here; slow proofs draw more of them, and every run draws others
+    slow = "not soak" not in config.option.markexpr
+    hypothesis.settings.register_profile("ours", deadline=None, max_examples=200 if slow else 50)
+    hypothesis.settings.load_profile("ours")
     os.environ["MLFLOW_DISABLE_TELEMETRY"] = "true"  # its thread changes the environment while others read that
     os.environ.setdefault("OMP_NUM_THREADS", "1")  # threads that wait for their turn would burn what other tests could use
     if hasattr(config.option, "loadscopereorder"):

@@ -1,7 +1,8 @@
-"""What the adapters of DPO, reward models and reinforcement share: which rows are learnt and held out, what a model writes, and figures."""
+"""What adapters of DPO, KTO, rewards and reinforcement share: rows that are learnt and held out, what a model writes, and figures."""
 
 from __future__ import annotations
 
+import json
 import math
 import random
 from collections.abc import Callable, Collection, Mapping, Sequence
@@ -98,14 +99,23 @@ def beside(
     tokens: Mapping[str, Answer],
     left_out: list[LeftOut],
     held_left_out: Sequence[LeftOut],
+    most: int | None,
 ) -> Pairs:
-    """Held-out good answers, each beside a bad one, both in the order of their ids, which are hashes; what is over has no counterpart."""
+    """Held-out good answers, each beside a bad one, both in the order of their ids, which are hashes; what is over has no counterpart.
+
+    At most so many pairs are judged, or all.
+    """
     good, bad = ([row for row in held if row["good"] == way] for way in (True, False))
     rows = [{**one, "row_id": f"{one['row_id']}:{two['row_id']}"} for one, two in zip(good, bad, strict=False)]
     both = zip(rows, good, bad, strict=False)
     paired = {row["row_id"]: (tokens[one["row_id"]], tokens[two["row_id"]]) for row, one, two in both}
     over = [LeftOut(row["row_id"], "no_counterpart", None, None) for row in (*good[len(rows) :], *bad[len(rows) :])]
-    return Pairs(learnt, rows, paired, left_out, [*held_left_out, *over])
+    return Pairs(learnt, rows[:most], paired, left_out, [*held_left_out, *over])
+
+
+def of_each_prompt(rows: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    """The first row of each prompt, in their order: what a model writes to a prompt is one piece of evidence, however many rows it has."""
+    return list({json.dumps(row["prompt"], sort_keys=True): row for row in reversed(rows)}.values())[::-1]
 
 
 def order(num_rows: int, per_step: int, config: AlignConfig) -> list[int]:

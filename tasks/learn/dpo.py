@@ -62,5 +62,5 @@ def _measured(job: PostJob, pairs: aligning.Pairs, folder: str, config: DpoConfi
     now, _ = aligning.ready(folder, config)
     before, after = (answers.log_likelihoods(one, pairs.held_answers).reshape(-1, 2) for one in (start, now))
     measured = preference_figures.of_likelihoods(before, after, pairs.held_lengths, config.beta, pairs.held_names)
-    measured.add(aligning.written_by_both(start, now, words, pairs.held, config.write))
+    measured.add(aligning.written_by_both(start, now, words, aligning.of_each_prompt(pairs.held), config.write))
     return measured

@@ -37,7 +37,7 @@ def train(job: PostJob, on_log: OnLog, on_step: OnStep) -> dict[str, Any]:
     rows = sorted(tuning.rows_of(job, "ratings"), key=lambda row: str(row["row_id"]))
     tokens, all_left_out = answers.answers_of(rows, words, length)
     learnt, held, left_out, held_left_out = aligning.by_split(rows, tokens, all_left_out)
-    pairs = aligning.beside(learnt, held[: config.heldout_rows], tokens, left_out, held_left_out)
+    pairs = aligning.beside(learnt, held, tokens, left_out, held_left_out, config.heldout_rows)
     weights = balanced(learnt)
     per_step = config.batch_size * config.gradient_accumulation
     order = aligning.order(len(learnt), per_step, config)
@@ -95,5 +95,5 @@ def _measured(job: PostJob, pairs: Pairs, held: Sequence[dict[str, Any]], folder
     now, _ = aligning.ready(folder, config)
     before, after = (answers.log_likelihoods(one, pairs.held_answers).reshape(-1, 2) for one in (start, now))
     measured = preference_figures.of_likelihoods(before, after, pairs.held_lengths, config.beta, pairs.held_names)
-    measured.add(aligning.written_by_both(start, now, words, held, config.write))
+    measured.add(aligning.written_by_both(start, now, words, aligning.of_each_prompt(held), config.write))
     return measured

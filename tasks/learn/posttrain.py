@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import importlib.metadata
+import importlib.util
 import os
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -39,6 +41,13 @@ class PostJob(Work):
     """Parquet files of rows (expectations/schemas.py) by what they hold: `conversations`, `preferences`, `ratings`, `problems`."""
     config: dict[str, Any]
     """The method's own configuration, as JSON."""
+
+
+def quantiser(config: TuningConfig) -> dict[str, str]:
+    """What holds weights in four bits, for the recipe; it is no part of any other training's."""
+    if config.lora is None or config.lora.base != "nf4" or importlib.util.find_spec("bitsandbytes") is None:
+        return {}
+    return {"bitsandbytes": importlib.metadata.version("bitsandbytes")}
 
 
 def post_job(

@@ -58,7 +58,7 @@ def train(job: PostJob, on_log: OnLog, on_step: OnStep) -> dict[str, Any]:
 
 def _whole(model: Any, folder: str, config: SftConfig) -> Any:
     """What is in the folder: the model itself, or read from there, where training has it in four bits."""
-    return tuning.causal(folder)[0] if tuning.is_quantised(config) else model
+    return tuning.causal(folder)[0].to(model.device) if tuning.is_quantised(config) else model
 
 
 def trainer_of(

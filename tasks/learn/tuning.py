@@ -42,9 +42,8 @@ from tasks.learn.watch import OnLog as OnLog
 from tasks.learn.watch import OnStep as OnStep
 
 if TYPE_CHECKING:
-    # transformers' Trainer works by the first, holds weights in four bits by the second and writes by the third
+    # transformers' Trainer works by the one and writes by the other, so what is trained follows from them, too
     import accelerate  # noqa: F401
-    import bitsandbytes  # noqa: F401
     import safetensors  # noqa: F401
 
 logger = logging.getLogger(__name__)

@@ -21,7 +21,8 @@ class LoraConfig(BaseModel):
 
     base: Literal["fp32", "nf4"] = "fp32"
     """How the model's own weights are held while adapters learn. nf4: in four bits, with scales in eight (QLoRA, Dettmers et al. 2023), an
-    eighth of the memory; the adapters are then merged into the weights as they came. Needs `pip install 'gristmill[qlora]'`."""
+    eighth of the memory; the adapters are then merged into the weights as they came, and these measured, whole. Needs
+    `pip install 'gristmill[qlora]'`."""
     rank: int = Field(16, ge=1)
     """Width of the two matrices beside each one: trained weights and memory of the optimiser grow with it."""
     alpha: float = Field(32.0, gt=0)

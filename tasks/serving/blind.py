@@ -10,7 +10,7 @@ import random
 import time
 import uuid
 from collections import OrderedDict
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
+from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import aclosing, suppress
 from dataclasses import dataclass, field
 from typing import Literal, NamedTuple
@@ -113,7 +113,7 @@ class Piece(NamedTuple):
     text: str
 
 
-async def together(left: AsyncGenerator[str], right: AsyncGenerator[str]) -> AsyncIterator[Piece]:
+async def together(left: AsyncGenerator[str], right: AsyncGenerator[str]) -> AsyncGenerator[Piece]:
     """What both write, in the order in which it comes; what either raises is raised, and the other is stopped."""
     queue: asyncio.Queue[Piece | BaseException] = asyncio.Queue(maxsize=16)
 

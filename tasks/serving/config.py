@@ -45,7 +45,7 @@ class DriftConfig(BaseModel):
     """Requests that both spans must have; of fewer nothing is said."""
     min_distance: float = Field(0.1, gt=0, le=1)
     """Share of requests that must have moved to another kind."""
-    max_p: float = Field(0.001, gt=0, lt=1)
+    max_p: float = Field(0.001, ge=0.0005, lt=1)
     """How often chance alone may give as much, of one feature; at least 0.0005, for so many times is drawn."""
     every_s: float = Field(3600.0, ge=0)
     """Seconds between two looks of a gateway at its log, for its metrics; 0: it never looks."""

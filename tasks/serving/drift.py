@@ -22,7 +22,7 @@ import numpy as np
 
 from expectations.drift import distance
 from infra.errors import InputError
-from infra.relations import connected
+from infra.relations import SqlError, connected
 from tasks.serving.config import DriftConfig
 from tasks.serving.metrics import Metrics
 
@@ -45,10 +45,12 @@ _DOUBLING = """CASE WHEN {0} < 2 THEN {0}::VARCHAR ELSE
 _VALUES = {
     "asked.chars": _DOUBLING.format("asked.chars"),
     "asked.language": "asked.language",
-    "said.chars": _DOUBLING.format("said.chars"),
-    "said.language": "said.language",
-    "said.repeated": "CASE WHEN said.repeated IS NOT NULL THEN (floor(least(said.repeated, 0.999) * 10) / 10)::DECIMAL(2, 1)::VARCHAR END",
-    "said.ended": "said.ended",
+    # of a request that got no answer only how it ended is known
+    "said.chars": f"CASE WHEN said.ended != '' THEN {_DOUBLING.format('said.chars')} END",
+    "said.language": "CASE WHEN said.ended != '' THEN said.language END",
+    "said.repeated": """CASE WHEN said.ended != '' AND said.repeated IS NOT NULL
+        THEN (floor(least(said.repeated, 0.999) * 10) / 10)::DECIMAL(2, 1)::VARCHAR END""",
+    "said.ended": "CASE WHEN said.ended = '' THEN 'cut off' ELSE said.ended END",
     "guard": """coalesce(nullif(array_to_string(list_sort(list_distinct(flatten(
         list_transform(decisions, lambda one: list_transform(one.rules, lambda fired: fired.rule))))), ', '), ''), 'none')""",
     "status": "status::VARCHAR",
@@ -146,13 +148,16 @@ def judged(log: Path, config: DriftConfig, until: datetime) -> Drift:
     """What the log tells of the last `window_hours` before `until`, against the `reference_days` before them.
 
     Raises:
-        InputError: there is no such log.
+        InputError: there is no such log, or it cannot be read.
     """
     if not log.is_file():
         raise InputError(f"{log}: no such log of requests; `gristmill serve` writes one (--log names another)")
     since = until - timedelta(hours=config.window_hours)
     before = since - timedelta(days=config.reference_days)
-    rows = _counted(log, before, since, until)
+    try:
+        rows = _counted(log, before, since, until)
+    except SqlError as error:
+        raise InputError(f"{log}: cannot be read as lines of JSON ({error})") from error
     names = sorted({model for model, *_ in rows if model})
     lost = sum(count for *_, feature, _, count in rows if feature == "unreadable")
     return Drift(before, since, until, [_of_model(name, rows, config) for name in names], lost)
@@ -172,7 +177,9 @@ async def follow(log: Path, config: DriftConfig, metrics: Metrics) -> None:
 
 
 def tell(found: Drift, metrics: Metrics, known: set[tuple[str, str]]) -> set[tuple[str, str]]:
-    """Set the gauges and warn of what is not in `known`; gives what has drifted now."""
+    """Set the gauges, of what can be judged, and warn of what is not in `known`; gives what has drifted now."""
+    metrics.drift.clear()
+    metrics.drifted.clear()
     for model in found.models:
         for feature in model.features:
             if feature.distance is not None:

@@ -90,8 +90,8 @@ class Gateway:
         answering.refusal = refusal
 
         def over() -> None:
-            answering.settle(self._traits, texts=self._config.log_texts)
             settle(answering.usage.total_tokens)
+            answering.settle(self._traits, texts=self._config.log_texts)
 
         if asked.stream:
             return await streamed(answering.stream(), over, request)

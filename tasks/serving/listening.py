@@ -11,6 +11,7 @@ import random
 import re
 import sqlite3
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterable, Sequence
+from contextlib import aclosing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, TypeVar
@@ -275,9 +276,10 @@ async def _events(request: Request, backend: Backend, pair: BlindPair) -> AsyncI
     turns = [one.model_dump() for one in pair.messages]
     yield _event({"pair": pair.pair_id})
     try:
-        async for side, text in together(*(backend.complete(request, model.name, turns) for model in pair.models)):
-            pair.answers[side] += text
-            yield _event({"side": side, "text": text} if text else {"side": side, "ended": True})
+        async with aclosing(together(*(backend.complete(request, model.name, turns) for model in pair.models))) as pieces:
+            async for side, text in pieces:
+                pair.answers[side] += text
+                yield _event({"side": side, "text": text} if text else {"side": side, "ended": True})
     except Refused as error:
         yield _event(error.body)
         return

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import AsyncGenerator, Iterable, Mapping, Sequence
+from contextlib import aclosing
 from typing import TYPE_CHECKING
 
 from fastapi import Depends, FastAPI, Request
@@ -41,9 +42,10 @@ def listen(app: FastAPI, gateway: Gateway, store: VoteStore) -> None:
         own = Request({**request.scope, "state": state}, request.receive)
         answer = await gateway.answer(asked, own, request.url.path)
         assert isinstance(answer, Stream)
-        async for event in _events(answer):
-            for choice in event["choices"]:
-                yield choice["delta"].get("content") or ""
+        async with aclosing(_events(answer)) as events:
+            async for event in events:
+                for choice in event["choices"]:
+                    yield choice["delta"].get("content") or ""
 
     def noted(request: Request) -> None:
         request.state.told.route = request.scope["route"].path

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import os
+import secrets
 from pathlib import Path
 from typing import BinaryIO
 
@@ -27,7 +28,7 @@ class ReplicaLogs:
         """A file for a replica that starts now; of those that have ended, the oldest make room."""
         self._make_room()
         plain = "".join(char if char.isalnum() else "-" for char in name)
-        return self._folder / f"{plain}-{os.getpid()}-{number}.log"
+        return self._folder / f"{plain}-{secrets.token_hex(4)}-{number}.log"
 
     def _make_room(self) -> None:
         ended = sorted((ns, path) for path in self._folder.glob("*.log") if (ns := _ended_ns(path)) is not None)

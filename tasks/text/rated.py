@@ -30,8 +30,8 @@ CANDIDATES = pa.schema(
 )
 """Rows before it is decided which stay, as `preferences.decide` takes them; `rule` and `detail` of those that cannot be used."""
 SAID = {
-    **dict.fromkeys(("true", "1", "up", "good", "yes"), True),
-    **dict.fromkeys(("false", "0", "down", "bad", "no"), False),
+    **dict.fromkeys(("true", "1", "1.0", "up", "good", "yes"), True),
+    **dict.fromkeys(("false", "0", "0.0", "down", "bad", "no"), False),
 }
 """What data sets write for good and bad, in lower case."""
 

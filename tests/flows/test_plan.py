@@ -135,6 +135,7 @@ def test_published_gpus_have_figures_of_their_size() -> None:
         assert 20e9 < gpu.memory_bytes < 200e9 and gpu.source, name
 
 
+@pytest.mark.soak
 def test_the_command_prints_a_table_or_json_and_measures_this_machine(home: Path) -> None:
     shown, as_json, here, nothing, wrong, small = commands(
         home,

@@ -281,6 +281,11 @@ def test_the_order_of_rows_is_whole_passes_by_the_seed() -> None:
     assert order == aligning.order(11, 2, config) != aligning.order(11, 2, config.model_copy(update={"seed": 4}))
 
 
+def test_a_prompt_is_written_to_once_however_many_rows_it_has() -> None:
+    rows = [{"row_id": n, "prompt": [{"role": "user", "content": said}]} for n, said in enumerate("abacb")]
+    assert [row["row_id"] for row in aligning.of_each_prompt(rows)] == [0, 1, 3]
+
+
 # --- slow proofs ----------------------------------------------------------------------------------------------------------------
 
 LORA = {"rank": 8, "alpha": 16.0}
@@ -357,6 +362,7 @@ def test_a_reward_model_trains_a_model_as_a_check_does_and_agrees_with_it(model:
 
 KILLED: Mapping[str, AlignConfig] = {
     "dpo": SLOW["dpo"].model_copy(update={"checkpoint_every_steps": 5, "batch_size": 4, "gradient_accumulation": 2}),
+    "dpo qlora": SLOW["dpo qlora"].model_copy(update={"checkpoint_every_steps": 5}),
     "kto": SLOW["kto"].model_copy(update={"checkpoint_every_steps": 5, "batch_size": 8, "gradient_accumulation": 2}),
     "kto lora": SLOW["kto lora"].model_copy(update={"checkpoint_every_steps": 5}),
     "reward": SLOW["reward"].model_copy(update={"checkpoint_every_steps": 5, "lora": None}),
@@ -365,6 +371,7 @@ KILLED: Mapping[str, AlignConfig] = {
     ),
     "rloo": SLOW["rloo"].model_copy(update={"checkpoint_every_steps": 5, "max_steps": 40}),
     "grpo lora": SLOW["grpo lora"].model_copy(update={"checkpoint_every_steps": 5, "max_steps": 40}),
+    "grpo qlora": SLOW["grpo qlora"].model_copy(update={"checkpoint_every_steps": 5, "max_steps": 40}),
 }
 
 

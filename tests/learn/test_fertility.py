@@ -113,6 +113,7 @@ def _num_words(text: str) -> int:
     return sum(any(unicodedata.category(char)[0] in "LN" for char in piece) for piece in pieces)
 
 
+@pytest.mark.soak
 def test_the_interval_holds_the_fertility_of_all_in_most_samples(tokeniser_folder: str) -> None:
     """Of 300 samples of 60 documents each, the 95 % interval holds the truth in about 285; below 270 is no chance."""
     chance = np.random.default_rng(5)

@@ -64,6 +64,7 @@ def measured(scorer: Scorer, file: Path) -> dict[str, Figure]:
     return {one.name: one for one in made.figures}
 
 
+@pytest.mark.soak
 def test_a_model_that_has_learnt_sums_adds_in_every_mode_and_a_fresh_one_in_none(
     adding: Scorer, fresh: Scorer, file: Path
 ) -> None:

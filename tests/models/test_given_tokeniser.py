@@ -144,6 +144,7 @@ def test_what_cannot_be_used_is_refused_with_what_to_do(tmp_path: Path) -> None:
     assert not Path(copy).exists()
 
 
+@pytest.mark.soak
 def test_a_name_of_the_hub_is_taken_from_what_is_kept_of_it_and_one_that_is_not_is_told(tmp_path: Path) -> None:
     """The hub's own cache, as its client lays it out; no network is asked."""
     repo, commit = tmp_path / "hub" / "models--mill--words", "0" * 40
