@@ -115,7 +115,10 @@ def beside(
 
 def of_each_prompt(rows: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
     """The first row of each prompt, in their order: what a model writes to a prompt is one piece of evidence, however many rows it has."""
-    return list({json.dumps(row["prompt"], sort_keys=True): row for row in reversed(rows)}.values())[::-1]
+    found: dict[str, Mapping[str, Any]] = {}
+    for row in rows:
+        found.setdefault(json.dumps(row["prompt"], sort_keys=True), row)
+    return list(found.values())
 
 
 def order(num_rows: int, per_step: int, config: AlignConfig) -> list[int]:
