@@ -213,7 +213,7 @@ def test_a_fingerprint_is_taken_apart_as_it_was_made() -> None:
 @pytest.mark.soak
 def test_a_client_that_reads_nothing_holds_no_place(folder: str, tmp_path: Path) -> None:
     """Its answer is written to the end and waits in the gateway's memory; others are served in its place."""
-    long = served(folder, version="v" * 60_000)  # each event has it, so that no buffer of the system takes the whole stream
+    long = served(folder, version="v" * 600_000)  # each event has it, so that no buffer of the system takes the whole stream
     with running({"tiny": lambda: long}, tmp_path, slots=4) as gateway, socket.socket() as lazy:
         lazy.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
         host, port = gateway.url.removeprefix("http://").split(":")
