@@ -8,9 +8,11 @@ more than length is seen. Pure functions of numbers.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 import numpy.typing as npt
+from scipy.stats import pearsonr
 
 from tasks.learn import figures
 from tasks.learn.figures import Better, Form, Measured
@@ -47,7 +49,11 @@ def _judged(measured: Measured, rewards: Floats, lengths: Floats, names: Sequenc
     _take(measured, "preference.longer", np.where(longer == 0, 0.5, longer > 0), names, "mean", better="none")
     if len(names) > 1 and margins.std() > 0 and longer.std() > 0:
         products = standardised(margins) * standardised(longer)
-        _take(measured, "after.preference.length_correlation", products, names, "mean", better="none")
+        name = "after.preference.length_correlation"
+        made = figures.figure(name, products, form="mean", better="none")
+        # a correlation is no mean of independent numbers: its interval is Fisher's, which ends at -1 and 1
+        low, high = pearsonr(margins, longer).confidence_interval(0.95) if len(names) > 3 else (-1.0, 1.0)
+        measured.take(replace(made, low=float(low), high=float(high)), figures.items(name, names, products))
 
 
 def _above(pairs: Floats) -> Floats:

@@ -46,7 +46,9 @@ def test_a_reward_of_length_alone_is_seen_in_sums_and_not_per_token() -> None:
     before = -lengths
     after = before + lengths * (0.1 + 0.001 * chance.normal(size=(N, 2)))  # every token became likelier by the same
     found = by_name(of_likelihoods(before, after, lengths, 1.0, NAMES))
-    assert found["after.preference.length_correlation"].value == pytest.approx(1.0, abs=0.01)
+    followed = found["after.preference.length_correlation"]
+    assert followed.value == pytest.approx(1.0, abs=0.01)
+    assert followed.low is not None and followed.high is not None and 0.9 < followed.low <= followed.value <= followed.high <= 1
     assert found["after.preference.accuracy"].value == pytest.approx(found["preference.longer"].value, abs=0.03)
     assert found["after.preference.accuracy_per_token"].value == pytest.approx(0.5, abs=0.08)
 
