@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
 from typing import Any
 
@@ -10,6 +11,8 @@ import pyarrow as pa
 from expectations.numbers import is_figure
 from expectations.suites import suite_digest
 from expectations.verdict import GateFailed, describe, judge
+
+logger = logging.getLogger("gristmill")
 
 
 def suite_file(suite: str | None) -> dict[str, str]:
@@ -33,4 +36,6 @@ def judged(step: str, table: pa.Table, facts: Mapping[str, Any], suite: str | No
     if stopping := [check for check in failed if check.severity == "critical"]:
         lines = "\n".join(f"  {check.expectation} on {check.column!r}: {describe(check)}" for check in stopping)
         raise GateFailed(f"{step}: the figures are not what suite {section.suite.name!r} asks for ({step}.suite):\n{lines}")
+    for check in failed:
+        logger.warning("%s: suite %s: %s on %r: %s", step, section.suite.name, check.expectation, check.column, describe(check))
     return {"suite": section.suite.name, "verdict": judge(section.results).value, "num_warnings": len(failed)}

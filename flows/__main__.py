@@ -1090,7 +1090,7 @@ def drift_of_traffic(
     config = overrides_of(DriftConfig, overrides or [])
     found = drift.judge(log, config)
     if form == TableFormat.table:
-        drift.show(found, out)
+        drift.show(found, config, out)
     else:
         _write(json.dumps(drift.as_json(found), indent=1, ensure_ascii=False), None)
     if output is not None:
@@ -1128,8 +1128,11 @@ def list_keys(file: KeysFileOption = None) -> None:
 @keys_app.command("remove")
 def remove_key(name: Annotated[str, typer.Argument(help="Whose key.")], file: KeysFileOption = None) -> None:
     """Take a key away; a gateway that runs refuses it from then on."""
-    _keys(file).remove(name)
+    keys = _keys(file)
+    keys.remove(name)
     out.print(f"{name}: has no key any more", highlight=False)
+    if not keys:
+        _warn("there are no keys left: a gateway that runs refuses everybody; started anew, it answers this machine without any")
 
 
 def _keys(file: Path | None) -> Any:

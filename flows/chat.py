@@ -30,11 +30,13 @@ from infra.settings import PROJECT, child_environment, settings
 from tasks.serving.votes import printable
 
 HELP = (
-    "/up [why]  /down [why]  judge the last answer · /new  a new conversation · /system [text]  the system prompt · /quit\n"
-    "Ctrl-C stops an answer."
+    "/up [why]  /down [why]  judge the last answer · /new  a new conversation · /system [text]  the system prompt\n"
+    "/consent  be asked anew what is kept · /quit · Ctrl-C stops an answer."
 )
 TIMEOUT_S = 10.0
 Read = Callable[[str], str]
+QUESTION = "Keep the conversation with your votes, and train models on it? [y/N] "
+ANSWERS = {"y": True, "yes": True, "n": False, "no": False, "": False}
 
 
 @dataclass
@@ -132,11 +134,10 @@ class Chat:
         wording = terms["wording"]
         if wording not in (self.person.agreed, self.person.refused):
             self._say(terms["text"].replace("tick this box", "say yes").replace("with the box ticked on", "with yes on"))
-            agreed = self.read("Keep the conversation with your votes, and train models on it? [y/N] ").strip().lower() in (
-                "y",
-                "yes",
-            )
-            self.person.agreed, self.person.refused = (wording, "") if agreed else ("", wording)
+            self._say("You can change this at any time: /consent asks anew.")
+            while (said := self.read(QUESTION).strip().lower()) not in ANSWERS:
+                self._say("y or n?", style="dim")
+            self.person.agreed, self.person.refused = (wording, "") if ANSWERS[said] else ("", wording)
             self.person.keep()
         return {"training": self.person.agreed == wording, "wording": wording}
 
@@ -155,6 +156,9 @@ class Chat:
             case "/system":
                 self.system, self.turns = rest.strip(), []
                 self._say("a new conversation, with that system prompt" if self.system else "a new conversation", style="dim")
+            case "/consent":
+                self.person.agreed = self.person.refused = ""
+                self._consent()
             case "/up" | "/down":
                 self.judge("up" if name == "/up" else "down", rest.strip())
             case _:

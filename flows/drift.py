@@ -26,7 +26,7 @@ def judge(log: Path | None, config: DriftConfig) -> Drift:
     return drift.judged(log or server.log_file(ServeConfig()), config, datetime.now(UTC))
 
 
-def show(found: Drift, console: Console) -> None:
+def show(found: Drift, config: DriftConfig, console: Console) -> None:
     """A row for each feature, with what moved."""
     if found.num_unreadable:
         console.print(f"lines of the log that cannot be read: {found.num_unreadable}", highlight=False)
@@ -42,6 +42,9 @@ def show(found: Drift, console: Console) -> None:
             moved = ", ".join(f"{moved.value} {moved.before:.1%} → {moved.now:.1%}" for moved in one.moved)
             table.add_row(one.name, *figures, _verdict(one), escape(moved if one.distance is not None else ""))
         console.print(table)
+        if any(one.distance is None for one in model.features):
+            words = f"nothing is said of fewer than {config.min_requests} requests in each span (--set min_requests=…)"
+            console.print(words, style="dim", highlight=False)
         if model.versions_before != model.versions_now:
             console.print(f"versions: {_versions(model.versions_before)} → {_versions(model.versions_now)}", highlight=False)
 

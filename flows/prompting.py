@@ -50,6 +50,8 @@ def load(wanted: Reference) -> Prompt:
 def add(name: str, path: Path, message: str, alias: str) -> tracking.PromptVersion:
     """Register a file's template as the next version of a prompt; one that is its newest version already is not registered again."""
     prompt = from_file(path)
+    if not prompt.template.strip():
+        raise InputError(f"{path}: there is nothing in it")
     made = tracking.register_prompt(name, prompt.template, message=message, tags={"digest": prompt.digest})
     if alias:
         tracking.set_prompt_alias(name, alias, made.version)

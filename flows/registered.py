@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from infra import lineage, tracking
@@ -19,6 +20,9 @@ def row_of(what: str) -> Mapping[str, Any]:
     Raises:
         InputError: the registry does not answer, or knows none.
     """
+    if what.startswith(("/", ".", "~")) or what.endswith(".gguf"):
+        found = "is no model's folder" if Path(what).exists() else "there is no such folder"
+        raise InputError(f"{what}: {found}; a GGUF file is taken in by `gristmill step adopt --input FILE --output FOLDER`")
     name, _, version = what.partition(":")
     name, _, alias = name.partition("@")
     if not tracking.reachable():
@@ -35,7 +39,8 @@ def row_of(what: str) -> Mapping[str, Any]:
     if not found:
         there = ", ".join(f"{row['version']} {' '.join(row['aliases'])}".strip() for row in rows)
         wanted = f"version {version}" if version else f"alias {alias}"
-        known = f"it has: {there}" if rows else "no model is registered under that name"
+        others = ", ".join(sorted({row["name"] for row in tracking.registered_models()})) if not rows else ""
+        known = f"it has: {there}" if rows else f"registered are {others or 'no models'}"
         raise InputError(f"{name}: has no {wanted} in the registry; {known}")
     return found[0]
 

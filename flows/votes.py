@@ -21,6 +21,8 @@ from tasks.serving.votes import FILE, Vote, VoteStore, printable
 FORMS = {"pairs": preference_pairs, "conversations": liked_answers, "ratings": rated_answers}
 """What can be exported: rows for `prefer`, for `instruct`, and for `rate`."""
 SHOWN_CHARS = 60
+MIN_RATER_CHARS = 4
+"""What is forgotten is gone: a variable that is not set must not name somebody."""
 
 
 def opened() -> VoteStore:
@@ -90,6 +92,10 @@ def forget(store: VoteStore, rater: str, console: Console) -> None:
     Raises:
         InputError: no rater begins so, or several do.
     """
+    if len(rater) < MIN_RATER_CHARS:
+        raise InputError(
+            f"forget {rater!r}: give at least {MIN_RATER_CHARS} characters of the id; `gristmill votes list` shows them"
+        )
     known = {vote.rater for vote in store.votes()}
     found = [one for one in known if one == rater] or sorted(one for one in known if one.startswith(rater))
     if len(found) != 1:
@@ -113,7 +119,9 @@ def export(store: VoteStore, output: Path, form: str, console: Console) -> Rows:
     for reason, count in found.dropped.items():
         console.print(f"{count:>6} dropped: {reason} ({REASONS[reason]})", highlight=False, markup=False, soft_wrap=True)
     if not found.rows:
-        raise InputError(f"votes export: none of {len(votes)} votes gives a row; nothing was written")
+        raise InputError(
+            f"votes export: none of {len(votes)} votes gives a row; nothing was written, and what is at {output} is as it was"
+        )
     body = as_lines(found.rows).encode()
     digest = payload_digest(body)
     # noted before it is there: a file that nobody remembers could not be named to who wants to be forgotten

@@ -103,7 +103,9 @@ class SystemPrompt:
         missing = [name for name in variables(prompt.template) if name not in self._values]
         if missing:
             wanted = ", ".join(f"system_prompt_values.{name}" for name in missing)
-            raise InputError(f"{prompt.name}: its variables have no values; give {wanted}")
+            over = ", ".join(name for name in self._values if name not in variables(prompt.template))
+            also = f"; it has none that is called {over}" if over else ""
+            raise InputError(f"{prompt.name}: its variables have no values; give {wanted}{also}")
         try:
             text = render(prompt.template, self._values)
             text.encode("utf-8")

@@ -85,9 +85,9 @@ def test_an_alias_is_followed_and_only_looked_up_in_the_store_when_it_moves(
     rows[0]["aliases"], rows[1]["aliases"] = ["champion"], ["challenger"]
     asked: list[str] = []
 
-    def rows_of(name: str) -> list[Mapping[str, Any]]:
+    def rows_of(name: str = "") -> list[Mapping[str, Any]]:
         asked.append(name)
-        return [one for one in rows if one["name"] == name]
+        return [one for one in rows if name in ("", one["name"])]
 
     monkeypatch.setattr(tracking, "reachable", lambda: True)
     monkeypatch.setattr(tracking, "registered_models", rows_of)
@@ -107,14 +107,16 @@ def test_an_alias_is_followed_and_only_looked_up_in_the_store_when_it_moves(
         assert serve._resolver("m", "m@challenger", copies)().digest == made[1].digest
         for what, told in (
             ("m:9", "has no version 9 in the registry; it has: 1, 2 champion challenger"),
-            ("n", "no model is registered"),
+            ("n", "has no alias champion in the registry; registered are m"),
+            ("/no/folder", "there is no such folder"),
+            ("model.gguf", "gristmill step adopt"),
         ):
             with pytest.raises(InputError, match=told):
                 serve._resolver("m", what, copies)()
         rows[1]["digest"] = "0" * 32
         with pytest.raises(InputError, match="which is not in the store"):
             champion()
-    assert set(asked) == {"m", "n"}
+    assert set(asked) == {"m", "n", ""}
 
 
 def test_models_have_the_names_that_they_are_given(tmp_path: Path) -> None:

@@ -92,7 +92,7 @@ def test_who_is_forgotten_is_gone_and_told_where_copies_are(store: VoteStore, tm
     told = run("forget", rater(3))
     assert f"3 votes of {rater(3)} removed" in told and str(tmp_path / "pairs.jsonl") in told.replace("\n", "")
     assert not store.votes(rater(3))
-    for wrong, words in (("rater-", "12 raters|11 raters"), ("nobody", "no such rater")):
+    for wrong, words in (("rater-", "12 raters|11 raters"), ("nobody", "no such rater"), ("", "at least 4 characters")):
         with pytest.raises(InputError, match=words):
             run("forget", wrong)
 

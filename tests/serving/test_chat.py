@@ -54,9 +54,9 @@ def talk(url: str, *lines: str, model: str = "") -> str:
 
 def test_a_conversation_is_judged_with_consent_asked_once(model: Scorer, store: VoteStore) -> None:
     with Running(TinyGateway({"mill": model}, store).app) as url:
-        shown = talk(url, "Which grain?", "/up nice", "y", "And then?", "/down", "/down too short", "/quit")
+        shown = talk(url, "Which grain?", "/up nice", "/down by mistake", "y", "And then?", "/down", "/down too short", "/quit")
         assert "Rye, ground at mail@mill.org." in shown and "Bread." in shown
-        assert shown.count("[y/N]") == 1 and "kept with the conversation" in shown
+        assert shown.count("[y/N]") == 2 and shown.count("y or n?") == 1 and "kept with the conversation" in shown
         first, second = store.votes()
         assert (first.vote, first.text, first.answers) == ("up", "nice", ("Rye, ground at [e-mail address].",))
         assert (second.vote, second.text) == ("down", "too short")  # the second word on an answer counts
@@ -73,6 +73,9 @@ def test_without_consent_only_the_vote_is_sent_to_the_disk(model: Scorer, store:
     [vote] = store.votes()
     assert (vote.vote, vote.answers, vote.consent.training) == ("up", None, False)
     assert json.loads(settings().chat.read_text())["refused"] == "2026-11"
+    with Running(TinyGateway({"mill": model}, store).app) as url:
+        talk(url, "/consent", "yes", "Which grain?", "/up")
+    assert store.votes()[-1].consent.training and json.loads(settings().chat.read_text())["refused"] == ""
 
 
 def test_errors_say_what_to_do(model: Scorer, store: VoteStore, monkeypatch: pytest.MonkeyPatch) -> None:
