@@ -21,8 +21,8 @@ def row_of(what: str) -> Mapping[str, Any]:
         InputError: the registry does not answer, or knows none.
     """
     if what.startswith(("/", ".", "~")) or what.endswith(".gguf"):
-        found = "is no model's folder" if Path(what).exists() else "there is no such folder"
-        raise InputError(f"{what}: {found}; a GGUF file is taken in by `gristmill step adopt --input FILE --output FOLDER`")
+        why = "is no model's folder" if Path(what).exists() else "there is no such folder"
+        raise InputError(f"{what}: {why}; a GGUF file is taken in by `gristmill step adopt --input FILE --output FOLDER`")
     name, _, version = what.partition(":")
     name, _, alias = name.partition("@")
     if not tracking.reachable():
