@@ -14,15 +14,22 @@ from infra.settings import settings
 MODEL_SCHEMA, VERSION_TAG = "model", "model.version"
 
 
+def is_path(what: str) -> bool:
+    """Whether a word can only be a place on this machine, not a name or a version."""
+    return what.startswith(("/", ".", "~")) or what.endswith(".gguf")
+
+
 def row_of(what: str) -> Mapping[str, Any]:
     """The row of the registry that `name`, `name@alias` or `name:version` means: of a name alone, its champion.
 
     Raises:
         InputError: the registry does not answer, or knows none.
     """
-    if what.startswith(("/", ".", "~")) or what.endswith(".gguf"):
-        why = "is no model's folder" if Path(what).exists() else "there is no such folder"
-        raise InputError(f"{what}: {why}; a GGUF file is taken in by `gristmill step adopt --input FILE --output FOLDER`")
+    if is_path(what):
+        why = "is no folder of a model" if Path(what).exists() else "there is no such file or folder"
+        if what.endswith(".gguf"):
+            why += f"; a GGUF file is taken in by `gristmill step adopt --input {what} --output FOLDER`"
+        raise InputError(f"{what}: {why}")
     name, _, version = what.partition(":")
     name, _, alias = name.partition("@")
     if not tracking.reachable():

@@ -122,7 +122,7 @@ def _of_version(name: str, version: ShardSet, copies: contextlib.ExitStack, call
 
 def _version(what: str) -> ShardSet | None:
     """A version of the store by its path, as in pretrain/0123456789abcdef."""
-    if what.count("/") != 1 or ":" in what or "@" in what:
+    if what.count("/") != 1 or ":" in what or "@" in what or registered.is_path(what):
         return None
     try:
         return open_version(folder_of(what))

@@ -108,8 +108,8 @@ def test_an_alias_is_followed_and_only_looked_up_in_the_store_when_it_moves(
         for what, told in (
             ("m:9", "has no version 9 in the registry; it has: 1, 2 champion challenger"),
             ("n", "has no alias champion in the registry; registered are m"),
-            ("/no/folder", "there is no such folder"),
-            ("model.gguf", "gristmill step adopt"),
+            ("/no/folder", "there is no such file or folder$"),
+            ("./model.gguf", "there is no such file or folder; a GGUF file is taken in by `gristmill step adopt"),
         ):
             with pytest.raises(InputError, match=told):
                 serve._resolver("m", what, copies)()
